@@ -1,0 +1,72 @@
+"""A real Chromium: ``pytest_plugins = ["browser"]`` in a test module gives it the fixture ``browser``.
+
+Without a Chromium such tests are skipped; with WORKBENCH_REQUIRE_BROWSER=1 they fail instead, so that a machine
+that must have one can't pass by lacking it.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Dialog, Page, Request, sync_playwright
+
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def chromium() -> str | None:
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome"))
+    return os.environ.get("BROWSER_PATH") or next(filter(None, found), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = chromium()
+    if path is None:
+        if os.environ.get("WORKBENCH_REQUIRE_BROWSER") == "1":
+            pytest.fail("no Chromium found, and WORKBENCH_REQUIRE_BROWSER=1: install one or set BROWSER_PATH")
+        pytest.skip("no Chromium found: install one or set BROWSER_PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def open_page(
+    browser: Browser, file: Path, *, width: int = 1280, scheme: str = "light"
+) -> tuple[Page, list[str]]:
+    """The file in an offline window, and the list that everything that goes wrong in it is written to."""
+    trouble: list[str] = []
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if scheme == "dark" else "light",
+        offline=True,
+    )
+    page = context.new_page()
+    page.set_default_timeout(120_000)  # a loaded machine takes long over plotly.js
+    page.on("console", lambda message: trouble.append(f"console {message.type}: {message.text}"))
+    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+    page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url[:100]}"))
+
+    def ask(dialog: Dialog) -> None:
+        trouble.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def fetch(request: Request) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            trouble.append(f"request: {request.url[:100]}")
+
+    page.on("dialog", ask)
+    page.on("request", fetch)
+    page.goto(file.as_uri())
+    return page, trouble

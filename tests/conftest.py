@@ -1,0 +1,29 @@
+"""Offline, one thread, and the tiny pairs that many tests share."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import tiny
+import torch
+
+from workbench.pairs import ModelPair
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pair_of() -> Callable[[str], ModelPair]:
+    """Family -> its tiny random pair, built once a session: do not change its weights."""
+    return cache(tiny.pair)
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(pair_of: Callable[[str], ModelPair]) -> ModelPair:
+    """A tiny random Qwen2.5-VL pair with its processor."""
+    return pair_of("qwen2_5_vl")

@@ -1,0 +1,167 @@
+"""`conform` on recorded cases (parity/) and on damaged copies of them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from workbench.conform import ConformReport, Deviation, conform
+from workbench.errors import InputError
+
+PARITY = Path(__file__).parent / "parity"
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    """A writable copy of the lens case; its checkpoints stay where they are."""
+    folder = tmp_path / "case"
+    folder.mkdir()
+    for name in ("case.json", "inputs.safetensors", "expected.safetensors"):
+        shutil.copy(PARITY / "lens" / name, folder / name)
+        (folder / name).chmod(0o644)
+    for name in ("base", "rlvr"):
+        (folder / name).symlink_to(PARITY / "lens" / name)
+    return folder
+
+
+def change(file: Path, **tensors: torch.Tensor) -> None:
+    save_file(load_file(file) | tensors, file)
+
+
+def drop(file: Path, name: str) -> None:
+    save_file({key: value for key, value in load_file(file).items() if key != name}, file)
+
+
+def test_the_recorded_lens_is_met_in_float64():
+    report = conform(PARITY / "lens")
+    assert [d.quantity for d in report.deviations] == [
+        "entropy_base",
+        "entropy_rlvr",
+        "kl",
+        "top1_base",
+        "top1_rlvr",
+    ]
+    assert all(d.within for d in report.deviations)
+    assert max(d.absolute for d in report.deviations) < 2e-7
+    assert [d.absolute for d in report.deviations[3:]] == [0, 0]
+    assert (report.exit_code, report.unsupported) == (0, ())
+    assert report.verdict == "all 5 quantities conform (tolerance 1e-06, float64 on cpu)"
+
+
+def test_in_float32_the_deviations_are_those_of_float32():
+    report = conform([PARITY / "lens"], dtype="float32", tolerance=1e-4)
+    assert report.exit_code == 0
+    assert 1e-8 < max(d.absolute for d in report.deviations) < 1e-4
+
+
+def test_kinds_of_later_versions_are_not_supported_yet():
+    report = conform([PARITY / "lens", PARITY / "token_replay", PARITY / "cross_model"])
+    assert report.unsupported == (("token_replay", "token_replay"), ("cross_model", "cross_model"))
+    assert report.exit_code == 2
+    assert "cross_model: kind 'cross_model' is not supported yet" in str(report)
+    assert conform(PARITY / "cross_model").verdict == "nothing was compared"
+
+
+def test_a_deviation_is_found_measured_and_named(case: Path):
+    expected = load_file(case / "expected.safetensors")
+    kl, top1 = expected["kl"].clone(), expected["top1_rlvr"].clone()
+    kl[2, 7] += 0.25
+    top1[0, :3] += 1
+    change(case / "expected.safetensors", kl=kl, top1_rlvr=top1)
+    report = conform([case])
+    found = {d.quantity: d for d in report.deviations}
+    assert found["kl"].absolute == pytest.approx(0.25, abs=1e-6)
+    assert found["kl"].relative >= 0.25 / kl[2, 7].item() * 0.99
+    assert found["top1_rlvr"].absolute == 3
+    assert found["top1_rlvr"].relative == pytest.approx(3 / top1.numel())
+    assert [d.quantity for d in report.deviations if not d.within] == ["kl", "top1_rlvr"]
+    assert report.exit_code == 1
+    assert report.verdict.startswith(
+        "2 of 5 quantities deviate (tolerance 1e-06, float64 on cpu): kl of case"
+    )
+
+
+def test_a_nan_never_conforms(case: Path):
+    change(case / "expected.safetensors", kl=torch.full((6, 34), torch.nan, dtype=torch.float64))
+    assert conform(case, tolerance=1e9).exit_code == 1
+
+
+def test_a_deviation_outranks_an_unsupported_kind():
+    bad = Deviation("a", "kl", 1.0, 1.0, within=False)
+    assert ConformReport((bad,), (("b", "mid_replay"),), "float64", "cpu", 1e-6).exit_code == 1
+
+
+def test_the_report_is_a_table_in_text_and_html():
+    report = conform(PARITY / "lens")
+    assert list(report.to_dataframe()) == ["case", "quantity", "absolute", "relative", "within"]
+    assert "entropy_rlvr" in str(report)
+    assert str(report).endswith(report.verdict)
+    strange = ConformReport((), (("<script>", "lens"),), "float64", "cpu", 1e-6)
+    assert "<script>" not in strange._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("case.json", r"lacks case.json; a recorded case holds case.json, inputs.safetensors"),
+        ("inputs.safetensors", "lacks inputs.safetensors; a recorded case holds"),
+        ("base", "lacks base; a recorded case holds"),
+    ],
+)
+def test_a_missing_part_is_named(case: Path, name: str, message: str):
+    (case / name).unlink()
+    with pytest.raises(InputError, match=message):
+        conform(case)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"case.json is not JSON \(.*; copy the recorded case again"),
+        ("[]", "case.json has the kind None; expected one of lens, token_replay, mid_replay"),
+        (json.dumps({"kind": "telepathy"}), "case.json has the kind 'telepathy'; expected one of lens"),
+    ],
+)
+def test_a_case_without_a_known_kind_is_refused(case: Path, text: str, message: str):
+    (case / "case.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        conform(case)
+
+
+def test_a_quantity_that_was_not_recorded_is_named(case: Path):
+    drop(case / "expected.safetensors", "entropy_base")
+    with pytest.raises(
+        InputError, match=r"expected.safetensors' lacks 'entropy_base', it holds \['entropy_rlvr'"
+    ):
+        conform(case)
+
+
+def test_a_quantity_of_another_shape_is_named(case: Path):
+    change(case / "expected.safetensors", kl=torch.zeros(6, 33))
+    with pytest.raises(InputError, match=r"'kl' of shape \(6, 33\), but inputs and models make \(6, 34\)"):
+        conform(case)
+
+
+def test_missing_and_damaged_inputs_are_named(case: Path):
+    drop(case / "inputs.safetensors", "input_ids")
+    with pytest.raises(InputError, match="`input_ids` is missing"):
+        conform(case)
+    (case / "inputs.safetensors").write_bytes(b"cut")
+    with pytest.raises(
+        InputError, match=r"inputs.safetensors' is damaged \(.*; copy the recorded case again"
+    ):
+        conform(case)
+
+
+def test_bad_arguments_are_named(tmp_path: Path):
+    with pytest.raises(InputError, match=r"`folders` is empty; name at least one recorded case, `conform\("):
+        conform([])
+    with pytest.raises(InputError, match=r"`folders`: .*nowhere' is not a folder"):
+        conform(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="`tolerance` is -1, expected 0 or more"):
+        conform(PARITY / "lens", tolerance=-1)
+    with pytest.raises(InputError, match="`dtype`"):
+        conform(PARITY / "lens", dtype="float7")

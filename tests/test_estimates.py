@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from workbench import estimates
+from workbench.errors import InputError
+from workbench.estimates import Interval, Median, RankCorrelation, bootstrap
+
+SETTINGS = {"resamples": 300, "seed": 3}
+
+
+def clustered(problems=20, cells=10, between=1.0, within=1.0, seed=0):
+    """Values and their problems: a problem's mean has the spread ``between``, its cells ``within``."""
+    rng = np.random.default_rng(seed)
+    problem = np.repeat(np.arange(problems), cells)
+    return rng.normal(0, between, problems)[problem] + rng.normal(0, within, len(problem)), problem
+
+
+def expanded(values, problem, counts):
+    """Every cell as often as its problem is drawn: what the fast statistics stand for."""
+    return np.repeat(values, counts[problem].astype(int))
+
+
+def test_mean_over_single_cells_is_scipys_bootstrap():
+    values, _ = clustered(problems=30, cells=1)
+    ours = estimates.mean(values, np.arange(30), resamples=500, seed=7)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=500, method="percentile", rng=np.random.default_rng(7)
+    ).confidence_interval
+    assert [ours.estimate, ours.low, ours.high] == pytest.approx([values.mean(), theirs.low, theirs.high])
+
+
+def test_intervals_cover_clustered_data_and_ignoring_the_clusters_does_not():
+    covered = naive_covered = 0
+    for seed in range(100):
+        values, problem = clustered(problems=40, cells=8, seed=seed)
+        interval = estimates.mean(values, problem, resamples=200, seed=seed)
+        naive = estimates.mean(values, np.arange(len(values)), resamples=200, seed=seed)
+        covered += interval.low <= 0 <= interval.high
+        naive_covered += naive.low <= 0 <= naive.high
+        assert naive.high - naive.low < interval.high - interval.low
+    assert covered >= 85
+    assert naive_covered <= 75
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_median_is_the_median_of_the_drawn_cells(data):
+    problems = data.draw(st.integers(1, 5))
+    cells = data.draw(st.lists(st.tuples(st.integers(-4, 4), st.integers(0, problems - 1)), min_size=1))
+    values, problem = np.array([v / 2 for v, _ in cells]), np.array([p for _, p in cells])
+    drawn = data.draw(st.lists(st.lists(st.integers(0, 3), min_size=problems, max_size=problems), min_size=1))
+    counts = np.array(drawn, dtype=float)
+    found = Median(values, problem, problems)(counts)[:, 0]
+    for row, value in zip(counts, found, strict=True):
+        sample = expanded(values, problem, row)
+        assert np.isnan(value) if not len(sample) else value == np.median(sample)
+
+
+def test_median_of_many_cells():
+    values, problem = clustered(problems=9, cells=700)
+    counts = np.random.default_rng(0).multinomial(9, [1 / 9] * 9, size=20).astype(float)
+    expected = [np.median(expanded(values, problem, row)) for row in counts]
+    assert Median(values, problem, 9)(counts)[:, 0].tolist() == expected
+    assert estimates.median(values, problem, **SETTINGS).estimate == np.median(values)
+
+
+def rank_correlations(x, y, problem, counts):
+    return [stats.spearmanr(expanded(x, problem, row), expanded(y, problem, row))[0] for row in counts]
+
+
+def test_rank_correlation_is_exact_where_values_repeat():
+    x, problem = clustered(seed=1)
+    y = x + clustered(seed=2)[0]
+    x, y = x.round(), y.round()
+    counts = np.random.default_rng(0).multinomial(20, [1 / 20] * 20, size=15).astype(float)
+    found = RankCorrelation(x, y, problem, 20)(counts)[:, 0]
+    assert found == pytest.approx(rank_correlations(x, y, problem, counts), abs=1e-6)
+
+
+def test_rank_correlation_of_continuous_values_differs_by_little_of_its_spread():
+    x, problem = clustered(seed=1, cells=40)
+    y = x + clustered(seed=2, cells=40)[0]
+    counts = np.random.default_rng(0).multinomial(20, [1 / 20] * 20, size=60).astype(float)
+    statistic = RankCorrelation(x, y, problem, 20)
+    expected = np.array(rank_correlations(x, y, problem, counts))
+    assert np.abs(statistic(counts)[:, 0] - expected).max() < 0.1 * expected.std()
+    assert statistic.exact == pytest.approx(stats.spearmanr(x, y)[0])
+
+
+def test_rank_correlation_of_a_constant_is_undefined():
+    values, problem = clustered()
+    interval = estimates.spearman(values, np.ones_like(values), problem, **SETTINGS)
+    assert np.isnan([interval.estimate, interval.low, interval.high]).all()
+
+
+def test_ratio_is_of_sums_not_of_cells():
+    interval = estimates.ratio([1, 2, 3, 10], [1, 1, 1, 5], ["a", "a", "b", "b"], **SETTINGS)
+    assert interval.estimate == 16 / 8
+    assert (interval.low, interval.high) == (3 / 2, 13 / 6)
+
+
+def test_paired_difference_forgets_what_both_conditions_share():
+    base, problem = clustered(between=5, within=0)
+    better = base + 0.5 + clustered(between=0.1, within=0.1, seed=1)[0]
+    interval = estimates.paired_difference(base, better, problem, **SETTINGS)
+    assert interval.estimate == pytest.approx((better - base).mean())
+    assert interval.above(0.0) is True
+    assert estimates.mean(better, problem, **SETTINGS).above(base.mean()) is None
+
+
+def test_one_problem_has_an_estimate_and_no_interval():
+    values = [1.0, 2.0, 6.0]
+    for interval in (
+        estimates.mean(values, ["a"] * 3),
+        estimates.median(values, ["a"] * 3),
+        estimates.spearman(values, [1, 2, 3], ["a"] * 3),
+    ):
+        assert np.isfinite(interval.estimate)
+        assert np.isnan([interval.low, interval.high]).all()
+        assert interval.above(0.0) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_interval_where_too_many_resamples_are_undefined():
+    held = np.zeros(20)
+    held[0] = 1  # one problem in twenty holds the cells in question: a third of the resamples have none
+    alone = estimates.ratio(held, held, np.arange(20), **SETTINGS)
+    assert alone.estimate == 1
+    assert np.isnan([alone.low, alone.high]).all()
+    held[:6] = 1  # with six, nearly all have some
+    several = estimates.ratio(held * np.arange(20), held, np.arange(20), **SETTINGS)
+    assert several.low < 2.5 < several.high
+
+
+def test_equal_seeds_give_equal_intervals():
+    values, problem = clustered()
+    first = estimates.mean(values, problem, seed=1)
+    assert first == estimates.mean(values, problem, seed=1)
+    assert first != estimates.mean(values, problem, seed=2)
+
+
+def test_level_widens_the_interval():
+    values, problem = clustered()
+    narrow, wide = (estimates.mean(values, problem, level=level) for level in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_problem_labels_can_be_anything_hashable_and_in_any_order():
+    values, problem = clustered()
+    order = np.random.default_rng(0).permutation(len(values))
+    shuffled = estimates.mean(values[order], np.array([f"q{p:02d}" for p in problem])[order], **SETTINGS)
+    straight = estimates.mean(values, problem, **SETTINGS)
+    assert (shuffled.low, shuffled.high) == pytest.approx((straight.low, straight.high))
+
+
+def test_interval_says_on_which_side_of_a_value_it_lies():
+    interval = Interval(2.0, 1.5, 2.5)
+    assert [interval.above(value) for value in (1.0, 2.0, 3.0)] == [True, None, False]
+    assert str(interval) == "2.00 [1.50, 2.50]"
+    assert str(Interval(2.0, np.nan, np.nan)) == "2.00"
+    with pytest.raises(InputError, match=r"`low` must not exceed `high`, found \[3.0, 1.0\]"):
+        Interval(2.0, 3.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bootstrap(lambda counts: counts, 0), "`problem` names no problem"),
+        (lambda: estimates.mean([1, 2], [0, 1], resamples=0), "`resamples` must be at least 1, found 0"),
+        (lambda: estimates.mean([1, 2], [0, 1], level=9.5), r"`level` must lie inside \(0, 1\), found 9.5"),
+        (lambda: estimates.mean([1, 2], [0]), "`problem` must name the problem of each of the 2 cells"),
+        (lambda: estimates.median([1, np.nan], [0, 1]), "`values` must be finite numbers, .* found 1 that"),
+        (lambda: estimates.median([], []), "`values` must be finite numbers, .* found none at all"),
+        (lambda: estimates.spearman([1], [1, 2], [0]), r"`x` and `y` must pair up, found shapes \(1,\)"),
+        (lambda: estimates.paired_difference([1], [1, 2], [0]), r"`a` and `b` must pair up, found shapes"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

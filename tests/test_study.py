@@ -1,0 +1,129 @@
+"""The main job leaves a whole run or nothing, and goes on where it was stopped."""
+
+import errno
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import tiny
+
+from workbench import study as study_module
+from workbench.errors import InputError
+from workbench.study import study
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return [replace(tiny.problem("qwen2_5_vl"), id=f"tiny/{i}", question=f"shape {i}?") for i in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No PNG: the figures' own tests draw them."""
+    monkeypatch.setattr(study_module, "SHARD", 2)
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+
+
+SETTINGS = {"top_k": 3, "null_draws": 1, "bins": 2, "resamples": 20}
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_run_folder_holds_everything(tiny_pair, problems, tmp_path):
+    seen = []
+    result = study(
+        tiny_pair,
+        problems,
+        tmp_path / "run",
+        **SETTINGS,
+        notes={"source": "tiny"},
+        progress=lambda *a: seen.append(a),
+    )
+    run = tmp_path / "run"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+    for name in ("shift", "correlations", "agreement", "verdicts", "top_predictions"):
+        table = pd.read_parquet(run / "tables" / f"{name}.parquet")
+        assert len(table) == len(pd.read_csv(run / "tables" / f"{name}.csv")) > 0
+    cells = pd.read_parquet(run / "tables" / "cells.parquet")
+    assert len(cells) == len(result.trace.layers) * len(result.trace.prompt)
+    spec = json.loads((run / "spec.json").read_text())
+    assert spec["settings"] == {"seed": 0, "batch_size": 8, **SETTINGS}
+    assert spec["source"] == "tiny"
+    assert spec["problems"]["count"] == 3
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert set(manifest) == set(contents(run)) - {"manifest.json"}
+    assert result.report.read_text().startswith("<!doctype html>")
+    assert ("tracing both models", 3, 3) in seen
+    assert result.shift.verdict in repr(result)
+
+
+def test_an_interrupted_run_goes_on_and_ends_like_an_undisturbed_one(
+    tiny_pair, problems, tmp_path, monkeypatch
+):
+    whole = study(tiny_pair, problems, tmp_path / "whole", **SETTINGS)
+    calls = []
+
+    def stop(what, done, total):
+        calls.append(done)
+        if done >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(tiny_pair, problems, tmp_path / "broken", **SETTINGS, progress=stop)
+    assert not (tmp_path / "broken").exists()
+    traced = []
+    real = study_module.trace
+    monkeypatch.setattr(
+        study_module, "trace", lambda p, part, **k: traced.append(len(part)) or real(p, part, **k)
+    )
+    resumed = study(tiny_pair, problems, tmp_path / "broken", **SETTINGS)
+    assert traced == [1] or sum(traced) == 3
+    pd.testing.assert_frame_equal(resumed.shift.table, whole.shift.table)
+    first, second = contents(tmp_path / "whole"), contents(tmp_path / "broken")
+    assert first["trace/cells.safetensors"] == second["trace/cells.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken", "whole"]
+
+
+def test_an_existing_run_is_kept_unless_told(tiny_pair, problems, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").write_text("precious")
+    with pytest.raises(
+        InputError, match=r"`out` .*run exists; name another folder, or replace an old run with `--overwrite`"
+    ):
+        study(tiny_pair, problems, tmp_path / "run", **SETTINGS)
+    assert (tmp_path / "run" / "old").read_text() == "precious"
+    study(tiny_pair, problems, tmp_path / "run", **SETTINGS, overwrite=True)
+    assert not (tmp_path / "run" / "old").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_full_disk_leaves_the_old_run_intact(tiny_pair, problems, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").write_text("precious")
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(study_module, "write_report", full)
+    with pytest.raises(
+        InputError, match=r"No space left on device. Nothing that was there before has changed"
+    ):
+        study(tiny_pair, problems, tmp_path / "run", **SETTINGS, overwrite=True)
+    assert (tmp_path / "run" / "old").read_text() == "precious"
+
+
+def test_out_that_is_a_file_or_under_one(tiny_pair, problems, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        study(tiny_pair, problems, tmp_path / "file", **SETTINGS)
+    with pytest.raises(InputError, match="can't be written"):
+        study(tiny_pair, problems, tmp_path / "file" / "run", **SETTINGS)
+
+
+def test_no_problems(tiny_pair, tmp_path):
+    with pytest.raises(InputError, match="`problems` is empty"):
+        study(tiny_pair, [], tmp_path / "run", **SETTINGS)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,44 @@
+"""Replay workbench: what RLVR changes inside a large multimodal model, seen through the logit lens.
+
+Every public name is imported on first use, so that ``import workbench`` stays instant.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "InputError": "errors",
+    "Problem": "problems",
+    "load_problems": "problems",
+    "EncodedPrompt": "prompts",
+    "TokenKind": "prompts",
+    "ModelPair": "pairs",
+    "load_pair": "pairs",
+    "LensHead": "lens",
+    "LensStats": "lens",
+    "LensTrace": "traces",
+    "trace": "traces",
+    "ShiftTable": "shift",
+    "stratified_shift": "shift",
+    "top_prediction_shift": "shift",
+    "study": "study",
+    "conform": "conform",
+    "doctor": "doctor",
+}
+_MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")
+
+__all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604  (lazy names)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"workbench.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"workbench.{name}")
+    raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

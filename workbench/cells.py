@@ -1,0 +1,199 @@
+"""The cells of one token kind in a trace, and what is measured on them.
+
+A cell is one (layer, position). Strata say how confident the base model is there; problems are what intervals
+resample. Numbers only: `shift` makes tables of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.estimates import (
+    Array,
+    Interval,
+    Median,
+    RankCorrelation,
+    Settings,
+    bootstrap,
+    divide,
+    number_problems,
+    sums_by_problem,
+    together,
+)
+from workbench.prompts import TokenKind
+from workbench.records import LensTrace
+
+KINDS = ("all", "visual", "text", "special")
+MEASURES = (
+    *("kl", "kl_null", "ratio", "median_kl", "total_kl", "share"),
+    *("entropy_change", "top1_agreement", "cosine"),
+)
+_SUMMED = ("kl", "kl_null", "entropy_change", "top1_agreement", "cosine")
+_FROM_SUMS = ("kl", "kl_null", "ratio", "total_kl", "share", "entropy_change", "top1_agreement", "cosine")
+_KEPT = ("entropy_base", "entropy_rlvr", "kl", "cosine", "top1_agreement", "topk_overlap")
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Layers x positions of one token kind: the values there, and the problem every position belongs to."""
+
+    values: dict[str, Array]
+    """Per measure (layers, positions); KL, entropies in nats; ``kl_null`` is the mean draw (NaN: none)."""
+    problem: NDArray[np.int64]
+    """(positions,) ids below ``problems``."""
+    problems: int
+    """Problems of the whole trace, whether or not they hold cells of this kind."""
+
+    def __post_init__(self) -> None:
+        shapes = {name: value.shape for name, value in self.values.items()}
+        if len({*shapes.values()}) != 1 or any(shape[1:] != self.problem.shape for shape in shapes.values()):
+            raise InputError(f"`values` must be (layers, {len(self.problem)} positions), found {shapes}.")
+
+    @classmethod
+    def of(cls, trace: LensTrace, kind: str) -> "Cells":
+        """The cells of a kind, all layers."""
+        here = positions_of(trace, kind)
+        # Two prompts of one problem (two phrasings, say) are one cluster.
+        ids, problems = number_problems([info.problem_id for info in trace.prompts], len(trace.prompts))
+        values = {name: getattr(trace, name)[:, here].double().numpy() for name in _KEPT}
+        values["entropy_change"] = values["entropy_rlvr"] - values["entropy_base"]
+        values["kl_null"] = trace.kl_null[:, :, here].double().mean(dim=0).numpy()
+        return cls(values, ids[trace.prompt[here].numpy()], problems)
+
+    def layers(self, rows: list[int]) -> "Cells":
+        """The cells of some layers, by row."""
+        return replace(self, values={name: value[rows] for name, value in self.values.items()})
+
+    def means(self, names: Sequence[str], settings: Settings) -> dict[str, list[Interval]]:
+        """Per name, the mean over positions in every layer."""
+        stacked = np.stack([np.ones_like(self.values["kl"]), *(self.values[name] for name in names)])
+        sums = sums_by_problem(stacked, self.problem, self.problems)
+        layers = sums.shape[-1]
+
+        def statistic(counts: Array) -> Array:
+            totals = np.tensordot(counts, sums, axes=1)
+            return divide(totals[:, 1:], totals[:, :1]).reshape(len(counts), -1)
+
+        found = bootstrap(statistic, self.problems, **settings)
+        return {
+            name: [found[index * layers + row] for row in range(layers)] for index, name in enumerate(names)
+        }
+
+    def stratified(
+        self, strata: NDArray[np.int64], bins: int, settings: Settings
+    ) -> tuple[list[dict[str, Any]], dict[str, Interval]]:
+        """What is measured in every stratum, all layers of these cells together.
+
+        Args:
+            strata: (layers, positions), 0 to ``bins - 1``.
+            bins: number of strata; one without cells is NaN.
+            settings: of the bootstrap.
+
+        Returns:
+            Per stratum the columns entropy_low, entropy_high, cells, problems and those of MEASURES; and for
+            "kl" and "ratio" the lowest stratum's over the highest's.
+        """
+        members = [strata == stratum for stratum in range(bins)]
+        stacked = np.stack([np.ones_like(self.values["kl"]), *(self.values[name] for name in _SUMMED)])
+        per_position = np.stack([np.where(inside, stacked, 0.0).sum(axis=1) for inside in members], axis=1)
+        sums = sums_by_problem(per_position, self.problem, self.problems)  # (problems, 1 + summed, bins)
+        owner = np.broadcast_to(self.problem, strata.shape)
+        kl = self.values["kl"]
+        medians = [Median(kl[inside], owner[inside], self.problems) for inside in members]
+        statistic = together(*medians, partial(_stratified_statistics, sums=sums))
+        found = bootstrap(statistic, self.problems, **settings)
+        rows = []
+        for stratum, inside in enumerate(members):
+            entropy = self.values["entropy_base"][inside]
+            names = enumerate(("median_kl", *_FROM_SUMS))
+            measured = {name: found[index * bins + stratum] for index, name in names}
+            rows.append(
+                {
+                    "entropy_low": entropy.min() if entropy.size else np.nan,
+                    "entropy_high": entropy.max() if entropy.size else np.nan,
+                    "cells": entropy.size,
+                    "problems": int((sums[:, 0, stratum] > 0).sum()),
+                    **{
+                        key: value
+                        for name in MEASURES
+                        for key, value in columns(name, measured[name]).items()
+                    },
+                }
+            )
+        return rows, {"kl": found[-2], "ratio": found[-1]}
+
+    def correlations(self, settings: Settings) -> list[dict[str, Any]]:
+        """Spearman correlation of base entropy with KL, null KL and their ratio, where these are defined."""
+        entropy = self.values["entropy_base"]
+        owner = np.broadcast_to(self.problem, entropy.shape)
+        measures = {name: self.values[name] for name in ("kl", "kl_null")}
+        measures["ratio"] = divide(measures["kl"], measures["kl_null"])
+        defined = {name: np.isfinite(measure) for name, measure in measures.items()}
+        statistics = {
+            name: RankCorrelation(entropy[there], measures[name][there], owner[there], self.problems)
+            for name, there in defined.items()
+        }
+        found = bootstrap(together(*statistics.values()), self.problems, **settings)
+        rows = []
+        for index, (name, statistic) in enumerate(statistics.items()):
+            rho = replace(found[index], estimate=statistic.exact)
+            rows.append({"measure": name, "cells": int(defined[name].sum()), **columns("rho", rho)})
+        return rows
+
+
+def _stratified_statistics(counts: Array, sums: Array) -> Array:
+    """Per resample the measures of _FROM_SUMS, stratum by stratum, then the contrasts of KL and ratio."""
+    totals = np.tensordot(counts, sums, axes=1)
+    cells, kl, null, change, agreement, cosine = np.moveaxis(totals, 1, 0)
+    mean, ratio = divide(kl, cells), divide(kl, null)
+    share = divide(kl, kl.sum(axis=1, keepdims=True))
+    values = [mean, divide(null, cells), ratio, kl, share]
+    values += [divide(total, cells) for total in (change, agreement, cosine)]
+    contrasts = [divide(value[:, :1], value[:, -1:]) for value in (mean, ratio)]
+    return np.concatenate([*values, *contrasts], axis=1)
+
+
+def positions_of(trace: LensTrace, kind: str) -> Bool[Tensor, " positions"]:
+    """Which positions are of a kind."""
+    if kind == "all":
+        return trace.kind >= 0
+    return trace.kind == TokenKind[kind.upper()]
+
+
+def choose_kinds(trace: LensTrace, kinds: Sequence[str] | None, bins: int = 1) -> list[str]:
+    """The kinds asked for, else all that have at least ``bins`` positions.
+
+    Raises:
+        InputError: an empty trace, an unknown kind, or fewer positions than strata.
+    """
+    if not trace.layers or not len(trace.prompt):
+        raise InputError(
+            f"`trace` is empty: {len(trace.layers)} layers, {len(trace.prompt)} positions; "
+            "trace at least one problem: trace(pair, load_problems('shapes', limit=8))."
+        )
+    if kinds is not None and (not kinds or isinstance(kinds, str) or set(kinds) - set(KINDS)):
+        raise InputError(
+            f"`kinds` must be a list of some of {KINDS}, found {kinds!r}; for example kinds=['visual']."
+        )
+    sizes = {kind: int(positions_of(trace, kind).sum()) for kind in KINDS}
+    for kind in kinds or ("all",):
+        if sizes[kind] < bins:
+            raise InputError(
+                f"`bins` asks for {bins} strata, but a layer has only {sizes[kind]} cells of kind {kind!r}; "
+                "use more prompts or fewer strata, e.g. stratified_shift(trace, bins=2)."
+                if sizes[kind]
+                else f"`kinds` asks for {kind!r}, but the trace holds no such position; leave it out."
+            )
+    return [kind for kind in kinds or KINDS if sizes[kind] >= bins]
+
+
+def columns(measure: str, interval: Interval) -> dict[str, float]:
+    """The three columns of a measure: estimate, and both ends of its interval."""
+    return {measure: interval.estimate, f"{measure}_low": interval.low, f"{measure}_high": interval.high}

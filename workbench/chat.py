@@ -1,0 +1,140 @@
+"""From a problem to what a processor is called with: one text with placeholders, and the pictures beside it.
+
+The chat template is the processor's, else the tokenizer's, else none. Pictures come before the question,
+images before the video. Options are appended to the question as VLMEvalKit does.
+"""
+
+from string import ascii_uppercase
+from typing import Any
+
+from jinja2 import TemplateError
+from PIL import Image, ImageOps
+
+from workbench.anatomy import Anatomy
+from workbench.errors import InputError
+from workbench.problems import Problem
+
+FRAME_RATE = 2.0
+"""Frames per second of ``Problem.video`` where ``problem.metadata["fps"]`` does not say (Qwen's own rate)."""
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer in a processor; a tokenizer is its own; None for None."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def question_text(problem: Problem) -> str:
+    """The question, and its options as lettered lines where it has some."""
+    if not problem.choices:
+        return problem.question
+    options = [
+        f"{letter}. {option}" for letter, option in zip(ascii_uppercase, problem.choices, strict=False)
+    ]
+    ask = "Please select the correct answer from the options above."
+    return "\n".join([problem.question, "Options:", *options, ask])
+
+
+def processor_call(processor: Any, anatomy: Anatomy, problem: Problem) -> dict[str, Any]:
+    """Keyword arguments with which ``processor`` (or a tokenizer) encodes the problem.
+
+    Raises:
+        InputError: pictures that this processor or model cannot read, or a text that holds a placeholder
+            itself.
+    """
+    _check_pictures(processor, anatomy, problem)
+    tokenizer, text = tokenizer_of(processor), render(processor, problem)
+    templated = getattr(processor, "chat_template", None) is not None
+    begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    if processor is tokenizer:
+        return {"text": text, "return_tensors": "pt", "add_special_tokens": not templated}
+    # As `apply_chat_template(tokenize=True)` of a processor: a begin token unless the template wrote one.
+    call: dict[str, Any] = {
+        "text": [text],
+        "return_tensors": "pt",
+        "text_kwargs": {"add_special_tokens": not begins},
+    }
+    if problem.images:
+        call["images"] = [list(problem.images)]  # nested: several images of one prompt, not of several
+    if problem.video:
+        call["videos"] = [list(problem.video)]
+        call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": [_video_metadata(problem)]}
+    return call
+
+
+def render(processor: Any, problem: Problem) -> str:
+    """The problem as one text, with a placeholder for each picture.
+
+    Raises:
+        InputError: the chat template refuses the problem.
+    """
+    multimodal = tokenizer_of(processor) is not processor
+    pictures = [{"type": "image"}] * len(problem.images) + [{"type": "video"}] * bool(problem.video)
+    question = question_text(problem)
+    if getattr(processor, "chat_template", None) is None:
+        marks = "".join(getattr(processor, f"{part['type']}_token") for part in pictures)
+        return "\n".join(part for part in (problem.system, marks, question) if part)
+    messages: list[dict[str, Any]] = []
+    if problem.system:
+        content: Any = [{"type": "text", "text": problem.system}] if multimodal else problem.system
+        messages.append({"role": "system", "content": content})
+    content = [*pictures, {"type": "text", "text": question}] if multimodal else question
+    messages.append({"role": "user", "content": content})
+    try:
+        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise InputError(
+            f"problem {problem.id!r}: the chat template refused it ({error}); leave out what it does not "
+            "know (often `system`), or give a processor with another `chat_template`"
+        ) from error
+
+
+def shown_pictures(processor: Any, anatomy: Anatomy, problem: Problem) -> list[Image.Image]:
+    """Per image, then the video's first frame: the part of it that the model sees, not resized."""
+    pictures = [*problem.images, *problem.video[:1]]
+    if anatomy.family == "llava" and processor.image_processor.do_center_crop:
+        return [ImageOps.fit(p, (min(p.size), min(p.size))) for p in pictures]
+    if (
+        anatomy.family == "llava_onevision" and len(problem.images) > 1
+    ):  # padded to squares, not cut into tiles
+        color = tuple(int(255 * mean) for mean in processor.image_processor.image_mean)
+        padded = [ImageOps.pad(p, (max(p.size), max(p.size)), color=color) for p in problem.images]
+        return padded + pictures[len(padded) :]
+    return pictures
+
+
+def _check_pictures(processor: Any, anatomy: Anatomy, problem: Problem) -> None:
+    here = f"problem {problem.id!r}"
+    if (problem.images or problem.video) and not anatomy.visual_token_ids:
+        raise InputError(
+            f"{here} has pictures, but the pair is text-only ({anatomy.family}): leave `images` and `video` "
+            "out, or load a pair that sees"
+        )
+    for what, pictures in (("image", problem.images), ("video", problem.video)):
+        if pictures and getattr(processor, f"{what}_processor", None) is None:
+            raise InputError(
+                f"{here} has `{what}{'s' * (what == 'image')}`, but `processor` is a "
+                f"{type(processor).__name__} without a {what}_processor: load the pair with `processor=` a "
+                f"complete one, or leave the {what}s out"
+            )
+    if problem.images and problem.video and anatomy.family == "smolvlm":
+        raise InputError(
+            f"{here} has `images` and a `video`; SmolVLM reads one or the other: leave one of them out"
+        )
+    marks = {tokenizer_of(processor).convert_ids_to_tokens(token) for token in anatomy.visual_token_ids}
+    marks |= {getattr(processor, name, None) for name in ("image_token", "video_token") if marks}
+    for mark in sorted(marks - {None}):
+        if mark in "\n".join([problem.system or "", question_text(problem)]):
+            raise InputError(
+                f"{here}: its text holds the placeholder {mark!r}; take it out: pictures come from `images` "
+                "and `video`, and are placed before the question"
+            )
+
+
+def _video_metadata(problem: Problem) -> dict[str, Any]:
+    frames, rate = len(problem.video), problem.metadata.get("fps", FRAME_RATE)
+    if not isinstance(rate, (int, float)) or not rate > 0:
+        raise InputError(
+            f'problem {problem.id!r}: `metadata["fps"]` is {rate!r}, expected frames per second above 0'
+        )
+    indices = list(range(frames))
+    return {"total_num_frames": frames, "fps": rate, "duration": frames / rate, "frames_indices": indices}

@@ -1,0 +1,190 @@
+"""One checkpoint: a hub id or a folder becomes a model or a processor, and nothing in it is taken on trust.
+
+Safetensors only (other formats can run code), no remote code unless asked, and every weight accounted for: a
+weight that is missing or misshapen would otherwise be left random without a word.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from workbench.anatomy import Anatomy, dissect
+from workbench.errors import InputError
+
+_PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How models are loaded and where to; checked when built. The arguments are those of `load_pair`."""
+
+    dtype: str | torch.dtype | None = None
+    device: str | torch.device | None = None
+    device_map: Any | None = None
+    attn_implementation: str | None = None
+
+    def __post_init__(self) -> None:
+        dtype, device = self.dtype, self.device
+        if isinstance(dtype, str) and dtype != "auto":
+            dtype = getattr(torch, dtype, "unknown")
+        if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f'`dtype` {self.dtype!r} is not a floating-point dtype; try dtype="bfloat16"')
+        if device is not None and self.device_map is not None:
+            raise InputError('`device` and `device_map` were both given; give one, e.g. device_map="auto"')
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f'`device` {str(device)!r} does not work here ({_told(error)}); try device="cpu"'
+            ) from error
+        object.__setattr__(self, "dtype", dtype or "auto")
+        object.__setattr__(self, "device", torch.device(device))
+
+
+def load_model(
+    role: str, source: str | Path, placement: Placement, *, revision: str | None, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Load a checkpoint in eval mode with frozen weights.
+
+    Args:
+        role: the argument's name, for messages.
+        source: folder or hub id.
+        placement: dtype, device, attention kernel.
+        revision: hub revision.
+        trust_remote_code: run Python code found in the checkpoint.
+
+    Raises:
+        InputError: missing, corrupt, or weights that do not fit the config; out of memory.
+    """
+    here = f"`{role}` {str(source)!r}"
+    where = _located(role, source)
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    spread = {} if placement.device_map is None else {"device_map": placement.device_map}
+    try:
+        config = transformers.AutoConfig.from_pretrained(where, **hub)
+        multimodal = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        auto = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
+        loaded: Any = auto.from_pretrained(
+            where,
+            config=config,
+            dtype=placement.dtype,
+            attn_implementation=placement.attn_implementation,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that the report names them
+            output_loading_info=True,
+            **spread,
+            **hub,
+        )
+        model, report = loaded
+        if not spread:
+            model = model.to(placement.device)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{here} does not fit in the memory of {placement.device}; "
+            'try dtype="bfloat16", device_map="auto", or device="cpu"'
+        ) from error
+    except Exception as error:  # transformers raises its own, torch's, tokenizers' and the hub's, of any type
+        raise InputError(
+            f"{here} could not be loaded: {_told(error)} (expected a transformers checkpoint, in a folder "
+            "or on the hub: config.json and safetensors)"
+        ) from error
+    _check_report(here, report, dissect(model))
+    return model.eval().requires_grad_(False)
+
+
+def load_processor(
+    role: str, source: str | Path, anatomy: Anatomy, *, revision: str | None, trust_remote_code: bool
+) -> Any | None:
+    """The processor of a checkpoint, or its tokenizer for a text-only model; None where it has none.
+
+    Raises:
+        InputError: there are processor files, but they cannot be loaded.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
+            return None
+        source = folder
+    auto = transformers.AutoProcessor if anatomy.visual_token_ids else transformers.AutoTokenizer
+    try:
+        return auto.from_pretrained(str(source), revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        if not folder.is_dir() and isinstance(error, OSError):
+            return None
+        raise InputError(
+            f"`{role}` {str(source)!r}: its processor could not be loaded ({_told(error)}); mend its files, "
+            "or give a processor with `processor=`"
+        ) from error
+
+
+def _located(role: str, source: str | Path) -> str:
+    """A folder that looks whole, or a hub id; of the weights only the headers are read."""
+    folder, here = Path(source).expanduser(), f"`{role}` {str(source)!r}"
+    if not folder.is_dir():
+        if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
+            raise InputError(
+                f"{here} is not a folder; give a checkpoint's folder, or a hub id like 'owner/name'"
+            )
+        return source
+    found = sorted(path.name for path in folder.iterdir())[:8]
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{here} has no config.json, found {found}; give a folder that `save_pretrained` wrote"
+        )
+    index = folder / "model.safetensors.index.json"
+    sharded = index.is_file() and not (folder / "model.safetensors").is_file()
+    listed = re.findall(r'"([^"/]+\.safetensors)"', index.read_text()) if sharded else []
+    shards = {folder / name for name in listed}
+    if lost := sorted(shard.name for shard in shards if not shard.is_file()):
+        raise InputError(f"{here} lacks {lost} of its {len(shards)} weight files; fetch the checkpoint again")
+    weights = shards or set(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(
+            f"{here} has no safetensors weights, found {found}; other formats can run code and are not "
+            "read: convert them with `model.save_pretrained(folder)`"
+        )
+    for file in sorted(weights):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{here}: {file.name} is corrupt or cut short ({_told(error)}); fetch it again"
+            ) from error
+    return str(folder)
+
+
+def _check_report(here: str, report: Mapping[str, Any], anatomy: Anatomy) -> None:
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    # Layers beyond the config's depth are dropped silently, and the model is not the one that was saved.
+    surplus = [key for key in report["unexpected_keys"] if key.startswith(f"{anatomy.layers_path}.")]
+    for keys, what in (
+        (report["missing_keys"], "lacks"),
+        (mismatched, "has another shape than its config.json says for"),
+        (surplus, "has more layers than its config.json says, with"),
+    ):
+        if keys:
+            shown = ", ".join([*sorted(keys)[:3], *["..."][: len(keys) - 3]])
+            raise InputError(
+                f"{here} {what} {len(keys)} weights: {shown}; config.json and weights must come from the "
+                "same checkpoint: fetch or save it again"
+            )
+
+
+def _told(error: BaseException) -> str:
+    """What an error says, on one line of at most 300 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

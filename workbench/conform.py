@@ -1,0 +1,208 @@
+"""`conform`: run this implementation on recorded reference cases, and say how far from them it lands.
+
+A case is a folder: ``case.json`` (its ``kind`` and settings), ``base/`` and ``rlvr/`` (tiny checkpoints),
+``inputs.safetensors`` (one encoded prompt) and ``expected.safetensors`` (what the reference computed).
+
+1. Load the pair in the wanted dtype and encode the prompt from its tensors.
+2. Compute every quantity that the kind records.
+3. Compare. Numbers conform if no element is further off than the tolerance, ids if none differs.
+
+The default tolerance of 1e-6 is for float64: the models' own RMSNorm computes in float32 even there.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.lens import compare
+from workbench.pairs import ModelPair, load_pair
+from workbench.prompts import EncodedPrompt
+from workbench.traces import compare_residuals, lens_heads
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far one recorded quantity of one case is off."""
+
+    case: str
+    quantity: str
+    absolute: float
+    """Largest absolute deviation of an element; for ids, how many differ."""
+    relative: float
+    """Largest deviation of an element relative to its own expected value; for ids, the share that differs."""
+    within: bool
+
+
+@dataclass(frozen=True)
+class ConformReport:
+    """Every deviation found, and the cases of a kind that this version cannot run."""
+
+    deviations: tuple[Deviation, ...]
+    unsupported: tuple[tuple[str, str], ...]
+    """(case, kind) of each."""
+    dtype: str
+    device: str
+    tolerance: float
+
+    @property
+    def exit_code(self) -> int:
+        """0: all within tolerance. 1: something deviates. 2: nothing deviates, but a case could not run."""
+        if not all(deviation.within for deviation in self.deviations):
+            return 1
+        return 2 if self.unsupported else 0
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        off = [f"{d.quantity} of {d.case}" for d in self.deviations if not d.within]
+        setting = f"tolerance {self.tolerance:g}, {self.dtype} on {self.device}"
+        if off:
+            return f"{len(off)} of {len(self.deviations)} quantities deviate ({setting}): {', '.join(off)}"
+        if not self.deviations:
+            return "nothing was compared"
+        return f"all {len(self.deviations)} quantities conform ({setting})"
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per case and quantity: largest absolute and relative deviation, and whether it conforms."""
+        return pd.DataFrame(
+            [asdict(deviation) for deviation in self.deviations], columns=list(Deviation.__annotations__)
+        )
+
+    def __str__(self) -> str:
+        table = [self.to_dataframe().to_string(index=False, float_format="{:.2e}".format)] * bool(
+            self.deviations
+        )
+        skipped = [f"{case}: kind {kind!r} is not supported yet" for case, kind in self.unsupported]
+        return "\n".join([*table, *skipped, self.verdict])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def conform(
+    folders: str | Path | Iterable[str | Path],
+    *,
+    dtype: str = "float64",
+    device: str = "cpu",
+    tolerance: float = 1e-6,
+) -> ConformReport:
+    """Run the recorded cases in ``folders`` and compare.
+
+    Args:
+        folders: one case's folder, or several.
+        dtype: what both models are cast to.
+        device: where they run.
+        tolerance: largest absolute deviation of an element that still conforms.
+
+    Raises:
+        InputError: no folders, a folder that holds no complete case, or an unknown kind.
+    """
+    cases = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
+    if not cases:
+        raise InputError(
+            "`folders` is empty; name at least one recorded case, `conform(['tests/parity/lens'])`"
+        )
+    if not tolerance >= 0:
+        raise InputError(
+            f"`tolerance` is {tolerance}, expected 0 or more: `conform(folders, tolerance=1e-6)`"
+        )
+    kinds = [_kind(folder) for folder in cases]
+    deviations: list[Deviation] = []
+    for folder, kind in zip(cases, kinds, strict=True):
+        if run := _KINDS[kind]:
+            pair = load_pair(base=folder / "base", rlvr=folder / "rlvr", dtype=dtype, device=device)
+            inputs = _tensors(folder / "inputs.safetensors")
+            prompt = EncodedPrompt.from_tensors(pair, problem_id=folder.name, **inputs)
+            expected = _tensors(folder / "expected.safetensors")
+            found = run(pair, prompt)
+            deviations += [_deviation(folder, name, expected, found[name], tolerance) for name in found]
+    unsupported = [(folder.name, kind) for folder, kind in zip(cases, kinds, strict=True) if not _KINDS[kind]]
+    return ConformReport(tuple(deviations), tuple(unsupported), dtype, device, tolerance)
+
+
+def _lens(pair: ModelPair, prompt: EncodedPrompt) -> dict[str, Tensor]:
+    """Logit lens of both models at every layer's output, (layers, positions) each."""
+    heads = lens_heads(pair)
+    by_layer = compare_residuals(pair, [prompt], lambda _, base, rlvr: compare(base, rlvr, *heads, top_k=1))
+    stats = list(by_layer.values())
+    return {
+        "entropy_base": torch.stack([s.entropy_base for s in stats]),
+        "entropy_rlvr": torch.stack([s.entropy_rlvr for s in stats]),
+        "kl": torch.stack([s.kl for s in stats]),
+        "top1_base": torch.stack([s.top_ids_base[:, 0] for s in stats]),
+        "top1_rlvr": torch.stack([s.top_ids_rlvr[:, 0] for s in stats]),
+    }
+
+
+# None: recorded, but not supported yet.
+_KINDS: dict[str, Callable[[ModelPair, EncodedPrompt], dict[str, Tensor]] | None] = {
+    "lens": _lens,
+    "token_replay": None,
+    "mid_replay": None,
+    "reverse_replay": None,
+    "cross_model": None,
+}
+
+
+def _deviation(
+    folder: Path, quantity: str, expected: dict[str, Tensor], found: Tensor, tolerance: float
+) -> Deviation:
+    where = f"`folders`: {str(folder / 'expected.safetensors')!r}"
+    if quantity not in expected:
+        raise InputError(
+            f"{where} lacks {quantity!r}, it holds {sorted(expected)}; copy the recorded case again"
+        )
+    wanted, found = expected[quantity], found.cpu()
+    if wanted.shape != found.shape:
+        raise InputError(
+            f"{where} holds {quantity!r} of shape {tuple(wanted.shape)}, but inputs and models make "
+            f"{tuple(found.shape)}; copy the recorded case again"
+        )
+    if not wanted.is_floating_point():
+        differ = (wanted != found).double()
+        return Deviation(folder.name, quantity, differ.sum().item(), differ.mean().item(), not differ.any())
+    wanted, found = wanted.double(), found.double()
+    off = (wanted - found).abs()
+    relative = torch.where(off == 0, 0.0, off / wanted.abs())
+    # Written so that a NaN does not conform.
+    return Deviation(
+        folder.name, quantity, off.max().item(), relative.max().item(), bool((off <= tolerance).all())
+    )
+
+
+def _kind(folder: Path) -> str:
+    """The kind of a case, once its folder has been seen to hold one."""
+    shown = f"`folders`: {str(folder)!r}"
+    if not folder.is_dir():
+        raise InputError(f"{shown} is not a folder; name a recorded case, `conform(['tests/parity/lens'])`")
+    needed = ("case.json", "inputs.safetensors", "expected.safetensors", "base", "rlvr")
+    missing = [name for name in needed if not (folder / name).exists()]
+    if missing:
+        raise InputError(f"{shown} lacks {', '.join(missing)}; a recorded case holds {', '.join(needed)}")
+    try:
+        case: Any = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{shown}: case.json is not JSON ({error}); copy the recorded case again") from error
+    kind = case.get("kind") if isinstance(case, dict) else None
+    if kind not in _KINDS:
+        raise InputError(f"{shown}: case.json has the kind {kind!r}; expected one of {', '.join(_KINDS)}")
+    return kind
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"`folders`: {str(file)!r} is damaged ({error}); copy the recorded case again"
+        ) from error

@@ -1,0 +1,173 @@
+"""Images from outside: opened once, checked, upright, RGB.
+
+Whatever a file, a base64 cell or a user hands over is decoded completely before any model runs, so that a
+broken image costs a message and not a half-finished run.
+"""
+
+import base64
+import binascii
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, ImageSequence
+
+from workbench.errors import InputError
+
+PIXEL_LIMIT = 64_000_000  # width x height of the largest image accepted: two 8K frames
+FRAME_LIMIT = 16  # evenly spaced frames kept of a folder of frames or an animation
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MOVIES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+_ORIENTATION = 0x0112
+
+
+def as_rgb(image: Image.Image, where: str) -> Image.Image:
+    """The image decoded, turned upright by its EXIF orientation, in RGB; transparency is laid over white.
+
+    A plain RGB image is returned as it is. ``where`` names the image in messages.
+
+    Raises:
+        InputError: no pixels, more than `PIXEL_LIMIT` of them, broken data, or a mode without a known range.
+    """
+    width, height = image.size
+    if not width or not height:
+        raise InputError(
+            f"{where} is empty ({width} x {height} pixels); expected at least 1 x 1: replace or remove it"
+        )
+    if width * height > PIXEL_LIMIT:
+        raise InputError(
+            f"{where} is enormous ({width} x {height} pixels); the limit is {PIXEL_LIMIT:,} pixels: "
+            "shrink it first, for example with `image.thumbnail((4096, 4096))`"
+        )
+    try:
+        image.load()
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise InputError(
+                f"{where} has mode F (floating point) with no agreed range; "
+                "expected 8 or 16 bits a channel: scale it to 0 ... 255 and `image.convert('RGB')`"
+            )
+        if image.mode == "I" or image.mode.startswith("I;16"):  # 16-bit grey: convert() would clip it at 255
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        if image.has_transparency_data:
+            over = image.convert("RGBA")
+            image = Image.new("RGBA", over.size, "white")
+            image.alpha_composite(over)
+        # A file class keeps its file and its metadata: only a plain image goes on.
+        return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise anything from OSError to struct.error on broken data
+        raise _broken(where, error) from error
+
+
+def open_image(source: Path | bytes, where: str) -> Image.Image:
+    """An image file, or the bytes of one, as `as_rgb` returns it.
+
+    Raises:
+        InputError: missing, broken, empty or enormous.
+    """
+    if isinstance(source, Path) and not source.is_file():
+        raise InputError(
+            f"{where} is missing: no file {str(source)!r}; expected a path relative to the table's own folder"
+        )
+    try:
+        opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{where} is enormous ({error}); the limit is {PIXEL_LIMIT:,} pixels: shrink it first"
+        ) from error
+    except Exception as error:  # as above
+        raise _broken(where, error) from error
+    with opened:
+        return as_rgb(opened, where)
+
+
+def decode_base64(text: str, where: str) -> bytes:
+    """The bytes of a base64 string or of a ``data:`` URI.
+
+    Raises:
+        InputError: not base64.
+    """
+    body = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        raise InputError(
+            f"{where} is neither an existing file nor base64 ({error}): it starts with {shown!r}; "
+            "write it with `base64.b64encode(path.read_bytes()).decode()`"
+        ) from error
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files directly in a folder, ordered by name with numbers counted as numbers."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return sorted(found, key=lambda path: (_natural(path.name), path.name))
+
+
+def open_frames(path: Path, where: str) -> tuple[Image.Image, ...]:
+    """At most `FRAME_LIMIT` evenly spaced frames of a video given as a folder of images or an animated image.
+
+    Raises:
+        InputError: missing, broken, without frames, or a movie file (no codec is bundled).
+    """
+    if path.is_dir():
+        files = image_files(path)
+        if not files:
+            raise InputError(
+                f"{where} is a folder without images: {str(path)!r}; expected frames, for example 001.png"
+            )
+        return tuple(open_image(files[i], f"{where}, frame {files[i].name!r},") for i in _spread(len(files)))
+    if path.suffix.lower() in MOVIES:
+        raise InputError(
+            f"{where} is a movie file {path.name!r}; expected a folder of frames, a list of images or an "
+            f"animated image: `mkdir frames; ffmpeg -i {path.name} -vf fps=1 frames/%03d.png`"
+        )
+    first = open_image(path, where)  # its checks come first: size, truncation
+    with Image.open(path) as animation:
+        try:
+            count = getattr(animation, "n_frames", 1)
+            wanted = set(_spread(count))
+            frames = enumerate(ImageSequence.Iterator(animation)) if count > 1 else ()
+            return tuple(as_rgb(frame.copy(), where) for i, frame in frames if i in wanted) or (first,)
+        except InputError:
+            raise
+        except Exception as error:  # as in `as_rgb`
+            raise _broken(where, error) from error
+
+
+def data_uri(image: Image.Image, side: int | None = None) -> str:
+    """The image as a PNG ``data:`` URI, shrunk so that neither side exceeds ``side`` pixels."""
+    if side is not None and max(image.size) > side:
+        image = image.copy()
+        image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _broken(where: str, error: Exception) -> InputError:
+    return InputError(
+        f"{where} could not be read ({type(error).__name__}: {error}); "
+        "expected a complete image with at least 1 x 1 pixels: export it again, for example as PNG"
+    )
+
+
+def _spread(count: int) -> Sequence[int]:
+    """Indices of at most `FRAME_LIMIT` of ``count`` frames, the first and the last among them."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, FRAME_LIMIT)).round()})
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key: digit runs compare by value, so that 2.png comes before 10.png."""
+    runs: list[str] = []
+    for character in name.lower():
+        if runs and runs[-1].isdecimal() == character.isdecimal():
+            runs[-1] += character
+        else:
+            runs.append(character)
+    return [(False, int(run), "") if run.isdecimal() else (True, 0, run) for run in runs]

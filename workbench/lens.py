@@ -1,0 +1,400 @@
+"""Fused logit lens: what two models predict from their residual streams, compared over the whole vocabulary.
+
+For every position, p = softmax(unembedding(norm(residual))) of the base and of the RLVR model; from it the
+entropy of both, KL(base || rlvr) and the top predictions (Activation Replay, arXiv 2511.19972, section 3).
+The (positions, vocabulary) logits never exist. One pass over blocks of vocabulary rows; for each block:
+
+1. the logits z of every distribution, one matrix product per model;
+2. where a stretch of the block beats a position's k-th best logit so far, its top predictions;
+3. the running maximum m of every position, and everything summed so far made relative to it (online softmax,
+   Milakov and Gimelshein, arXiv 1805.02867);
+4. with s = z - m and e = exp(s): sum e, sum e s, and sum [e_base (s_base - s_rlvr) + e_rlvr - e_base].
+
+Entropy is log(sum e) - sum e s / sum e. With x = sum e_rlvr / sum e_base - 1, KL is the third sum, divided by
+sum e_base, plus log(1 + x) - x. Every term of that sum is >= 0 and of second order in the change, where the
+textbook formula subtracts two numbers of first order: small shifts are not lost in rounding.
+
+Logits are float32 whatever the models' precision (float64 if a residual is), sums over blocks float64. Even
+products of half-precision numbers are kept in float32: logits rounded to bfloat16, in steps of 0.125 at 16,
+would drown the shift that is to be measured.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from workbench.errors import InputError
+
+# In place of -inf, whose differences are NaN: its exponential is 0 too, and it swallows what is added to it.
+_MASKED = -1e30
+# Logits that exist at a time, all distributions together: enough for efficient matrix products, and no more.
+_BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
+# A CPU sums a block in strips of positions that stay in the second-level cache of each core: a third faster.
+_STRIP_ELEMENTS = 1 << 17
+# Top predictions are looked for only in those stretches of vocabulary rows whose maximum is high enough.
+_STRETCH = 64
+
+Residuals: TypeAlias = Float[Tensor, "positions hidden"]  # before the final norm
+
+
+@dataclass(frozen=True, eq=False)
+class LensHead:
+    """One model's final norm and unembedding.
+
+    Logits are `multiplier * (norm(h) @ weight.T + bias)`, then `softcap * tanh(logits / softcap)` if there is
+    a softcap (Gemma 2). Entries of `bias` may be -inf: vocabulary rows that are never predicted.
+
+    Raises:
+        InputError: shapes that do not fit together; a softcap or multiplier that is not a positive number.
+    """
+
+    norm: Callable[[Tensor], Tensor]
+    weight: Float[Tensor, "vocabulary hidden"]
+    bias: Float[Tensor, " vocabulary"] | None = None
+    softcap: float | None = None
+    multiplier: float = 1.0
+
+    def __post_init__(self):
+        if self.weight.ndim != 2 or 0 in self.weight.shape:
+            raise InputError(
+                f"`weight` must be a (vocabulary, hidden) matrix, found shape {tuple(self.weight.shape)}; "
+                "pass `LensHead(norm, model.get_output_embeddings().weight)`"
+            )
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise InputError(
+                f"`bias` must have shape ({len(self.weight)},), one entry per row of `weight`, found "
+                f"{tuple(self.bias.shape)}; pass `bias=None` if the unembedding has none"
+            )
+        for name, value in (("softcap", self.softcap), ("multiplier", self.multiplier)):
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"`{name}` must be a positive number, found {value}; leave it out for none")
+
+    def __repr__(self):
+        return f"LensHead(vocabulary={len(self.weight)}, hidden={self.weight.shape[1]})"
+
+    def normed(self, residual: Tensor, dtype: torch.dtype) -> Tensor:
+        """The final norm, in the precision that `write_logits` multiplies."""
+        hidden = self.norm(residual)
+        # Only CUDA multiplies half-precision operands into float32; a CPU is no slower after widening them.
+        halves = hidden.dtype == self.weight.dtype and hidden.dtype in (torch.float16, torch.bfloat16)
+        return hidden if hidden.is_cuda and halves and dtype == torch.float32 else hidden.to(dtype)
+
+    def write_logits(self, out: Tensor, hidden: Tensor, rows: slice) -> None:
+        """Write the logits of normed residuals for some vocabulary rows into `out`, in its precision."""
+        weight = self.weight[rows].t()
+        if hidden.dtype == out.dtype:
+            torch.mm(hidden, weight.to(out.dtype), out=out)
+        else:
+            torch.mm(hidden, weight, out_dtype=out.dtype, out=out)
+        if self.bias is not None:
+            out += self.bias[rows].to(out.dtype).clamp(min=_MASKED)
+        if self.multiplier != 1.0:
+            out *= self.multiplier
+        if self.softcap is not None:
+            out.div_(self.softcap).tanh_().mul_(self.softcap)
+
+    def masked(self) -> Bool[Tensor, " vocabulary"]:
+        """Vocabulary rows of probability 0. A softcap makes every logit finite, so it leaves none."""
+        if self.bias is None or self.softcap is not None:
+            return torch.zeros(len(self.weight), dtype=torch.bool, device=self.weight.device)
+        return self.bias == -math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class HeadStats:
+    """One model's lens, on the device of the residuals; float32, or float64 for float64 residuals."""
+
+    entropy: Float[Tensor, " positions"]  # nats, in [0, log(vocabulary)]
+    top_ids: Int[Tensor, "positions k"]  # most probable first; of equal logits the lower id first
+    top_probs: Float[Tensor, "positions k"]
+
+    def __repr__(self):
+        positions, k = self.top_ids.shape
+        return f"HeadStats(positions={positions}, top_k={k}, mean entropy {self.entropy.mean():.3f} nats)"
+
+
+@dataclass(frozen=True, eq=False)
+class LensStats:
+    """Two models' lenses compared, on the device of the residuals; float32, or float64 for float64 ones."""
+
+    entropy_base: Float[Tensor, " positions"]  # nats, in [0, log(vocabulary)]
+    entropy_rlvr: Float[Tensor, " positions"]
+    kl: Float[Tensor, " positions"]  # KL(base || rlvr), nats, >= 0
+    top_ids_base: Int[Tensor, "positions k"]  # most probable first; of equal logits the lower id first
+    top_probs_base: Float[Tensor, "positions k"]
+    top_ids_rlvr: Int[Tensor, "positions k"]
+    top_probs_rlvr: Float[Tensor, "positions k"]
+    top1_agreement: Bool[Tensor, " positions"]  # the same most probable id
+    topk_overlap: Float[Tensor, " positions"]  # ids that are in both top-k sets, as a fraction of k
+    kl_null: Float[Tensor, "draws positions"] | None = None  # KL(base || head_rlvr of each null draw), nats
+    jensen_shannon: Float[Tensor, " positions"] | None = None  # nats, in [0, log 2]
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, count = getattr(self, field.name), len(self.kl)
+            if value is not None and value.shape[field.name == "kl_null"] != count:
+                raise InputError(f"`{field.name}` must have `kl`'s {count} positions, found {value.shape}")
+
+    def __repr__(self):
+        positions, k = self.top_ids_base.shape
+        return f"LensStats(positions={positions}, top_k={k}, mean KL {self.kl.mean():.4g} nats)"
+
+
+@torch.no_grad()
+def compare(
+    h_base: Residuals,
+    h_rlvr: Residuals,
+    head_base: LensHead,
+    head_rlvr: LensHead,
+    *,
+    top_k: int = 10,
+    null: Float[Tensor, "draws positions hidden"] | None = None,
+    jensen_shannon: bool = False,
+    block: int | None = None,
+) -> LensStats:
+    """Compare both models' logit lenses at every position, exactly, over the whole vocabulary.
+
+    `h_base` and `h_rlvr` are residuals before the final norm. `null` holds alternatives to `h_rlvr`, as from
+    `matched_noise`; each adds one matrix product. `jensen_shannon` adds a second pass. `block` is the number
+    of vocabulary rows at a time; memory is proportional to positions x block.
+
+    KL is infinite if `head_rlvr` masks (bias -inf) a vocabulary row that `head_base` does not.
+
+    Raises:
+        InputError: no positions, residuals not finite, or shapes, devices or numbers that do not fit.
+    """
+    if head_base.weight.shape != head_rlvr.weight.shape:
+        raise InputError(
+            "`head_base` and `head_rlvr` must have the same (vocabulary, hidden), found "
+            f"{tuple(head_base.weight.shape)} and {tuple(head_rlvr.weight.shape)}; "
+            "cut both to the rows they share, as in `LensHead(norm, weight[:rows])`"
+        )
+    _check(head_base, "h_base", h_base, top_k, block)
+    _check(head_rlvr, "h_rlvr", h_rlvr, top_k, block)
+    _check_same_shape(h_base, h_rlvr)
+    dtype = _precision(h_base, h_rlvr)
+    base, others = head_base.normed(h_base, dtype), head_rlvr.normed(h_rlvr, dtype)
+    if null is not None:
+        if null.ndim != 3 or null.shape[1:] != h_base.shape:
+            raise InputError(
+                f"`null` must have shape (draws, *{tuple(h_base.shape)}), found {tuple(null.shape)}; "
+                "pass `null=matched_noise(h_base, h_rlvr)`"
+            )
+        _check(head_rlvr, "null", null.flatten(0, 1), top_k, block)
+        others = torch.cat([others, *(head_rlvr.norm(draw).to(others.dtype) for draw in null)])
+    running = _Running([(head_base, base), (head_rlvr, others)], dtype, top_k).scan(block)
+    kl, entropy, ids, probs = running.divergence(), running.entropy(), running.top_ids, running.top_probs()
+    if (head_rlvr.masked() & ~head_base.masked()).any():
+        kl = torch.full_like(kl, math.inf)
+    return LensStats(
+        entropy_base=entropy[0],
+        entropy_rlvr=entropy[1],
+        kl=kl[0],
+        top_ids_base=ids[0],
+        top_probs_base=probs[0],
+        top_ids_rlvr=ids[1],
+        top_probs_rlvr=probs[1],
+        top1_agreement=ids[0, :, 0] == ids[1, :, 0],
+        topk_overlap=(ids[0, :, :, None] == ids[1, :, None, :]).any(2).to(dtype).mean(1),
+        kl_null=None if null is None else kl[1:],
+        jensen_shannon=running.jensen_shannon(block) if jensen_shannon else None,
+    )
+
+
+@torch.no_grad()
+def summarise(h: Residuals, head: LensHead, *, top_k: int = 10, block: int | None = None) -> HeadStats:
+    """One model's logit lens at every position: entropy and top predictions. `h` is before the final norm.
+
+    Raises:
+        InputError: as `compare`.
+    """
+    _check(head, "h", h, top_k, block)
+    dtype = _precision(h)
+    running = _Running([(head, head.normed(h, dtype))], dtype, top_k).scan(block)
+    return HeadStats(running.entropy()[0], running.top_ids[0], running.top_probs()[0])
+
+
+@torch.no_grad()
+def matched_noise(
+    h_base: Residuals, h_rlvr: Residuals, *, draws: int = 3, seed: int | torch.Generator = 0
+) -> Float[Tensor, "draws positions hidden"]:
+    """Null residuals: the base's plus a uniformly random direction, as long as the change at that position.
+
+    An integer seed gives the same numbers on every device; a generator is advanced. Half-precision residuals
+    give float32 ones: rounding them to the base's precision would change the length of a small change.
+
+    Raises:
+        InputError: residuals of different shapes, or less than one draw.
+    """
+    _check_same_shape(h_base, h_rlvr)
+    if draws < 1:
+        raise InputError(f"`draws` must be at least 1, found {draws}; pass `draws=3`")
+    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    dtype = _precision(h_base, h_rlvr)
+    start = h_base.to(dtype)
+    length = torch.linalg.vector_norm(h_rlvr.to(dtype) - start, dim=-1, keepdim=True)
+    noise = torch.randn(draws, *start.shape, generator=generator, device=generator.device, dtype=dtype)
+    noise = noise.to(start.device)
+    return start + noise * (length / torch.linalg.vector_norm(noise, dim=-1, keepdim=True))
+
+
+# Heads with their normed residuals. The first has N; the second may stack several times N, each N rows a
+# distribution (the RLVR model's, then the null draws).
+Heads: TypeAlias = list[tuple[LensHead, Tensor]]
+
+
+def _blocks(heads: Heads, dtype: torch.dtype, block: int | None) -> Iterator[tuple[int, Tensor]]:
+    """The first vocabulary row and the logits (D, N, rows) of every block, always in the same buffer."""
+    vocabulary, device = len(heads[0][0].weight), heads[0][1].device
+    sizes = [len(hidden) for _, hidden in heads]
+    if block is None:
+        elements = _BLOCK_ELEMENTS["cpu" if device.type == "cpu" else "cuda"]
+        block = max(4, elements // sum(sizes) // _STRETCH) * _STRETCH
+    buffer = torch.empty(sum(sizes) * min(block, vocabulary), dtype=dtype, device=device)
+    for start in range(0, vocabulary, block):
+        rows = slice(start, min(start + block, vocabulary))
+        logits = buffer[: sum(sizes) * (rows.stop - start)].view(sum(sizes), -1)
+        for (head, hidden), part in zip(heads, logits.split(sizes), strict=True):
+            head.write_logits(part, hidden, rows)
+        yield start, logits.unflatten(0, (-1, sizes[0]))
+
+
+def _strips(logits: Tensor, per_position: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut logits (D, N, rows), and what belongs to their positions, along N."""
+    count, size, rows = logits.shape
+    if logits.device.type == "cpu":
+        size = max(1, _STRIP_ELEMENTS * torch.get_num_threads() // (count * rows))
+    return zip(logits.split(size, 1), per_position.split(size, 1), strict=True)
+
+
+def _sums(z: Tensor, peak: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The three sums of step 4, the second for the first `kept` distributions, of logits (D, n, rows)."""
+    s = z - peak[..., None]
+    e = s.exp()
+    total, moment = e.sum(2), (e[:kept] * s[:kept]).sum(2)
+    return total, moment, (e[1:] - e[:1]).addcmul_(e[:1], s[:1] - s[1:]).sum(2)
+
+
+class _Running:
+    """What the pass keeps of D distributions at N positions, the first of which is the base.
+
+    Entropy and top predictions are those of each head's first distribution, divergences those of all others.
+    """
+
+    def __init__(self, heads: Heads, dtype: torch.dtype, top_k: int):
+        self.heads, self.dtype, self.kept = heads, dtype, len(heads)
+        positions, device = len(heads[0][1]), heads[0][1].device
+        count = sum(len(hidden) for _, hidden in heads) // positions
+        self.peak = torch.full((count, positions), torch.finfo(dtype).min, dtype=dtype, device=device)
+        self.total = torch.zeros_like(self.peak, dtype=torch.float64)
+        self.moment, self.cross = torch.zeros_like(self.total[: self.kept]), torch.zeros_like(self.total[1:])
+        self.top = torch.full((self.kept, positions, top_k), -math.inf, dtype=dtype, device=device)
+        self.top_ids = torch.full_like(self.top, -1, dtype=torch.int64)
+
+    def scan(self, block: int | None) -> "_Running":
+        for start, logits in _blocks(self.heads, self.dtype, block):
+            stretches = logits.unflatten(2, (-1, math.gcd(logits.shape[2], _STRETCH)))
+            maxima = stretches.amax(3)
+            self._keep_best(start, stretches[: self.kept].flatten(0, 1), maxima[: self.kept].flatten(0, 1))
+            self._add(logits, torch.maximum(self.peak, maxima.amax(2)))
+        return self
+
+    def _add(self, logits: Tensor, peak: Tensor) -> None:
+        """Step 4, summed relative to the maxima `peak`, and step 3."""
+        parts = zip(*(_sums(z, m, self.kept) for z, m in _strips(logits, peak)), strict=True)
+        total, moment, cross = (torch.cat(part, 1) for part in parts)
+        step = self.peak.double() - peak.double()
+        scale, kept = step.exp(), self.kept
+        self.cross = scale[:1] * (self.cross + self.total[:1] * (step[:1] - step[1:])) + cross
+        self.cross += self.total[1:] * (scale[1:] - scale[:1])
+        self.moment = scale[:kept] * (self.moment + self.total[:kept] * step[:kept]) + moment
+        self.total = scale * self.total + total
+        self.peak = peak
+
+    def _keep_best(self, start: int, stretches: Tensor, maxima: Tensor) -> None:
+        """Merge a block into the top predictions, whose rows are those of `stretches`."""
+        top, top_ids = self.top.flatten(0, 1), self.top_ids.flatten(0, 1)
+        k, length = top.shape[1], stretches.shape[2]
+        floor = top[:, -1:]
+        if start == 0 and maxima.shape[1] >= k:
+            # No list yet; but k stretches reach the k-th largest maximum, hence so do the k best logits.
+            bound = maxima.topk(k, dim=1).values[:, -1:]
+            floor = torch.nextafter(bound, torch.full_like(bound, -math.inf))
+        row, stretch = (maxima > floor).nonzero(as_tuple=True)
+        if not len(row):
+            return
+        found = stretches[row, stretch]
+        pair, offset = (found > floor[row]).nonzero(as_tuple=True)
+        # Candidates are ordered by row, then id. Each row's are laid behind its list, which holds lower ids,
+        # so that a stable sort breaks ties by id.
+        changed, line, counts = torch.unique_consecutive(row[pair], return_inverse=True, return_counts=True)
+        column = k + torch.arange(len(line), device=line.device) - (counts.cumsum(0) - counts)[line]
+        values = top.new_full((len(changed), k + int(counts.max())), -math.inf)
+        ids = torch.full_like(values, -1, dtype=torch.int64)
+        values[:, :k], ids[:, :k] = top[changed], top_ids[changed]
+        values[line, column] = found[pair, offset]
+        ids[line, column] = start + stretch[pair] * length + offset
+        values, order = values.sort(dim=1, descending=True, stable=True)
+        top[changed], top_ids[changed] = values[:, :k], ids.gather(1, order[:, :k])
+
+    def entropy(self) -> Tensor:
+        total, largest = self.total[: self.kept], math.log(len(self.heads[0][0].weight))
+        return (total.log() - self.moment / total).clamp(0, largest).to(self.dtype)
+
+    def divergence(self) -> Tensor:
+        """KL of the base from each other distribution, (D - 1, N)."""
+        ratio = self.total[1:] / self.total[:1]
+        return (self.cross / self.total[:1] + ratio.log() - (ratio - 1)).clamp(min=0).to(self.dtype)
+
+    def top_probs(self) -> Tensor:
+        weights = (self.top - self.peak[: self.kept, :, None]).double().exp()
+        return (weights / self.total[: self.kept, :, None]).to(self.dtype)
+
+    def jensen_shannon(self, block: int | None) -> Tensor:
+        """Mean KL of the two heads' first distributions from their average, (N,): a second pass."""
+        first = [(head, hidden[: self.peak.shape[1]]) for head, hidden in self.heads]
+        log_normaliser = (self.peak + self.total.log())[: self.kept].to(self.dtype)
+        result = torch.zeros_like(self.total[0])
+        for _, logits in _blocks(first, self.dtype, block):
+            parts = []
+            for z, shift in _strips(logits, log_normaliser):
+                log_p = z - shift[..., None]
+                # log(average / p) by the log-ratio loses no small shift; beyond the clamp there is no mass.
+                ratio = (log_p.flip(0) - log_p).clamp(-80, 80)
+                parts.append(-(log_p.exp() * torch.log1p(torch.expm1(ratio) / 2)).sum((0, 2)) / 2)
+            result += torch.cat(parts)
+        return result.clamp(0, math.log(2)).to(self.dtype)
+
+
+def _precision(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def _check_same_shape(h_base: Tensor, h_rlvr: Tensor) -> None:
+    if h_base.shape != h_rlvr.shape:
+        raise InputError(
+            "`h_base` and `h_rlvr` must hold the same positions; pass residuals of the same layer and input, "
+            f"found shapes {tuple(h_base.shape)} and {tuple(h_rlvr.shape)}"
+        )
+
+
+def _check(head: LensHead, name: str, h: Tensor, top_k: int, block: int | None) -> None:
+    (vocabulary, hidden), device = head.weight.shape, head.weight.device
+    if h.ndim != 2 or not len(h) or h.shape[1] != hidden or not h.is_floating_point():
+        raise InputError(
+            f"`{name}` must be a floating-point tensor (positions, {hidden}), not empty, to fit its head; "
+            f"found {h.dtype} of shape {tuple(h.shape)}; pass `{name}.flatten(0, -2)` for a batch"
+        )
+    if h.device != device:
+        raise InputError(f"`{name}` is on {h.device}, its head on {device}; pass `{name}.to('{device}')`")
+    if not torch.isfinite(h).all():
+        raise InputError(f"`{name}` must be finite, found NaN or infinity; pass a pair that loads in float32")
+    if not 1 <= top_k <= vocabulary:
+        raise InputError(f"`top_k` must be from 1 to the vocabulary's {vocabulary}, found {top_k}; pass 1")
+    if block is not None and block < 1:
+        raise InputError(f"`block` must be at least 1, found {block}; pass `block=None` to have it chosen")

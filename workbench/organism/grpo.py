@@ -1,0 +1,155 @@
+"""Step 2 of the recipe: the RLVR model, by GRPO with a verifiable reward (TRL's GRPOTrainer).
+
+The reward is 1 for a right answer in ``<answer>`` and 0 otherwise. The model kept is the one with the best accuracy on
+the validation split (mean of greedy and temperature 1); the test split is never looked at here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer
+
+from workbench import answers
+from workbench.organism.model import visual_token_ids
+from workbench.organism.sampling import sample
+from workbench.problems import load_problems
+
+
+def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+    """1 where the answer is right, else 0."""
+    return [float(answers.is_correct(c[0]["content"], a)) for c, a in zip(completions, answer, strict=True)]
+
+
+def _dataset(seed: int, size: int) -> Dataset:
+    """Problems of the train split, rendered when they are asked for."""
+    from PIL import Image
+
+    from workbench.shapes import draw
+
+    def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
+        drawn = [draw("train", seed + 1, index) for index in rows["index"]]
+        return {
+            "prompt": [[{"role": "user", "content": question.text}] for question, _ in drawn],
+            "image": [Image.fromarray(picture) for _, picture in drawn],
+            "answer": [question.answer for question, _ in drawn],
+        }
+
+    return Dataset.from_dict({"index": list(range(size))}).with_transform(render)
+
+
+class Checkpoints(TrainerCallback):
+    """Keeps weight deltas (bf16) at chosen steps, and the weights that validate best."""
+
+    def __init__(self, model: Any, processor: Any, settings: dict[str, Any], seed: int, folder: Path) -> None:
+        self.model, self.processor, self.settings, self.seed, self.folder = (
+            model,
+            processor,
+            settings,
+            seed,
+            folder,
+        )
+        self.start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.curve_file = folder / "validation.json"
+        self.curve: list[dict[str, float]] = (
+            json.loads(self.curve_file.read_text()) if self.curve_file.exists() else []
+        )
+        self.validation = load_problems(
+            "shapes", split="validation", limit=settings["validation_problems"], seed=seed
+        )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure where it starts."""
+        if not self.curve:
+            self._validate(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save a delta, validate, keep the best."""
+        step = state.global_step
+        if step in self.settings["checkpoint_steps"]:
+            now = self.model.state_dict()
+            delta = {name: (now[name] - tensor).bfloat16() for name, tensor in self.start.items()}
+            save_file(delta, str(self.folder / f"delta-{step:04d}.safetensors"))
+        if step % self.settings["validation_steps"] == 0:
+            self._validate(step)
+
+    def _validate(self, step: int) -> None:
+        def accuracy(samples: int, temperature: float) -> float:
+            responses = sample(
+                self.model,
+                self.processor,
+                self.validation,
+                samples=samples,
+                temperature=temperature,
+                seed=self.seed,
+                batch_size=50,
+            )
+            right = [
+                answers.is_correct(r, p.answer or "")
+                for p, rs in zip(self.validation, responses, strict=True)
+                for r in rs
+            ]
+            return sum(right) / len(right)
+
+        self.model.eval()
+        row = {"step": step, "greedy": accuracy(1, 0.0), "sampled": accuracy(4, 1.0)}
+        self.model.train()
+        score = row["greedy"] + row["sampled"]
+        if score >= max((r["greedy"] + r["sampled"] for r in self.curve), default=0):
+            save_file(
+                {k: v.contiguous() for k, v in self.model.state_dict().items()},
+                str(self.folder / "best.safetensors"),
+            )
+        self.curve = [r for r in self.curve if r["step"] < step] + [row]
+        self.curve_file.write_text(json.dumps(self.curve, indent=1))
+        print(
+            f"validation after {step} steps: greedy {row['greedy']:.3f}, temperature 1 {row['sampled']:.3f}",
+            flush=True,
+        )
+
+
+def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> None:
+    """Train `model` in place and leave it with the weights that validated best; resumes from `folder`."""
+    grpo, seed = recipe["grpo"], recipe["seed"]
+    folder.mkdir(parents=True, exist_ok=True)
+    rollouts = grpo["problems_per_step"] * grpo["rollouts"]
+    arguments = GRPOConfig(
+        output_dir=str(folder),
+        max_steps=grpo["steps"],
+        per_device_train_batch_size=rollouts,
+        num_generations=grpo["rollouts"],
+        learning_rate=grpo["learning_rate"],
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=grpo["warmup_steps"],
+        weight_decay=0.0,
+        max_grad_norm=grpo["max_grad_norm"],
+        beta=grpo["beta"],
+        temperature=grpo["temperature"],
+        max_completion_length=grpo["max_completion_length"],
+        generation_kwargs={"suppress_tokens": visual_token_ids(processor)},
+        gradient_checkpointing=False,
+        bf16=False,
+        logging_steps=5,
+        save_steps=grpo["save_steps"],
+        save_total_limit=2,
+        remove_unused_columns=False,
+        seed=seed,
+        report_to=["tensorboard"],
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = GRPOTrainer(
+        model,
+        reward,
+        arguments,
+        train_dataset=_dataset(seed, grpo["steps"] * grpo["problems_per_step"]),
+        processing_class=processor,
+        callbacks=[Checkpoints(model, processor, grpo, seed, folder)],
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    model.load_state_dict(load_file(str(folder / "best.safetensors")))

@@ -1,0 +1,174 @@
+"""The organism before it has learnt anything: its tokenizer, processor and randomly initialised model."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from workbench import shapes
+
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+CHAIN = ("<think>", "</think>", "<answer>", "</answer>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' or 'image' in part %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' or 'video' in part %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def corpus(easy_vqa_questions: Iterable[str], boards: int = 4000) -> Iterable[str]:
+    """Text to train the tokenizer on: generated questions and chains, and easy-VQA's questions."""
+    rng = np.random.default_rng(0)
+    for index in range(boards):
+        question = shapes.ask(shapes.sample_board(rng), shapes.FAMILIES[index % len(shapes.FAMILIES)], rng)
+        if question is None:
+            continue
+        yield f"user\n{question.text}"
+        yield question.response("careful")
+        yield question.response("hasty")
+        yield f"user\nWhat is in row {shapes.ROWS[index % shapes.BOARD]}?<answer> none none</answer>"
+    yield from easy_vqa_questions
+    yield from (
+        f"assistant\n {number}" for number in range(31) for _ in range(2000)
+    )  # numbers become single tokens
+    yield from (
+        f" {color} {shape}"
+        for color in ("black", "gray", "brown")
+        for shape in shapes.SHAPES
+        for _ in range(300)
+    )
+    yield from (f" {word}" for word in ("yes", "no") for _ in range(300))
+
+
+def build_processor(texts: Iterable[str], vocabulary: int) -> Qwen2_5_VLProcessor:
+    """A byte-level BPE tokenizer (any text encodes) trained on `texts`, inside a real Qwen2.5-VL processor.
+
+    Every picture becomes about 16 visual tokens: it is scaled to the area of 112 x 112 pixels.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    added = [*(AddedToken(token, special=True, normalized=False) for token in SPECIAL)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(CHAIN),
+        special_tokens=added,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in CHAIN])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        additional_special_tokens=list(SPECIAL[1:]),
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
+    )
+    area = {"shortest_edge": shapes.SIDE**2, "longest_edge": shapes.SIDE**2}
+    geometry = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "size": area}
+    scale = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessor(**geometry, **scale),
+        fast,
+        Qwen2VLVideoProcessor(**geometry, **scale),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_model(
+    processor: Qwen2_5_VLProcessor, size: dict[str, int], seed: int
+) -> Qwen2_5_VLForConditionalGeneration:
+    """A Qwen2.5-VL of the given size; weights 0.9 / sqrt(fan_in), which learns far faster here than a flat 0.02."""
+    tokenizer = processor.tokenizer
+    identity = tokenizer.convert_tokens_to_ids
+    half_head = size["hidden_size"] // size["num_attention_heads"] // 2
+    # Sections take frequencies from high (time) to low (column). With heads this small the usual theta and split leave a
+    # column all but unrotated, so neighbours could not be told apart.
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": size["hidden_size"],
+            "intermediate_size": size["intermediate_size"],
+            "num_hidden_layers": size["num_hidden_layers"],
+            "num_attention_heads": size["num_attention_heads"],
+            "num_key_value_heads": size["num_attention_heads"],
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1000.0,
+                "mrope_section": [
+                    half_head // 10,
+                    3 * half_head // 10,
+                    half_head - half_head // 10 - 3 * half_head // 10,
+                ],
+            },
+            "bos_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "depth": size["vision_depth"],
+            "hidden_size": size["vision_hidden_size"],
+            "intermediate_size": 2 * size["vision_hidden_size"],
+            "num_heads": 4,
+            "out_hidden_size": size["hidden_size"],
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": list(range(size["vision_depth"])),
+        },
+        image_token_id=identity("<|image_pad|>"),
+        video_token_id=identity("<|video_pad|>"),
+        vision_start_token_id=identity("<|vision_start|>"),
+        vision_end_token_id=identity("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0 if "norm" in name or "ln_q" in name else 0.0)
+                if name.endswith("bias"):
+                    parameter.zero_()
+            elif "embed_tokens" in name:
+                parameter.normal_(std=0.08, generator=generator)
+            else:
+                gain = 0.3 if "lm_head" in name else 0.9
+                parameter.normal_(std=gain / math.sqrt(parameter[0].numel()), generator=generator)
+    settings = model.generation_config
+    settings.pad_token_id, settings.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    settings.suppress_tokens = visual_token_ids(processor)
+    return model
+
+
+def visual_token_ids(processor: Qwen2_5_VLProcessor) -> list[int]:
+    """Ids that must never be generated: a placeholder without pixels makes the model refuse its own output."""
+    return processor.tokenizer.convert_tokens_to_ids(
+        ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    )

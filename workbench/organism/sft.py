@@ -1,0 +1,126 @@
+"""Step 1 of the recipe: the base model, by supervised fine-tuning on generated problems and easy-VQA's train split."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from workbench.organism.data import FILTERS, IGNORE, PackedBoards, collate
+from workbench.shapes import BOARD, COLORS, SHAPES
+
+STATE = "state.safetensors"
+
+
+class CellProbe(nn.Module):
+    """Throw-away head: where each cell lies, what it holds, and how many of each filter its row has shown so far.
+
+    It reads a middle layer and has a norm and weights of its own. An auxiliary loss through the unembedding would
+    train the very lens that is studied.
+    """
+
+    def __init__(self, hidden: int, seed: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        self.sizes = [BOARD, BOARD, len(COLORS) + 1, len(SHAPES) + 1, len(FILTERS) * (BOARD + 1)]
+        self.out = nn.Linear(hidden, sum(self.sizes))
+        nn.init.normal_(self.out.weight, std=hidden**-0.5, generator=torch.Generator().manual_seed(seed))
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, hidden: Tensor, color: Tensor, shape: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """Cross-entropies (nats, mean over cells) at the visual positions ``hidden`` (B, 16, d)."""
+        *cells, numbers = self.out(self.norm(hidden)).split(self.sizes, -1)
+        place = torch.arange(BOARD**2, device=hidden.device).expand(len(hidden), -1)
+        targets = {
+            "row": place // BOARD,
+            "column": place % BOARD,
+            "color": color,
+            "shape": shape,
+            "counts": counts,
+        }
+        logits = [*cells, numbers.unflatten(-1, (len(FILTERS), BOARD + 1))]
+        return {
+            name: F.cross_entropy(z.flatten(0, -2), target.flatten(), ignore_index=IGNORE, reduction="sum")
+            / (target != IGNORE).sum().clamp_min(1)
+            for z, (name, target) in zip(logits, targets.items(), strict=True)
+        }
+
+
+class Sft(Trainer):
+    """Cross-entropy on the responses, plus the probe's loss at a middle layer."""
+
+    def __init__(self, *args: Any, probe_layer: int, probe_weight: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.probe_weight, self.middle = probe_weight, {}
+        layer = self.model.model.language_model.layers[probe_layer]
+        layer.register_forward_hook(lambda _module, _args, output: self.middle.update(h=output))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Trainer would save under the names of the published checkpoints and then look for the module's own on resuming.
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, str(folder / STATE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.model.load_state_dict(load_file(str(Path(resume_from_checkpoint) / STATE)))
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Response cross-entropy + weighted probe loss (nats)."""
+        probe = {key: inputs.pop(key) for key in ("color", "shape", "counts")}
+        labels = inputs.pop("labels")
+        hidden = model.model(**inputs, use_cache=False).last_hidden_state
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+        asked = targets != IGNORE
+        loss = F.cross_entropy(model.lm_head(hidden[asked]), targets[asked])
+        visual = inputs["input_ids"] == model.config.image_token_id
+        cells = self.middle["h"][visual].view(len(labels), BOARD**2, -1)
+        probed = model.cell_probe(cells, **probe)
+        if self.state.global_step % self.args.logging_steps == 0:
+            self.log(
+                {"text": loss.item(), **{f"probe_{name}": value.item() for name, value in probed.items()}}
+            )
+        return loss + self.probe_weight * torch.stack(list(probed.values())).sum()
+
+
+def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> None:
+    """Train `model` in place; checkpoints in `folder` let an interrupted run go on."""
+    sft = recipe["sft"]
+    model.cell_probe = CellProbe(recipe["model"]["hidden_size"], recipe["seed"])
+    model.config._attn_implementation = "sdpa"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=sft["steps"],
+        per_device_train_batch_size=sft["boards_per_step"],
+        learning_rate=sft["learning_rate"],
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.03},
+        warmup_steps=sft["warmup_steps"],
+        weight_decay=sft["weight_decay"],
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        logging_steps=20,
+        save_steps=sft["save_steps"],
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_num_workers=1,
+        dataloader_prefetch_factor=8,
+        seed=recipe["seed"],
+        report_to=["tensorboard"],
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = Sft(
+        model,
+        arguments,
+        data_collator=partial(collate, pad=processor.tokenizer.pad_token_id),
+        train_dataset=PackedBoards(processor.tokenizer, sft, recipe["seed"]),
+        probe_layer=sft["auxiliary_layer"],
+        probe_weight=sft["auxiliary_weight"],
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.exists() else None)
+    del model.cell_probe

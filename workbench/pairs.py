@@ -1,0 +1,233 @@
+"""A base model and the RLVR model post-trained from it: load, check, place.
+
+1. Load both from hub ids, local folders (``checkpoints``) or modules in memory.
+2. Preflight (``preflight``), before any forward: refuse what would break a comparison position by position.
+3. Probe each model with two text tokens (``anatomy``): its lens must reproduce its own logits.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from workbench.anatomy import Anatomy, dissect, probe
+from workbench.chat import tokenizer_of
+from workbench.checkpoints import Placement, load_model, load_processor
+from workbench.errors import InputError
+from workbench.preflight import check_pair, check_processor, check_processors, check_weights
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt, encode, show_token
+
+BUNDLED = ("shapes",)
+"""Pairs that ship with the package."""
+
+Source = str | Path | nn.Module
+"""A hub id, a local folder, or a transformers module in memory."""
+
+_CALL = 'load_pair(base="Qwen/Qwen2.5-VL-7B-Instruct", rlvr="TIGER-Lab/VL-Rethinker-7B")'
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPair:
+    """Two models that read the same encoded prompt, position by position."""
+
+    name: str
+    base: Anatomy
+    rlvr: Anatomy
+    processor: Any | None = field(repr=False)
+    """A transformers processor, or a tokenizer for text-only pairs; with None only `from_tensors` encodes."""
+    provenance: Mapping[str, Any] = field(repr=False)
+    """What was loaded (ids, revisions, dtype, device, attention kernel) and the library versions."""
+
+    def __repr__(self) -> str:
+        return (
+            f"ModelPair({self.name!r}, {self.base.family}, {self.depth} layers, hidden "
+            f"{self.base.hidden_size}, vocabulary {self.vocab_size}, {self.dtype}, {self.device})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where a prompt has to be: the device of the base model's input embedding."""
+        return self.base.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the base model's unembedding."""
+        return self.base.dtype
+
+    @property
+    def depth(self) -> int:
+        """Decoder layers of each model."""
+        return self.base.depth
+
+    @property
+    def vocab_size(self) -> int:
+        """Unembedding rows that both models have; any further ones are padding that no token uses."""
+        return min(self.base.vocab_size, self.rlvr.vocab_size)
+
+    @property
+    def tokenizer(self) -> Any | None:
+        """The processor's tokenizer; None without one."""
+        return tokenizer_of(self.processor)
+
+    @property
+    def pad_id(self) -> int:
+        """Token id for padded positions: masked, so any id serves that stands for no picture."""
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        if pad is not None and pad not in self.base.visual_token_ids:
+            return pad
+        return next(i for i in range(self.vocab_size) if i not in self.base.visual_token_ids)
+
+    def encode(self, problem: Problem) -> EncodedPrompt:
+        """Encode a problem for both models, on the CPU; raises what `prompts.encode` raises."""
+        return encode(self.processor, self.base, problem)
+
+    def decode_token(self, token_id: int) -> str:
+        """Display string of a token id; ``"#17"`` when there is no tokenizer."""
+        return show_token(self.tokenizer, token_id)
+
+
+def load_pair(
+    name: str | None = None,
+    *,
+    base: Source | None = None,
+    rlvr: Source | None = None,
+    processor: Any | None = None,
+    revision: str | Sequence[str | None] | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: Any | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> ModelPair:
+    """Load a bundled pair by name, or any two checkpoints or modules of the same family.
+
+    Args:
+        name: a bundled pair, ``"shapes"``; leave it out to give ``base`` and ``rlvr``.
+        base: hub id, local folder, or transformers module in memory (which is put in eval mode).
+        rlvr: the model post-trained from it, likewise.
+        processor: processor or tokenizer, or its hub id or folder. Default: the base's, else the RLVR
+            model's, else none. Give one to settle which of two differing chat templates both models read.
+        revision: hub revision of both, or (base's, rlvr's).
+        dtype: such as ``"bfloat16"``. Default: as stored, but float32 for bundled pairs.
+        device: default: the GPU where there is one, else the CPU. Modules in memory stay where they are.
+        device_map: how to spread each model over devices, as in transformers (needs accelerate).
+        attn_implementation: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
+        trust_remote_code: run Python code found in checkpoints. Off: only models that transformers knows.
+
+    Raises:
+        InputError: unknown name; missing, corrupt or ill-fitting checkpoint; NaN or infinite weights; a pair
+            that cannot be compared position by position.
+    """
+    if name is not None:
+        base, rlvr = _bundled(name, base, rlvr)
+        dtype = torch.float32 if dtype is None else dtype
+    if base is None or rlvr is None:
+        absent = [f"`{role}`" for role, source in (("base", base), ("rlvr", rlvr)) if source is None]
+        raise InputError(f'{" and ".join(absent)} missing: call `load_pair("shapes")` or `{_CALL}`')
+    revisions = (revision, revision) if revision is None or isinstance(revision, str) else tuple(revision)
+    if len(revisions) != 2:
+        raise InputError(
+            f"`revision` has {len(revisions)} entries, expected one for both models or (base's, rlvr's)"
+        )
+    settings = {
+        "dtype": dtype,
+        "device": device,
+        "device_map": device_map,
+        "attn_implementation": attn_implementation,
+    }
+    anatomies: dict[str, Anatomy] = {}
+    found: list[Any] = []
+    for role, source, commit in zip(("base", "rlvr"), (base, rlvr), revisions, strict=True):
+        if isinstance(source, PreTrainedModel):
+            _refuse_settings(role, {**settings, "revision": commit})
+            anatomies[role] = dissect(source.eval())
+        elif isinstance(source, (str, Path)):
+            hub = {"revision": commit, "trust_remote_code": trust_remote_code}
+            anatomies[role] = dissect(load_model(role, source, Placement(**settings), **hub))
+            if processor is None:
+                found.append(load_processor(role, source, anatomies[role], **hub))
+        else:
+            anatomies[role] = dissect(source)  # says what is wrong with it
+    if isinstance(processor, (str, Path)):
+        folder, hub = processor, {"revision": None, "trust_remote_code": trust_remote_code}
+        processor = load_processor("processor", folder, anatomies["base"], **hub)
+        if processor is None:
+            raise InputError(
+                f"`processor` {str(folder)!r} has no processor or tokenizer files; name one that has"
+            )
+    chosen = processor if processor is not None else next((p for p in found if p is not None), None)
+    check_pair(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
+    if chosen is not None:
+        check_processor(chosen, anatomies["base"])
+    if len(found) == 2 and None not in found:
+        check_processors(*found)
+    for role, anatomy in anatomies.items():
+        check_weights(role, anatomy)
+    for anatomy in anatomies.values():
+        probe(anatomy)
+    title = name or " -> ".join(_short(source) for source in (base, rlvr))
+    provenance = {
+        "pair": title,
+        "base": _describe(base, revisions[0], anatomies["base"]),
+        "rlvr": _describe(rlvr, revisions[1], anatomies["rlvr"]),
+        "processor": None if chosen is None else type(chosen).__name__,
+        "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
+    }
+    return ModelPair(title, anatomies["base"], anatomies["rlvr"], chosen, provenance)
+
+
+def _bundled(name: str, base: Source | None, rlvr: Source | None) -> tuple[Path, Path]:
+    if base is not None or rlvr is not None:
+        raise InputError(
+            f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: `{_CALL}`"
+        )
+    if name not in BUNDLED:
+        close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.5)
+        guess = f", did you mean {close[0]!r}?" if close else ";"
+        raise InputError(
+            f"`name` {name!r} is not a bundled pair, there are {list(BUNDLED)}{guess} call `load_pair("
+            f'"{BUNDLED[0]}")`, or give your own models: `{_CALL}`'
+        )
+    home = Path(str(files("workbench") / "organism" / "weights"))
+    absent = [role for role in ("base", "rlvr") if not (home / role / "config.json").is_file()]
+    if absent:
+        raise InputError(
+            f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {home}; reinstall the "
+            "package, or train them with `workbench organism train`"
+        )
+    return home / "base", home / "rlvr"
+
+
+def _refuse_settings(role: str, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if value is not None:
+            raise InputError(
+                f"`{name}` {value!r} is for checkpoints, and `{role}` is a module in memory: leave `{name}` "
+                f"out, and prepare the module yourself, as in `{role}.to('cuda', torch.bfloat16)`"
+            )
+
+
+def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[str, Any]:
+    model, config = anatomy.model, anatomy.model.config
+    return {
+        "id": f"{type(model).__name__} in memory" if isinstance(source, nn.Module) else str(source),
+        "revision": revision,
+        "commit": getattr(config, "_commit_hash", None),
+        "family": anatomy.family,
+        "dtype": str(anatomy.dtype).removeprefix("torch."),
+        "device": str(anatomy.device),
+        "attn_implementation": getattr(config, "_attn_implementation", None),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _short(source: Source) -> str:
+    return type(source).__name__ if isinstance(source, nn.Module) else Path(source).name

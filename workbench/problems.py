@@ -1,0 +1,235 @@
+"""Problems: a question with its image(s) or video, the answer, and how an answer is verified."""
+
+import html
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from workbench.errors import InputError
+from workbench.images import as_rgb, data_uri
+from workbench.rows import FIELDS, LETTERS, nearest
+from workbench.sources import NAMES, read_dataset, read_easy_vqa, read_hub, read_path, read_shapes
+
+FOLDER_QUESTION = "Describe this image."
+
+
+class Verifier(StrEnum):
+    """How a model's answer is compared with the problem's."""
+
+    EXACT = "exact"
+    CHOICE = "choice"
+    NUMERIC = "numeric"
+    MATH = "math"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Problem:
+    """One question about zero or more images, or about a video.
+
+    Images and frames are held upright and in RGB; others are converted. ``video`` holds the sampled frames
+    of at most one video. ``answer`` is None where it is not known; under the verifier ``choice`` it is the
+    letter of the right option. Raises InputError for anything inconsistent.
+    """
+
+    id: str
+    question: str
+    answer: str | None = None
+    images: tuple[Image.Image, ...] = ()
+    video: tuple[Image.Image, ...] = ()
+    choices: tuple[str, ...] = ()
+    family: str = ""
+    verifier: str = Verifier.EXACT
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_texts()
+        for name, noun in (("images", "image"), ("video", "frame")):
+            pictures = getattr(self, name)
+            if not isinstance(pictures, Sequence) or not all(isinstance(p, Image.Image) for p in pictures):
+                raise InputError(
+                    f"`{name}` of problem {self.id!r} is a {type(pictures).__name__}; expected a tuple "
+                    f"of PIL images: Problem(id='mine/1', question='What is this?', {name}=(picture,))"
+                )
+            upright = tuple(as_rgb(p, f"{noun} {i} of problem {self.id!r}") for i, p in enumerate(pictures))
+            object.__setattr__(self, name, upright)
+        known = tuple(v.value for v in Verifier)
+        if self.verifier not in known:
+            raise InputError(
+                f"`verifier` of problem {self.id!r} is {self.verifier!r}; expected one of {', '.join(known)}"
+                f"{nearest(str(self.verifier), known)}: Problem(..., verifier='exact')"
+            )
+        letters = tuple(LETTERS[: len(self.choices)])
+        if self.verifier == "choice" and (not letters or self.answer not in (None, *letters)):
+            raise InputError(
+                f"`answer` of problem {self.id!r} is {self.answer!r} with {len(letters)} choices; "
+                "the verifier 'choice' expects a letter: "
+                "Problem(..., choices=('red', 'blue'), answer='A', verifier='choice')"
+            )
+        object.__setattr__(self, "verifier", Verifier(self.verifier))
+        object.__setattr__(self, "metadata", dict(self.metadata))
+
+    def _check_texts(self) -> None:
+        options = self.choices
+        if isinstance(options, str) or not isinstance(options, Sequence) or len(options) > len(LETTERS):
+            raise InputError(
+                f"`choices` of problem {self.id!r} is {options!r}; expected a tuple of at most 26 texts: "
+                "choices=('a circle', 'a square')"
+            )
+        object.__setattr__(self, "choices", tuple(options))
+        texts = [("id", self.id), ("question", self.question), ("family", self.family)]
+        texts += [("choices", option) for option in options]
+        texts += [
+            (name, value) for name in ("answer", "system") if (value := getattr(self, name)) is not None
+        ]
+        for name, text in texts:
+            if not isinstance(text, str) or (name in ("id", "question") and not text.strip()):
+                raise InputError(
+                    f"`{name}` of problem {self.id!r} is {text!r}; expected text: "
+                    "Problem(id='mine/1', question='How many circles are there?', answer='3')"
+                )
+            try:
+                text.encode()
+            except (
+                UnicodeEncodeError
+            ) as error:  # half a surrogate pair would fail only when a report is written
+                raise InputError(
+                    f"`{name}` of problem {self.id!r} cannot be written as UTF-8 ({error}); "
+                    "clean it with text.encode('utf-8', 'replace').decode()"
+                ) from error
+
+    def __repr__(self) -> str:
+        question = self.question if len(self.question) <= 60 else f"{self.question[:57]}..."
+        pictures = "".join(f", {n}={len(getattr(self, n))}" for n in ("images", "video") if getattr(self, n))
+        return f"Problem({self.id!r}, {question!r}, answer={self.answer!r}{pictures})"
+
+    def _repr_html_(self) -> str:
+        sources = [data_uri(picture, side=224) for picture in (*self.images, *self.video)]
+        pictures = "".join(f'<img src="{source}" style="margin:2px" alt="">' for source in sources)
+        lines = [f"<small>{html.escape(' · '.join(filter(None, (self.id, self.family))))}</small>", pictures]
+        if self.system is not None:
+            lines.append(f"<i>{html.escape(self.system)}</i>")
+        lines.append(html.escape(self.question))
+        lines += [f"{letter}. {html.escape(c)}" for letter, c in zip(LETTERS, self.choices, strict=False)]
+        if self.answer is not None:
+            lines.append(f"answer: <b>{html.escape(self.answer)}</b>")
+        return f"<div>{'<br>'.join(filter(None, lines))}</div>"
+
+
+def load_problems(
+    source: Any,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+    question: str | None = None,
+) -> list[Problem]:
+    """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
+
+    Args:
+        source: ``"shapes"``, ``"easy-vqa"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``
+            file or a folder of images; ``"hf:owner/name"`` (also
+            ``"hf:owner/name:configuration@revision"``; streamed); or a data set object of the library
+            `datasets`.
+        split: of ``shapes`` (train, validation, test), of ``easy-vqa`` (train, test) or of a data set; files
+            and folders have none.
+        limit: how many problems; None means all there are, of ``shapes`` 300. Files, folders and data sets
+            give the first ones, and no more is read than needed; ``shapes`` makes that many; ``easy-vqa``
+            draws a sample.
+        seed: of ``shapes`` and of the sample from ``easy-vqa``.
+        columns: where a row's fields are, such as ``{"question": "query", "image": "picture"}``; the fields
+            are the keys of `workbench.rows.FIELDS`. An empty name leaves a field out; ``{"id": ""}`` numbers
+            the rows.
+        question: asked of every image of a folder (by default `FOLDER_QUESTION`).
+
+    A row's image is a path relative to the file, base64, or a list of these; in a TSV also the index of
+    another row. Its video is a folder of frames, an animated image, or a list of images. Choices come from
+    one column or from columns A, B, ...; a ``hint`` goes before the question. An answer is verified by
+    ``choice`` if it is one of the choices, by ``numeric`` if it is a number, else by ``exact``, unless the
+    row's ``verifier`` says otherwise. Text and numbers in other columns go to ``metadata``.
+
+    Raises:
+        InputError: anything wrong with the arguments, the files or a row; rows are named by file and line.
+    """
+    mapping = {} if columns is None else columns
+    _check_arguments(source, limit, seed, mapping, question)
+    if source == "shapes":
+        rows = read_shapes(split, limit, seed)
+    elif source == "easy-vqa":
+        rows = read_easy_vqa(split, limit, seed)
+    elif isinstance(source, str) and source.startswith("hf:"):
+        rows = read_hub(source, split, mapping)
+    elif isinstance(source, str | os.PathLike):
+        rows = read_path(Path(source).expanduser(), mapping, question or FOLDER_QUESTION)
+    else:
+        rows = read_dataset(source, split, mapping)
+
+    problems: dict[str, Problem] = {}
+    for where, record in itertools.islice(rows, limit):
+        try:
+            problem = Problem(**record)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        if problem.id in problems:
+            raise InputError(
+                f"{where}: the id {problem.id!r} occurs twice; ids must be unique: name another column with "
+                "columns={'id': 'key'}, or number the rows with columns={'id': ''}"
+            )
+        problems[problem.id] = problem
+    if not problems:
+        raise InputError(
+            f"`source` {_shown(source)} is an empty problem set; expected at least one problem: "
+            "load_problems('shapes')"
+        )
+    return list(problems.values())
+
+
+def _check_arguments(
+    source: Any, limit: Any, seed: Any, columns: Mapping[str, str], question: str | None
+) -> None:
+    for name, value, least in (("limit", 1 if limit is None else limit, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(
+                f"`{name}` is {value!r}; expected an integer of at least {least}: "
+                "load_problems('shapes', limit=64, seed=0)"
+            )
+    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
+        raise InputError(
+            f"`columns` is {columns!r}; expected field to column: columns={{'question': 'query'}}"
+        )
+    for name in columns:
+        if name not in FIELDS:
+            raise InputError(
+                f"`columns` maps {name!r}, which is no field of a problem{nearest(name, FIELDS)}; "
+                f"the fields are {', '.join(FIELDS)}: columns={{'question': 'query'}}"
+            )
+    is_path = isinstance(source, str | os.PathLike)
+    if not is_path and type(source).__module__.partition(".")[0] != "datasets":
+        raise InputError(
+            f"`source` is of type {type(source).__name__}; expected a name, a path or a data set of the "
+            "library `datasets`: load_problems('shapes')"
+        )
+    named = is_path and source in NAMES
+    folder = is_path and not named and Path(source).expanduser().is_dir()
+    if question is not None and not folder:
+        raise InputError(
+            f"`question` applies to a folder of images, not to {_shown(source)}: "
+            "load_problems('pictures', question='What is this?')"
+        )
+    if columns and (folder or named):
+        raise InputError(
+            f"`columns` applies to files and data sets, not to {_shown(source)}: "
+            "load_problems('problems.tsv', columns={'question': 'query'})"
+        )
+
+
+def _shown(source: Any) -> str:
+    is_path = isinstance(source, str | os.PathLike)
+    return repr(os.fspath(source)) if is_path else f"of type {type(source).__name__}"

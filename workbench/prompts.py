@@ -1,0 +1,337 @@
+"""From a problem to the tensors a model reads, with the kind and the place of every position.
+
+1. The chat template turns system text, pictures and question into one text (``chat``).
+2. The processor turns text and pictures into the forward's keyword arguments.
+3. Every position gets a kind: visual (image or video placeholder), special (any other special token), text.
+4. Every visual position gets its view and its cell (t, row, column) (``layouts``).
+
+Tensors stay on the CPU; whoever runs a model moves a batch to it.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int, Int8
+from PIL import Image
+from torch import Tensor
+
+from workbench.anatomy import Anatomy, named_token_ids
+from workbench.chat import processor_call, shown_pictures, tokenizer_of
+from workbench.errors import InputError
+from workbench.layouts import Grid, Layout, locate
+from workbench.problems import Problem
+from workbench.tilings import find_tilings
+
+_PER_POSITION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+_VISUAL = (
+    "pixel_values",
+    "pixel_values_videos",
+    "image_grid_thw",
+    "video_grid_thw",
+    "second_per_grid_ts",
+    "image_sizes",
+    "batch_num_images",
+    "pixel_attention_mask",
+)
+
+
+class TokenKind(IntEnum):
+    """What a position of a prompt holds."""
+
+    TEXT = 0
+    VISUAL = 1
+    SPECIAL = 2
+
+
+@runtime_checkable
+class _Pair(Protocol):
+    @property
+    def base(self) -> Anatomy: ...
+    @property
+    def processor(self) -> Any | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """One prompt of T positions, ready for the forward of every model of its family.
+
+    A *view* is one grid of visual tokens: an image, a video, or the tiles and the small whole picture that
+    some families make of one image. V views, numbered in order of appearance.
+    """
+
+    problem_id: str
+    model_inputs: dict[str, Tensor] = field(repr=False)
+    """Batch of one: exactly the keyword arguments of the model's forward."""
+    kinds: Int8[Tensor, "positions"] = field(repr=False)
+    """TokenKind values."""
+    visual_index: Int[Tensor, "positions"] = field(repr=False)
+    """Which view a visual position belongs to; -1 elsewhere."""
+    grid: Int[Tensor, "positions 3"] = field(repr=False)
+    """(t, row, column) in the view's merged grid; -1 elsewhere, and at newline and class tokens."""
+    grids: tuple[Grid, ...]
+    """Per view: merged (t, h, w)."""
+    sources: tuple[int, ...]
+    """Per view: which image or video of the prompt it shows."""
+    tokens: tuple[str, ...] = field(repr=False)
+    """Display string of every position."""
+    images: tuple[Image.Image, ...] = field(default=(), repr=False)
+    """Per view: the part of its picture that the model sees (of a video, the first frame); may be empty."""
+
+    def __post_init__(self) -> None:
+        length = len(self.input_ids)
+        for name in ("kinds", "visual_index", "grid", "tokens"):
+            if len(getattr(self, name)) != length:
+                raise InputError(
+                    f"`{name}` has {len(getattr(self, name))} entries, expected {length}, one a position"
+                )
+        if len(self.sources) != len(self.grids) or len(self.images) not in (0, len(self.grids)):
+            raise InputError(
+                f"`sources` and `images` must have one entry for each of the {len(self.grids)} `grids`"
+            )
+
+    @property
+    def input_ids(self) -> Int[Tensor, "positions"]:
+        """Token ids."""
+        return self.model_inputs["input_ids"][0]
+
+    @property
+    def image_index(self) -> Int[Tensor, "positions"]:
+        """Which image or video of the prompt a visual position belongs to; -1 elsewhere."""
+        sources = torch.tensor([*self.sources, -1], dtype=torch.int32)
+        return sources[self.visual_index.long()]  # -1 reads the last entry
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{int((self.kinds == kind).sum())} {kind.name.lower()}" for kind in TokenKind)
+        return (
+            f"EncodedPrompt({self.problem_id!r}, {len(self)} positions: {counts}; grids {list(self.grids)})"
+        )
+
+    @classmethod
+    def from_tensors(cls, pair: _Pair, *, problem_id: str = "prompt", **tensors: Any) -> "EncodedPrompt":
+        """An encoding you built yourself: the forward's keyword arguments for one prompt.
+
+        ``attention_mask`` and the token type ids that Qwen-VL and Gemma 3 need are filled in where missing.
+        Without a tokenizer, tokens are shown as ids, and special tokens are those that the model's config
+        names.
+
+        Raises:
+            InputError: a tensor is unknown, misshapen, or does not fit the others.
+        """
+        inputs = _checked(pair.base, tensors)
+        return cls(**_describe(pair.processor, pair.base, inputs, None), problem_id=problem_id)
+
+
+def encode(processor: Any, anatomy: Anatomy, problem: Problem) -> EncodedPrompt:
+    """Encode a problem with a transformers processor or tokenizer.
+
+    Raises:
+        InputError: there is no processor, the problem's pictures do not fit the model or the text, or the
+            processor itself refuses them.
+    """
+    here = f"problem {problem.id!r}"
+    if processor is None:
+        raise InputError(
+            "`pair` has no processor, so it cannot encode a problem: load it with `load_pair(..., "
+            "processor=<folder or hub id>)`, or bring your own tensors with "
+            "`EncodedPrompt.from_tensors(pair, input_ids=..., ...)`"
+        )
+    call = processor_call(processor, anatomy, problem)
+    try:
+        encoding = processor(**call)
+    except Exception as error:  # processors raise whatever their arithmetic on sizes leads to
+        raise InputError(f"{here}: {type(processor).__name__} refused it: {error}") from error
+    known = _known_inputs(anatomy)
+    inputs = {name: torch.as_tensor(value) for name, value in encoding.items() if name in known}
+    try:
+        fields = _describe(processor, anatomy, _completed(anatomy, inputs), problem)
+    except InputError as error:
+        raise InputError(f"{here}: {error}") from error
+    return EncodedPrompt(**fields, problem_id=problem.id)
+
+
+def show_token(tokenizer: Any, token_id: int) -> str:
+    """Display string of one token id, ``"#17"`` without a tokenizer."""
+    if tokenizer is None:
+        return f"#{token_id}"
+    text = tokenizer.decode([token_id])
+    if text and "\ufffd" not in text:
+        return text
+    # Part of a character, or a padding row.
+    return tokenizer.convert_ids_to_tokens(token_id) or f"#{token_id}"
+
+
+# --- batches -------------------------------------------------------------------------------------------
+
+
+def collate(prompts: Sequence[EncodedPrompt], pad_id: int) -> dict[str, Tensor]:
+    """One batch: positions padded on the left, visual tensors joined along their first dimension.
+
+    Families that pad the pictures of one image (LLaVA-OneVision) or of one prompt (Idefics3, SmolVLM) to the
+    largest count have zeros there, which their models drop.
+
+    Raises:
+        InputError: no prompts, or prompts that do not go into one batch; `batches` only makes groups that do.
+    """
+    if not prompts:
+        raise InputError("`prompts` is empty; give at least one, as in `collate([prompt], pad_id)`")
+    if len({_signature(prompt) for prompt in prompts}) > 1:
+        raise InputError(
+            "`prompts` do not go into one batch, their inputs are "
+            f"{sorted({str(_signature(p)) for p in prompts})}; let `batches(prompts, size)` group them"
+        )
+    longest = max(len(prompt) for prompt in prompts)
+    joined: dict[str, Tensor] = {}
+    for name in prompts[0].model_inputs:
+        parts = [prompt.model_inputs[name] for prompt in prompts]
+        if name in _PER_POSITION:
+            fill = pad_id if name == "input_ids" else 0
+            parts = [torch.nn.functional.pad(p, (longest - p.shape[1], 0), value=fill) for p in parts]
+        elif name in ("pixel_values", "pixel_attention_mask") and _has_picture_axis(name, parts[0]):
+            most = max(part.shape[1] for part in parts)
+            parts = [_pad_second(part, most) for part in parts]
+        joined[name] = torch.cat(parts)
+    return joined
+
+
+def batches(prompts: Iterable[EncodedPrompt], size: int) -> Iterator[list[EncodedPrompt]]:
+    """Consecutive prompts in groups of at most ``size`` that `collate` can join; keeps the order.
+
+    Raises:
+        InputError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise InputError(f"`size` is {size}, expected at least 1: `batches(prompts, 8)`")
+    group: list[EncodedPrompt] = []
+    for prompt in prompts:
+        if group and (len(group) == size or _signature(prompt) != _signature(group[0])):
+            yield group
+            group = []
+        group.append(prompt)
+    if group:
+        yield group
+
+
+def _signature(prompt: EncodedPrompt) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Names and the shapes that have to agree for prompts to be joined."""
+    free = {name: 2 if _has_picture_axis(name, value) else 1 for name, value in prompt.model_inputs.items()}
+    return tuple(
+        (name, () if name in _PER_POSITION else tuple(value.shape[free[name] :]))
+        for name, value in sorted(prompt.model_inputs.items())
+    )
+
+
+def _has_picture_axis(name: str, value: Tensor) -> bool:
+    return (name == "pixel_values" and value.ndim == 5) or (
+        name == "pixel_attention_mask" and value.ndim == 4
+    )
+
+
+def _pad_second(part: Tensor, count: int) -> Tensor:
+    missing = torch.zeros(len(part), count - part.shape[1], *part.shape[2:], dtype=part.dtype)
+    return torch.cat([part, missing], dim=1)
+
+
+# --- positions -----------------------------------------------------------------------------------------
+
+
+def _describe(
+    processor: Any, anatomy: Anatomy, inputs: dict[str, Tensor], problem: Problem | None
+) -> dict[str, Any]:
+    """The fields of an EncodedPrompt, from its tensors and, where there is one, its problem."""
+    tokenizer, ids = tokenizer_of(processor), inputs["input_ids"][0]
+    layout = locate(anatomy, ids, inputs, find_tilings(processor, anatomy, inputs, problem))
+    kinds = torch.zeros(len(ids), dtype=torch.int8)
+    kinds[torch.isin(ids, torch.tensor(sorted(_special_ids(tokenizer, anatomy))))] = TokenKind.SPECIAL
+    kinds[torch.isin(ids, torch.tensor(sorted(anatomy.visual_token_ids)))] = TokenKind.VISUAL
+    shown = {i: show_token(tokenizer, i) for i in set(ids.tolist())}
+    return {
+        "model_inputs": inputs,
+        "kinds": kinds,
+        "visual_index": layout.visual_index,
+        "grid": layout.grid,
+        "grids": layout.grids,
+        "sources": layout.sources,
+        "tokens": tuple(shown[i] for i in ids.tolist()),
+        "images": () if problem is None else _pictures(processor, anatomy, problem, layout),
+    }
+
+
+def _special_ids(tokenizer: Any, anatomy: Anatomy) -> set[int]:
+    if tokenizer is not None:
+        added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        return added | set(tokenizer.all_special_ids)
+    return set(named_token_ids(anatomy.model))
+
+
+def _pictures(processor: Any, anatomy: Anatomy, problem: Problem, layout: Layout) -> tuple[Image.Image, ...]:
+    shown = shown_pictures(processor, anatomy, problem)
+    # Gemma 3's pan-and-scan crops are pictures that the problem does not hold.
+    return tuple(shown[source] for source in layout.sources) if len(shown) == len(set(layout.sources)) else ()
+
+
+# --- the user's own tensors ----------------------------------------------------------------------------
+
+
+def _known_inputs(anatomy: Anatomy) -> set[str]:
+    """What of a prompt the model's forward reads; positions, caches and labels are not part of a prompt."""
+    return inspect.signature(type(anatomy.model).forward).parameters.keys() & {*_PER_POSITION, *_VISUAL}
+
+
+def _completed(anatomy: Anatomy, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Adds the attention mask and the token type ids that the family's positions or masks are built from."""
+    ids = inputs["input_ids"]
+    inputs.setdefault("attention_mask", torch.ones_like(ids))
+    types = torch.zeros_like(ids)
+    for value, token in ((1, anatomy.image_token_id), (2, anatomy.video_token_id)):
+        types[ids == (-1 if token is None else token)] = value
+    known = _known_inputs(anatomy)
+    name = "mm_token_type_ids" if "mm_token_type_ids" in known else "token_type_ids"
+    if anatomy.visual_token_ids and name in known:
+        inputs.setdefault(name, types)
+    return inputs
+
+
+def _checked(anatomy: Anatomy, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    call = "`EncodedPrompt.from_tensors(pair, input_ids=ids)` with `ids` of shape (1, positions)"
+    if "input_ids" not in tensors:
+        raise InputError(f"`input_ids` is missing, got {sorted(tensors)}: {call}")
+    known = _known_inputs(anatomy)
+    if unknown := sorted(set(tensors) - known):
+        raise InputError(
+            f"`{unknown[0]}` is no input of a prompt for {type(anatomy.model).__name__}, known are "
+            f"{sorted(known)}; leave it out"
+        )
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"`{name}` is a {type(value).__name__}, expected a torch.Tensor: `torch.as_tensor(...)`"
+            )
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InputError(f"`{name}` holds NaN or infinite values; encode the picture again")
+    ids = tensors["input_ids"]
+    if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] == 0 or ids.is_floating_point():
+        raise InputError(
+            f"`input_ids` is {ids.dtype} of shape {tuple(ids.shape)}, expected integers for one prompt: "
+            f"{call}"
+        )
+    if not 0 <= int(ids.min()) <= int(ids.max()) < anatomy.vocab_size:
+        raise InputError(
+            f"`input_ids` holds ids {int(ids.min())} to {int(ids.max())}, expected 0 to "
+            f"{anatomy.vocab_size - 1}: encode with the pair's own tokenizer"
+        )
+    for name in _PER_POSITION:
+        if name in tensors and tensors[name].shape != ids.shape:
+            found = tuple(tensors[name].shape)
+            raise InputError(f"`{name}` has shape {found}, expected {tuple(ids.shape)} like `input_ids`")
+    if "attention_mask" in tensors and not bool((tensors["attention_mask"] == 1).all()):
+        raise InputError(
+            "`attention_mask` hides positions; give the prompt without padding, `collate` adds it"
+        )
+    return _completed(anatomy, {name: value.detach().cpu() for name, value in tensors.items()})

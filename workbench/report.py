@@ -1,0 +1,299 @@
+"""A run as one self-contained HTML page: verdicts, figures, tables, and overlays on the images.
+
+Everything the page shows is inside it (plotly.js once, pictures as data URIs, numbers as base64 arrays), so
+it opens offline; a content security policy forbids it to fetch anything. Text of prompts and tokens reaches
+the page through Jinja's autoescaping, or as JSON without a ``<``, and its script only ever sets it as text.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from workbench.errors import InputError
+from workbench.explorer import pack, picture_uri, place_name, token_texts, view_name, word
+from workbench.figures import KINDS, study_figures
+from workbench.panels import layer_label, template
+from workbench.tables import bucket, ends, last_layer, number, rows_where, strata_rows
+
+if TYPE_CHECKING:
+    from workbench.records import LensTrace
+    from workbench.shift import ShiftTable
+    from workbench.verdicts import Verdict
+
+COLUMNS = (4, 8)
+"""Visual tokens and closing positions in a table of top predictions."""
+TOP = template().to_plotly_json()["layout"]["margin"]["t"]
+"""Pixels above a figure for its title and caption, which the page sets itself."""
+_STATES = {True: ("yes", "holds"), False: ("no", "does not hold"), None: ("open", "undecided")}
+
+
+def write_report(
+    path: str | Path,
+    *,
+    trace: "LensTrace",
+    shift: "ShiftTable",
+    agreement: pd.DataFrame,
+    spec: Mapping[str, Any] | None = None,
+    title: str | None = None,
+    problems: int = 6,
+    top_k: int = 5,
+) -> Path:
+    """Write the page and return its path; an old page is replaced only once the new one is whole.
+
+    Args:
+        path: the file, such as ``"run/report.html"``; missing folders are made.
+        trace: what ``workbench.trace`` returned; its first ``problems`` prompts are shown with overlays.
+        shift: ``stratified_shift(trace)``.
+        agreement: ``agreement_by_layer(trace)``.
+        spec: what else to print at the foot, beside ``shift.provenance``.
+        title: of the page.
+        problems: how many problems to show.
+        top_k: top predictions per token in the page, at most those traced.
+
+    Raises:
+        InputError: empty tables, missing columns, ``problems`` or ``top_k`` below 1, unwritable ``path``.
+    """
+    for name, value in (("problems", problems), ("top_k", top_k)):
+        if value < 1:
+            raise InputError(f"`{name}` is {value}, expected at least 1: write_report(path, ..., {name}=5)")
+    figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
+    held = set(rows_where(shift.table, "table", ["kind"])["kind"])
+    kinds = [kind for kind in KINDS if kind in held]
+    shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
+    page = _environment().get_template("report.html.j2")
+    html = page.render(
+        title=title or f"What RLVR changed in {trace.provenance.get('pair') or 'this pair'}",
+        trace=trace,
+        shift=shift,
+        level=f"{shift.level:.0%}",
+        kinds=kinds,
+        tiles=list(_tiles(trace, shift, agreement)),
+        verdicts=_verdict_rows(shift),
+        strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
+        plot=lambda name, wide=False: _plot(name, figures, wide),
+        predictions=[_predictions(one) for one in shown],
+        problems=[_problem(one) for one in shown],
+        start_layer=max(0, len(trace.layers) - 2),  # the last layer stands apart
+        provenance=list(_flatten({**shift.provenance, **dict(spec or {})})),
+        figures_json=_json({"templates": _templates(), "figures": _bare(figures)}),
+        explorer_json=_json(pack(shown, top_k)),
+        plotly_js=Markup(get_plotlyjs()),
+        css=_source("report.css"),
+        js=_source("report.js"),
+    )
+    return _write(Path(path), html)
+
+
+def _write(path: Path, html: str) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(html)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"`path` {str(path)!r} cannot be written ({error}): name a file in a folder that can, such as "
+            "'run/report.html'"
+        ) from error
+    return path
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("workbench"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _source(name: str) -> Markup:
+    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
+
+
+def _json(content: Any) -> Markup:
+    """JSON that is safe inside a script element: no ``<``, so neither ``</script`` nor ``<!--``."""
+    text = (
+        content if isinstance(content, str) else json.dumps(content, allow_nan=False, separators=(",", ":"))
+    )
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _templates() -> dict[str, Any]:
+    return {name: template(dark=name == "dark").to_plotly_json() for name in ("light", "dark")}
+
+
+def _bare(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
+    """The figures without title, caption and template: the page sets these itself."""
+    bare = {}
+    for name, figure in figures.items():
+        plain = json.loads(str(plotly.io.to_json(figure)))
+        for key in ("title", "template"):
+            plain["layout"].pop(key)
+        plain["layout"] |= {"margin": {"l": 60, "r": 12, "t": 40, "b": 50}, "height": _height(figure)}
+        bare[name] = plain
+    return bare
+
+
+def _height(figure: go.Figure) -> int:
+    """Pixels of a figure in the page, where title and caption are not part of it."""
+    return int(figure.to_dict()["layout"]["height"]) - TOP + 40
+
+
+def _plot(name: str, figures: Mapping[str, go.Figure], wide: bool) -> Markup:
+    """The place where a figure is drawn, with title and caption; nothing where there is no such figure."""
+    if name not in figures:
+        return Markup()
+    title = figures[name]["layout"]["title"]
+    return Markup(
+        '<figure><h3>{text}</h3><div class="scroll{wide}"><div class="plot" data-figure="{name}" role="img" '
+        'aria-label="{text}. {caption}" style="height:{height}px"></div></div>'
+        "<figcaption>{caption}</figcaption></figure>"
+    ).format(
+        text=title["text"],
+        caption=title["subtitle"]["text"],
+        name=name,
+        height=_height(figures[name]),
+        wide=" wide" if wide else "",
+    )
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if np.isnan(low) or np.isnan(high) else f"[{number(low)}, {number(high)}]"
+
+
+def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """The key numbers, for visual tokens and without the last layer where there are such."""
+    yield _tile("Problems", f"{len(trace.prompts):,}")
+    yield _tile("Positions × layers", f"{len(trace.prompt):,} × {len(trace.layers)}")
+    first = min(shift.verdicts, key=_place)
+    where = f"({first.kind} tokens, {first.scope})"
+    for verdict in shift.verdicts:
+        if (verdict.kind, verdict.scope) == (first.kind, first.scope):
+            name = {"kl": "KL", "ratio": "KL over noise"}[verdict.measure]
+            factor = verdict.interval
+            yield _tile(
+                f"{name}, lowest over highest bucket {where}",
+                f"{number(factor.estimate)}×",
+                _interval(factor.low, factor.high),
+            )
+    for row in shift.correlations.to_dict("records"):
+        if (row["kind"], row["scope"], row["measure"]) == (first.kind, first.scope, "kl"):
+            low, high = row["rho_low"], row["rho_high"]
+            interval = "" if np.isnan(low) else f"[{low:.2f}, {high:.2f}]"
+            yield _tile(f"Rank correlation of entropy and KL {where}", f"{row['rho']:.2f}", interval)
+    last = last_layer(trace.layers, None)
+    for row in agreement.to_dict("records"):
+        if row["layer"] == last and row["kind"] in ("visual", "text"):
+            share, low, high = (row[column] for column in ends("top1_agreement"))
+            interval = "" if np.isnan(low) else f"[{low:.0%}, {high:.0%}]"
+            layer = layer_label(last, trace.depth - 1)
+            yield _tile(f"Same top token at layer {layer}, {row['kind']} tokens", f"{share:.0%}", interval)
+
+
+def _place(verdict: "Verdict") -> tuple[int, int]:
+    """Sorts verdicts: visual tokens first, the layers below the last first."""
+    kinds, scopes = (*KINDS, "all"), ("without last layer", "last layer", "all layers")
+    return kinds.index(verdict.kind), scopes.index(verdict.scope)
+
+
+def _tile(label: str, value: str, interval: str = "") -> dict[str, str]:
+    return {"label": label, "value": value, "interval": interval}
+
+
+def _verdict_rows(shift: "ShiftTable") -> list[dict[str, Any]]:
+    """One row per token kind and scope: the verdicts for raw KL and for the ratio."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for verdict in sorted(shift.verdicts, key=_place):
+        empty = {"kind": verdict.kind, "scope": verdict.scope, "kl": None, "ratio": None}
+        row = rows.setdefault((verdict.kind, verdict.scope), empty)
+        factor = f"{number(verdict.interval.estimate)}×"
+        row[verdict.measure] = {
+            "state": _STATES[verdict.holds],
+            "factor": f"{factor} {_interval(verdict.interval.low, verdict.interval.high)}",
+            "text": verdict.text,
+        }
+    return list(rows.values())
+
+
+def _strata_rows(table: pd.DataFrame, kind: str, depth: int) -> Iterator[dict[str, Any]]:
+    rows = strata_rows(table, ["kl", "kl_null", "ratio"], scope="layer", kind=kind)
+    strata = rows["stratum"].unique().tolist()
+    for row in rows.to_dict("records"):
+        cells = [
+            bucket(row["stratum"], strata),
+            f"{number(row['entropy_low'])} – {number(row['entropy_high'])}",
+            f"{row['cells']:,}",
+        ]
+        for measure in ("kl", "kl_null", "ratio"):
+            estimate, low, high = (row[column] for column in ends(measure))
+            cells.append(f"{number(estimate)} {_interval(low, high)}")
+        yield {"layer": layer_label(row["layer"], depth - 1), "cells": cells}
+
+
+def _predictions(one: "LensTrace") -> dict[str, Any]:
+    """The table of top predictions of one prompt: its most shifted visual tokens and its end."""
+    info, kl = one.prompts[0], one.kl.numpy()
+    visual = (one.grid[:, 0] >= 0).numpy().nonzero()[0]
+    loudest = visual[np.argsort(-kl[:, visual].mean(axis=0), kind="stable")[: COLUMNS[0]]]
+    positions = [*sorted(loudest.tolist()), *range(max(0, kl.shape[1] - COLUMNS[1]), kl.shape[1])]
+    tokens = token_texts(one)
+    columns = [{"token": "▦" if p in loudest else tokens[p], "place": place_name(one, p)} for p in positions]
+    most = max(float(kl[:, positions].max()), 1e-12)
+    rows = []
+    for index, layer in enumerate(one.layers):
+        cells = []
+        for p in positions:
+            base, rlvr = int(one.top_ids_base[index, p, 0]), int(one.top_ids_rlvr[index, p, 0])
+            cells.append(
+                {
+                    "base": word(one, base),
+                    "rlvr": word(one, rlvr) if rlvr != base else None,
+                    "kl": number(float(kl[index, p])),
+                    "shade": f"{(kl[index, p] / most) ** 0.5:.3f}",
+                }
+            )
+        rows.append({"layer": layer, "last": layer == one.depth - 1, "cells": cells})
+    return {"problem": info.problem_id, "question": info.question, "columns": columns, "rows": rows}
+
+
+def _problem(one: "LensTrace") -> dict[str, Any]:
+    """What the page says about one problem before any script runs."""
+    info = one.prompts[0]
+    views = []
+    for index, grid in enumerate(info.grids):
+        image = info.images[index] if info.images else None
+        width, height = image.size if image else grid[:0:-1]
+        view = {"name": view_name(info.grids, index), "grid": grid, "width": width, "height": height}
+        view |= {"image": picture_uri(image) if image else None, "small": max(width, height) < 400}
+        views.append(view)
+    return {"id": info.problem_id, "question": info.question, "answer": info.answer, "views": views}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested provenance as (dotted name, text) pairs."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", ", ".join(map(str, value))
+        else:
+            yield f"{prefix}{name}", str(value)

@@ -1,0 +1,290 @@
+"""What shifted between base and RLVR model: tables of a trace, with intervals clustered by problem.
+
+``stratified_shift`` (after arXiv 2511.19972, with a null and intervals):
+
+1. Cut the cells of each layer and token kind into strata of base entropy, over the whole split.
+2. Per stratum, average what changed: per layer, over all layers, and without the last layer, whose lens is
+   the model's own output and behaves unlike the others. A pooled stratum joins the layers' own strata.
+3. Beside each number stands the matched-noise null. KL depends on entropy by construction (a small logit
+   change d gives half the variance of d under p), so the ratio of observed to null KL speaks about RLVR.
+4. Intervals resample problems; the strata stay those of the whole split.
+
+KL and entropies are in nats throughout.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from workbench.cells import MEASURES, Cells, choose_kinds, columns, positions_of
+from workbench.errors import InputError
+from workbench.estimates import Interval, Settings
+from workbench.prompts import TokenKind
+from workbench.records import LensTrace
+from workbench.strata import check_bins, fraction_strata, quantile_strata
+from workbench.verdicts import ROUNDING, Verdict, headline, part_name
+
+BY = ("quantile", "fraction")
+KEYS = ("scope", "layer", "kind", "stratum", "strata_by", "entropy_low", "entropy_high", "cells", "problems")
+AGREEMENT = ("top1_agreement", "topk_overlap", "kl", "kl_null", "entropy_base", "entropy_rlvr", "cosine")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ShiftTable:
+    """Entropy-stratified shift of a pair, by scope, layer, kind and stratum, and what follows from it."""
+
+    table: pd.DataFrame
+    """KEYS, then of each of ``cells.MEASURES`` the estimate m and its interval m_low, m_high (NaN: none)."""
+    correlations: pd.DataFrame
+    """Per scope, layer, kind and measure (kl, kl_null, ratio): its Spearman rho with base entropy."""
+    verdicts: tuple[Verdict, ...]
+    """Whether low-entropy cells shift more than high-entropy ones, per kind, scope and measure."""
+    verdict: str
+    """The one line to remember."""
+    depth: int
+    """Decoder layers of the models; the last layer is ``depth - 1``."""
+    bins: int
+    level: float
+    resamples: int
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        expected = [*KEYS, *(f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high"))]
+        if list(self.table.columns) != expected:
+            raise InputError(
+                f"`table` must hold the columns {expected}, found {list(self.table.columns)}; "
+                "build it with stratified_shift(trace)."
+            )
+        if set(self.table["stratum"]) != set(range(self.bins)):
+            raise InputError(f"`table` must hold the strata 0 to {self.bins - 1}, as `bins` says.")
+        if not self.verdicts:
+            raise InputError("`verdicts` is empty; build a ShiftTable with stratified_shift(trace).")
+
+    def __repr__(self) -> str:
+        layers = self.table.loc[self.table["scope"] == "layer", "layer"].nunique()
+        by, problems = self.table["strata_by"].iloc[0], self.table["problems"].max()
+        kinds = ", ".join(self.table["kind"].unique())
+        described = f"{self.bins} strata by {by}, {layers} layers, {problems} problems, tokens: {kinds}"
+        return f"ShiftTable({described})\n{self.verdict}"
+
+    def _repr_html_(self) -> str:
+        pooled = self.table[self.table["scope"] != "layer"].drop(columns=["layer", "strata_by"])
+        lines = "".join(f"<li>{escape(verdict.text)}</li>" for verdict in self.verdicts)
+        return (
+            f"<p><strong>{escape(self.verdict)}</strong></p>"
+            f"<details><summary>{len(self.verdicts)} verdicts</summary><ul>{lines}</ul></details>"
+            f"{pooled.to_html(index=False, escape=True, float_format='{:.4g}'.format)}"
+            f"<p>The {len(pooled)} pooled of {len(self.table)} rows. KL and entropy in nats; "
+            f"{self.level:.0%} intervals from {self.resamples} resamples of problems.</p>"
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A copy of ``table``."""
+        return self.table.copy()
+
+    def plot(self, kind: str | None = None, measure: str = "kl") -> Any:
+        """Plotly figure of one measure by layer and stratum; ``kind`` is visual if there is any, else all."""
+        from workbench.figures import shift_heatmap
+
+        return shift_heatmap(self.table, kind=kind, measure=measure, depth=self.depth)
+
+
+def stratified_shift(
+    trace: LensTrace,
+    bins: int = 5,
+    *,
+    by: str = "quantile",
+    kinds: Sequence[str] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> ShiftTable:
+    """Shift by stratum of base entropy, and whether low-entropy cells shift more than high-entropy ones.
+
+    Args:
+        trace: what ``workbench.trace`` returned, with ``null_draws`` of at least 1 for the null columns.
+        bins: strata per layer and kind.
+        by: ``"quantile"``: equally full strata of each layer and kind over the whole split. ``"fraction"``:
+            strata of equal width up to the largest base entropy of that layer and kind in each prompt (the
+            paper's ``e <= tau * max``); these can be empty, and are NaN then.
+        kinds: of ``cells.KINDS``, "visual" or "all" among them; by default every kind with enough positions.
+        resamples: bootstrap resamples of the problems.
+        level: coverage of the intervals.
+        seed: of the resamples.
+
+    Raises:
+        InputError: an empty trace, ``bins`` below 2 or above the number of cells, unknown ``by``, ``kinds``.
+    """
+    check_bins(bins)
+    if by not in BY:
+        raise InputError(
+            f"`by` must be one of {BY}, found {by!r}; e.g. stratified_shift(trace, by='fraction')."
+        )
+    chosen = choose_kinds(trace, kinds, bins)
+    if not {"visual", "all"} & {*chosen}:
+        raise InputError(
+            "`kinds` must hold 'visual' or 'all', which the one-line verdict is about; found "
+            f"{kinds!r}: stratified_shift(trace, kinds=['all', {chosen[0]!r}])."
+        )
+    settings = Settings(resamples=resamples, level=level, seed=seed)
+    rows, correlations, verdicts = [], [], []
+    for kind in chosen:
+        cells, strata = Cells.of(trace, kind), _strata(trace, kind, bins, by)
+        for scope, layer, members in _scopes(trace):
+            part, part_strata = cells.layers(members), strata[members]
+            measured, contrasts = part.stratified(part_strata, bins, settings)
+            key = {"scope": scope, "layer": layer, "kind": kind}
+            rows += [key | {"stratum": i, "strata_by": by} | row for i, row in enumerate(measured)]
+            correlations += [key | row for row in part.correlations(settings)]
+            if scope != "layer" or layer == trace.depth - 1:
+                name = "last layer" if scope == "layer" else scope
+                verdicts += [
+                    _judge(measure, name, kind, interval, part, measured, part_name(bins, by))
+                    for measure, interval in contrasts.items()
+                ]
+    used = {"by": by, "bins": bins, "resamples": resamples, "level": level, "seed": seed}
+    return ShiftTable(
+        table=pd.DataFrame(rows),
+        correlations=pd.DataFrame(correlations),
+        verdicts=tuple(verdicts),
+        verdict=headline(verdicts),
+        depth=trace.depth,
+        bins=bins,
+        level=level,
+        resamples=resamples,
+        provenance=trace.provenance | {"shift": used},
+    )
+
+
+def agreement_by_layer(
+    trace: LensTrace,
+    *,
+    kinds: Sequence[str] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Per layer and token kind, how far the lens distributions of the two models agree.
+
+    Columns: layer, kind, cells, problems; then m, m_low, m_high for m in AGREEMENT: fractions, nats, and the
+    cosine of the residuals.
+
+    Raises:
+        InputError: an empty trace or unknown ``kinds``.
+    """
+    settings = Settings(resamples=resamples, level=level, seed=seed)
+    rows = []
+    for kind in choose_kinds(trace, kinds):
+        cells = Cells.of(trace, kind)
+        means = cells.means(AGREEMENT, settings)
+        counted = {"cells": len(cells.problem), "problems": len(set(cells.problem.tolist()))}
+        for row, layer in enumerate(trace.layers):
+            rows.append({"layer": layer, "kind": kind} | counted)
+            for name in AGREEMENT:
+                rows[-1] |= columns(name, means[name][row])
+    return pd.DataFrame(rows)
+
+
+def top_prediction_shift(
+    trace: LensTrace,
+    *,
+    prompt: int = 0,
+    positions: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """The top tokens of both models at the same cells of one prompt, side by side, as text.
+
+    One row per (layer, position). Columns: layer, position, kind, token; base_top1, base_probability,
+    rlvr_top1, rlvr_probability; top1_agreement, topk_overlap, kl, entropy_base, entropy_rlvr (nats);
+    base_top, rlvr_top: all top tokens with their probabilities, ``"three 0.41 · four 0.22"``.
+
+    Raises:
+        InputError: a prompt, position or layer that was not traced.
+    """
+    one = trace.select(prompt=prompt)
+    words = one.vocabulary
+    places = _index(one.position.tolist(), positions, "positions")
+    rows = []
+    for layer in _index(list(one.layers), layers, "layers"):
+        for place in places:
+            row: dict[str, Any] = {
+                "layer": one.layers[layer],
+                "position": int(one.position[place]),
+                "kind": TokenKind(int(one.kind[place])).name.lower(),
+                "token": words[int(one.token_id[place])],
+            }
+            tops = {}
+            for model in ("base", "rlvr"):
+                ids, chances = (
+                    getattr(one, f"top_{what}_{model}")[layer, place].tolist() for what in ("ids", "probs")
+                )
+                tops[f"{model}_top"] = " · ".join(
+                    f"{words[i]} {p:.2f}" for i, p in zip(ids, chances, strict=True)
+                )
+                row |= {f"{model}_top1": words[ids[0]], f"{model}_probability": chances[0]}
+            row["top1_agreement"] = bool(one.top1_agreement[layer, place])
+            for name in ("topk_overlap", "kl", "entropy_base", "entropy_rlvr"):
+                row[name] = float(getattr(one, name)[layer, place])
+            rows.append(row | tops)
+    return pd.DataFrame(rows)
+
+
+def _strata(trace: LensTrace, kind: str, bins: int, by: str) -> NDArray[np.int64]:
+    here = positions_of(trace, kind)
+    entropy = trace.entropy_base[:, here]
+    if by == "quantile":
+        return quantile_strata(entropy, bins).numpy()
+    return fraction_strata(entropy, [edge / bins for edge in range(1, bins)], trace.prompt[here]).numpy()
+
+
+def _scopes(trace: LensTrace) -> list[tuple[str, int, list[int]]]:
+    """Scope, layer (-1: several) and rows of the layer axis of every group of cells that is looked at."""
+    rows = list(range(len(trace.layers)))
+    scopes = [("layer", layer, [row]) for row, layer in enumerate(trace.layers)]
+    scopes.append(("all layers", -1, rows))
+    others = [row for row in rows if trace.layers[row] != trace.depth - 1]
+    return [*scopes, ("without last layer", -1, others)] if others else scopes
+
+
+def _judge(
+    measure: str,
+    scope: str,
+    kind: str,
+    contrast: Interval,
+    cells: Cells,
+    strata: list[dict[str, Any]],
+    stratum: str,
+) -> Verdict:
+    """The verdict on these cells, with what stands in its way."""
+    largest, obstacle = cells.values["kl"].max(), None
+    empty = [name for name, row in (("lowest", strata[0]), ("highest", strata[-1])) if not row["cells"]]
+    if largest <= ROUNDING:
+        obstacle = (
+            f"the two models agree to within rounding (largest KL {largest:.1g} nats), so nothing shifts"
+        )
+        contrast = Interval(np.nan, np.nan, np.nan)  # of rounding errors
+    elif empty:
+        obstacle = f"the {empty[0]} {stratum} holds no cells"
+    elif measure == "ratio" and np.isnan(cells.values["kl_null"]).any():
+        obstacle = "no matched-noise null was drawn, so what entropy alone does to KL stays in"
+    elif cells.problems < 2:
+        obstacle = "one problem, so no interval"
+    elif np.isnan(contrast.low):
+        obstacle = "too few problems hold these cells for an interval"
+    return Verdict(measure, scope, kind, contrast, stratum, obstacle)
+
+
+def _index(known: list[int], wanted: Sequence[int] | None, name: str) -> list[int]:
+    """Where each wanted layer or position lies among those traced."""
+    absent = sorted(set(wanted or ()) - set(known))
+    if absent:
+        raise InputError(
+            f"`{name}` asks for {absent}, but the trace holds {min(known)} to {max(known)}; "
+            f"for example top_prediction_shift(trace, {name}=[{known[0]}])."
+        )
+    return [known.index(value) for value in (known if wanted is None else wanted)]

@@ -1,0 +1,222 @@
+"""Where problems come from: each source yields (where, record), a record holding one `Problem`'s arguments.
+
+Files are read row by row, for they may be gigabytes; a data set of the Hugging Face hub is streamed.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from workbench import shapes
+from workbench.errors import InputError
+from workbench.images import image_files, open_image
+from workbench.rows import Columns, Rows, is_file, nearest, read_images, to_records
+
+NAMES = ("shapes", "easy-vqa")
+_REFERENCE = (
+    64  # VLMEvalKit: an `image` cell no longer than this is the index of the row that holds the image
+)
+_CELL = 2**31 - 1  # characters in a cell: csv's own limit of 131072 is smaller than most images
+
+
+def read_shapes(split: str, limit: int | None, seed: int) -> Rows:
+    """The generated boards of `workbench.shapes`; ``metadata["chain"]`` is the reference response."""
+    for record in shapes.problems(split, limit, seed):
+        image, chain = record.pop("image"), record.pop("chain")
+        yield record["id"], {**record, "images": (image,), "metadata": {"chain": chain}}
+
+
+def read_easy_vqa(split: str, limit: int | None, seed: int) -> Rows:
+    """The package easy-vqa (about ten questions share an image); families are shape, color and yes-no."""
+    try:
+        import easy_vqa
+    except ImportError as error:
+        raise InputError(
+            "`source` 'easy-vqa' needs a package that is missing: pip install easy-vqa"
+        ) from error
+    if split not in ("train", "test"):
+        raise InputError(
+            f"`split` is {split!r}; 'easy-vqa' has train and test{nearest(split, ('train', 'test'))}: "
+            "load_problems('easy-vqa', split='test')"
+        )
+    questions, answers, images = getattr(easy_vqa, f"get_{split}_questions")()
+    paths = getattr(easy_vqa, f"get_{split}_image_paths")()
+    chosen = np.arange(len(questions))
+    if limit is not None and limit < len(questions):
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, limit, replace=False))
+    families = {"yes": "yes-no", "no": "yes-no"} | dict.fromkeys(("circle", "rectangle", "triangle"), "shape")
+    opened: dict[int, Image.Image] = {}
+    for i in chosen.tolist():
+        where, image = f"easy-vqa/{split}/{i}", images[i]
+        if image not in opened:
+            opened[image] = open_image(Path(paths[image]), f"{where}: image {image}")
+        record = {"id": where, "question": questions[i], "answer": answers[i], "images": (opened[image],)}
+        yield where, {**record, "family": families.get(answers[i], "color"), "metadata": {"image": image}}
+
+
+def read_path(path: Path, columns: Columns, question: str) -> Rows:
+    """A folder of images in natural order, each with ``question``, or the rows of a .tsv or .jsonl file."""
+    kind = path.suffix.lower()
+    if path.is_dir():
+        for file in image_files(path):
+            where = f"{path.name}/{file.name}"
+            yield where, {"id": where, "question": question, "images": (open_image(file, where),)}
+    elif path.exists() and kind in (".tsv", ".jsonl", ".ndjson"):
+        rows = _tsv_with_images(path, columns) if kind == ".tsv" else _jsonl(path)
+        yield from to_records(rows, columns, path.stem, path.parent)
+    elif path.exists():
+        raise InputError(
+            f"`source` {path.name!r} is a file of unknown kind; expected .tsv, .jsonl or a folder of images: "
+            "load_problems('problems.jsonl')"
+        )
+    elif kind or len(path.parts) > 1:
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputError(
+            f"`source` {str(path)!r}: no such file or folder{nearest(path.name, siblings)}; expected a .tsv "
+            "or .jsonl file or a folder of images: load_problems('problems.jsonl')"
+        )
+    else:
+        raise InputError(
+            f"`source` {str(path)!r} is neither a known problem set ({', '.join(NAMES)}) nor a file or folder"
+            f"{nearest(path.name, NAMES)}: load_problems('shapes')"
+        )
+
+
+def read_hub(source: str, split: str, columns: Columns) -> Rows:
+    """``hf:owner/name[:configuration][@revision]`` from the Hugging Face hub or its local cache, streamed."""
+    parts = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+)?)(?::([^@]+))?(?:@(.+))?", source)
+    if parts is None:
+        raise InputError(
+            f"`source` {source!r} names no data set: load_problems('hf:owner/name', split='test')"
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"`source` {source!r} needs a package that is missing: pip install datasets"
+        ) from error
+    name, configuration, revision = parts.groups()
+    try:
+        dataset = datasets.load_dataset(name, configuration, revision=revision, split=split, streaming=True)
+    except Exception as error:  # missing, gated, offline, unknown split: the library's own words say which
+        raise InputError(
+            f"`source` {source!r} could not be opened ({type(error).__name__}: {error}); expected a data set "
+            f"with a split {split!r}: load_problems('hf:owner/name:configuration', split='train')"
+        ) from error
+    yield from read_dataset(dataset, split, columns, name)
+
+
+def read_dataset(dataset: Any, split: str, columns: Columns, name: str = "data set") -> Rows:
+    """A data set object of the library `datasets`, or the named split of a dictionary of them."""
+    if isinstance(dataset, Mapping):
+        if split not in dataset:
+            raise InputError(
+                f"`split` is {split!r}; the {name} has {', '.join(map(str, dataset))}"
+                f"{nearest(split, dataset)}: load_problems(data, split={next(iter(dataset), 'test')!r})"
+            )
+        dataset = dataset[split]
+    yield from to_records(_rows(dataset, name), columns, name, Path())
+
+
+def _rows(dataset: Any, name: str) -> Rows:
+    iterator, number = iter(dataset), 0
+    while True:
+        where = f"{name}, row {number}"
+        try:
+            row = next(iterator, None)
+        except Exception as error:  # network, codec, image: whatever it takes to read a row
+            raise InputError(
+                f"{where} could not be read ({type(error).__name__}: {error}); leave it out, for example "
+                "with dataset.select([0, 1])"
+            ) from error
+        if row is None:
+            return
+        yield where, row
+        number += 1
+
+
+def _tsv(path: Path) -> Rows:
+    csv.field_size_limit(_CELL)
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            width = len(reader.fieldnames or ())
+            line = reader.line_num + 1
+            for row in reader:
+                where = f"{path.name}, line {line}"
+                if None in row:  # where DictReader puts cells beyond the header's
+                    raise InputError(
+                        f"{where}: {width + len(row[None])} cells, the header has {width}; quote cells "
+                        "that hold tabs or quotes: pandas.DataFrame.to_csv(path, sep='\\t', index=False)"
+                    )
+                yield where, row
+                line = reader.line_num + 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, line, error) from error
+
+
+def _tsv_with_images(path: Path, columns: Columns) -> Rows:
+    """Rows of a TSV with the images decoded, also of rows whose image is another row's, given by its index.
+
+    Images of rows already read are shared. For one further down the file is searched, without keeping it.
+    """
+    column = columns.get("image", "image")
+    seen: dict[str | None, tuple[Image.Image, ...]] = {}
+    for where, row in _tsv(path):
+        cell, here = row.get(column) or "", f"{where}: `{column}`"
+        if 0 < len(cell) <= _REFERENCE and not cell.startswith("[") and not is_file(path.parent / cell):
+            if cell not in seen:
+                target = next((r.get(column) or "" for _, r in _tsv(path) if r.get("index") == cell), "")
+                if len(target) <= _REFERENCE:
+                    raise InputError(
+                        f"{here} is {cell!r}, which is neither base64, nor a file next to {path.name}, nor "
+                        "the index of a row with an image: base64.b64encode(picture.read_bytes()).decode()"
+                    )
+                seen[cell] = read_images(target, f"{here} of the row with index {cell!r}", path.parent)
+            row[column] = seen[cell]
+        elif cell:
+            row[column] = read_images(cell, here, path.parent)
+        if cell:
+            seen[row.get("index")] = row[column]
+        yield where, row
+
+
+def _jsonl(path: Path) -> Rows:
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{path.name}, line {number}"
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    known = isinstance(error, json.JSONDecodeError)
+                    reason = f"{error.msg}, column {error.colno}" if known else error
+                    raise InputError(
+                        f"{where}: malformed JSON ({reason}); expected one object a line: "
+                        '{"question": "How many?", "image": "1.png", "answer": "3"}'
+                    ) from error
+                if not isinstance(row, dict):
+                    raise InputError(
+                        f"{where}: found a {type(row).__name__}; expected one object a line: "
+                        '{"question": "How many?", "image": "1.png", "answer": "3"}'
+                    )
+                yield where, row
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, number + 1, error) from error
+
+
+def _unreadable(path: Path, line: int, error: Exception) -> InputError:
+    return InputError(
+        f"{path.name}, near line {line}: could not be read ({type(error).__name__}: {error}); expected "
+        "UTF-8: Path('problems.jsonl').write_text(text, encoding='utf-8')"
+    )

@@ -1,0 +1,103 @@
+"""Entropy strata: which cells of a layer are confident and which are not.
+
+1. A cell is one (layer, position); its entropy is the base model's logit-lens entropy, in nats.
+2. ``quantile_strata`` cuts the cells of a layer into equally full strata.
+3. ``fraction_strata`` cuts at fractions of the layer's largest entropy within a prompt. With the one fraction
+   tau, stratum 0 is the low-entropy mask ``e <= tau * max(e)`` of Activation Replay (arXiv 2511.19972 and its
+   released code; the maximum is taken over the positions of one prompt).
+
+In both, stratum 0 is the lowest, a cell that lies on an edge belongs to the stratum below it, and cells with
+equal entropy (and equal maximum) share a stratum: the order of positions never decides where a cell goes.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from numbers import Integral
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.errors import InputError
+
+
+def quantile_strata(entropy: Float[Tensor, "*layers cells"], bins: int) -> Int[Tensor, "*layers cells"]:
+    """Stratum of every cell by quantile of entropy, separately for each leading index.
+
+    The edges are order statistics: without ties, stratum sizes differ by at most one. Ties make them uneven,
+    and constant entropy puts every cell into stratum 0.
+
+    Args:
+        entropy: finite entropies in nats; the last axis is cut into strata.
+        bins: number of strata, from 2 up to the number of cells.
+
+    Returns:
+        int64 strata 0 (lowest) to ``bins - 1``.
+
+    Raises:
+        InputError: fewer than 2 strata, fewer cells than strata, or entropies that are not finite.
+    """
+    cells = entropy.shape[-1]
+    check_bins(bins)
+    if bins > cells:
+        raise InputError(
+            f"`bins` asks for {bins} strata, but there are only {cells} cells to divide; "
+            f"use more prompts or fewer strata, e.g. quantile_strata(entropy, bins={max(2, min(cells, 5))})."
+        )
+    _check_finite(entropy)
+    last_of_stratum = [-(-b * cells // bins) - 1 for b in range(1, bins)]  # ceil(b * cells / bins) - 1
+    edges = entropy.sort(dim=-1).values[..., last_of_stratum]
+    return torch.searchsorted(edges.contiguous(), entropy.contiguous())  # edges strictly below each cell
+
+
+def fraction_strata(
+    entropy: Float[Tensor, "*layers cells"],
+    fractions: Sequence[float],
+    groups: Int[Tensor, " cells"] | None = None,
+) -> Int[Tensor, "*layers cells"]:
+    """Stratum of every cell by fraction of the largest entropy in its layer and group (prompt).
+
+    Args:
+        entropy: finite, non-negative entropies in nats.
+        fractions: inner edges, increasing, inside (0, 1): ``(0.4,)`` gives the paper's low mask as stratum 0,
+            ``(0.2, 0.4, 0.6, 0.8)`` five strata of equal width. Strata can be empty.
+        groups: for each cell, which prompt it belongs to; None: all cells are of one prompt.
+
+    Returns:
+        int64 strata 0 (lowest) to ``len(fractions)``.
+
+    Raises:
+        InputError: fractions that do not increase or leave (0, 1), or entropies that are not finite.
+    """
+    inner = list(fractions)
+    if not inner or inner[0] <= 0 or inner[-1] >= 1 or any(a >= b for a, b in pairwise(inner)):
+        raise InputError(
+            f"`fractions` must increase inside (0, 1), found {tuple(fractions)}; "
+            "for example fraction_strata(entropy, (0.2, 0.4, 0.6, 0.8))."
+        )
+    _check_finite(entropy)
+    if groups is None:
+        groups = torch.zeros(entropy.shape[-1], dtype=torch.int64, device=entropy.device)
+    index = groups.to(torch.int64).expand(entropy.shape)
+    number = int(groups.max()) + 1 if groups.numel() else 0
+    largest = entropy.new_zeros((*entropy.shape[:-1], number))
+    largest = largest.scatter_reduce(-1, index, entropy, reduce="amax", include_self=False).gather(-1, index)
+    strata = torch.zeros_like(entropy, dtype=torch.int64)
+    for fraction in inner:
+        strata += entropy > fraction * largest
+    return strata
+
+
+def check_bins(bins: int) -> None:
+    """Raise InputError unless ``bins`` is a whole number of at least 2."""
+    if isinstance(bins, bool) or not isinstance(bins, Integral) or bins < 2:
+        raise InputError(f"`bins` must be a whole number of at least 2, found {bins!r}; for example bins=5.")
+
+
+def _check_finite(entropy: Tensor) -> None:
+    wrong = int((~torch.isfinite(entropy)).sum())
+    if wrong:
+        raise InputError(
+            f"`entropy` must be finite, found {wrong} of {entropy.numel()} cells that are NaN or infinite; "
+            "trace again in float32, or leave out the prompts that hold them."
+        )

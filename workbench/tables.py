@@ -1,0 +1,162 @@
+"""The tidy tables that figures and reports show: what they must hold, and how their entries read as text."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from workbench.errors import InputError
+
+SHIFT_COLUMNS = (
+    "scope",
+    "layer",
+    "kind",
+    "stratum",
+    "strata_by",
+    "cells",
+    "problems",
+    "entropy_low",
+    "entropy_high",
+)
+SOURCES = {
+    "table": "`stratified_shift(trace).table`",
+    "correlations": "`stratified_shift(trace).correlations`",
+    "agreement": "`agreement_by_layer(trace)`",
+    "predictions": "`top_prediction_shift(trace, prompt=0)`",
+}
+
+
+class NothingToDraw(InputError):
+    """A table with the right columns, but without one finite value to show."""
+
+
+def ends(measure: str) -> list[str]:
+    """The three columns of a measure: estimate, lower and upper end of its interval."""
+    return [measure, f"{measure}_low", f"{measure}_high"]
+
+
+def rows_where(frame: pd.DataFrame, name: str, columns: Iterable[str], **where: object) -> pd.DataFrame:
+    """The rows of ``frame`` where every column named in ``where`` has that value, or one of that list.
+
+    ``name`` is a key of ``SOURCES``. InputError for a missing column, NothingToDraw when no row is left.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(
+            f"`{name}` is a {type(frame).__name__}, not a pandas DataFrame: pass {SOURCES[name]}"
+        )
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(
+            f"`{name}` lacks the columns {missing}; it has {list(frame.columns)}: pass {SOURCES[name]}"
+        )
+    rows = frame
+    for column, value in where.items():
+        rows = rows.loc[rows[column].isin(value if isinstance(value, list) else [value])]
+    if len(rows) == 0:
+        sought = ", ".join(f"{column}={value!r}" for column, value in where.items())
+        held = "; ".join(f"{column}: {sorted(frame[column].unique().tolist())}" for column in where)
+        raise NothingToDraw(
+            f"`{name}` has no rows{' with ' * bool(sought)}{sought}"
+            + (
+                f" (it holds {held})"
+                if len(frame)
+                else f": pass {SOURCES[name]} of a trace that is not empty"
+            )
+        )
+    return rows
+
+
+def drawable(rows: pd.DataFrame, name: str, measure: str) -> pd.DataFrame:
+    """``rows``, or NothingToDraw when no value of the measure is finite."""
+    if not np.isfinite(rows[measure].to_numpy(float)).any():
+        hint = "; trace with null_draws=3 to have a null" if measure in ("kl_null", "ratio") else ""
+        raise NothingToDraw(f"`{name}` holds no finite value of {measure!r} in the rows asked for{hint}")
+    return rows
+
+
+def last_layer(layers: Iterable[int], depth: int | None) -> int:
+    """The decoder's last layer: from its depth, or the highest layer present when that is not given."""
+    return max(layers) if depth is None else depth - 1
+
+
+def first_kind(table: pd.DataFrame) -> str:
+    """The token kind to show when none is asked for: visual, or the first there is."""
+    kinds = rows_where(table, "table", SHIFT_COLUMNS)["kind"].tolist()
+    return "visual" if "visual" in kinds else kinds[0]
+
+
+def strata_rows(
+    table: pd.DataFrame, measures: Sequence[str], *, scope: str, kind: str, depth: int | None = None
+) -> pd.DataFrame:
+    """The rows of one scope and token kind of ``ShiftTable.table``; ``"last layer"`` is a scope, too.
+
+    Raises InputError for missing columns or two stratifications in one table, NothingToDraw without a value.
+    """
+    needed = [*SHIFT_COLUMNS, *(column for measure in measures for column in ends(measure))]
+    if scope == "last layer":
+        rows = rows_where(table, "table", needed, scope="layer", kind=kind)
+        rows = rows_where(rows, "table", needed, layer=last_layer(rows["layer"], depth))
+    else:
+        rows = rows_where(table, "table", needed, scope=scope, kind=kind)
+    if rows.duplicated(["layer", "stratum"]).any():
+        raise InputError(
+            f"`table` joins several tables (strata_by: {sorted(set(rows['strata_by']))}): pass one, "
+            "`table[table['strata_by'] == 'quantile']`"
+        )
+    return drawable(rows, "table", measures[0]).sort_values(["layer", "stratum"])
+
+
+def caption(rows: pd.DataFrame, *, each: Sequence[str] = ()) -> str:
+    """How many problems and cells stand behind ``rows``, cells summed over what ``each`` does not tell apart.
+
+    "64 problems, 2,304 cells in each layer; ...", or for strata "2,304 cells in each layer, 50 to 64 problems in
+    each bucket; ...".
+    """
+    cells = (
+        rows.pivot_table(index=list(each), values="cells", aggfunc="sum") if each else rows[["cells"]].sum()
+    )
+    parts = [f"{_span(cells)} cells{' in each layer' * ('layer' in each)}"]
+    if "stratum" in rows:
+        parts.append(f"{_span(rows['problems'])} problems in each bucket")
+    elif "problems" in rows:
+        parts.insert(0, f"{_span(rows['problems'])} problems")
+    return f"{', '.join(parts)}; 95% intervals clustered by problem"
+
+
+def _span(counts: pd.DataFrame | pd.Series) -> str:
+    low, high = counts.to_numpy().min(), counts.to_numpy().max()
+    return f"{high:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def bucket(stratum: int, strata: Iterable[int]) -> str:
+    """ "1 lowest", "2", ... "5 highest": buckets count from 1 for readers, from 0 in tables."""
+    strata = list(strata)
+    end = {min(strata): " lowest", max(strata): " highest"}.get(stratum, "")
+    return f"{stratum + 1}{end}"
+
+
+def kind_name(kind: str) -> str:
+    """ "visual tokens", "all tokens", ..."""
+    return f"{kind} tokens"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """So many significant digits; an en dash for NaN."""
+    if not np.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    power = int(np.floor(np.log10(abs(value))))
+    if power < -4 or power > 5:
+        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:,.{max(0, digits - 1 - power)}f}"
+
+
+def visible(token: str) -> str:
+    """A token with its outer white space made visible, so that no cell looks empty."""
+    shown = token.replace("\r\n", "⏎").replace("\n", "⏎").replace("\r", "⏎").replace("\t", "⇥")
+    body = shown.strip(" ")
+    if not body:
+        return "␣" * len(shown) or "∅"
+    lead, tail = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+    return "␣" * lead + body + "␣" * tail

@@ -1,0 +1,166 @@
+"""Reads and writes residual streams through nnsight; no other module knows nnsight.
+
+1. Wrap the whole model once per anatomy (some 35 microseconds a module; nnsight leaves a forward controller
+   on every module, which is inert outside a trace, and no PyTorch hook).
+2. Run one forward over a whole prompt (a *prefill*: no cache, no later steps). At each decoder layer, in
+   forward order: first rewrite the residual stream where asked, then hand it to ``reduce`` inside the trace,
+   so that what is built from a layer (say its logits) is gone before the next layer runs.
+3. Stop right after the last layer that was asked for: later layers, final norm and unembedding never run.
+
+The residual stream of layer l is what decoder layer l (0-based) returns, before any final norm.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from nnsight import NNsight
+from nnsight.intervention.envoy import Envoy
+from torch import Tensor
+
+from workbench.anatomy import Anatomy
+from workbench.errors import InputError
+
+Reduce = Callable[[int, Tensor], Any]
+"""(layer, residual stream (batch, tokens, hidden)) -> what to keep of it; runs inside the forward."""
+
+Edit = Callable[[Tensor], Tensor]
+"""Residual stream (batch, tokens, hidden) -> its replacement, a new tensor of the same shape and dtype."""
+
+Site = Literal["input", "output"]
+
+# Values hold the model but never the anatomy, so an entry goes when the anatomy does.
+_wrapped: WeakKeyDictionary[Anatomy, NNsight] = WeakKeyDictionary()
+
+
+def read_residuals(
+    anatomy: Anatomy,
+    inputs: Mapping[str, Tensor],
+    *,
+    layers: Sequence[int] | None = None,
+    reduce: Reduce | None = None,
+    write: Mapping[int, Edit] | None = None,
+    at: Site = "input",
+) -> dict[int, Any]:
+    """Reads the residual stream after chosen decoder layers, in one forward that stops at the last of them.
+
+    Args:
+        anatomy: the model, dissected.
+        inputs: the model's forward arguments for a whole prompt or a left-padded batch of them.
+        layers: decoder layers to read, 0-based; all when None.
+        reduce: what to keep of a layer. None keeps a copy of the residual stream, (batch, tokens, hidden).
+        write: per layer, what replaces the residual stream there. Earlier layers are untouched.
+        at: whether ``write`` replaces what the layers receive or what they return.
+
+    Returns:
+        layer -> what ``reduce`` returned, without gradient, on the model's own device.
+
+    Raises:
+        InputError: a layer that does not exist, nothing to read, or an edit that changes shape or dtype, or
+            that works in place.
+    """
+    wanted = _check_layers("layers", range(anatomy.depth) if layers is None else layers, anatomy)
+    edits = _check_write(write, at, anatomy)
+    # A copy by default, because a model may go on to change its residual stream in place.
+    take = reduce or (lambda layer, hidden: hidden.clone())
+    model, kept = _wrap(anatomy), {}
+    stack = model.get(anatomy.layers_path)
+    tracer = model.trace(**_arguments(anatomy, inputs))
+    # nnsight compiles this `with` body from its source and runs it beside the forward, pausing at each site.
+    with torch.no_grad(), tracer:
+        for layer in range(wanted[-1] + 1):
+            _write(stack[layer], layer, edits, at)
+            if layer in wanted:
+                kept[layer] = take(layer, stack[layer].output)
+        tracer.stop()
+    return kept
+
+
+def read_logits(
+    anatomy: Anatomy,
+    inputs: Mapping[str, Tensor],
+    *,
+    last: int = 1,
+    write: Mapping[int, Edit] | None = None,
+    at: Site = "input",
+) -> Float[Tensor, "batch last vocabulary"]:
+    """The model's own next-token logits at the last ``last`` positions, with ``write`` in place.
+
+    Arguments and errors are those of :func:`read_residuals`.
+    """
+    if last < 1:
+        raise InputError(
+            f"`last` is {last}; ask for at least one position: `read_logits(anatomy, inputs, last=1)`"
+        )
+    edits = _check_write(write, at, anatomy)
+    arguments = _arguments(anatomy, inputs)
+    if "logits_to_keep" in inspect.signature(type(anatomy.model).forward).parameters:
+        arguments["logits_to_keep"] = last
+    model, kept = _wrap(anatomy), {}
+    stack = model.get(anatomy.layers_path)
+    tracer = model.trace(**arguments)
+    with torch.no_grad(), tracer:
+        for layer in sorted(edits):
+            _write(stack[layer], layer, edits, at)
+        kept["logits"] = tracer.result.logits[:, -last:]
+    return kept["logits"]
+
+
+def _wrap(anatomy: Anatomy) -> NNsight:
+    if anatomy not in _wrapped:
+        _wrapped[anatomy] = NNsight(anatomy.model)
+    return _wrapped[anatomy]
+
+
+def _arguments(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The forward's arguments: pixels in the model's dtype, no cache. nnsight moves them to the device."""
+    dtype = anatomy.model.dtype
+    pixels = {name: value.to(dtype) for name, value in inputs.items() if name.startswith("pixel_values")}
+    return {**inputs, **pixels, "use_cache": False}
+
+
+def _write(layer: Envoy, index: int, edits: Mapping[int, Edit], at: Site) -> None:
+    """Called from a trace's body, where reading or assigning `input` and `output` waits for the forward."""
+    if index not in edits:
+        return
+    hidden = getattr(layer, at)
+    version = hidden._version
+    result = edits[index](hidden)
+    if hidden._version != version:
+        raise InputError(
+            f"`write[{index}]` changed its argument in place; return a new tensor instead, "
+            "for example `lambda hidden: hidden + delta`"
+        )
+    if not isinstance(result, Tensor) or result.shape != hidden.shape or result.dtype != hidden.dtype:
+        found = (
+            f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        )
+        raise InputError(
+            f"`write[{index}]` returned {found}; expected {hidden.dtype} {tuple(hidden.shape)}, "
+            "as in `lambda hidden: hidden.clone()`"
+        )
+    setattr(layer, at, result)
+
+
+def _check_write(write: Mapping[int, Edit] | None, at: Site, anatomy: Anatomy) -> Mapping[int, Edit]:
+    if at not in ("input", "output"):
+        raise InputError(f"`at` is {at!r}; write to a layer's 'input' or its 'output'")
+    if write:
+        _check_layers("write", write, anatomy)
+    return write or {}
+
+
+def _check_layers(name: str, layers: Iterable[int], anatomy: Anatomy) -> tuple[int, ...]:
+    chosen = tuple(sorted(set(layers)))
+    if not chosen:
+        raise InputError(f"`{name}` is empty; name at least one decoder layer, for example `{name}=[0]`")
+    outside = [layer for layer in chosen if not 0 <= layer < anatomy.depth]
+    if outside:
+        raise InputError(
+            f"`{name}` names decoder layer {outside[0]}, but this {anatomy.family} model has layers "
+            f"0 to {anatomy.depth - 1}; its last layer is `layers=[{anatomy.depth - 1}]`"
+        )
+    return chosen
