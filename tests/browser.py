@@ -1,7 +1,7 @@
-"""A real Chromium: ``pytest_plugins = ["browser"]`` in a test module gives it the fixture ``browser``.
+"""A real Chromium for tests that import the fixture ``browser``.
 
-Without a Chromium such tests are skipped; with WORKBENCH_REQUIRE_BROWSER=1 they fail instead, so that a machine
-that must have one can't pass by lacking it.
+Without a Chromium such tests are skipped; with WORKBENCH_REQUIRE_BROWSER=1 they fail instead, so that a
+machine that must have one can't pass by lacking it.
 """
 
 import os

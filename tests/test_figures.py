@@ -1,6 +1,7 @@
 """Figures say what their tables say, with units, intervals and counts, and are never empty pictures."""
 
 import re
+import sys
 
 import numpy as np
 import pandas as pd
@@ -263,7 +264,7 @@ def test_write_says_in_one_line_why_there_are_no_pictures(tmp_path, shift, monke
     assert hint.startswith("No PNG files: no working Chrome or Chromium (Kaleido requires Google Chrome")
     assert "\n" not in hint
     assert "BROWSER_PATH" in hint
-    monkeypatch.setitem(__import__("sys").modules, "kaleido", None)
+    monkeypatch.setitem(sys.modules, "kaleido", None)
     hint = figures.write({"kl": figures.shift_bars(shift.table)}, tmp_path)
     assert hint == 'No PNG files: kaleido is not installed; pip install "replay-workbench[export]" adds it.'
     with pytest.raises(InputError, match="`figures` is empty"):
@@ -272,9 +273,18 @@ def test_write_says_in_one_line_why_there_are_no_pictures(tmp_path, shift, monke
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.123456, "0.123"), (12.34, "12.3"), (1234.5, "1,234"), (0.00123, "0.00123"), (-0.5, "-0.500"),
-     (1.5e-7, "1.50e-7"), (2.5e6, "2.50e6"), (float("nan"), "–")],
-)  # fmt: skip
+    [
+        (0.0, "0"),
+        (0.123456, "0.123"),
+        (12.34, "12.3"),
+        (1234.5, "1,234"),
+        (0.00123, "0.00123"),
+        (-0.5, "-0.500"),
+        (1.5e-7, "1.50e-7"),
+        (2.5e6, "2.50e6"),
+        (float("nan"), "–"),
+    ],
+)
 def test_numbers_read_well(value, text):
     assert number(value) == text
 

@@ -123,12 +123,12 @@ def test_strips_of_positions_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_many_positions_get_small_blocks():
-    pair = random_pair(positions=3, vocabulary=1000, dtype=torch.float32)
-    tall = [h.repeat(10_000, 1) for h in pair[:2]]
+    pair = random_pair(positions=3, vocabulary=600, dtype=torch.float32)
+    tall = [h.repeat(2_800, 1) for h in pair[:2]]
     stats = lens.compare(tall[0], tall[1], *pair[2:])
     torch.testing.assert_close(stats.kl[:3], lens.compare(*pair).kl, rtol=1e-5, atol=1e-6)
     blocks = lens._blocks([(head, h) for head, h in zip(pair[2:], tall, strict=True)], torch.float32, None)
-    assert [logits.shape[2] for _, logits in blocks] == [256, 256, 256, 232]
+    assert [logits.shape[2] for _, logits in blocks] == [256, 256, 88]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -171,7 +171,7 @@ def test_cuda_equals_the_cpu(dtype: torch.dtype):
 # --- properties
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     positions=st.integers(1, 6),
@@ -202,17 +202,15 @@ def test_bounds_of_every_statistic(seed, positions, vocabulary, shift, scale, dt
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([0.1, 1.0, 1000.0]), block=st.integers(1, 200))
 def test_identical_models_do_not_differ(seed: int, scale: float, block: int):
     h, _, head, _ = random_pair(vocabulary=150, seed=seed, scale=scale, dtype=torch.float32)
-    stats = lens.compare(h, h, head, head, block=block, null=h[None], jensen_shannon=True)
-    assert stats.kl_null is not None
+    stats = lens.compare(h, h, head, head, block=block, jensen_shannon=True)
     assert stats.jensen_shannon is not None
     assert not stats.kl.any()
-    assert not stats.kl_null.any()
     assert not stats.jensen_shannon.any()
     assert stats.top1_agreement.all()
     assert (stats.topk_overlap == 1).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), block=st.integers(1, 400), scale=st.sampled_from([0.5, 20.0]))
 def test_block_size_changes_nothing_beyond_rounding(seed: int, block: int, scale: float):
     pair = random_pair(seed=seed, scale=scale)
@@ -226,7 +224,7 @@ def test_block_size_changes_nothing_beyond_rounding(seed: int, block: int, scale
     assert torch.equal(many.top_ids_rlvr, one.top_ids_rlvr)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), constant=st.floats(-1e4, 1e4))
 def test_a_constant_added_to_all_logits_changes_nothing(seed: int, constant: float):
     h_base, h_rlvr, base, rlvr = random_pair(seed=seed)
@@ -289,10 +287,11 @@ def test_a_mask_of_one_model_only():
     assert stats.jensen_shannon.isfinite().all()
     assert stats.entropy_rlvr.isfinite().all()
     # The other way round a base without the row is fine, and so is a softcap, which makes the mask finite.
-    assert_naive_kl = lens.compare(h_base, h_rlvr, replace(base, bias=bias), rlvr).kl
-    log_p = naive_logits(h_base, replace(base, bias=bias)).log_softmax(-1)
+    masked_base = replace(base, bias=bias)
+    log_p = naive_logits(h_base, masked_base).log_softmax(-1)
     log_q = naive_logits(h_rlvr, rlvr).log_softmax(-1)
-    torch.testing.assert_close(assert_naive_kl, F.kl_div(log_q, log_p.exp(), reduction="none").sum(1))
+    kl = lens.compare(h_base, h_rlvr, masked_base, rlvr).kl
+    torch.testing.assert_close(kl, F.kl_div(log_q, log_p.exp(), reduction="none").sum(1))
     assert lens.compare(h_base, h_rlvr, base, replace(half_masked, softcap=30.0)).kl.isfinite().all()
 
 
@@ -302,9 +301,8 @@ def test_small_shifts_are_not_lost_in_float32(shift: float, largest_error: float
     h_base, h_rlvr, base, rlvr = random_pair(20, 32, 20_000, shift=shift, dtype=torch.float32)
     stats = lens.compare(h_base, h_rlvr, base, rlvr, jensen_shannon=True)
     assert stats.jensen_shannon is not None
-    log_p, log_q = (
-        naive_logits(h, head).double().log_softmax(-1) for h, head in ((h_base, base), (h_rlvr, rlvr))
-    )
+    logits = naive_logits(h_base, base), naive_logits(h_rlvr, rlvr)
+    log_p, log_q = (z.double().log_softmax(-1) for z in logits)
     torch.testing.assert_close(stats.kl.double(), naive_kl(log_p, log_q), rtol=0, atol=largest_error)
     log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
     expected = (naive_kl(log_p, log_mean) + naive_kl(log_q, log_mean)) / 2
@@ -333,7 +331,7 @@ def test_dirichlet_entropy():
     torch.testing.assert_close(stats.entropy, torch.special.entr(probs).sum(1), rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     vocabulary=st.integers(1, 300),
@@ -466,41 +464,37 @@ def test_short_repr():
 # --- bad input
 
 
-def bad_compare(h_base=None, h_rlvr=None, vocabulary=None, hidden=None, **settings):
-    good_base, good_rlvr, base, rlvr = random_pair()
-    if vocabulary or hidden:
-        rlvr = LensHead(rms_norm, torch.zeros(vocabulary or 300, hidden or 16))
-    lens.compare(
-        good_base if h_base is None else h_base,
-        good_rlvr if h_rlvr is None else h_rlvr,
-        base,
-        rlvr,
-        **settings,
-    )
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"h_base": torch.zeros(5, 15)}, r"`h_base` must be .* \(positions, 16\).*found torch.float32 of shape \(5, 15\)"),
-        ({"h_rlvr": torch.zeros(2, 5, 16)}, r"`h_rlvr` must be .*\(2, 5, 16\); pass `h_rlvr.flatten\(0, -2\)`"),
-        ({"h_base": torch.zeros(0, 16)}, r"`h_base` must be .*not empty.*found torch.float32 of shape \(0, 16\)"),
-        ({"h_base": torch.zeros(5, 16, dtype=torch.long)}, r"`h_base` must be a floating-point .*torch.int64"),
-        ({"h_rlvr": torch.zeros(4, 16)}, r"`h_base` and `h_rlvr` must hold the same positions.*\(5, 16\) and \(4, 16\)"),
-        ({"h_rlvr": torch.full((5, 16), math.nan)}, r"`h_rlvr` must be finite, found NaN or infinity"),
-        ({"vocabulary": 301}, r"`head_base` and `head_rlvr` must have the same .*\(300, 16\) and \(301, 16\); cut both"),
+        ({"h_base": torch.zeros(5, 15)}, r"`h_base` must be .* \(positions, 16\).*found .* \(5, 15\)"),
+        ({"h_rlvr": torch.zeros(2, 5, 16)}, r"`h_rlvr` .*\(2, 5, 16\); pass `h_rlvr.flatten\(0, -2\)`"),
+        ({"h_base": torch.zeros(0, 16)}, r"`h_base` must be .*not empty.*found .* \(0, 16\)"),
+        ({"h_base": torch.zeros(5, 16, dtype=torch.long)}, "`h_base` must be a floating-point .*torch.int64"),
+        ({"h_rlvr": torch.zeros(4, 16)}, r"hold the same positions.*found shapes \(5, 16\) and \(4, 16\)"),
+        ({"h_rlvr": torch.full((5, 16), math.nan)}, "`h_rlvr` must be finite, found NaN or infinity"),
+        ({"vocabulary": 301}, r"must have the same .*\(300, 16\) and \(301, 16\); cut both to the rows"),
         ({"hidden": 8}, r"`head_base` and `head_rlvr` must have the same .*\(300, 16\) and \(300, 8\)"),
-        ({"top_k": 301}, r"`top_k` must be from 1 to the vocabulary's 300, found 301; pass 1"),
-        ({"top_k": 0}, r"`top_k` must be from 1 to the vocabulary's 300, found 0"),
-        ({"block": 0}, r"`block` must be at least 1, found 0; pass `block=None`"),
-        ({"null": torch.zeros(5, 16)}, r"`null` must have shape \(draws, \*\(5, 16\)\), found \(5, 16\); pass `null=matched_"),
-        ({"null": torch.full((1, 5, 16), math.inf)}, r"`null` must be finite"),
-        ({"null": torch.zeros(0, 5, 16)}, r"`null` must be .*not empty"),
+        ({"top_k": 301}, "`top_k` must be from 1 to the vocabulary's 300, found 301; pass 1"),
+        ({"top_k": 0}, "`top_k` must be from 1 to the vocabulary's 300, found 0"),
+        ({"block": 0}, "`block` must be at least 1, found 0; pass `block=None`"),
+        (
+            {"null": torch.zeros(5, 16)},
+            r"`null` must have .*\*\(5, 16\)\), found \(5, 16\); pass `null=matched",
+        ),
+        ({"null": torch.full((1, 5, 16), math.inf)}, "`null` must be finite"),
+        ({"null": torch.zeros(0, 5, 16)}, "`null` must be .*not empty"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_of_compare(changes: dict, message: str):
+    changes = dict(changes)
+    h_base, h_rlvr, base, rlvr = random_pair()
+    shape = changes.pop("vocabulary", 300), changes.pop("hidden", 16)
+    if shape != (300, 16):
+        rlvr = LensHead(rms_norm, torch.zeros(shape))
+    arguments = {"h_base": h_base, "h_rlvr": h_rlvr, "head_base": base, "head_rlvr": rlvr} | changes
     with pytest.raises(InputError, match=message):
-        bad_compare(**changes)
+        lens.compare(**arguments)
 
 
 def test_bad_arguments_of_summarise_and_matched_noise():

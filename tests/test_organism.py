@@ -4,6 +4,7 @@ import itertools
 from math import comb
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -122,6 +123,15 @@ def test_the_recipe_runs_stops_and_goes_on(tmp_path, recipe):
     assert not any("probe" in name for name in base)
     assert base.keys() == rlvr.keys()
     assert (tmp_path / "pair" / "grpo" / "delta-0001.safetensors").exists()
+    training.publish(tmp_path / "pair", tmp_path / "weights")
+    sums = (tmp_path / "weights" / "SHA256SUMS").read_text().splitlines()
+    assert [line.split()[1] for line in sums] == [
+        "base/model.safetensors",
+        "deltas/0001.safetensors",
+        "rlvr/model.safetensors",
+    ]
+    kept = pd.read_csv(tmp_path / "weights" / "curves.csv")
+    assert {"greedy", "sampled", "text"} <= set(kept["measure"])
     before = (tmp_path / "pair" / "base" / "model.safetensors").stat().st_mtime_ns
     training.train(tmp_path / "pair", recipe)
     assert (tmp_path / "pair" / "base" / "model.safetensors").stat().st_mtime_ns == before

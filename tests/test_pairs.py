@@ -156,6 +156,8 @@ def test_calls_that_name_too_much_or_too_little():
         load_pair(base=model, rlvr=model, revision=("a", "b", "c"))
     with pytest.raises(InputError, match=r"`model` is a Linear, expected a transformers PreTrainedModel"):
         load_pair(base=model, rlvr=torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match=r"`processor` is a int, expected a transformers processor or tok"):
+        load_pair(base=model, rlvr=model, processor=17)
 
 
 @pytest.mark.parametrize(

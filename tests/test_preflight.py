@@ -114,10 +114,6 @@ def test_a_processor_of_the_pair_fits_it(family):
 
 
 def test_a_processor_of_another_model_is_refused(anatomy):
-    with pytest.raises(
-        InputError, match=r"`processor` is a int, expected a transformers processor or tokenizer"
-    ):
-        check_processor(17, anatomy)
     other = changed()
     other.image_processor.merge_size = 3
     with pytest.raises(

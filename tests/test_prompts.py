@@ -50,6 +50,19 @@ def test_without_a_template_the_plain_question_is_used(family, pair_of, monkeypa
     assert text == "How many? " if family == "qwen2" else text == "<|image_pad|>" * 15 + "\nHow many? "
 
 
+@pytest.mark.parametrize("family", tiny.MULTIMODAL)
+def test_encoding_is_what_transformers_own_chat_call_gives(family, pair_of):
+    problem = tiny.problem(family, images=2)
+    content = [{"type": "image", "image": image} for image in problem.images]
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": problem.question}]}]
+    theirs = tiny.processor(family).apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    ours = pair_of(family).encode(problem).model_inputs
+    for name, value in ours.items():
+        assert torch.equal(value, torch.as_tensor(theirs[name])), name
+
+
 @pytest.mark.parametrize("family", ["qwen2", "llava"])
 def test_a_begin_token_is_written_once(family):
     processor = deepcopy(tiny.processor(family))

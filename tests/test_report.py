@@ -1,5 +1,6 @@
 """The page in a real browser: it is whole, silent, offline, and its controls show what the trace says."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import open_page
+from browser import browser, open_page  # noqa: F401  (a fixture)
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from synthetic import synthetic_trace
@@ -20,8 +21,6 @@ from workbench.prompts import TokenKind
 from workbench.records import LensTrace, PromptInfo
 from workbench.report import write_report
 from workbench.shift import agreement_by_layer, stratified_shift
-
-pytest_plugins = ["browser"]
 
 SCRIPT = "<script>alert(1)</script>"
 GRIDS = [((1, 3, 4),), ((1, 2, 3), (1, 3, 2)), ((3, 2, 2),), ((1, 2, 6),)]  # 12 visual tokens each
@@ -86,7 +85,7 @@ def file(tables, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(browser: Browser, file: Path) -> Iterator[tuple[Page, list[str]]]:
+def opened(browser: Browser, file: Path) -> Iterator[tuple[Page, list[str]]]:  # noqa: F811
     page, trouble = open_page(browser, file)
     yield page, trouble
     page.context.close()
@@ -104,9 +103,10 @@ def page(opened) -> Iterator[Page]:
 
 
 def fills(page: Page, problem: int) -> list[str]:
-    read = "rects => rects.map(r => [r.dataset.position, r.getAttribute('fill'), r.getAttribute('fill-opacity')])"
+    """The colours of a problem's overlays, in the order of positions."""
+    read = "rects => rects.map(r => [Number(r.dataset.position), r.getAttribute('fill')])"
     found = page.locator(f'[data-problem="{problem}"] .overlay rect[data-position]').evaluate_all(read)
-    return [f"{fill} {opacity}" for _, fill, opacity in sorted(found, key=lambda entry: int(entry[0]))]
+    return [fill for _, fill in sorted(found)]
 
 
 def panel(page: Page, problem: int) -> str:
@@ -160,7 +160,7 @@ def test_the_measure_selector_changes_colours_and_legend(page, trace):
     assert page.locator("#legend").inner_text() != legend
     page.locator('input[value="change"]').check(force=True)
     changed = ~cells(trace, 0).top1_agreement[2, 2:14]
-    assert [fill.startswith("#d55e00") for fill in fills(page, 0)] == changed.tolist()
+    assert [fill == "#d55e00" for fill in fills(page, 0)] == changed.tolist()
     visual = (trace.kind == TokenKind.VISUAL) & (trace.prompt < 4)
     total = int((~trace.top1_agreement[2, visual]).sum())
     assert page.locator("#legend").inner_text() == f"changed: {total} of 48 visual tokens"
@@ -230,9 +230,9 @@ def test_keys_move_layer_and_token(page):
 def test_several_images_and_frames_have_their_own_overlays(page):
     two = page.locator('[data-problem="1"] .view')
     assert [view.locator("rect[data-position]").count() for view in two.all()] == [6, 6]
-    assert two.nth(1).locator("figcaption").inner_text().startswith("image 2 · 3 × 2 visual tokens")
+    assert two.nth(1).locator("figcaption").inner_text().startswith("view 2 · 3 × 2 visual tokens")
     page.locator('[data-problem="1"] rect[data-position="13"]').click()
-    assert "image 2, row 3, column 2" in panel(page, 1)
+    assert "view 2, row 3, column 2" in panel(page, 1)
     video = page.locator('[data-problem="2"] .view')
     assert video.count() == 1
     for frame in range(3):
@@ -258,7 +258,7 @@ def test_a_prompt_without_its_picture_still_has_its_grid(page):
 @pytest.mark.browser
 def test_every_image_has_a_text_and_small_ones_stay_sharp(page):
     images = page.locator('[data-problem="1"] img')
-    assert images.evaluate_all("all => all.map(i => i.alt)") == ["image 1 of p1", "", "image 2 of p1", ""]
+    assert images.evaluate_all("all => all.map(i => i.alt)") == ["view 1 of p1", "", "view 2 of p1", ""]
     assert images.evaluate_all("all => all.every(i => i.complete && i.naturalWidth > 0)")
     assert images.first.evaluate("i => getComputedStyle(i).imageRendering") == "pixelated"
     unnamed = "all => all.filter(e => !e.labels?.length && !e.ariaLabel).length"
@@ -347,7 +347,7 @@ def test_packed_predictions_shrink_with_deep_models(trace, monkeypatch):
     shown = [trace.select(prompt=i) for i in range(2)]
     whole = pack(shown, 5)
     assert whole["topK"] == 5
-    words = np.frombuffer(__import__("base64").b64decode(whole["problems"][1]["rlvrWords"]), "<u2")
+    words = np.frombuffer(base64.b64decode(whole["problems"][1]["rlvrWords"]), "<u2")
     texts = [whole["vocabulary"][word] for word in words.reshape(4, 20, 5)[2, 7]]
     expected = [shown[1].vocabulary[i] for i in shown[1].top_ids_rlvr[2, 7, :5].tolist()]
     assert texts == [text.replace("\n", "⏎") for text in expected]
@@ -378,7 +378,7 @@ def test_bad_arguments_are_refused(tables, tmp_path):
 
 def test_an_unwritable_place_is_refused_and_an_old_page_kept(tables, tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match="`path` .*r.html' cannot be written .*such as 'run/report.html'"):
+    with pytest.raises(InputError, match=r"`path` .*r.html' cannot be written .*such as 'run/report.html'"):
         write_report(tmp_path / "taken" / "r.html", **tables)
     (tmp_path / "r.html").write_text("the old page")
 

@@ -378,3 +378,9 @@ def test_damaged_folders_are_told_apart(tmp_path: Path):
     (folder / "cells.safetensors").write_bytes(b"cut short")
     with pytest.raises(InputError, match=r"holds a damaged trace \(SafetensorError"):
         LensTrace.load(folder)
+
+
+def test_it_plots_kl_by_layer():
+    figure = traced().plot()
+    assert figure.layout.xaxis.title.text == "decoder layer"
+    assert len(figure.data) > 0

@@ -1,5 +1,6 @@
 """The commands. Each one parses, calls the library, and says where to look; heavy imports wait until a command runs."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def study(
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
     import time
 
+    _quiet()
     from workbench.pairs import load_pair
     from workbench.problems import load_problems
     from workbench.study import check_output
@@ -87,10 +89,10 @@ def study(
             overwrite=overwrite,
             progress=progress,
         )
-    _print(f"\n{result.shift.verdict}\n")
+    typer.echo(f"\n{result.shift.verdict}\n")
     if result.hint:
-        _print(result.hint)
-    _print(
+        typer.echo(result.hint)
+    typer.echo(
         f"Report   {result.report}\nTables   {result.folder / 'tables'}\nFigures  {result.folder / 'figures'}"
     )
 
@@ -132,7 +134,8 @@ def organism_train(
 ) -> None:
     """Make base and RLVR model from nothing; the same command goes on where it stopped."""
     training = _extra("workbench.organism.training")
-    training.train(out, training.read_recipe(recipe or training.RECIPE))
+    with _interruptible():
+        training.train(out, training.read_recipe(recipe or training.RECIPE))
 
 
 @organism.command("evaluate")
@@ -149,6 +152,7 @@ def organism_evaluate(
     seed: Annotated[int, typer.Option(help="Of problems and samples.")] = 0,
 ) -> None:
     """Reprint the model card's table: greedy, Pass@K and easy-VQA accuracy of both models, with intervals."""
+    _quiet()
     from workbench.organism import evaluation
 
     with _progress() as progress:
@@ -169,11 +173,8 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        _print(f"workbench: {error}", err=True)
+        typer.echo(f"workbench: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _print("\nInterrupted. What was finished is kept: the same command goes on from there.", err=True)
-        sys.exit(130)
 
 
 def _extra(module: str) -> Any:
@@ -187,8 +188,19 @@ def _extra(module: str) -> Any:
         ) from error
 
 
-def _print(text: str, err: bool = False) -> None:
-    typer.echo(text, err=err)
+def _quiet() -> None:
+    """Keep the progress bars of the libraries below out of the way of ours; they look once, when imported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a long job with a sentence instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. What was finished is kept: the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
 
 
 @contextmanager
@@ -210,7 +222,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, transient=False) as bars:
+    with _interruptible(), Progress(*columns) as bars:
         tasks: dict[str, Any] = {}
 
         def update(what: str, done: int, total: int) -> None:

@@ -80,9 +80,10 @@ def word(trace: "LensTrace", token: int) -> str:
 
 
 def view_name(grids: Sequence[tuple[int, int, int]], index: int) -> str:
-    """What a view is called on the page: "image", "image 2", "video"."""
-    name = "video" if grids[index][0] > 1 else "image"
-    return name if len(grids) == 1 else f"{name} {index + 1}"
+    """What a view is called on the page: "image", "video", or "view 2" (two images, or crops of one)."""
+    if len(grids) > 1:
+        return f"view {index + 1}"
+    return "video" if grids[index][0] > 1 else "image"
 
 
 def place_name(one: "LensTrace", position: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from workbench.anatomy import Anatomy, dissect, probe
 from workbench.chat import tokenizer_of
@@ -163,6 +163,11 @@ def load_pair(
             raise InputError(
                 f"`processor` {str(folder)!r} has no processor or tokenizer files; name one that has"
             )
+    if processor is not None and not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
+        raise InputError(
+            f"`processor` is a {type(processor).__name__}, expected a transformers processor or tokenizer, or "
+            "its folder or hub id: `AutoProcessor.from_pretrained(...)`"
+        )
     chosen = processor if processor is not None else next((p for p in found if p is not None), None)
     check_pair(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
     if chosen is not None:

@@ -84,6 +84,7 @@ def write_report(
         plot=lambda name, wide=False: _plot(name, figures, wide),
         predictions=[_predictions(one) for one in shown],
         problems=[_problem(one) for one in shown],
+        several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
         start_layer=max(0, len(trace.layers) - 2),  # the last layer stands apart
         provenance=list(_flatten({**shift.provenance, **dict(spec or {})})),
         figures_json=_json({"templates": _templates(), "figures": _bare(figures)}),

@@ -1,11 +1,16 @@
 """The recipe from nothing to the pair: tokenizer and processor, base by SFT, RLVR model by GRPO. Every step resumes."""
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
 from workbench.errors import InputError
@@ -57,3 +62,34 @@ def _processor(folder: Path, recipe: dict[str, Any]) -> Any:
         texts = [text for record in data.easy_vqa("train") for text, _ in record["asked"]]
         model.build_processor(model.corpus(texts), recipe["vocabulary"]).save_pretrained(folder)
     return AutoProcessor.from_pretrained(folder)
+
+
+def publish(folder: Path, weights: Path) -> None:
+    """Copy what ships from a finished run: both models, the intermediate deltas, the curves, and their digests."""
+    weights.mkdir(parents=True, exist_ok=True)
+    for name in ("base", "rlvr"):
+        shutil.copytree(folder / name, weights / name, dirs_exist_ok=True)
+    (weights / "deltas").mkdir(exist_ok=True)
+    for delta in sorted((folder / "grpo").glob("delta-*.safetensors")):
+        shutil.copy(delta, weights / "deltas" / delta.name.removeprefix("delta-"))
+    curves(folder).to_csv(weights / "curves.csv", index=False)
+    shipped = sorted(p for p in weights.rglob("*.safetensors"))
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(weights).as_posix()}" for p in shipped]
+    (weights / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+def curves(folder: Path) -> pd.DataFrame:
+    """Training curves of a run, tidy: stage (sft, grpo, validation), step, measure, value (losses in nats)."""
+    rows = []
+    for stage in ("sft", "grpo"):
+        last = get_last_checkpoint(str(folder / stage))
+        history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
+        for entry in history:
+            numbers = {k: v for k, v in entry.items() if k not in ("step", "epoch") and isinstance(v, int | float)}
+            rows += [{"stage": stage, "step": entry["step"], "measure": k, "value": v} for k, v in numbers.items()]
+    for entry in json.loads((folder / "grpo" / "validation.json").read_text()):
+        rows += [
+            {"stage": "validation", "step": entry["step"], "measure": key, "value": entry[key]}
+            for key in ("greedy", "sampled")
+        ]
+    return pd.DataFrame(rows)

@@ -200,8 +200,14 @@
       make("h4", { textContent: heading }),
       make("p", { textContent: details }),
       facts, top, layersTable);
-    const now = problem.panel.querySelector(".now");
-    layersTable.scrollTop = now.offsetTop - layersTable.offsetTop - 60;
+  }
+  function scrollPanel(problem) { // apart from the rest, because it makes the browser lay out the page
+    const box = problem.panel.querySelector(".layers");
+    box.scrollTop = box.querySelector(".now").offsetTop - box.clientHeight / 2; // an offset from the table's top
+  }
+  function preview(problem, position) {
+    showPanel(problem, position);
+    scrollPanel(problem);
   }
 
   const SVG = "http://www.w3.org/2000/svg";
@@ -263,6 +269,7 @@
     document.getElementById("layer-name").textContent = `${layer}${tag}`;
     drawLegend();
     problems.forEach(refresh);
+    problems.forEach(scrollPanel);
   }
 
   const slider = document.getElementById("layer");
@@ -287,16 +294,16 @@
       const target = event.target.closest("[data-position]");
       return target && Number(target.dataset.position);
     };
-    const choose = (position) => { problem.chosen = position; refresh(problem); };
+    const choose = (position) => { problem.chosen = position; refresh(problem); scrollPanel(problem); };
     problem.article.addEventListener("click", (event) => {
       const position = pick(event);
       if (position !== null) choose(position);
     });
     problem.article.addEventListener("mouseover", (event) => {
       const position = pick(event);
-      if (position !== null) showPanel(problem, position);
+      if (position !== null) preview(problem, position);
     });
-    problem.article.addEventListener("mouseout", (event) => { if (pick(event) !== null) showPanel(problem, problem.chosen); });
+    problem.article.addEventListener("mouseout", (event) => { if (pick(event) !== null) preview(problem, problem.chosen); });
     problem.figures.forEach((figure, view) => {
       figure.querySelector(".overlay").addEventListener("keydown", (event) => {
         const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
