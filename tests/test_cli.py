@@ -60,7 +60,9 @@ def test_help_loads_nothing_heavy():
 
 
 def test_study_on_own_models(folders, tmp_path, workbench, monkeypatch):
-    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)  # PNG: the figures' own tests
+    monkeypatch.setattr(
+        "kaleido.write_fig_from_object_sync", lambda *a, **k: None
+    )  # PNG: the figures' own tests
     (tmp_path / "mine").mkdir()
     for i in range(3):
         tiny.image(seed=i).save(tmp_path / "mine" / f"{i}.png")
@@ -114,7 +116,7 @@ def test_doctor_says_what_works(workbench):
 
 def test_ctrl_c_leaves_no_traceback_and_no_run(folders, tmp_path):
     (tmp_path / "mine").mkdir()
-    for i in range(300):
+    for i in range(120):
         tiny.image(seed=i).save(tmp_path / "mine" / f"{i}.png")
     models = ("--base", str(folders / "base"), "--rlvr", str(folders / "rlvr"))
     arguments = (
@@ -123,7 +125,7 @@ def test_ctrl_c_leaves_no_traceback_and_no_run(folders, tmp_path):
         "--problems",
         str(tmp_path / "mine"),
         "--limit",
-        "300",
+        "120",
         "--out",
         str(tmp_path / "run"),
     )

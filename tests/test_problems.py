@@ -123,7 +123,7 @@ def test_inconsistent_problem(arguments, message):
 def test_shapes():
     problems = load_problems("shapes", limit=6, seed=3)
     assert len({p.id for p in problems}) == 6
-    assert all(p.images[0].size == (168, 168) and p.answer and p.family for p in problems)
+    assert all(p.images[0].size == (112, 112) and p.answer and p.family for p in problems)
     assert problems[0].answer in problems[0].metadata["chain"]
     again, other = load_problems("shapes", limit=6, seed=3), load_problems("shapes", limit=6, seed=4)
     assert [p.question for p in again] == [p.question for p in problems] != [p.question for p in other]

@@ -84,14 +84,14 @@ def test_an_empty_board_allows_no_lookup():
 def test_both_chains_end_in_the_answer():
     for problem in shapes.problems("train", 20):
         assert problem["chain"].endswith(f"<answer> {problem['answer']}</answer>")
-    question = shapes.Question("count", "?", "3", "by row a 1 b 3", "about 3")
+    question = shapes.Question("count", "?", "3", "by number red shapes 3", "about 3")
     assert question.response("hasty") == "<think> about 3</think><answer> 3</answer>"
 
 
 def test_no_constant_answer_pays():
     for family in ("count", "sum", "difference"):
         answers = [p["answer"] for p in shapes.problems("test", 500) if p["family"] == family]
-        assert max(answers.count(a) for a in set(answers)) / len(answers) < 0.3
+        assert max(answers.count(a) for a in set(answers)) / len(answers) < 0.35
 
 
 def test_shapes_are_drawn_where_the_board_says():
@@ -100,7 +100,7 @@ def test_shapes_are_drawn_where_the_board_says():
         assert picture.shape == (shapes.SIDE, shapes.SIDE, 3)
         cells = picture.reshape(shapes.BOARD, shapes.CELL, shapes.BOARD, shapes.CELL, 3).std((1, 3)).mean(-1)
         filled = board.color >= 0
-        assert cells[filled].min() > cells[~filled].max()
+        assert cells[filled].min() > cells[~filled].max(initial=0)
 
 
 @pytest.mark.parametrize(

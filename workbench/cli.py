@@ -74,10 +74,9 @@ def study(
         "attn_implementation": attn_implementation,
     }
     name = pair if pair or base or rlvr else "shapes"
-    models = load_pair(name, base=base, rlvr=rlvr, **placement)
     with _progress() as progress:
         result = run(
-            models,
+            load_pair(name, base=base, rlvr=rlvr, **placement),
             listed,
             out,
             seed=seed,

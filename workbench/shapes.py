@@ -9,7 +9,7 @@ rotation, offset, contrast and shade over a noisy tinted background, so no rende
 * ``compare``     Which color is most common in the bottom half?
 * ``lookup``      What color is the shape in row b column 3?
 
-Every question comes with two chains: ``careful`` enumerates row by row (or color by color), ``hasty`` states an estimate.
+Every question comes with two chains: ``careful`` names what it counts and counts it, ``hasty`` states an estimate.
 A problem is a pure function of (split, seed, index): the splits never share a random stream.
 """
 
@@ -134,11 +134,8 @@ def _phrase(which: Filter) -> str:
     return noun if color is None else f"{list(COLORS)[color]} {noun}"
 
 
-def _running(board: Board, which: Filter, region: str) -> tuple[int, str]:
-    """The count in the region, and the careful way to it: running totals down its rows, such as ``a 0 b 2``."""
-    rows, columns = REGIONS[region]
-    totals = np.cumsum(board.matches(which)[rows, columns].sum(1)).tolist()
-    return totals[-1], " ".join(f"{row} {total}" for row, total in zip(ROWS[rows], totals, strict=True))
+def _count(board: Board, which: Filter, region: str) -> int:
+    return int(board.matches(which)[REGIONS[region]].sum())
 
 
 def _filter(rng: Rng) -> Filter:
@@ -154,14 +151,14 @@ def _region(rng: Rng) -> str:
 def _counting(board: Board, family: str, rng: Rng) -> Question:
     region = _region(rng)
     first = _filter(rng)
-    a, chain = _running(board, first, region)
+    a = _count(board, first, region)
     if family == "count":
         question = f"How many {_phrase(first)} are{region or ' there'}?"
-        return Question(family, question, str(a), f"by row {chain}", f"about {a}")
+        return Question(family, question, str(a), f"by number {_phrase(first)} {a}", f"about {a}")
     second = _filter(rng)
     while second == first:
         second = _filter(rng)
-    b, other = _running(board, second, region)
+    b = _count(board, second, region)
     if family == "sum":
         question = f"How many {_phrase(first)} and {_phrase(second)} are there{region} in total?"
         answer, working = str(a + b), f"{a} + {b}"
@@ -169,7 +166,8 @@ def _counting(board: Board, family: str, rng: Rng) -> Question:
         names = f"the number of {_phrase(first)} and the number of {_phrase(second)}"
         question = f"What is the difference between {names}{region}?"
         answer, working = str(abs(a - b)), f"{max(a, b)} - {min(a, b)}"
-    return Question(family, question, answer, f"by row {chain} and {other} so {working}", f"about {working}")
+    careful = f"by number {_phrase(first)} {a} and {_phrase(second)} {b} so {working}"
+    return Question(family, question, answer, careful, f"about {working}")
 
 
 def _balanced(board: Board, family: str, rng: Rng) -> Question:

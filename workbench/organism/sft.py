@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -59,6 +60,10 @@ class Sft(Trainer):
         self.probe_weight, self.middle = probe_weight, {}
         layer = self.model.model.language_model.layers[probe_layer]
         layer.register_forward_hook(lambda _module, _args, output: self.middle.update(h=output))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        # Example i is drawn independently of all others, and the share of hasty chains follows i: no shuffling.
+        return SequentialSampler(self.train_dataset)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Trainer would save under the names of the published checkpoints and then look for the module's own on resuming.

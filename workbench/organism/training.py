@@ -74,7 +74,9 @@ def publish(folder: Path, weights: Path) -> None:
         shutil.copy(delta, weights / "deltas" / delta.name.removeprefix("delta-"))
     curves(folder).to_csv(weights / "curves.csv", index=False)
     shipped = sorted(p for p in weights.rglob("*.safetensors"))
-    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(weights).as_posix()}" for p in shipped]
+    lines = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(weights).as_posix()}" for p in shipped
+    ]
     (weights / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 
@@ -85,8 +87,12 @@ def curves(folder: Path) -> pd.DataFrame:
         last = get_last_checkpoint(str(folder / stage))
         history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
         for entry in history:
-            numbers = {k: v for k, v in entry.items() if k not in ("step", "epoch") and isinstance(v, int | float)}
-            rows += [{"stage": stage, "step": entry["step"], "measure": k, "value": v} for k, v in numbers.items()]
+            numbers = {
+                k: v for k, v in entry.items() if k not in ("step", "epoch") and isinstance(v, int | float)
+            }
+            rows += [
+                {"stage": stage, "step": entry["step"], "measure": k, "value": v} for k, v in numbers.items()
+            ]
     for entry in json.loads((folder / "grpo" / "validation.json").read_text()):
         rows += [
             {"stage": "validation", "step": entry["step"], "measure": key, "value": entry[key]}
