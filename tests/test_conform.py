@@ -161,7 +161,7 @@ def test_bad_arguments_are_named(tmp_path: Path):
         conform([])
     with pytest.raises(InputError, match=r"`folders`: .*nowhere' is not a folder"):
         conform(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="`tolerance` is -1.0, expected 0 or more"):
+    with pytest.raises(InputError, match=r"`tolerance` is -1.0, expected 0 or more"):
         conform(PARITY / "lens", tolerance=-1.0)
     with pytest.raises(InputError, match="`dtype`"):
         conform(PARITY / "lens", dtype="float7")

@@ -68,15 +68,17 @@ def study(
     out = out or Path("runs") / time.strftime("study-%Y%m%d-%H%M%S")
     check_output(out, overwrite=overwrite)
     listed = load_problems(problems, split=split, limit=limit, seed=seed)
-    placement = {
-        "device": device,
-        "dtype": dtype.value if dtype else None,
-        "attn_implementation": attn_implementation,
-    }
     name = pair if pair or base or rlvr else "shapes"
     with _progress() as progress:
         result = run(
-            load_pair(name, base=base, rlvr=rlvr, **placement),
+            load_pair(
+                name,
+                base=base,
+                rlvr=rlvr,
+                device=device,
+                dtype=dtype.value if dtype else None,
+                attn_implementation=attn_implementation,
+            ),
             listed,
             out,
             seed=seed,

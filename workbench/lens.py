@@ -272,12 +272,19 @@ def _strips(logits: Tensor, per_position: Tensor) -> Iterator[tuple[Tensor, Tens
     return zip(logits.split(size, 1), per_position.split(size, 1), strict=True)
 
 
-def _sums(z: Tensor, peak: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The three sums of step 4, the second for the first `kept` distributions, of logits (D, n, rows)."""
+def _sums(z: Tensor, peak: Tensor, kept: int) -> tuple[Tensor, ...]:
+    """Of a block's logits (D, n, rows) at positions with the running maxima `peak` (D, n), that of the block included:
+
+    the maxima of its stretches (D, n, stretches), the new running maxima, and relative to these the sums of step 4,
+    of which the second for the first `kept` distributions, the third for all but the first.
+    """
+    maxima = z.unflatten(2, (-1, math.gcd(z.shape[2], _STRETCH))).amax(3)
+    peak = torch.maximum(peak, maxima.amax(2))
     s = z - peak[..., None]
     e = s.exp()
-    total, moment = e.sum(2), (e[:kept] * s[:kept]).sum(2)
-    return total, moment, (e[1:] - e[:1]).addcmul_(e[:1], s[:1] - s[1:]).sum(2)
+    total, change = e.sum(2), s[:1] - s[1:]
+    moment = s[:kept].mul_(e[:kept]).sum(2)
+    return maxima, peak, total, moment, e[1:].sub_(e[:1]).addcmul_(e[:1], change).sum(2)
 
 
 class _Running:
@@ -297,28 +304,25 @@ class _Running:
         self.top_ids = torch.full_like(self.top, -1, dtype=torch.int64)
 
     def scan(self, block: int | None) -> "_Running":
+        kept = len(self.heads)
         for start, logits in _blocks(self.heads, self.dtype, block):
-            stretches = logits.unflatten(2, (-1, math.gcd(logits.shape[2], _STRETCH)))
-            maxima = stretches.amax(3)
-            self._keep_best(start, stretches[: self.kept].flatten(0, 1), maxima[: self.kept].flatten(0, 1))
-            self._add(logits, torch.maximum(self.peak, maxima.amax(2)))
+            parts = zip(*(_sums(z, m, kept) for z, m in _strips(logits, self.peak)), strict=True)
+            maxima, peak, total, moment, cross = (torch.cat(part, 1) for part in parts)
+            self._keep_best(start, logits[:kept].flatten(0, 1), maxima[:kept].flatten(0, 1))
+            # What was summed relative to the old maxima becomes relative to the new ones.
+            step = self.peak.double() - peak.double()
+            scale, change = step.exp(), step[:1] - step[1:]
+            self.cross = scale[:1] * (self.cross + self.total[:1] * change) + cross
+            self.cross += self.total[1:] * (scale[1:] - scale[:1])
+            self.moment = scale[:kept] * (self.moment + self.total[:kept] * step[:kept]) + moment
+            self.total = scale * self.total + total
+            self.peak = peak
         return self
 
-    def _add(self, logits: Tensor, peak: Tensor) -> None:
-        """Step 4, summed relative to the maxima `peak`, and step 3."""
-        parts = zip(*(_sums(z, m, self.kept) for z, m in _strips(logits, peak)), strict=True)
-        total, moment, cross = (torch.cat(part, 1) for part in parts)
-        step = self.peak.double() - peak.double()
-        scale, kept = step.exp(), self.kept
-        self.cross = scale[:1] * (self.cross + self.total[:1] * (step[:1] - step[1:])) + cross
-        self.cross += self.total[1:] * (scale[1:] - scale[:1])
-        self.moment = scale[:kept] * (self.moment + self.total[:kept] * step[:kept]) + moment
-        self.total = scale * self.total + total
-        self.peak = peak
-
-    def _keep_best(self, start: int, stretches: Tensor, maxima: Tensor) -> None:
-        """Merge a block into the top predictions, whose rows are those of `stretches`."""
+    def _keep_best(self, start: int, logits: Tensor, maxima: Tensor) -> None:
+        """Merge a block into the top predictions, row by row of `logits`, where the stretches' `maxima` allow."""
         top, top_ids = self.top.flatten(0, 1), self.top_ids.flatten(0, 1)
+        stretches = logits.unflatten(1, (maxima.shape[1], -1))
         k, length = top.shape[1], stretches.shape[2]
         floor = top[:, -1:]
         if start == 0 and maxima.shape[1] >= k:

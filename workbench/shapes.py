@@ -231,11 +231,11 @@ def ask(board: Board, family: str, rng: Rng) -> Question | None:
 def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray]:
     """Question and picture number `index` of a split; families take turns."""
     rng = np.random.default_rng([SPLITS[split], seed, index])
-    question = None
-    while question is None:
+    while True:
         board = sample_board(rng)
         question = ask(board, FAMILIES[index % len(FAMILIES)], rng)
-    return question, render(board, rng)
+        if question is not None:
+            return question, render(board, rng)
 
 
 def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:

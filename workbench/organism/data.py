@@ -130,7 +130,8 @@ class PackedBoards(Dataset[dict[str, Tensor]]):
         flips = [axis for axis in (1, 2) if rng.random() < 0.5]
         picture = (picture.flip(flips) if flips else picture).permute(1, 2, 0).contiguous().numpy()
         chosen = rng.integers(len(record["asked"]), size=self.sft["questions_per_board"])
-        asked = [easy_question(*record["asked"][i], record["color"], record["shape"]) for i in chosen]
+        pairs = [record["asked"][i] for i in chosen]
+        asked = [easy_question(text, answer, record["color"], record["shape"]) for text, answer in pairs]
         blank = torch.full((shapes.BOARD**2,), IGNORE)
         cells = {"color": blank, "shape": blank, "counts": blank[:, None].expand(-1, len(FILTERS)).clone()}
         return picture, asked, cells

@@ -89,13 +89,12 @@ def evaluate(
 
 def as_markdown(table: pd.DataFrame) -> str:
     """The table with one row per measure and one column per model, in percent."""
-    shown = table.assign(
-        text=[
-            f"{100 * row.estimate:.1f}"
-            + (f" [{100 * row.low:.1f}, {100 * row.high:.1f}]" if np.isfinite(row.low) else "")
-            for row in table.itertuples()
-        ]
-    )
+
+    def percent(row: dict[str, float]) -> str:
+        interval = f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if np.isfinite(row["low"]) else ""
+        return f"{100 * row['estimate']:.1f}{interval}"
+
+    shown = table.assign(text=[percent(row) for row in table.to_dict("records")])
     wide = shown.pivot(index="measure", columns="model", values="text").reindex(table["measure"].unique())
     columns = [c for c in ("chance", "base", "rlvr", "rlvr - base") if c in wide]
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]

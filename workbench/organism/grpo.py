@@ -6,7 +6,7 @@ the validation split (mean of greedy and temperature 1); the test split is never
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -100,7 +100,8 @@ class Checkpoints(TrainerCallback):
         row = {"step": step, "greedy": accuracy(1, 0.0), "sampled": accuracy(4, 1.0)}
         self.model.train()
         score = row["greedy"] + row["sampled"]
-        if score >= max((r["greedy"] + r["sampled"] for r in self.curve), default=0):
+        # Step 0 is the base model: it is measured, but an RLVR model is one that was trained.
+        if score >= max((r["greedy"] + r["sampled"] for r in self.curve if r["step"]), default=0):
             save_file(
                 {k: v.contiguous() for k, v in self.model.state_dict().items()},
                 str(self.folder / "best.safetensors"),
@@ -145,7 +146,7 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> N
     )
     trainer = GRPOTrainer(
         model,
-        reward,
+        cast(Any, reward),  # TRL's type wants positional lists; it calls with keywords
         arguments,
         train_dataset=_dataset(seed, grpo["steps"] * grpo["problems_per_step"]),
         processing_class=processor,

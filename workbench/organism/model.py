@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,9 @@ def build_processor(texts: Iterable[str], vocabulary: int) -> Qwen2_5_VLProcesso
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
-    area = {"shortest_edge": shapes.SIDE**2, "longest_edge": shapes.SIDE**2}
-    geometry = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "size": area}
-    scale = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    area: dict[str, Any] = {"shortest_edge": shapes.SIDE**2, "longest_edge": shapes.SIDE**2}
+    geometry: dict[str, Any] = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "size": area}
+    scale: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     return Qwen2_5_VLProcessor(
         Qwen2VLImageProcessor(**geometry, **scale),
         fast,
@@ -98,9 +99,7 @@ def build_processor(texts: Iterable[str], vocabulary: int) -> Qwen2_5_VLProcesso
     )
 
 
-def build_model(
-    processor: Qwen2_5_VLProcessor, size: dict[str, int], seed: int
-) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(processor: Any, size: dict[str, int], seed: int) -> Qwen2_5_VLForConditionalGeneration:
     """A Qwen2.5-VL of the given size; weights 0.9 / sqrt(fan_in), which learns far faster here than a flat 0.02."""
     tokenizer = processor.tokenizer
     identity = tokenizer.convert_tokens_to_ids
@@ -167,7 +166,7 @@ def build_model(
     return model
 
 
-def visual_token_ids(processor: Qwen2_5_VLProcessor) -> list[int]:
+def visual_token_ids(processor: Any) -> list[int]:
     """Ids that must never be generated: a placeholder without pixels makes the model refuse its own output."""
     return processor.tokenizer.convert_tokens_to_ids(
         ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]

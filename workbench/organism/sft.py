@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,24 +57,26 @@ class Sft(Trainer):
 
     def __init__(self, *args: Any, probe_layer: int, probe_weight: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.probe_weight, self.middle = probe_weight, {}
-        layer = self.model.model.language_model.layers[probe_layer]
+        self.probe_weight = probe_weight
+        self.middle: dict[str, Tensor] = {}
+        self.organism: Any = self.model
+        layer = self.organism.model.language_model.layers[probe_layer]
         layer.register_forward_hook(lambda _module, _args, output: self.middle.update(h=output))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # Example i is drawn independently of all others, and the share of hasty chains follows i: no shuffling.
-        return SequentialSampler(self.train_dataset)
+        return SequentialSampler(cast(PackedBoards, self.train_dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Trainer would save under the names of the published checkpoints and then look for the module's own on resuming.
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, str(folder / STATE))
+        save_file({k: v.contiguous() for k, v in self.organism.state_dict().items()}, str(folder / STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.model.load_state_dict(load_file(str(Path(resume_from_checkpoint) / STATE)))
+        self.organism.load_state_dict(load_file(str(Path(resume_from_checkpoint) / STATE)))
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Response cross-entropy + weighted probe loss (nats)."""
         probe = {key: inputs.pop(key) for key in ("color", "shape", "counts")}
         labels = inputs.pop("labels")
