@@ -6,7 +6,7 @@ The (positions, vocabulary) logits never exist. One pass over blocks of vocabula
 
 1. the logits z of every distribution, one matrix product per model;
 2. where a stretch of the block beats a position's k-th best logit so far, its top predictions;
-3. the running maximum m of every position, and everything summed so far made relative to it (online softmax,
+3. the running maximum m of every position; everything summed so far becomes relative to it (online softmax,
    Milakov and Gimelshein, arXiv 1805.02867);
 4. with s = z - m and e = exp(s): sum e, sum e s, and sum [e_base (s_base - s_rlvr) + e_rlvr - e_base].
 
@@ -234,7 +234,7 @@ def matched_noise(
     _check_same_shape(h_base, h_rlvr)
     if draws < 1:
         raise InputError(f"`draws` must be at least 1, found {draws}; pass `draws=3`")
-    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     dtype = _precision(h_base, h_rlvr)
     start = h_base.to(dtype)
     length = torch.linalg.vector_norm(h_rlvr.to(dtype) - start, dim=-1, keepdim=True)
@@ -243,8 +243,7 @@ def matched_noise(
     return start + noise * (length / torch.linalg.vector_norm(noise, dim=-1, keepdim=True))
 
 
-# Heads with their normed residuals. The first has N; the second may stack several times N, each N rows a
-# distribution (the RLVR model's, then the null draws).
+# Heads with their normed residuals: N rows of the base; N of the RLVR model, then N for each null draw.
 Heads: TypeAlias = list[tuple[LensHead, Tensor]]
 
 
@@ -252,9 +251,8 @@ def _blocks(heads: Heads, dtype: torch.dtype, block: int | None) -> Iterator[tup
     """The first vocabulary row and the logits (D, N, rows) of every block, always in the same buffer."""
     vocabulary, device = len(heads[0][0].weight), heads[0][1].device
     sizes = [len(hidden) for _, hidden in heads]
-    if block is None:
-        elements = _BLOCK_ELEMENTS["cpu" if device.type == "cpu" else "cuda"]
-        block = max(4, elements // sum(sizes) // _STRETCH) * _STRETCH
+    elements = _BLOCK_ELEMENTS["cpu" if device.type == "cpu" else "cuda"]
+    block = block or max(4, elements // sum(sizes) // _STRETCH) * _STRETCH
     buffer = torch.empty(sum(sizes) * min(block, vocabulary), dtype=dtype, device=device)
     for start in range(0, vocabulary, block):
         rows = slice(start, min(start + block, vocabulary))
@@ -273,10 +271,9 @@ def _strips(logits: Tensor, per_position: Tensor) -> Iterator[tuple[Tensor, Tens
 
 
 def _sums(z: Tensor, peak: Tensor, kept: int) -> tuple[Tensor, ...]:
-    """Of a block's logits (D, n, rows) at positions with the running maxima `peak` (D, n), that of the block included:
+    """Stretch maxima (D, n, stretches), new running maxima (D, n) and the sums of step 4, of logits (D, n, rows).
 
-    the maxima of its stretches (D, n, stretches), the new running maxima, and relative to these the sums of step 4,
-    of which the second for the first `kept` distributions, the third for all but the first.
+    The second sum is that of the first `kept` distributions, the third that of all but the first.
     """
     maxima = z.unflatten(2, (-1, math.gcd(z.shape[2], _STRETCH))).amax(3)
     peak = torch.maximum(peak, maxima.amax(2))
@@ -304,12 +301,11 @@ class _Running:
         self.top_ids = torch.full_like(self.top, -1, dtype=torch.int64)
 
     def scan(self, block: int | None) -> "_Running":
-        kept = len(self.heads)
+        kept = self.kept
         for start, logits in _blocks(self.heads, self.dtype, block):
             parts = zip(*(_sums(z, m, kept) for z, m in _strips(logits, self.peak)), strict=True)
             maxima, peak, total, moment, cross = (torch.cat(part, 1) for part in parts)
             self._keep_best(start, logits[:kept].flatten(0, 1), maxima[:kept].flatten(0, 1))
-            # What was summed relative to the old maxima becomes relative to the new ones.
             step = self.peak.double() - peak.double()
             scale, change = step.exp(), step[:1] - step[1:]
             self.cross = scale[:1] * (self.cross + self.total[:1] * change) + cross
@@ -320,7 +316,7 @@ class _Running:
         return self
 
     def _keep_best(self, start: int, logits: Tensor, maxima: Tensor) -> None:
-        """Merge a block into the top predictions, row by row of `logits`, where the stretches' `maxima` allow."""
+        """Merge a block into the top predictions: stretch `maxima` say where in `logits` to look."""
         top, top_ids = self.top.flatten(0, 1), self.top_ids.flatten(0, 1)
         stretches = logits.unflatten(1, (maxima.shape[1], -1))
         k, length = top.shape[1], stretches.shape[2]
