@@ -6,6 +6,7 @@ machine that must have one can't pass by lacking it.
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +71,11 @@ def open_page(
     page.on("request", fetch)
     page.goto(file.as_uri())
     return page, trouble
+
+
+def wait_until(page: Page, expression: str, seconds: float = 120) -> None:
+    """Poll from outside: the page's content security policy forbids Playwright's own waiting, which evaluates text."""
+    until = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < until, f"never true: {expression}"
+        page.wait_for_timeout(50)

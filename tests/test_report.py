@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import browser, open_page  # noqa: F401  (a fixture)
+from browser import browser, open_page, wait_until  # noqa: F401  (a fixture)
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from synthetic import synthetic_trace
@@ -302,7 +302,7 @@ def test_dark_paper_and_print(page):
     page.locator(".plot .main-svg").first.wait_for(state="attached")
     light = page.evaluate(ink), page.evaluate(paper)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"{ink} !== {json.dumps(light[0])}")
+    wait_until(page, f"{ink} !== {json.dumps(light[0])}")
     assert page.evaluate(paper) != light[1]
     page.emulate_media(media="print")
     assert page.evaluate(paper) == light[1]

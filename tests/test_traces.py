@@ -248,6 +248,20 @@ def test_select_takes_one_prompt():
         record.select(prompt=4)
 
 
+def test_shards_joined_are_the_whole(tmp_path: Path):
+    pair, problems = pair_of(), problems_of()
+    whole = trace(pair, problems, batch_size=1)
+    first, second = (trace(pair, part, batch_size=1) for part in (problems[:1], problems[1:]))
+    joined = LensTrace.join([LensTrace.load(first.save(tmp_path / "first")), second])
+    assert all(torch.equal(x, cells(joined)[name]) for name, x in cells(whole).items())
+    assert joined.vocabulary == whole.vocabulary
+    assert [info.problem_id for info in joined.prompts] == [problem.id for problem in problems]
+    with pytest.raises(InputError, match="`traces` is empty; give at least one"):
+        LensTrace.join([])
+    with pytest.raises(InputError, match="`traces` come from different pairs, layers or settings"):
+        LensTrace.join([first, trace(pair, problems[1:], batch_size=1, seed=1)])
+
+
 def test_the_table_has_one_row_per_cell():
     record, table = traced(), traced().to_dataframe()
     layers, positions = record.kl.shape

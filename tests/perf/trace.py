@@ -2,10 +2,10 @@
 
     python tests/perf/trace.py [--rounds 2] [--only ratio|tokens|layers|null]
 
-A random Qwen2.5-VL pair (hidden 1024, 16 layers, vocabulary 151936, float32), one prompt of 400 positions
-with an image. The bound is 1.25 x (two bare forwards without unembedding + one bare product of residuals and
-unembedding per layer and model), measured in turns in the same run; the fastest round of each counts. Exits
-with 1 if missed.
+A random pair shaped like Qwen2.5-VL-3B at half its width and about half its depth (hidden 1024, 16 decoder layers,
+vocabulary 151936, float32), one prompt of 400 positions with an image. The bound is 1.25 x (two bare forwards
+without unembedding + one bare product of residuals and unembedding per layer and model), measured in turns in
+the same run; the fastest round of each counts. Exits with 1 if missed.
 """
 
 import argparse
@@ -31,18 +31,18 @@ IMAGE_SIDE = 32  # patches: 16 x 16 = 256 visual tokens
 def model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
     text = {
         "hidden_size": HIDDEN,
-        "intermediate_size": 2816,
+        "intermediate_size": 5504,
         "num_hidden_layers": LAYERS,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
         "vocab_size": VOCABULARY,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
     }
     vision = {
-        "depth": 6,
-        "hidden_size": 320,
-        "intermediate_size": 864,
-        "num_heads": 4,
+        "depth": 14,
+        "hidden_size": 640,
+        "intermediate_size": 1710,
+        "num_heads": 8,
         "out_hidden_size": HIDDEN,
     }
     tokens = {"image_token_id": IMAGE, "video_token_id": 6, "vision_start_token_id": VISION_START}

@@ -1,0 +1,68 @@
+"""The pair that ships: whole, small enough, loadable like any checkpoint, and able to answer in its format."""
+
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workbench import answers, load_pair, load_problems, stratified_shift, trace
+from workbench.organism.evaluation import WEIGHTS
+from workbench.organism.sampling import sample
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return load_pair("shapes", device="cpu")
+
+
+def megabytes(paths) -> float:
+    return sum(p.stat().st_size for p in paths) / 1e6
+
+
+def test_files_are_as_listed_and_small():
+    listed = dict(reversed(line.split()) for line in (WEIGHTS / "SHA256SUMS").read_text().splitlines())
+    assert set(listed) == {p.relative_to(WEIGHTS).as_posix() for p in WEIGHTS.rglob("*.safetensors")}
+    for name, digest in listed.items():
+        assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest
+    assert megabytes(WEIGHTS / m / "model.safetensors" for m in ("base", "rlvr")) < 25
+    deltas = list((WEIGHTS / "deltas").glob("*.safetensors"))
+    assert len(deltas) >= 6
+    assert megabytes(deltas) < 30
+
+
+def test_deltas_lead_from_the_base_towards_the_rlvr_model(pair):
+    base, rlvr = pair.base.model.state_dict(), pair.rlvr.model.state_dict()
+    change = {name: rlvr[name] - tensor for name, tensor in base.items()}
+    cosines = []
+    for path in sorted((WEIGHTS / "deltas").glob("*.safetensors")):
+        delta = load_file(path)
+        assert delta.keys() == base.keys()
+        dot = sum((delta[n].float() * change[n]).sum() for n in base)
+        norms = [torch.sqrt(sum(d.float().pow(2).sum() for d in c.values())) for c in (delta, change)]
+        cosines.append(float(dot / (norms[0] * norms[1])))
+    assert cosines == sorted(cosines)
+    assert cosines[-1] > 0.9
+
+
+def test_both_models_answer_in_their_format(pair):
+    problems = load_problems("shapes", limit=20)
+    for anatomy in (pair.base, pair.rlvr):
+        responses = sample(anatomy.model, pair.processor, problems, samples=1, temperature=0, seed=0)
+        assert sum(answers.extract(r) is not None for rs in responses for r in rs) >= 19
+
+
+def test_the_pair_sees(pair):
+    """Where a question is answered by looking, far above the best constant answer, which is about a fifth."""
+    problems = [p for p in load_problems("shapes", limit=250) if p.family in ("lookup", "compare")]
+    responses = sample(pair.base.model, pair.processor, problems, samples=1, temperature=0, seed=0)
+    right = [answers.is_correct(rs[0], p.answer or "") for rs, p in zip(responses, problems, strict=True)]
+    assert sum(right) / len(right) > 0.45
+
+
+def test_tracing_it_finds_a_shift(pair):
+    table = stratified_shift(
+        trace(pair, load_problems("shapes", limit=4), null_draws=1), bins=2, resamples=20
+    )
+    assert (table.table["kl"] > 0).all()
+    assert "claim" in table.verdict
