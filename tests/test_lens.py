@@ -116,7 +116,7 @@ def test_strips_of_positions_change_nothing(monkeypatch: pytest.MonkeyPatch):
     pair = random_pair(positions=23)
     null = lens.matched_noise(*pair[:2], draws=2)
     whole = lens.compare(*pair, null=null, jensen_shannon=True)
-    monkeypatch.setattr(lens, "_STRIP_ELEMENTS", 4 * 300 * 5)
+    monkeypatch.setattr(lens, "_STRIP_ELEMENTS", 5 * 4 * 300)
     strips = lens.compare(*pair, null=null, jensen_shannon=True)
     for name in ("entropy_base", "kl", "kl_null", "jensen_shannon"):
         torch.testing.assert_close(getattr(strips, name), getattr(whole, name), rtol=0, atol=1e-14)
@@ -127,8 +127,8 @@ def test_many_positions_get_small_blocks():
     tall = [h.repeat(2_800, 1) for h in pair[:2]]
     stats = lens.compare(tall[0], tall[1], *pair[2:])
     torch.testing.assert_close(stats.kl[:3], lens.compare(*pair).kl, rtol=1e-5, atol=1e-6)
-    blocks = lens._blocks([(head, h) for head, h in zip(pair[2:], tall, strict=True)], torch.float32, None)
-    assert [logits.shape[2] for _, logits in blocks] == [256, 256, 88]
+    running = lens._Running(list(zip(pair[2:], tall, strict=True)), torch.float32, 10, None)
+    assert running.block == 256
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

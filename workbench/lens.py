@@ -90,7 +90,7 @@ class LensHead:
         if hidden.dtype == out.dtype:
             torch.mm(hidden, weight.to(out.dtype), out=out)
         else:
-            torch.mm(hidden, weight, out_dtype=out.dtype, out=out)
+            out.copy_(torch.mm(hidden, weight, out_dtype=out.dtype))
         if self.bias is not None:
             out += self.bias[rows].to(out.dtype).clamp(min=_MASKED)
         if self.multiplier != 1.0:
@@ -178,7 +178,8 @@ def compare(
     _check(head_rlvr, "h_rlvr", h_rlvr, top_k, block)
     _check_same_shape(h_base, h_rlvr)
     dtype = _precision(h_base, h_rlvr)
-    base, others = head_base.normed(h_base, dtype), head_rlvr.normed(h_rlvr, dtype)
+    base, rlvr = head_base.normed(h_base, dtype), head_rlvr.normed(h_rlvr, dtype)
+    heads = [(head_base, base), (head_rlvr, rlvr)]
     if null is not None:
         if null.ndim != 3 or null.shape[1:] != h_base.shape:
             raise InputError(
@@ -186,9 +187,9 @@ def compare(
                 "pass `null=matched_noise(h_base, h_rlvr)`"
             )
         _check(head_rlvr, "null", null.flatten(0, 1), top_k, block)
-        others = torch.cat([others, *(head_rlvr.norm(draw).to(others.dtype) for draw in null)])
-    running = _Running([(head_base, base), (head_rlvr, others)], dtype, top_k).scan(block)
-    kl, entropy, ids, probs = running.divergence(), running.entropy(), running.top_ids, running.top_probs()
+        heads += [(head_rlvr, head_rlvr.norm(draw).to(rlvr.dtype)) for draw in null]
+    running = _Running(heads, dtype, top_k, block).scan()
+    kl, entropy, ids, probs = running.divergence(), running.entropy(), *running.best()
     if (head_rlvr.masked() & ~head_base.masked()).any():
         kl = torch.full_like(kl, math.inf)
     return LensStats(
@@ -202,7 +203,7 @@ def compare(
         top1_agreement=ids[0, :, 0] == ids[1, :, 0],
         topk_overlap=(ids[0, :, :, None] == ids[1, :, None, :]).any(2).to(dtype).mean(1),
         kl_null=None if null is None else kl[1:],
-        jensen_shannon=running.jensen_shannon(block) if jensen_shannon else None,
+        jensen_shannon=running.jensen_shannon() if jensen_shannon else None,
     )
 
 
@@ -215,8 +216,9 @@ def summarise(h: Residuals, head: LensHead, *, top_k: int = 10, block: int | Non
     """
     _check(head, "h", h, top_k, block)
     dtype = _precision(h)
-    running = _Running([(head, head.normed(h, dtype))], dtype, top_k).scan(block)
-    return HeadStats(running.entropy()[0], running.top_ids[0], running.top_probs()[0])
+    running = _Running([(head, head.normed(h, dtype))], dtype, top_k, block).scan()
+    ids, probs = running.best()
+    return HeadStats(running.entropy()[0], ids[0], probs[0])
 
 
 @torch.no_grad()
@@ -243,74 +245,71 @@ def matched_noise(
     return start + noise * (length / torch.linalg.vector_norm(noise, dim=-1, keepdim=True))
 
 
-# Heads with their normed residuals: N rows of the base; N of the RLVR model, then N for each null draw.
+# D distributions at N positions, each by its head and normed residuals: the base, the RLVR model, null draws.
 Heads: TypeAlias = list[tuple[LensHead, Tensor]]
 
 
-def _blocks(heads: Heads, dtype: torch.dtype, block: int | None) -> Iterator[tuple[int, Tensor]]:
-    """The first vocabulary row and the logits (D, N, rows) of every block, always in the same buffer."""
-    vocabulary, device = len(heads[0][0].weight), heads[0][1].device
-    sizes = [len(hidden) for _, hidden in heads]
-    elements = _BLOCK_ELEMENTS["cpu" if device.type == "cpu" else "cuda"]
-    block = block or max(4, elements // sum(sizes) // _STRETCH) * _STRETCH
-    buffer = torch.empty(sum(sizes) * min(block, vocabulary), dtype=dtype, device=device)
+def _blocks(heads: Heads, dtype: torch.dtype, block: int) -> Iterator[tuple[int, Tensor]]:
+    """The first vocabulary row and the logits (N, D, rows) of every block, always in the same buffer."""
+    (head, hidden), vocabulary = heads[0], len(heads[0][0].weight)
+    buffer = hidden.new_empty(len(hidden) * len(heads) * block, dtype=dtype)
     for start in range(0, vocabulary, block):
         rows = slice(start, min(start + block, vocabulary))
-        logits = buffer[: sum(sizes) * (rows.stop - start)].view(sum(sizes), -1)
-        for (head, hidden), part in zip(heads, logits.split(sizes), strict=True):
-            head.write_logits(part, hidden, rows)
-        yield start, logits.unflatten(0, (-1, sizes[0]))
+        logits = buffer[: len(hidden) * len(heads) * (rows.stop - start)].view(len(hidden), len(heads), -1)
+        for index, (head, hidden) in enumerate(heads):
+            head.write_logits(logits[:, index], hidden, rows)
+        yield start, logits
 
 
-def _strips(logits: Tensor, per_position: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut logits (D, N, rows), and what belongs to their positions, along N."""
-    count, size, rows = logits.shape
-    if logits.device.type == "cpu":
-        size = max(1, _STRIP_ELEMENTS * torch.get_num_threads() // (count * rows))
-    return zip(logits.split(size, 1), per_position.split(size, 1), strict=True)
+def _sums(z: Tensor, peak: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
+    """Stretch maxima (n, D, stretches), new running maxima (n, D) and the sums of step 4, of logits (n, D, rows).
 
-
-def _sums(z: Tensor, peak: Tensor, kept: int) -> tuple[Tensor, ...]:
-    """Stretch maxima (D, n, stretches), new running maxima (D, n) and the sums of step 4, of logits (D, n, rows).
-
-    The second sum is that of the first `kept` distributions, the third that of all but the first.
+    The second sum is that of base and RLVR model, the third that of all but the base.
     """
     maxima = z.unflatten(2, (-1, math.gcd(z.shape[2], _STRETCH))).amax(3)
     peak = torch.maximum(peak, maxima.amax(2))
-    s = z - peak[..., None]
-    e = s.exp()
-    total, change = e.sum(2), s[:1] - s[1:]
-    moment = s[:kept].mul_(e[:kept]).sum(2)
-    return maxima, peak, total, moment, e[1:].sub_(e[:1]).addcmul_(e[:1], change).sum(2)
+    # Memory that is used again is in the cache already, where an allocator may hand out what is not even mapped.
+    s, e, change = (part[: z.numel()].view_as(z) for part in scratch)
+    torch.exp(torch.sub(z, peak[..., None], out=s), out=e)
+    torch.sub(s[:, :1], s[:, 1:], out=change[:, 1:])
+    total, moment = e.sum(2), s[:, :2].mul_(e[:, :2]).sum(2)
+    return maxima, peak, total, moment, e[:, 1:].sub_(e[:, :1]).addcmul_(e[:, :1], change[:, 1:]).sum(2)
 
 
 class _Running:
-    """What the pass keeps of D distributions at N positions, the first of which is the base.
+    """What the pass keeps at N positions of D distributions, the first of which is the base.
 
-    Entropy and top predictions are those of each head's first distribution, divergences those of all others.
+    Entropy and top predictions are those of the first two, divergences from the base those of all others.
     """
 
-    def __init__(self, heads: Heads, dtype: torch.dtype, top_k: int):
-        self.heads, self.dtype, self.kept = heads, dtype, len(heads)
-        positions, device = len(heads[0][1]), heads[0][1].device
-        count = sum(len(hidden) for _, hidden in heads) // positions
-        self.peak = torch.full((count, positions), torch.finfo(dtype).min, dtype=dtype, device=device)
+    def __init__(self, heads: Heads, dtype: torch.dtype, top_k: int, block: int | None):
+        self.heads, self.dtype = heads, dtype
+        (head, hidden), count = heads[0], len(heads)
+        self.vocabulary, on_cpu = len(head.weight), hidden.device.type == "cpu"
+        elements = _BLOCK_ELEMENTS["cpu" if on_cpu else "cuda"]
+        block = block or max(4, elements // (len(hidden) * count) // _STRETCH) * _STRETCH
+        self.block = min(block, self.vocabulary)
+        strip = max(1, _STRIP_ELEMENTS * torch.get_num_threads() // (count * self.block))
+        self.strip = min(strip, len(hidden)) if on_cpu else len(hidden)
+        self.peak = hidden.new_full((len(hidden), count), torch.finfo(dtype).min, dtype=dtype)
         self.total = torch.zeros_like(self.peak, dtype=torch.float64)
-        self.moment, self.cross = torch.zeros_like(self.total[: self.kept]), torch.zeros_like(self.total[1:])
-        self.top = torch.full((self.kept, positions, top_k), -math.inf, dtype=dtype, device=device)
+        self.moment, self.cross = torch.zeros_like(self.total[:, :2]), torch.zeros_like(self.total[:, 1:])
+        self.top = hidden.new_full((*self.moment.shape, top_k), -math.inf, dtype=dtype)
         self.top_ids = torch.full_like(self.top, -1, dtype=torch.int64)
 
-    def scan(self, block: int | None) -> "_Running":
-        kept = self.kept
-        for start, logits in _blocks(self.heads, self.dtype, block):
-            parts = zip(*(_sums(z, m, kept) for z, m in _strips(logits, self.peak)), strict=True)
-            maxima, peak, total, moment, cross = (torch.cat(part, 1) for part in parts)
-            self._keep_best(start, logits[:kept].flatten(0, 1), maxima[:kept].flatten(0, 1))
+    def scan(self) -> "_Running":
+        scratch = self.peak.new_empty(3, self.strip * len(self.heads) * self.block)
+        for start, logits in _blocks(self.heads, self.dtype, self.block):
+            strips = zip(logits.split(self.strip), self.peak.split(self.strip), strict=True)
+            parts = zip(*(_sums(z, peak, scratch) for z, peak in strips), strict=True)
+            maxima, peak, total, moment, cross = (torch.cat(part) for part in parts)
+            self._keep_best(start, logits, maxima[:, :2])
+            # What was summed relative to the old maxima becomes relative to the new ones.
             step = self.peak.double() - peak.double()
-            scale, change = step.exp(), step[:1] - step[1:]
-            self.cross = scale[:1] * (self.cross + self.total[:1] * change) + cross
-            self.cross += self.total[1:] * (scale[1:] - scale[:1])
-            self.moment = scale[:kept] * (self.moment + self.total[:kept] * step[:kept]) + moment
+            scale, change = step.exp(), step[:, :1] - step[:, 1:]
+            self.cross = scale[:, :1] * (self.cross + self.total[:, :1] * change) + cross
+            self.cross += self.total[:, 1:] * (scale[:, 1:] - scale[:, :1])
+            self.moment = scale[:, :2] * (self.moment + self.total[:, :2] * step[:, :2]) + moment
             self.total = scale * self.total + total
             self.peak = peak
         return self
@@ -318,21 +317,22 @@ class _Running:
     def _keep_best(self, start: int, logits: Tensor, maxima: Tensor) -> None:
         """Merge a block into the top predictions: stretch `maxima` say where in `logits` to look."""
         top, top_ids = self.top.flatten(0, 1), self.top_ids.flatten(0, 1)
-        stretches = logits.unflatten(1, (maxima.shape[1], -1))
-        k, length = top.shape[1], stretches.shape[2]
-        floor = top[:, -1:]
-        if start == 0 and maxima.shape[1] >= k:
+        stretches = logits.unflatten(2, (maxima.shape[2], -1))
+        k, length = top.shape[1], stretches.shape[3]
+        floor = self.top[..., -1:]
+        if start == 0 and maxima.shape[2] >= k:
             # No list yet; but k stretches reach the k-th largest maximum, hence so do the k best logits.
-            bound = maxima.topk(k, dim=1).values[:, -1:]
+            bound = maxima.topk(k).values[..., -1:]
             floor = torch.nextafter(bound, torch.full_like(bound, -math.inf))
-        row, stretch = (maxima > floor).nonzero(as_tuple=True)
-        if not len(row):
+        position, side, stretch = (maxima > floor).nonzero(as_tuple=True)
+        if not len(position):
             return
-        found = stretches[row, stretch]
-        pair, offset = (found > floor[row]).nonzero(as_tuple=True)
+        found = stretches[position, side, stretch]
+        pair, offset = (found > floor[position, side]).nonzero(as_tuple=True)
+        row = (position * maxima.shape[1] + side)[pair]
         # Candidates are ordered by row, then id. Each row's are laid behind its list, which holds lower ids,
         # so that a stable sort breaks ties by id.
-        changed, line, counts = torch.unique_consecutive(row[pair], return_inverse=True, return_counts=True)
+        changed, line, counts = torch.unique_consecutive(row, return_inverse=True, return_counts=True)
         column = k + torch.arange(len(line), device=line.device) - (counts.cumsum(0) - counts)[line]
         values = top.new_full((len(changed), k + int(counts.max())), -math.inf)
         ids = torch.full_like(values, -1, dtype=torch.int64)
@@ -343,32 +343,36 @@ class _Running:
         top[changed], top_ids[changed] = values[:, :k], ids.gather(1, order[:, :k])
 
     def entropy(self) -> Tensor:
-        total, largest = self.total[: self.kept], math.log(len(self.heads[0][0].weight))
-        return (total.log() - self.moment / total).clamp(0, largest).to(self.dtype)
+        """Of base and RLVR model, (2, N)."""
+        total = self.total[:, :2]
+        return self._result((total.log() - self.moment / total).clamp(0, math.log(self.vocabulary)))
 
     def divergence(self) -> Tensor:
         """KL of the base from each other distribution, (D - 1, N)."""
-        ratio = self.total[1:] / self.total[:1]
-        return (self.cross / self.total[:1] + ratio.log() - (ratio - 1)).clamp(min=0).to(self.dtype)
+        ratio = self.total[:, 1:] / self.total[:, :1]
+        return self._result((self.cross / self.total[:, :1] + ratio.log() - (ratio - 1)).clamp(min=0))
 
-    def top_probs(self) -> Tensor:
-        weights = (self.top - self.peak[: self.kept, :, None]).double().exp()
-        return (weights / self.total[: self.kept, :, None]).to(self.dtype)
+    def best(self) -> tuple[Tensor, Tensor]:
+        """Ids and probabilities of the top predictions of base and RLVR model, (2, N, k)."""
+        probs = (self.top - self.peak[:, :2, None]).double().exp() / self.total[:, :2, None]
+        return self.top_ids.transpose(0, 1).contiguous(), self._result(probs)
 
-    def jensen_shannon(self, block: int | None) -> Tensor:
-        """Mean KL of the two heads' first distributions from their average, (N,): a second pass."""
-        first = [(head, hidden[: self.peak.shape[1]]) for head, hidden in self.heads]
-        log_normaliser = (self.peak + self.total.log())[: self.kept].to(self.dtype)
-        result = torch.zeros_like(self.total[0])
-        for _, logits in _blocks(first, self.dtype, block):
+    def jensen_shannon(self) -> Tensor:
+        """Mean KL of base and RLVR model from their average, (N,): a second pass."""
+        log_normaliser = (self.peak + self.total.log())[:, :2].to(self.dtype)
+        result = torch.zeros_like(self.total[:, 0])
+        for _, logits in _blocks(self.heads[:2], self.dtype, self.block):
             parts = []
-            for z, shift in _strips(logits, log_normaliser):
+            for z, shift in zip(logits.split(self.strip), log_normaliser.split(self.strip), strict=True):
                 log_p = z - shift[..., None]
                 # log(average / p) by the log-ratio loses no small shift; beyond the clamp there is no mass.
-                ratio = (log_p.flip(0) - log_p).clamp(-80, 80)
-                parts.append(-(log_p.exp() * torch.log1p(torch.expm1(ratio) / 2)).sum((0, 2)) / 2)
+                ratio = (log_p.flip(1) - log_p).clamp(-80, 80)
+                parts.append(-(log_p.exp() * torch.log1p(torch.expm1(ratio) / 2)).sum((1, 2)) / 2)
             result += torch.cat(parts)
         return result.clamp(0, math.log(2)).to(self.dtype)
+
+    def _result(self, statistic: Tensor) -> Tensor:
+        return statistic.to(self.dtype).transpose(0, 1).contiguous()
 
 
 def _precision(*tensors: Tensor) -> torch.dtype:
