@@ -103,9 +103,9 @@ def test_bad_input(arguments, message, workbench):
 def test_conform_exits_by_what_it_found(workbench):
     assert workbench("conform", str(PARITY / "lens"))[0] == 0
     assert workbench("conform", str(PARITY / "lens"), "--tolerance", "1e-30")[0] == 1
-    code, out, _ = workbench("conform", str(PARITY / "token_replay"))
-    assert code == 2
-    assert "not supported yet" in out
+    code, out, _ = workbench("conform", str(PARITY / "token_replay"), str(PARITY / "cross_model"))
+    assert code == 0
+    assert "logits_last" in out
 
 
 def test_doctor_says_what_works(workbench):

@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import oracle
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from workbench.conform import ConformReport, Deviation, conform
 from workbench.errors import InputError
+from workbench.pairs import load_pair
 
 PARITY = Path(__file__).parent / "parity"
 
@@ -47,7 +49,7 @@ def test_the_recorded_lens_is_met_in_float64():
     assert all(d.within for d in report.deviations)
     assert max(d.absolute for d in report.deviations) < 2e-7
     assert [d.absolute for d in report.deviations[3:]] == [0, 0]
-    assert (report.exit_code, report.unsupported) == (0, ())
+    assert report.exit_code == 0
     assert report.verdict == "all 5 quantities conform (tolerance 1e-06, float64 on cpu)"
 
 
@@ -57,12 +59,84 @@ def test_in_float32_the_deviations_are_those_of_float32():
     assert 1e-8 < max(d.absolute for d in report.deviations) < 1e-4
 
 
-def test_kinds_of_later_versions_are_not_supported_yet():
-    report = conform([PARITY / "lens", PARITY / "token_replay", PARITY / "cross_model"])
-    assert report.unsupported == (("token_replay", "token_replay"), ("cross_model", "cross_model"))
-    assert report.exit_code == 2
-    assert "cross_model: kind 'cross_model' is not supported yet" in str(report)
-    assert conform(PARITY / "cross_model").verdict == "nothing was compared"
+@pytest.mark.parametrize("kind", ["token_replay", "cross_model"])
+def test_the_released_codes_interventions_are_met_in_float64(kind):
+    report = conform(PARITY / kind)
+    quantities = {d.quantity for d in report.deviations}
+    recorded = set(load_file(PARITY / kind / "expected.safetensors"))
+    assert quantities == recorded
+    assert report.exit_code == 0
+    assert next(d for d in report.deviations if d.quantity == "mask").absolute == 0
+
+
+@pytest.fixture
+def recorded(tmp_path: Path):
+    """Writes a case of a kind that `parity/` has none of, with what the naive loop makes of it."""
+
+    def write(kind: str, **settings) -> Path:
+        folder = tmp_path / kind
+        shutil.copytree(PARITY / "token_replay", folder)
+        case = json.loads((folder / "case.json").read_text()) | {"kind": kind, **settings}
+        (folder / "case.json").unlink()
+        (folder / "case.json").write_text(json.dumps(case))
+        pair = load_pair(base=folder / "base", rlvr=folder / "rlvr", dtype="float64")
+        inputs = load_file(folder / "inputs.safetensors")
+        visual = inputs["input_ids"][0] == pair.base.image_token_id
+        inputs["pixel_values"] = inputs["pixel_values"].double()
+        teacher, learner = (pair.rlvr, pair.base) if kind == "reverse_replay" else (pair.base, pair.rlvr)
+        chosen = {
+            k: case[k]
+            for k in ("tau", "layers", "layer", "iterations", "top_v", "normalize", "alignment")
+            if k in case
+        }
+        x, losses, mask = oracle.naive_replay(learner, teacher, inputs, visual, **chosen, alpha=case["lr"])
+
+        def add(module, args):
+            hidden = args[0].clone()
+            hidden[0, visual] += x
+            return (hidden, *args[1:])
+
+        handle = learner.layers[case.get("layer", 0)].register_forward_pre_hook(add)
+        logits = oracle.own_logits(learner.model, inputs)[0, -1]
+        handle.remove()
+        expected = folder / "expected.safetensors"
+        expected.chmod(0o644)
+        change(expected, tokens=x, losses=losses, mask=mask, logits_last=logits)
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("reverse_replay", {}),
+        ("mid_replay", {"layer": 2}),
+        ("mid_replay", {"layer": 3, "alignment": "paper"}),
+    ],
+)
+def test_the_other_kinds_are_met_as_the_naive_loop_records_them(recorded, kind, settings):
+    folder = recorded(kind, **settings)
+    report = conform(folder)
+    assert report.exit_code == 0, str(report)
+    assert {"tokens", "losses", "mask", "logits_last"} <= {d.quantity for d in report.deviations}
+    shifted = load_file(folder / "expected.safetensors")["tokens"]
+    change(folder / "expected.safetensors", tokens=shifted * 1.001)
+    assert [d.quantity for d in conform(folder).deviations if not d.within] == ["tokens"]
+
+
+def test_a_mid_case_may_record_the_masks_of_all_layers(recorded):
+    folder = recorded("mid_replay", layer=2)
+    masks = load_file(PARITY / "token_replay" / "expected.safetensors")["mask"]
+    change(folder / "expected.safetensors", mask=masks)
+    assert conform(folder).exit_code == 0
+
+
+def test_a_case_that_lacks_a_setting_is_refused(recorded):
+    folder = recorded("reverse_replay")
+    (folder / "case.json").write_text(json.dumps({"kind": "reverse_replay", "tau": 0.4}))
+    with pytest.raises(InputError, match=r"case.json lacks 'layers'; copy the recorded case again"):
+        conform(folder)
 
 
 def test_a_deviation_is_found_measured_and_named(case: Path):
@@ -89,17 +163,12 @@ def test_a_nan_never_conforms(case: Path):
     assert conform(case, tolerance=1e9).exit_code == 1
 
 
-def test_a_deviation_outranks_an_unsupported_kind():
-    bad = Deviation("a", "kl", 1.0, 1.0, within=False)
-    assert ConformReport((bad,), (("b", "mid_replay"),), "float64", "cpu", 1e-6).exit_code == 1
-
-
 def test_the_report_is_a_table_in_text_and_html():
     report = conform(PARITY / "lens")
     assert list(report.to_dataframe()) == ["case", "quantity", "absolute", "relative", "within"]
     assert "entropy_rlvr" in str(report)
     assert str(report).endswith(report.verdict)
-    strange = ConformReport((), (("<script>", "lens"),), "float64", "cpu", 1e-6)
+    strange = ConformReport((Deviation("<script>", "kl", 0.0, 0.0, True),), "float64", "cpu", 1e-6)
     assert "<script>" not in strange._repr_html_()
 
 

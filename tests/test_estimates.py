@@ -181,3 +181,23 @@ def test_interval_says_on_which_side_of_a_value_it_lies():
 def test_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_pass_at_k_is_the_chance_that_a_draw_of_k_holds_a_right_one():
+    for n, k in itertools.product((1, 4, 9), (1, 2, 4)):
+        if k <= n:
+            expected = [1 - comb(n - c, k) / comb(n, k) for c in range(n + 1)]
+            assert np.allclose(pass_at_k(n, np.arange(n + 1), k), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((4, [1], 8), r"`k` is 8 with 4 samples a problem; Pass@K needs at least K samples: draw samples=8"),
+        ((4, [1], 0), r"`k` is 0"),
+        ((4, [5], 2), r"`correct` must lie between 0 and the 4 samples"),
+    ],
+)
+def test_pass_at_k_refuses(arguments, message):
+    with pytest.raises(InputError, match=message):
+        pass_at_k(*arguments)

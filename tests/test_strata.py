@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import InputError
-from workbench.strata import fraction_strata, quantile_strata
+from workbench.strata import fraction_strata, quantile_strata, select_cells
 
 ENTROPY = torch.tensor([0.1, 0.5, 0.3, 0.9, 0.7, 0.2])
 tied = st.lists(st.integers(0, 5), min_size=2, max_size=40)
@@ -90,3 +90,70 @@ def test_fractions_that_do_not_increase(fractions):
 def test_entropy_that_is_not_finite(cut):
     with pytest.raises(InputError, match="`entropy` must be finite, found 2 of 4 cells"):
         cut(torch.tensor([1.0, float("nan"), float("inf"), 2.0]))
+
+
+# --- selections ----------------------------------------------------------------------------------------
+
+ENTROPIES = torch.tensor([[1.0, 2.0, 4.0, 10.0, 8.0, 3.0], [5.0, 5.0, 1.0, 0.5, 0.2, 2.0]])
+GROUPS = torch.tensor([0, 0, 0, 1, 1, 1])
+
+
+def chosen(**how) -> list[list[int]]:
+    return [row.nonzero()[:, 0].tolist() for row in select_cells(ENTROPIES, **how)]
+
+
+def test_low_is_at_most_tau_of_the_largest_entropy():
+    assert chosen(tau=0.4) == [[0, 1, 2, 5], [2, 3, 4, 5]]
+    assert chosen(tau=0.4, groups=GROUPS) == [[0, 5], [2, 3, 4]]
+    assert chosen(tau=1.0) == [list(range(6))] * 2
+    assert chosen(tau=0.0) == [[], []]
+
+
+def test_the_maximum_is_that_of_the_candidates():
+    candidates = torch.tensor([True, True, True, False, False, False])
+    assert chosen(tau=0.5, candidates=candidates) == [[0, 1], [2]]
+    assert chosen(tau=0.5, candidates=candidates, select="high") == [[2], [0, 1]]
+    assert chosen(select="all", candidates=candidates) == [[0, 1, 2]] * 2
+
+
+def test_a_quantile_takes_its_share_and_ties_together():
+    assert chosen(threshold="quantile", tau=0.5) == [[0, 1, 5], [2, 3, 4]]
+    assert chosen(threshold="quantile", tau=5 / 6) == [[0, 1, 2, 4, 5], list(range(6))]
+    assert chosen(threshold="quantile", tau=0.0) == [[], []]
+    assert chosen(threshold="quantile", tau=1 / 3, groups=GROUPS) == [[0, 5], [2, 4]]
+
+
+def test_fixed_levels_are_strict_and_per_layer():
+    assert chosen(threshold="fixed", levels=(3.0, 0.5)) == [[0, 1], [4]]
+
+
+def test_below_keeps_cells_that_the_other_model_is_less_sure_of():
+    assert chosen(tau=0.4, below=ENTROPIES + torch.tensor([1.0, -1, 1, 1, 1, 1])) == [[0, 2, 5], [2, 3, 4, 5]]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.floats(0, 1), st.sampled_from(["max_fraction", "quantile"]))
+def test_selections_partition_the_candidates(seed, tau, threshold):
+    generator = torch.Generator().manual_seed(seed)
+    entropy = torch.rand(3, 12, generator=generator)
+    candidates = torch.rand(12, generator=generator) < 0.7
+    groups = torch.randint(2, (12,), generator=generator)
+    masks = {
+        s: select_cells(
+            entropy, select=s, threshold=threshold, tau=tau, candidates=candidates, groups=groups, seed=seed
+        )
+        for s in ("low", "high", "random", "all")
+    }
+    assert not (masks["low"] & masks["high"]).any()
+    assert torch.equal(masks["low"] | masks["high"], masks["all"])
+    assert torch.equal(masks["all"], candidates.expand(3, -1))
+    for group in (0, 1):
+        here = groups == group
+        assert torch.equal(masks["random"][:, here].sum(1), masks["low"][:, here].sum(1))
+    assert not (masks["random"] & ~candidates).any()
+
+
+def test_random_is_seeded():
+    draws = [select_cells(ENTROPIES, select="random", tau=0.4, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert torch.equal(draws[0], draws[1])
+    assert any(not torch.equal(draws[0], other) for other in draws[2:])

@@ -23,6 +23,7 @@ from typing import TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import gammaln
 
 from workbench.errors import InputError
 
@@ -190,6 +191,29 @@ def spearman(x: ArrayLike, y: ArrayLike, problem: ArrayLike, **settings: Unpack[
     statistic = RankCorrelation(x, y, ids, problems)
     found = bootstrap(statistic, problems, **settings)[0]
     return replace(found, estimate=statistic.exact)
+
+
+def pass_at_k(samples: int, correct: ArrayLike, k: int) -> Array:
+    """Unbiased Pass@K of each problem, ``1 - C(n - c, k) / C(n, k)`` (paper Fig. 6), from c correct of n samples.
+
+    Raises:
+        InputError: fewer samples than K, or more correct ones than samples.
+    """
+    right = np.asarray(correct, dtype=float)
+    if not 1 <= k <= samples:
+        raise InputError(
+            f"`k` is {k} with {samples} samples a problem; Pass@K needs at least K samples: draw samples={max(k, 1)}"
+        )
+    if ((right < 0) | (right > samples)).any():
+        raise InputError(
+            f"`correct` must lie between 0 and the {samples} samples, found {right.min():g} to {right.max():g}"
+        )
+    wrong = samples - right
+    missed = np.where(wrong >= k, wrong, k)
+    log_missed = (
+        gammaln(missed + 1) - gammaln(missed - k + 1) - gammaln(samples + 1) + gammaln(samples - k + 1)
+    )
+    return 1 - np.where(wrong >= k, np.exp(log_missed), 0.0)
 
 
 class Median:

@@ -10,7 +10,7 @@ Tensors stay on the CPU; whoever runs a model moves a batch to it.
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -112,6 +112,24 @@ class EncodedPrompt:
         return (
             f"EncodedPrompt({self.problem_id!r}, {len(self)} positions: {counts}; grids {list(self.grids)})"
         )
+
+    def prefix(self, length: int) -> "EncodedPrompt":
+        """The first ``length`` positions, which must hold every visual one.
+
+        Raises:
+            InputError: a visual position would be lost, or there are not so many positions.
+        """
+        last = int((self.visual_index >= 0).nonzero()[-1]) if len(self.grids) else -1
+        if not last < length <= len(self):
+            raise InputError(
+                f"`length` is {length}, expected {last + 1} to {len(self)}, so that the picture stays whole"
+            )
+        inputs = {
+            name: value[:, :length] if name in _PER_POSITION else value
+            for name, value in self.model_inputs.items()
+        }
+        cut = {name: getattr(self, name)[:length] for name in ("kinds", "visual_index", "grid", "tokens")}
+        return replace(self, model_inputs=inputs, **cut)
 
     @classmethod
     def from_tensors(cls, pair: _Pair, *, problem_id: str = "prompt", **tensors: Any) -> "EncodedPrompt":

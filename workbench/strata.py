@@ -5,20 +5,27 @@
 3. ``fraction_strata`` cuts at fractions of the layer's largest entropy within a prompt. With the one fraction
    tau, stratum 0 is the low-entropy mask ``e <= tau * max(e)`` of Activation Replay (arXiv 2511.19972 and its
    released code; the maximum is taken over the positions of one prompt).
+4. ``select_cells`` picks the cells that an intervention acts on.
 
-In both, stratum 0 is the lowest, a cell that lies on an edge belongs to the stratum below it, and cells with
+In both strata, stratum 0 is the lowest, a cell that lies on an edge belongs to the stratum below it, and cells with
 equal entropy (and equal maximum) share a stratum: the order of positions never decides where a cell goes.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 from numbers import Integral
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.errors import InputError
+
+Select = Literal["low", "high", "all", "random"]
+Threshold = Literal["max_fraction", "quantile", "fixed"]
+SELECTS: tuple[str, ...] = get_args(Select)
+THRESHOLDS: tuple[str, ...] = get_args(Threshold)
 
 
 def quantile_strata(entropy: Float[Tensor, "*layers cells"], bins: int) -> Int[Tensor, "*layers cells"]:
@@ -101,3 +108,100 @@ def _check_finite(entropy: Tensor) -> None:
             f"`entropy` must be finite, found {wrong} of {entropy.numel()} cells that are NaN or infinite; "
             "trace again in float32, or leave out the prompts that hold them."
         )
+
+
+def select_cells(
+    entropy: Float[Tensor, "layers cells"],
+    *,
+    select: Select = "low",
+    threshold: Threshold = "max_fraction",
+    tau: float = 0.4,
+    levels: Sequence[float] | None = None,
+    candidates: Bool[Tensor, " cells"] | None = None,
+    groups: Int[Tensor, " cells"] | None = None,
+    below: Float[Tensor, "layers cells"] | None = None,
+    seed: int = 0,
+) -> Bool[Tensor, "layers cells"]:
+    """Which cells an intervention acts on, per layer: the masks M of Activation Replay and of its ablations.
+
+    1. The low cells of a layer, by ``threshold``: ``max_fraction``, ``e <= tau * max(e)`` (the paper's dynamic
+       mask); ``quantile``, the ``tau`` part of the cells that is lowest; ``fixed``, ``e < levels[layer]`` (the
+       released cross-model patch). Maximum and quantile are taken over the candidates of one group.
+    2. Where ``below`` is given, only those whose entropy is less than it.
+    3. ``select``: ``low`` takes these; ``high`` all other candidates; ``random`` as many of the group's
+       candidates, seeded; ``all`` every candidate.
+
+    Args:
+        entropy: the base model's entropies in nats.
+        select: which of the candidates to take.
+        threshold: what makes a cell low.
+        tau: fraction of the largest entropy or of the cells, in [0, 1]; unused by ``fixed``.
+        levels: for ``fixed``, one entropy in nats for each layer.
+        candidates: the cells in question (the visual positions); None: all.
+        groups: which image (or prompt) each cell belongs to; None: all to one.
+        below: the other model's entropies, (layers, cells) in nats.
+        seed: of ``random``.
+
+    Raises:
+        InputError: an unknown ``select`` or ``threshold``, tau outside [0, 1], or levels that do not fit.
+    """
+    check_selection(select, threshold, tau, levels, len(entropy))
+    _check_finite(entropy)
+    device, cells = entropy.device, entropy.shape[-1]
+    if candidates is None:
+        candidates = torch.ones(cells, dtype=torch.bool, device=device)
+    if groups is None:
+        groups = torch.zeros(cells, dtype=torch.int64, device=device)
+    low = torch.zeros_like(entropy, dtype=torch.bool)
+    members = [
+        (candidates & (groups == group)).nonzero()[:, 0] for group in groups[candidates].unique().tolist()
+    ]
+    for index in members:
+        low[:, index] = _low(entropy[:, index], threshold, tau, levels)
+    if below is not None:
+        low &= entropy < below
+    if select == "low":
+        return low
+    if select == "all":
+        return candidates.expand_as(low).clone()
+    if select == "high":
+        return candidates & ~low
+    drawn = torch.zeros_like(low)
+    generator = torch.Generator().manual_seed(seed)
+    for index in members:
+        order = torch.rand(len(entropy), len(index), generator=generator).argsort(1).argsort(1)
+        drawn[:, index] = order.to(device) < low[:, index].sum(1, keepdim=True)
+    return drawn
+
+
+def _low(entropy: Tensor, threshold: Threshold, tau: float, levels: Sequence[float] | None) -> Tensor:
+    if threshold == "max_fraction":
+        return entropy <= tau * entropy.amax(1, keepdim=True)
+    if threshold == "quantile":
+        count = round(tau * entropy.shape[1])
+        if count == 0:
+            return torch.zeros_like(entropy, dtype=torch.bool)
+        # Cells with equal entropy share a fate, as in quantile_strata.
+        return entropy <= entropy.sort(1).values[:, count - 1 : count]
+    return entropy < torch.tensor(levels, dtype=entropy.dtype, device=entropy.device)[:, None]
+
+
+def check_selection(
+    select: str, threshold: str, tau: float, levels: Sequence[float] | None, layers: int
+) -> None:
+    """Raise InputError unless these are arguments that `select_cells` takes."""
+    for name, value, known in (("select", select, SELECTS), ("threshold", threshold, THRESHOLDS)):
+        if value not in known:
+            raise InputError(
+                f"`{name}` is {value!r}; expected one of {', '.join(known)}: {name}={known[0]!r}"
+            )
+    if not 0 <= tau <= 1:
+        raise InputError(f"`tau` is {tau}; expected a fraction from 0 to 1: tau=0.4")
+    if threshold == "fixed" and (levels is None or len(levels) != layers):
+        given = "none" if levels is None else len(levels)
+        raise InputError(
+            f"`levels` gives {given} entropies, expected {layers}, one for each layer, in nats: "
+            f"threshold='fixed', levels=({', '.join(['2.0'] * min(layers, 3))}{', ...' * (layers > 3)})"
+        )
+    if threshold != "fixed" and levels is not None:
+        raise InputError(f"`levels` belongs to threshold='fixed', not to {threshold!r}; leave it out")

@@ -135,20 +135,22 @@ def lens_heads(pair: ModelPair) -> tuple[LensHead, LensHead]:
     Rows that only one model has (padding of its vocabulary) are left out.
     """
     device = pair.rlvr.unembedding.weight.device
+    return lens_head(pair.base, pair.vocab_size, device), lens_head(pair.rlvr, pair.vocab_size, device)
 
-    def head(anatomy: Anatomy) -> LensHead:
-        norm, weight, bias = anatomy.norm, anatomy.unembedding.weight, anatomy.unembedding.bias
-        if weight.device != device:
-            norm = deepcopy(norm).to(device)
-        return LensHead(
-            norm=norm,
-            weight=weight.detach()[: pair.vocab_size].to(device),
-            bias=None if bias is None else bias.detach()[: pair.vocab_size].to(device),
-            softcap=anatomy.softcap,
-            multiplier=anatomy.logit_multiplier,
-        )
 
-    return head(pair.base), head(pair.rlvr)
+def lens_head(anatomy: Anatomy, vocabulary: int, device: torch.device | None = None) -> LensHead:
+    """Norm and the first `vocabulary` rows of the unembedding, on `device` (None: where they are)."""
+    norm, weight, bias = anatomy.norm, anatomy.unembedding.weight, anatomy.unembedding.bias
+    device = weight.device if device is None else device
+    if weight.device != device:
+        norm = deepcopy(norm).to(device)
+    return LensHead(
+        norm=norm,
+        weight=weight.detach()[:vocabulary].to(device),
+        bias=None if bias is None else bias.detach()[:vocabulary].to(device),
+        softcap=anatomy.softcap,
+        multiplier=anatomy.logit_multiplier,
+    )
 
 
 def _cells(

@@ -12,6 +12,7 @@ The residual stream of layer l is what decoder layer l (0-based) returns, before
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -79,6 +80,42 @@ def read_residuals(
     return kept
 
 
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """What one decoder layer was called with, and what it returned: enough to call it again by hand."""
+
+    hidden: Float[Tensor, "batch tokens hidden"]
+    """The residual stream that it received."""
+    arguments: dict[str, Any]
+    """Everything else: positions, mask, no cache."""
+    output: Float[Tensor, "batch tokens hidden"]
+
+
+def read_calls(
+    anatomy: Anatomy, inputs: Mapping[str, Tensor], layers: int, *, write: Mapping[int, Edit] | None = None
+) -> list[LayerCall]:
+    """How a prefill calls the first ``layers`` decoder layers; the forward stops after the last of them.
+
+    Arguments and errors are those of :func:`read_residuals`, with ``write`` at the layers' inputs.
+    """
+    _check_layers("layers", [layers - 1], anatomy)
+    edits = _check_write(write, "input", anatomy)
+    model, kept = _wrap(anatomy), []
+    stack = model.get(anatomy.layers_path)
+    tracer = model.trace(**_arguments(anatomy, inputs))
+    with torch.no_grad(), tracer:
+        for layer in range(layers):
+            _write(stack[layer], layer, edits, "input")
+            positional, named = stack[layer].inputs
+            output = stack[layer].output
+            named = {"hidden_states": positional[0] if positional else None, **named}
+            hidden = named.pop("hidden_states")
+            # Copies, because a model may go on to change its residual stream in place.
+            kept.append(LayerCall(hidden.clone(), named, output.clone()))
+        tracer.stop()
+    return kept
+
+
 def read_logits(
     anatomy: Anatomy,
     inputs: Mapping[str, Tensor],
@@ -107,6 +144,27 @@ def read_logits(
             _write(stack[layer], layer, edits, at)
         kept["logits"] = tracer.result.logits[:, -last:]
     return kept["logits"]
+
+
+def prefill(
+    anatomy: Anatomy, inputs: Mapping[str, Tensor], *, write: Mapping[int, Edit] | None = None
+) -> Any:
+    """The model's own output of a whole prompt with ``write`` at the layers' inputs: last logits and key-value cache.
+
+    What follows is decoded by the unmodified model from that cache. Arguments and errors are those of :func:`read_residuals`.
+    """
+    edits = _check_write(write, "input", anatomy)
+    arguments: dict[str, Any] = _arguments(anatomy, inputs) | {"use_cache": True}
+    if "logits_to_keep" in inspect.signature(type(anatomy.model).forward).parameters:
+        arguments["logits_to_keep"] = 1
+    model, kept = _wrap(anatomy), {}
+    stack = model.get(anatomy.layers_path)
+    tracer = model.trace(**arguments)
+    with torch.no_grad(), tracer:
+        for layer in sorted(edits):
+            _write(stack[layer], layer, edits, "input")
+        kept["output"] = tracer.result
+    return kept["output"]
 
 
 def _wrap(anatomy: Anatomy) -> NNsight:

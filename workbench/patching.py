@@ -1,0 +1,181 @@
+"""Cross-model patching: overwrite one model's residual stream with another's, at chosen cells of a prompt.
+
+1. Source: the base model's residual stream at the *input* of each patched layer, on the same prompt (or any other
+   recording of it).
+2. Mask: cells chosen by the base model's logit-lens entropy at the *output* of each layer
+   (``strata.select_cells``), both models run unpatched; optionally only where the base's entropy is below the RLVR
+   model's.
+3. In the RLVR model's prefill the input of each patched layer becomes the source's at the masked positions. Later
+   tokens are decoded by the unmodified model from what the prefill left in its cache.
+
+The released code (arXiv 2511.19972, agent and video scripts) patches layers 0 to 6 at all positions, with a fixed
+entropy for each
+layer: ``Patch(layers=7, threshold="fixed", levels=(...), only_where_base_lower=True)``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from workbench.anatomy import Anatomy
+from workbench.errors import InputError
+from workbench.lens import summarise
+from workbench.pairs import ModelPair
+from workbench.prompts import EncodedPrompt, TokenKind
+from workbench.strata import Select, Threshold, check_selection, select_cells
+from workbench.traces import lens_head
+from workbench.tracing import read_calls
+
+Positions = Literal["all", "visual"]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Which cells to overwrite.
+
+    Raises:
+        InputError: a value outside its range, or two that do not go together.
+    """
+
+    select: Select = "low"
+    threshold: Threshold = "max_fraction"
+    tau: float = 0.4
+    levels: tuple[float, ...] | None = None
+    """For ``threshold="fixed"``: an entropy in nats for each patched layer."""
+    only_where_base_lower: bool = False
+    layers: int | tuple[int, ...] = 7
+    """The first so many layers, or which."""
+    positions: Positions = "all"
+    seed: int = 0
+    """Of ``select="random"``."""
+
+    def __post_init__(self) -> None:
+        if self.positions not in get_args(Positions):
+            raise InputError(
+                f"`positions` is {self.positions!r}; expected 'all' or 'visual': Patch(positions='visual')"
+            )
+        chosen = self.patched
+        if not chosen or min(chosen) < 0 or list(chosen) != sorted(set(chosen)):
+            raise InputError(
+                f"`layers` is {self.layers!r}; expected a number of layers of at least 1, or layers in order: "
+                "Patch(layers=7) or Patch(layers=(4, 5, 6))"
+            )
+        check_selection(self.select, self.threshold, self.tau, self.levels, len(chosen))
+
+    @property
+    def patched(self) -> tuple[int, ...]:
+        """The layers whose input is overwritten."""
+        return tuple(range(self.layers)) if isinstance(self.layers, int) else tuple(self.layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A model's residual stream at the input of some layers, over one prompt of T positions."""
+
+    problem_id: str
+    input_ids: Int[Tensor, " positions"] = field(repr=False)
+    layers: tuple[int, ...]
+    hidden: Float[Tensor, "layers positions hidden"] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPatch:
+    """A patch for one prompt: which cells, and what they become."""
+
+    problem_id: str
+    patch: Patch
+    mask: Bool[Tensor, "layers positions"]
+    source: Recording = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"PreparedPatch({self.problem_id!r}, {int(self.mask.sum())} of {self.mask.numel()} cells, {self.patch})"
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """The layers whose input is written."""
+        return self.source.layers
+
+    def apply(self, layer: int, hidden: Tensor) -> Tensor:
+        """The input of `layer`, (..., T, hidden), with masked positions overwritten."""
+        row = self.source.layers.index(layer)
+        replacement = self.source.hidden[row].to(hidden.device, hidden.dtype)
+        return torch.where(self.mask[row].to(hidden.device)[:, None], replacement, hidden)
+
+
+def record(anatomy: Anatomy, prompt: EncodedPrompt, layers: Sequence[int]) -> Recording:
+    """Record the residual stream at the input of `layers`, in order.
+
+    Raises:
+        InputError: a layer that the model does not have.
+    """
+    chosen = tuple(layers)
+    calls = read_calls(anatomy, prompt.model_inputs, max(chosen) + 1)
+    hidden = torch.stack([calls[layer].hidden[0] for layer in chosen])
+    return Recording(prompt.problem_id, prompt.input_ids, chosen, hidden)
+
+
+def prepare_patch(
+    pair: ModelPair, prompt: EncodedPrompt, patch: Patch, *, source: Recording | None = None
+) -> PreparedPatch:
+    """Choose the cells and record what goes there; see the module's text.
+
+    Args:
+        pair: what `load_pair` returned.
+        prompt: the prompt that is to be patched.
+        patch: the settings.
+        source: what is written; None: the base model's residual stream on the same prompt.
+
+    Raises:
+        InputError: more layers than the models have, a source recorded on another prompt or at other layers.
+    """
+    layers = patch.patched
+    if layers[-1] >= pair.depth:
+        raise InputError(
+            f"`layers` of the patch go up to {layers[-1]}, but the models have layers 0 to {pair.depth - 1}: "
+            f"Patch(layers={min(7, pair.depth)})"
+        )
+    if source is not None:
+        if not torch.equal(source.input_ids, prompt.input_ids):
+            raise InputError(
+                f"`source` was recorded on {source.problem_id!r}, which is another prompt than {prompt.problem_id!r}; "
+                "record this one: `record(pair.base, prompt, layers)`"
+            )
+        if source.layers != layers:
+            raise InputError(
+                f"`source` was recorded at layers {source.layers}, the patch writes {layers}: "
+                f"`record(pair.base, prompt, {layers})`"
+            )
+    calls = {
+        role: read_calls(anatomy, prompt.model_inputs, layers[-1] + 1)
+        for role, anatomy in (("base", pair.base), ("rlvr", pair.rlvr))
+    }
+    entropy = {
+        role: torch.stack(
+            [
+                summarise(
+                    calls[role][layer].output[0], lens_head(anatomy, pair.vocab_size), top_k=1
+                ).entropy.cpu()
+                for layer in layers
+            ]
+        )
+        for role, anatomy in (("base", pair.base), ("rlvr", pair.rlvr))
+    }
+    visual = prompt.kinds == TokenKind.VISUAL
+    mask = select_cells(
+        entropy["base"],
+        select=patch.select,
+        threshold=patch.threshold,
+        tau=patch.tau,
+        levels=patch.levels,
+        candidates=visual if patch.positions == "visual" else None,
+        below=entropy["rlvr"] if patch.only_where_base_lower else None,
+        seed=patch.seed,
+    )
+    if source is None:
+        hidden = torch.stack([calls["base"][layer].hidden[0] for layer in layers])
+        source = Recording(prompt.problem_id, prompt.input_ids, layers, hidden)
+    return PreparedPatch(prompt.problem_id, patch, mask, source)

@@ -1,0 +1,448 @@
+"""Activation Replay: small visual tokens, learnt at test time, that pull one model's activations to another's.
+
+The algorithm (arXiv 2511.19972, section 4, and its released code), for the direction base -> RLVR:
+
+1. Target: run the base model over the prompt. At the output of each of the first K layers and at each visual
+   position take the logit-lens entropy e (nats) and the ``top_v`` most probable tokens with their probabilities,
+   renormalised over these.
+2. Mask: per layer, the visual positions with low entropy, ``e <= tau * max(e)`` (or another selection, ``strata``).
+3. x = 0, one row for each visual position, added to the RLVR model's input of layer 0 there.
+4. ``iterations`` times: x <- x - alpha * gradient of sum over layers, mean over masked positions, KL(base || RLVR)
+   over those tokens; with ``normalize`` divided by the number of visual positions. Only x is learnt.
+
+``alignment="paper"`` reads the RLVR model after the same layer as the base; ``"released"`` before it, one layer
+earlier, as the released code does.
+
+What does not change from one iteration to the next is computed once: everything before the first layer; the keys
+and values of the positions before the first visual token (they cannot see x); the targets; the rows of the
+unembedding that they need. Positions after the last visual token, which it cannot see, and layers after K never
+run.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.anatomy import Anatomy
+from workbench.errors import InputError
+from workbench.lens import summarise
+from workbench.pairs import ModelPair
+from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
+from workbench.readouts import Cells, Readout, Target
+from workbench.segments import Segment, frozen
+from workbench.strata import Select, Threshold, check_selection, select_cells
+from workbench.traces import lens_head
+from workbench.tracing import read_calls, read_residuals
+
+Placement = Literal["tokens", "mid_tokens"]
+Direction = Literal["base_to_rlvr", "reverse", "self"]
+Alignment = Literal["paper", "released"]
+
+# Tokens this many times longer than the longest visual embedding have left the model's world.
+_DIVERGED = 1e3
+# An iteration improves the loss if it lowers it by more than this part.
+_PLATEAU = 1e-3
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Which tokens to learn, and how. The defaults are the paper's, with K in proportion to the model's depth.
+
+    Raises:
+        InputError: a value outside its range, or two that do not go together.
+    """
+
+    site: Placement = "tokens"
+    """``tokens``: x is added to layer 0's input, the loss covers K layers. ``mid_tokens``: x is added to the input
+    of ``layer``, and the loss is that of this layer alone."""
+    select: Select = "low"
+    threshold: Threshold = "max_fraction"
+    tau: float = 0.4
+    levels: tuple[float, ...] | None = None
+    """For ``threshold="fixed"``: an entropy in nats for each layer of the loss."""
+    only_where_base_lower: bool = False
+    """Only cells whose entropy is lower in the target's model than in the learner's."""
+    alpha: float = 10.0
+    layers: int | None = None
+    """K. None: 16 of 28 layers, the paper's share of Qwen2.5-VL-7B, rounded."""
+    layer: int | None = None
+    """For ``mid_tokens``."""
+    iterations: int = 25
+    top_v: int | None = 50
+    """Tokens that the KL covers, the target's most probable; None: the whole vocabulary."""
+    normalize: bool = True
+    direction: Direction = "base_to_rlvr"
+    """``reverse``: tokens on the base model, target RLVR. ``self``: tokens on the RLVR model for a disturbed
+    picture, target the same model on the clean one."""
+    alignment: Alignment = "paper"
+    patience: int | None = None
+    """Stop early after so many iterations without improvement; None: never."""
+    seed: int = 0
+    """Of ``select="random"``."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("site", Placement), ("direction", Direction), ("alignment", Alignment)):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(
+                    f"`{name}` is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}: "
+                    f"Replay({name}={get_args(kind)[0]!r})"
+                )
+        for name, least in (("layers", 1), ("layer", 0), ("iterations", 0), ("top_v", 2), ("patience", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise InputError(
+                    f"`{name}` is {value!r}; expected a whole number of at least {least}: Replay({name}={least})"
+                )
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise InputError(
+                f"`alpha` is {self.alpha}; expected a step size of 0 or more: Replay(alpha=10.0)"
+            )
+        if (self.site == "mid_tokens") != (self.layer is not None):
+            raise InputError(
+                f"`layer` is {self.layer} with site {self.site!r}; name a layer for mid tokens, and only for them: "
+                "Replay(site='mid_tokens', layer=8)"
+            )
+        rows = len(self.levels) if self.levels is not None else 0
+        check_selection(self.select, self.threshold, self.tau, self.levels, rows)
+
+    def loss_layers(self, depth: int) -> tuple[int, ...]:
+        """The layers that the loss covers, in a model of `depth` layers.
+
+        Raises:
+            InputError: the model is not that deep, or `levels` does not fit.
+        """
+        if self.site == "mid_tokens":
+            chosen = (self.layer or 0,)
+        else:
+            chosen = tuple(range(max(1, round(depth * 16 / 28)) if self.layers is None else self.layers))
+        if chosen[-1] >= depth:
+            name = "layer" if self.site == "mid_tokens" else "layers"
+            raise InputError(
+                f"`{name}` is {getattr(self, name)}, but the models have {depth} layers; "
+                f"Replay({name}={depth - (name == 'layer')}) is the most"
+            )
+        check_selection(self.select, self.threshold, self.tau, self.levels, len(chosen))
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedTokens:
+    """What `learn_tokens` learnt for one prompt of T positions, V of them visual."""
+
+    problem_id: str
+    tokens: Float[Tensor, "visual hidden"]
+    """x: what is added at the visual positions, in order of position. All zeros where learning failed (`stopped`)."""
+    losses: Float[Tensor, " iterations"]
+    """Loss (nats) before each step."""
+    mask: Bool[Tensor, "layers positions"]
+    """Which cells the loss covered; a row for each of `loss_layers`."""
+    loss_layers: tuple[int, ...]
+    visual: Bool[Tensor, " positions"]
+    grid: Tensor = field(repr=False)
+    """(t, row, column) of each visual position, (visual, 3)."""
+    replay: Replay
+    stopped: str | None
+    """Why it ended before the last iteration; None if it did not."""
+    provenance: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def layer(self) -> int:
+        """The layer whose input x is added to."""
+        return self.replay.layer or 0
+
+    def __repr__(self) -> str:
+        path = f"{self.losses[0]:.3g} -> {self.losses[-1]:.3g} nats" if len(self.losses) else "no iteration"
+        ended = f", stopped: {self.stopped}" if self.stopped else ""
+        return f"LearnedTokens({self.problem_id!r}, {len(self.tokens)} tokens, loss {path}{ended})"
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """The layers whose input is written."""
+        return (self.layer,)
+
+    def apply(self, layer: int, hidden: Tensor) -> Tensor:
+        """The input of `layer`, (..., T, hidden), with the tokens added; bit for bit the same where they are all zero."""
+        if not self.tokens.any():
+            return hidden.clone()
+        index = self.visual.nonzero()[:, 0].to(hidden.device)
+        moved = hidden[..., index, :] + self.tokens.to(hidden.device)
+        return hidden.index_copy(-2, index, moved.to(hidden.dtype))
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; settings and provenance are in its metadata."""
+        from safetensors.torch import save_file
+
+        told = {"problem_id": self.problem_id, "loss_layers": self.loss_layers, "replay": asdict(self.replay)}
+        told |= {"stopped": self.stopped, "provenance": dict(self.provenance)}
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        save_file(tensors, str(path), metadata={"learned_tokens": json.dumps(told)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LearnedTokens":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, or not one that `save` wrote.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), "pt") as file:
+                told = json.loads((file.metadata() or {})["learned_tokens"])
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise InputError(
+                f"`path` {str(path)!r} holds no learned tokens ({error}); write them with `learned.save(path)`"
+            ) from error
+        settings = told.pop("replay")
+        levels = settings.pop("levels")
+        replay = Replay(**settings, levels=None if levels is None else tuple(levels))
+        return cls(**tensors, **told | {"loss_layers": tuple(told["loss_layers"])}, replay=replay)
+
+    def plot(self) -> Any:
+        """Loss by iteration, and the norm of x over each visual grid, as a plotly Figure."""
+        from workbench.outcome_figures import learned_tokens
+
+        return learned_tokens(self)
+
+
+_TENSORS = ("tokens", "losses", "mask", "visual", "grid")
+
+
+def learn_tokens(
+    pair: ModelPair, prompt: EncodedPrompt, replay: Replay, *, student: EncodedPrompt | None = None
+) -> LearnedTokens:
+    """Learn one prompt's tokens; see the module's text, and `learn_many` for several prompts at a time."""
+    return learn_many(pair, [prompt], replay, students=None if student is None else [student])[0]
+
+
+def learn_many(
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    replay: Replay,
+    *,
+    students: Sequence[EncodedPrompt] | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[LearnedTokens]:
+    """Learn the tokens of several prompts, each independently of the others.
+
+    Args:
+        pair: what `load_pair` returned.
+        prompts: what the target is computed from.
+        replay: the settings.
+        students: for direction ``self``: the same prompts with disturbed pictures, which the tokens are learnt on.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding.
+        progress: called with (prompts done, prompts in all).
+
+    A prompt whose loss or tokens leave the finite numbers keeps x = 0, says so in ``stopped``, and disturbs no other.
+
+    Raises:
+        InputError: a prompt without visual tokens, a selection that is empty in every layer though tau > 0, more
+        layers than the
+            models have, or ``students`` that do not fit.
+    """
+    loss_layers = replay.loss_layers(pair.depth)
+    for prompt in prompts:
+        if not (prompt.kinds == TokenKind.VISUAL).any():
+            raise InputError(
+                f"`prompts`: {prompt.problem_id!r} has no visual tokens to replay; "
+                "give a problem with an image, or leave the prompt out"
+            )
+    if (replay.direction == "self") != (students is not None):
+        raise InputError(
+            f"`students` {'are missing' if students is None else 'were given'} with direction {replay.direction!r}; give the "
+            "disturbed prompts for 'self', and only for it: learn_many(pair, prompts, Replay(direction='self'), students=...)"
+        )
+    if students is not None and [len(s) for s in students] != [len(p) for p in prompts]:
+        raise InputError(
+            "`students` differ from `prompts` in their positions; only pictures may be disturbed, not their sizes"
+        )
+    disturbed = {id(p): s for p, s in zip(prompts, students or prompts, strict=True)}
+    done: list[LearnedTokens] = []
+    for batch in batches(prompts, batch_size):
+        done += _learn(pair, batch, [disturbed[id(p)] for p in batch], replay, loss_layers)
+        if progress:
+            progress(len(done), len(prompts))
+    return done
+
+
+def _learn(
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    students: Sequence[EncodedPrompt],
+    replay: Replay,
+    loss_layers: tuple[int, ...],
+) -> list[LearnedTokens]:
+    roles = {
+        "base_to_rlvr": (pair.base, pair.rlvr),
+        "reverse": (pair.rlvr, pair.base),
+        "self": (pair.rlvr, pair.rlvr),
+    }
+    teacher, learner = roles[replay.direction]
+    seen, vocabulary, last = [_seen(prompt) for prompt in students], pair.vocab_size, loss_layers[-1]
+    cells = Cells.of(seen, learner.device)
+    with torch.no_grad():
+        shown = collate([_seen(prompt) for prompt in prompts], pair.pad_id)
+        at = read_residuals(teacher, shown, layers=loss_layers, reduce=lambda _, hidden: cells.take(hidden))
+        targets = [Target.of(teacher, at[layer], replay.top_v, vocabulary) for layer in loss_layers]
+        calls = read_calls(learner, collate(seen, pair.pad_id), last + 1)
+        entropy, below = torch.stack([target.entropy for target in targets]), None
+        if replay.only_where_base_lower:
+            own = [cells.take(calls[layer].output) for layer in loss_layers]
+            below = torch.stack([summarise(h, lens_head(learner, vocabulary), top_k=1).entropy for h in own])
+            below = below.to(entropy.device)
+        mask = select_cells(
+            entropy,
+            select=replay.select,
+            threshold=replay.threshold,
+            tau=replay.tau,
+            levels=replay.levels,
+            groups=cells.group.to(entropy.device),
+            below=below,
+            seed=replay.seed,
+        )
+    _refuse_empty(mask, cells, prompts, replay)
+    after = replay.alignment == "paper"
+    start = loss_layers[0] if replay.site == "mid_tokens" else 0
+    segment = Segment(learner, calls, start, last + int(after), int(cells.position.min()))
+    readouts = {
+        layer: Readout.of(learner, cells, target, chosen, normalize=replay.normalize, vocabulary=vocabulary)
+        for layer, target, chosen in zip(loss_layers, targets, mask, strict=True)
+    }
+    tokens, losses, stopped = _descend(_Loss(segment, readouts, cells, after), learner, replay)
+    return _results(pair, prompts, replay, loss_layers, cells, mask, tokens, losses, stopped)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loss:
+    """Step 4's loss as a function of x."""
+
+    segment: Segment
+    readouts: Mapping[int, Readout]
+    cells: Cells
+    after: bool  # whether a layer is read after it has run, or before
+
+    @property
+    def where(self) -> tuple[Tensor, Tensor]:
+        """Row and position, in the segment, of every cell."""
+        return self.cells.prompt, self.cells.position - self.segment.cut
+
+    def __call__(self, x: Float[Tensor, "n hidden"]) -> Float[Tensor, " prompts"]:
+        entry, where, total = self.segment.entry, self.where, None
+        hidden = entry.index_put(where, (entry[where] + x).to(entry.dtype))
+        for layer, received, returned in self.segment.run(hidden):
+            read = returned if self.after else received
+            if layer in self.readouts and read is not None:
+                losses = self.readouts[layer].losses(read[where])
+                total = losses if total is None else total + losses
+        assert total is not None
+        return total
+
+
+def _seen(prompt: EncodedPrompt) -> EncodedPrompt:
+    """The prompt up to its last visual position: no earlier position sees what comes after."""
+    return prompt.prefix(int((prompt.kinds == TokenKind.VISUAL).nonzero()[-1]) + 1)
+
+
+def _descend(
+    loss_at: _Loss, learner: Anatomy, replay: Replay
+) -> tuple[Tensor, list[list[float]], list[str | None]]:
+    """Step 4: x (cells, hidden), and for each prompt its losses and why it stopped early."""
+    (where, _), prompts, entry = loss_at.where, len(loss_at.cells.counts), loss_at.segment.entry
+    device, dtype = entry.device, torch.float64 if entry.dtype == torch.float64 else torch.float32
+    x = torch.zeros(len(where), entry.shape[-1], dtype=dtype, device=device)
+    alive = torch.ones(prompts, dtype=torch.bool, device=device)
+    losses: list[list[float]] = [[] for _ in range(prompts)]
+    stopped: list[str | None] = [None] * prompts
+    best, waited = [math.inf] * prompts, [0] * prompts
+    limit = _DIVERGED * _largest(entry[loss_at.where].to(dtype), where, prompts)
+    if not any(len(readout.index) for readout in loss_at.readouts.values()):
+        return x, [[0.0] * replay.iterations for _ in range(prompts)], stopped
+    with frozen(learner), torch.enable_grad():
+        for iteration in range(replay.iterations):
+            if not alive.any():
+                break
+            x.requires_grad_(True)
+            loss = loss_at(x)
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+            x = torch.where(alive[where, None], x.detach() - replay.alpha * gradient, x.detach())
+            finite = torch.isfinite(loss.to(device)) & torch.isfinite(_largest(x, where, prompts))
+            reasons = {
+                "the loss or its gradient was not finite": ~finite,
+                "the tokens diverged": finite & (_largest(x, where, prompts) > limit),
+            }
+            for reason, failed in reasons.items():
+                for prompt in (failed & alive).nonzero()[:, 0].tolist():
+                    stopped[prompt] = f"{reason} at iteration {iteration + 1}; x = 0 is kept"
+            values = loss.detach().tolist()
+            for prompt in alive.nonzero()[:, 0].tolist():
+                losses[prompt].append(values[prompt])
+                waited[prompt] = 0 if values[prompt] < best[prompt] * (1 - _PLATEAU) else waited[prompt] + 1
+                best[prompt] = min(best[prompt], values[prompt])
+                if stopped[prompt]:
+                    alive[prompt] = False
+                    x = torch.where((where == prompt)[:, None], torch.zeros_like(x), x)
+                elif replay.patience and waited[prompt] >= replay.patience:
+                    stopped[prompt] = (
+                        f"no progress for {replay.patience} iterations, at iteration {iteration + 1}"
+                    )
+                    alive[prompt] = False
+    return x.detach(), losses, stopped
+
+
+def _largest(x: Tensor, where: Tensor, prompts: int) -> Tensor:
+    """The longest row of each prompt, (prompts,); NaN if one of them is."""
+    return x.new_zeros(prompts).scatter_reduce(0, where, x.norm(dim=1), reduce="amax")
+
+
+def _refuse_empty(mask: Tensor, cells: Cells, prompts: Sequence[EncodedPrompt], replay: Replay) -> None:
+    if replay.tau == 0 and replay.threshold != "fixed":
+        return  # asked for: the identity
+    for number, prompt in enumerate(prompts):
+        if not mask[:, (cells.prompt == number).to(mask.device)].any():
+            raise InputError(
+                f"`replay` selects no visual position of {prompt.problem_id!r} in any layer (select {replay.select!r}, "
+                f"threshold {replay.threshold!r}, tau {replay.tau}); raise tau, or use threshold='quantile'"
+            )
+
+
+def _results(
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    replay: Replay,
+    loss_layers: tuple[int, ...],
+    cells: Cells,
+    mask: Tensor,
+    tokens: Tensor,
+    losses: list[list[float]],
+    stopped: list[str | None],
+) -> list[LearnedTokens]:
+    results = []
+    parts = zip(prompts, tokens.cpu().split(cells.counts), mask.cpu().split(cells.counts, 1), strict=True)
+    for number, (prompt, x, chosen) in enumerate(parts):
+        visual = prompt.kinds == TokenKind.VISUAL
+        whole = torch.zeros(len(loss_layers), len(prompt), dtype=torch.bool)
+        whole[:, visual] = chosen
+        results.append(
+            LearnedTokens(
+                problem_id=prompt.problem_id,
+                tokens=x.clone(),
+                losses=torch.tensor(losses[number], dtype=x.dtype),
+                mask=whole,
+                loss_layers=loss_layers,
+                visual=visual,
+                grid=prompt.grid[visual].clone(),
+                replay=replay,
+                stopped=stopped[number],
+                provenance=pair.provenance,
+            )
+        )
+    return results
