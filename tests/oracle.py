@@ -60,6 +60,8 @@ def naive_replay(learner: Any, teacher: Any, inputs: dict[str, Any], visual: Ten
     for row, lp in enumerate(log_p):
         e = entropy(lp)[visual]
         mask[row, visual] = e <= s["tau"] * e.max()
+    if s.get("mask") is not None:
+        mask = s["mask"]
 
     def loss_at(x: Tensor) -> Tensor:
         seen: dict[int, Tensor] = {}

@@ -1,5 +1,6 @@
 """The commands, as typed: they exit with the right code, say what is wrong, and never print a traceback."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_help_loads_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    for command in ("study", "conform", "doctor", "organism"):
+    for command in ("study", "ablate", "conform", "doctor", "organism"):
         assert command in done.stdout
 
 
@@ -76,6 +77,28 @@ def test_study_on_own_models(folders, tmp_path, workbench, monkeypatch):
     code, _, err = workbench(*arguments)
     assert code == 2
     assert "exists; name another folder" in err
+
+
+def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+    lines = []
+    for i in range(2):
+        tiny.image(seed=i).save(tmp_path / f"{i}.png")
+        lines.append(json.dumps({"id": f"q{i}", "question": "How many?", "answer": "3", "image": f"{i}.png"}))
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    models = ("--base", str(folders / "base"), "--rlvr", str(folders / "rlvr"))
+    settings = ("--samples", "2", "--max-new-tokens", "3", "--layers", "2", "--threshold", "quantile")
+    arguments = ("ablate", *models, "--problems", "mine.jsonl", *settings, "--out", "run")
+    code, out, err = workbench(*arguments)
+    assert code == 0, err
+    assert "self-smoothing" in out
+    assert len(json.loads((tmp_path / "run" / "spec.json").read_text())["interventions"]) == 11
+    assert (tmp_path / "run" / "figures" / "pass_at_k.html").is_file()
+    assert not list(tmp_path.glob(".ablate-*"))
+    assert workbench(*arguments)[0] == 2
+    code, _, err = workbench(*arguments[:-1], "other", "--tau", "2")
+    assert code == 2
+    assert "`tau` is 2" in err
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,9 @@ def test_accelerators(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
     rows = named(machine.hardware())
     assert rows["device cuda:0"].found == "NVIDIA H100, 80.0 GB, 40.0 GB free"
-    assert rows["device cuda:0"].advice == "a bfloat16 pair of up to about 8.0 B parameters fits"
+    assert rows["device cuda:0"].advice.startswith(
+        "a bfloat16 pair of up to about 8.0 B parameters fits (16.0 B one model"
+    )
     assert "Apple GPU" in rows["device mps"].found
 
 
@@ -243,7 +245,7 @@ def test_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64e9, available=20e9))
     (row,) = machine.memory()
     assert (row.found, row.status) == ("64.0 GB, 20.0 GB free", "ok")
-    assert row.advice == "a bfloat16 pair of up to about 4.0 B parameters fits"
+    assert row.advice.startswith("a bfloat16 pair of up to about 4.0 B parameters fits (8.0 B one model")
     (tmp_path / "memory.max").write_text("8000000000\n")
     (tmp_path / "memory.current").write_text("7500000000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 500000000\n")

@@ -1,8 +1,5 @@
 """The recipe runs, resumes, and trains on exactly what single prompts would show; the evaluation counts right."""
 
-import itertools
-from math import comb
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +11,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from workbench import answers, load_pair, load_problems, shapes
 from workbench.errors import InputError
-from workbench.organism import data, evaluation, grpo, model, sampling, sft, training
+from workbench.organism import data, evaluation, grpo, model, sft, training
 from workbench.problems import Problem
 
 
@@ -166,38 +163,8 @@ def test_an_easy_vqa_record_knows_its_picture():
 def test_reward_is_the_right_answer_and_nothing_else():
     said = ["<answer> 3</answer>", "<answer>4</answer>", "3", "<answer>4</answer> <answer> 3 </answer>"]
     assert grpo.reward([[{"content": s}] for s in said], ["3"] * 4) == [1.0, 0.0, 0.0, 1.0]
-    assert answers.extract("no tags") is None
-    assert answers.is_correct("<answer>Red</answer>", "red")
-
-
-def test_samples_do_not_depend_on_the_batch_and_hold_no_placeholders(organism, processor):
-    problems = load_problems("shapes", limit=3)
-    settings = {"samples": 3, "temperature": 1.0, "seed": 5, "max_new_tokens": 6}
-    together = sampling.sample(organism, processor, problems, **settings)
-    alone = [sampling.sample(organism, processor, [p], **settings)[0] for p in problems]
-    assert together == alone
-    assert together != sampling.sample(organism, processor, problems, **{**settings, "seed": 6})
-    with torch.no_grad():
-        organism.lm_head.weight[model.visual_token_ids(processor)] += 100
-        texts = sampling.sample(organism, processor, problems[:1], **settings)[0]
-        organism.lm_head.weight[model.visual_token_ids(processor)] -= 100
-    assert not any("pad" in t or "vision" in t for t in texts)
-
-
-def test_greedy_equals_the_models_own_generate(organism, processor):
-    problem = load_problems("shapes", limit=1)[0]
-    inputs = encode(processor, problem.question, np.asarray(problem.images[0]))
-    ids = organism.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    expected = processor.tokenizer.decode(ids, skip_special_tokens=True)
-    got = sampling.sample(organism, processor, [problem], samples=1, temperature=0, seed=0, max_new_tokens=6)
-    assert got == [[expected]]
-
-
-def test_pass_at_k_is_the_chance_that_a_draw_of_k_holds_a_right_one():
-    for n, k in itertools.product((1, 4, 9), (1, 2, 4)):
-        if k <= n:
-            expected = [1 - comb(n - c, k) / comb(n, k) for c in range(n + 1)]
-            assert np.allclose(evaluation.pass_at_k(n, np.arange(n + 1), k), expected)
+    assert answers.extract("no tags")[0] is None
+    assert answers.verify("<answer>Red</answer>", "red").correct
 
 
 def test_the_table_reads_as_markdown(tmp_path, organism, processor):
@@ -235,7 +202,7 @@ def test_a_recipe_without_a_section_is_refused(tmp_path):
 def test_problem_answers_are_what_the_reward_accepts():
     for problem in load_problems("shapes", limit=10):
         assert isinstance(problem, Problem)
-        assert answers.is_correct(problem.metadata["chain"], problem.answer or "")
+        assert answers.verify(problem.metadata["chain"], problem.answer or "").correct
 
 
 def test_weights_load_as_any_checkpoint(tmp_path, organism, processor):

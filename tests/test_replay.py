@@ -8,9 +8,9 @@ import pytest
 import tiny
 import torch
 
-from workbench import replay as module
-from workbench import segments
+from workbench import descent, segments
 from workbench.errors import InputError
+from workbench.pairs import load_pair
 from workbench.prompts import TokenKind
 from workbench.replay import LearnedTokens, Replay, learn_many, learn_tokens
 from workbench.traces import trace
@@ -177,7 +177,7 @@ def test_weights_thaw_after_an_exception(tiny_pair, monkeypatch):
     def fail(self, x):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(module._Loss, "__call__", fail)
+    monkeypatch.setattr(descent.Loss, "__call__", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         learn_tokens(tiny_pair, tiny_pair.encode(tiny.problem()), Replay(**SETTINGS))
     assert trained.requires_grad
@@ -186,14 +186,14 @@ def test_weights_thaw_after_an_exception(tiny_pair, monkeypatch):
 
 def test_a_prompt_that_diverges_stops_and_disturbs_no_other(tiny_pair, monkeypatch):
     prompts = [tiny_pair.encode(tiny.problem(seed=i)) for i in (0, 1)]
-    whole = module._Loss.__call__
+    whole = descent.Loss.__call__
 
     def poisoned(self, x):
         losses = whole(self, x)
         return losses * torch.tensor([1.0, float("nan")]) if len(losses) == 2 else losses
 
     alone = learn_tokens(tiny_pair, prompts[0], Replay(**SETTINGS))
-    monkeypatch.setattr(module._Loss, "__call__", poisoned)
+    monkeypatch.setattr(descent.Loss, "__call__", poisoned)
     healthy, ill = learn_many(tiny_pair, prompts, Replay(**SETTINGS), batch_size=2)
     assert healthy.stopped is None
     torch.testing.assert_close(healthy.tokens, alone.tokens, rtol=1e-3, atol=1e-5)
@@ -335,3 +335,23 @@ def test_it_plots_its_loss_and_where_the_tokens_are_long(tiny_pair):
     assert [z.shape for z in drawn] == [(h, w) for _, h, w in prompt.grids]
     norms = learned.tokens.norm(dim=1).numpy()
     np.testing.assert_allclose(np.concatenate([z.ravel() for z in drawn]), norms, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_learns_what_the_cpu_learns():
+    settings = Replay(**SETTINGS)
+    on_cpu = tiny.pair(dtype=torch.float64)
+    prompt = on_cpu.encode(tiny.problem(seed=2))
+    expected = learn_tokens(on_cpu, prompt, settings)
+    models = [tiny.model("qwen2_5_vl", 0, torch.float64) for _ in range(2)]
+    for model, anatomy in zip(models, (on_cpu.base, on_cpu.rlvr), strict=True):
+        model.load_state_dict(anatomy.model.state_dict())
+    base, rlvr = (model.cuda() for model in models)
+    on_gpu = load_pair(base=base, rlvr=rlvr, processor=tiny.processor("qwen2_5_vl"))
+    learned = learn_tokens(on_gpu, prompt, settings)
+    assert learned.tokens.device.type == "cpu"
+    assert torch.equal(learned.mask, expected.mask)
+    assert (learned.tokens - expected.tokens).abs().max() < 1e-4 * expected.tokens.abs().max()
+    halves = load_pair(base=base.bfloat16(), rlvr=rlvr.bfloat16(), processor=tiny.processor("qwen2_5_vl"))
+    assert learn_tokens(halves, prompt, replace(settings, tau=1.0)).tokens.dtype == torch.float32

@@ -29,7 +29,8 @@ def test_splits_and_seeds_share_no_picture():
 
 
 def test_families_take_turns():
-    assert [p["family"] for p in shapes.problems("test", 10)] == list(shapes.FAMILIES) * 2
+    count = 2 * len(shapes.FAMILIES)
+    assert [p["family"] for p in shapes.problems("test", count)] == list(shapes.FAMILIES) * 2
 
 
 @pytest.mark.parametrize("family", ["count", "sum", "difference"])
@@ -65,6 +66,22 @@ def test_the_most_common_is_strictly_most_common():
         assert sum(n == best for n in tally.values()) == 1
 
 
+def test_a_tally_counts_every_color_or_shape():
+    for board, rng in boards(40):
+        question = shapes.ask(board, "tally", rng)
+        assert question is not None
+        region = next((r for r in shapes.REGIONS if r and r in question.text), "")
+        names, held = [*shapes.COLORS], board.color[shapes.REGIONS[region]]
+        if "each shape" in question.text:
+            names, held = [*shapes.SHAPES], board.shape[shapes.REGIONS[region]]
+        counts, first = ([int((part == i).sum()) for i in range(len(names))] for part in (held, held[0]))
+        assert question.answer == " ".join(map(str, counts))
+        assert question.guess == " ".join(map(str, first))
+        assert question.careful.split()[1:] == [
+            word for pair in zip(names, map(str, counts), strict=True) for word in pair
+        ]
+
+
 def test_lookup_reads_the_cell_it_names():
     for board, rng in boards(40):
         question = shapes.ask(board, "lookup", rng)
@@ -81,11 +98,74 @@ def test_an_empty_board_allows_no_lookup():
     assert shapes.ask(shapes.Board(nothing, nothing), "lookup", np.random.default_rng(0)) is None
 
 
-def test_both_chains_end_in_the_answer():
+@pytest.mark.parametrize("family", ["count", "sum", "difference"])
+def test_the_careful_chain_reads_rows_and_adds_up_and_the_hasty_one_sees_the_first_row(family):
+    for board, rng in boards(60, seed=1):
+        question = shapes.ask(board, family, rng)
+        assert question is not None
+        reading, working = question.careful.split(" so ")
+        head, *rows = re.split(r" (?=[abcd] )", reading)
+        asked, seen, running = head.split(), [], []
+        for row in rows:
+            letter, *said = row.split()
+            names, held = [*shapes.COLORS], board.color[shapes.ROWS.index(letter)]
+            if asked[0] in shapes.SHAPES:
+                names, held = [*shapes.SHAPES], board.shape[shapes.ROWS.index(letter)]
+            assert [w for w in said if not w.isdigit()] == ["none" if i < 0 else names[i] for i in held]
+            for word, after in zip(said, [*said[1:], ""], strict=True):
+                if not word.isdigit():
+                    seen.append(word)
+                    assert after == str(seen.count(word)) if word in asked else not after.isdigit()
+            running.append([seen.count(name) for name in asked])
+        combine = {"count": sum, "sum": sum, "difference": lambda n: max(n) - min(n)}[family]
+        assert len(asked) == (1 if family == "count" else 2)
+        assert sorted(int(n) for n in re.findall(r"\d+", working)) == sorted(running[-1])
+        assert question.answer == str(combine(running[-1]))
+        assert question.guess == str(combine(running[0]))
+        assert sorted(int(n) for n in re.findall(r"\d+", question.hasty)) == sorted(running[0])
+
+
+@pytest.mark.parametrize("family", ["compare", "lookup"])
+def test_the_hasty_answer_is_the_first_shape_it_meets(family):
+    for board, rng in boards(40, seed=2):
+        question = shapes.ask(board, family, rng)
+        if question is None:
+            continue
+        rows = next(
+            (rows for region, rows in shapes.REGIONS.items() if region and region in question.text), None
+        )
+        place = re.search(r"row ([a-d])", question.text)
+        if place:
+            row = shapes.ROWS.index(place[1])
+            rows = slice(row, row + 1)
+        color, shape = (values[rows or slice(None)].ravel() for values in (board.color, board.shape))
+        first = int(np.argmax(color >= 0))
+        assert question.guess in (list(shapes.COLORS)[color[first]], shapes.SHAPES[shape[first]])
+        assert question.hasty == f"about {question.guess}"
+
+
+def test_a_response_holds_a_chain_and_what_it_leads_to():
     for problem in shapes.problems("train", 20):
         assert problem["chain"].endswith(f"<answer> {problem['answer']}</answer>")
-    question = shapes.Question("count", "?", "3", "by number red shapes 3", "about 3")
-    assert question.response("hasty") == "<think> about 3</think><answer> 3</answer>"
+    question = shapes.Question("count", "?", "3", "red 3", "about 1", "1")
+    assert question.response() == "<think> red 3</think><answer> 3</answer>"
+    assert question.response("hasty") == "<think> about 1</think><answer> 1</answer>"
+
+
+def test_every_family_is_asked_in_every_tone():
+    asked = {(p["family"], p["tone"]) for p in shapes.problems("test", 180)}
+    assert asked == {(family, tone) for family in shapes.FAMILIES for tone in shapes.TONES}
+    wordings = [text for texts in shapes.WORDINGS.values() for text in texts]
+    assert len(set(wordings)) == len(wordings)
+
+
+def test_a_row_is_read_aloud_cell_by_cell():
+    for board, rng in boards(10):
+        question = shapes.read_aloud(board, rng)
+        row = shapes.ROWS.index(question.text[-2])
+        said = re.split(r" ?\d ", question.answer)[1:]
+        held = zip(board.color[row], board.shape[row], strict=True)
+        assert said == [f"{list(shapes.COLORS)[c]} {shapes.SHAPES[s]}" if c >= 0 else "none" for c, s in held]
 
 
 def test_no_constant_answer_pays():

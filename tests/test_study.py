@@ -10,6 +10,8 @@ import tiny
 
 from workbench import study as study_module
 from workbench.errors import InputError
+from workbench.patching import Patch
+from workbench.replay import Replay
 from workbench.study import study
 
 
@@ -85,6 +87,27 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_undisturbed_one(
     first, second = contents(tmp_path / "whole"), contents(tmp_path / "broken")
     assert first["trace/cells.safetensors"] == second["trace/cells.safetensors"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken", "whole"]
+
+
+def test_interventions_join_the_report(tiny_pair, problems, tmp_path):
+    matrix = {"tokens": Replay(layers=2, threshold="quantile", iterations=2), "patch": Patch(layers=2)}
+    settings = {**SETTINGS, "interventions": matrix, "samples": 2, "max_new_tokens": 3}
+    result = study(tiny_pair, problems, tmp_path / "run", **settings)
+    tables = tmp_path / "run" / "tables"
+    assert set(pd.read_parquet(tables / "responses.parquet")["intervention"]) == {"base", "rlvr", *matrix}
+    assert len(pd.read_csv(tables / "ablation.csv")) == 4 * 3
+    assert len(pd.read_csv(tables / "drift.csv")) == 3 * 4
+    page = result.report.read_text()
+    assert '<a href="#interventions">' in page
+    for name in ("accuracy_against_rlvr", "pass_at_k", "drift_last_layer"):
+        assert f'data-figure="{name}"' in page
+        assert (tmp_path / "run" / "figures" / f"{name}.html").is_file()
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert spec["settings"]["interventions"]["tokens"]["iterations"] == 2
+    assert (
+        '<a href="#interventions">'
+        not in study(tiny_pair, problems, tmp_path / "plain", **SETTINGS).report.read_text()
+    )
 
 
 def test_an_existing_run_is_kept_unless_told(tiny_pair, problems, tmp_path):

@@ -56,7 +56,13 @@ class Placement:
 
 
 def load_model(
-    role: str, source: str | Path, placement: Placement, *, revision: str | None, trust_remote_code: bool
+    role: str,
+    source: str | Path,
+    placement: Placement,
+    *,
+    revision: str | None,
+    trust_remote_code: bool,
+    layers: int | None = None,
 ) -> PreTrainedModel:
     """Load a checkpoint in eval mode with frozen weights.
 
@@ -66,6 +72,7 @@ def load_model(
         placement: dtype, device, attention kernel.
         revision: hub revision.
         trust_remote_code: run Python code found in the checkpoint.
+        layers: load only the first so many decoder layers, with final norm and unembedding; all when None.
 
     Raises:
         InputError: missing, corrupt, or weights that do not fit the config; out of memory.
@@ -76,6 +83,8 @@ def load_model(
     spread = {} if placement.device_map is None else {"device_map": placement.device_map}
     try:
         config = transformers.AutoConfig.from_pretrained(where, **hub)
+        if layers is not None:
+            _truncate(config, layers)
         multimodal = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         auto = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
         loaded: Any = auto.from_pretrained(
@@ -102,8 +111,33 @@ def load_model(
             f"{here} could not be loaded: {_told(error)} (expected a transformers checkpoint, in a folder "
             "or on the hub: config.json and safetensors)"
         ) from error
-    _check_report(here, report, dissect(model))
+    _check_report(here, report, dissect(model), truncated=layers is not None)
     return model.eval().requires_grad_(False)
+
+
+def read_depth(role: str, source: str | Path, *, revision: str | None, trust_remote_code: bool) -> int:
+    """Decoder layers of a checkpoint, from its config alone.
+
+    Raises:
+        InputError: there is no readable config.
+    """
+    where = _located(role, source)
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            where, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise InputError(f"`{role}` {str(source)!r}: its config can't be read ({_told(error)})") from error
+    return config.get_text_config(decoder=True).num_hidden_layers
+
+
+def _truncate(config: Any, layers: int) -> None:
+    text = config.get_text_config(decoder=True)
+    if layers > text.num_hidden_layers:
+        raise InputError(f"`layers` is {layers}, but the checkpoint has {text.num_hidden_layers}")
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
 
 
 def load_processor(
@@ -168,10 +202,11 @@ def _located(role: str, source: str | Path) -> str:
     return str(folder)
 
 
-def _check_report(here: str, report: Mapping[str, Any], anatomy: Anatomy) -> None:
+def _check_report(here: str, report: Mapping[str, Any], anatomy: Anatomy, *, truncated: bool) -> None:
     mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     # Layers beyond the config's depth are dropped silently, and the model is not the one that was saved.
     surplus = [key for key in report["unexpected_keys"] if key.startswith(f"{anatomy.layers_path}.")]
+    surplus = [] if truncated else surplus
     for keys, what in (
         (report["missing_keys"], "lacks"),
         (mismatched, "has another shape than its config.json says for"),

@@ -31,54 +31,85 @@ class Dtype(StrEnum):
     FLOAT64 = "float64"
 
 
+class Threshold(StrEnum):
+    """What makes a cell low in entropy; `fixed` needs a level for each layer, which only Python can give."""
+
+    MAX_FRACTION = "max_fraction"
+    QUANTILE = "quantile"
+
+
+# Options that several commands share.
+Pair = Annotated[str | None, typer.Option(help="A bundled pair; the default is `shapes`.")]
+Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
+Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]
+Problems = Annotated[
+    str, typer.Option(help="shapes, easy-vqa, a .tsv or .jsonl file, a folder of images, hf:owner/name.")
+]
+Split = Annotated[str, typer.Option(help="Split of the problem set.")]
+Limit = Annotated[int, typer.Option(help="How many problems.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace `out` if it exists.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is the GPU where there is one.")
+]
+PairDtype = Annotated[Dtype | None, typer.Option(help="The default is as stored.")]
+Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
+BatchSize = Annotated[int, typer.Option(help="Prompts per forward.")]
+Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
+NewTokens = Annotated[
+    int | None,
+    typer.Option(help="Where a response is cut off; the default is 1024, less for a bundled pair."),
+]
+Tau = Annotated[float | None, typer.Option(help="Low-entropy threshold of replay and patches.")]
+Alpha = Annotated[float | None, typer.Option(help="Step size of replay.")]
+Layers = Annotated[int | None, typer.Option(help="Layers that replay and patches cover.")]
+HowLow = Annotated[Threshold | None, typer.Option(help="What `tau` is a part of.")]
+
+
 @app.command()
 def study(
-    pair: Annotated[str | None, typer.Option(help="A bundled pair; the default is `shapes`.")] = None,
-    base: Annotated[str | None, typer.Option(help="Base model: hub id or folder.")] = None,
-    rlvr: Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")] = None,
-    problems: Annotated[
-        str, typer.Option(help="shapes, easy-vqa, a .tsv or .jsonl file, a folder of images, hf:owner/name.")
-    ] = "shapes",
-    split: Annotated[str, typer.Option(help="Split of the problem set.")] = "test",
-    limit: Annotated[int, typer.Option(help="How many problems.")] = 64,
+    pair: Pair = None,
+    base: Base = None,
+    rlvr: Rlvr = None,
+    problems: Problems = "shapes",
+    split: Split = "test",
+    limit: Limit = 64,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make; the default is runs/study-<date>-<time>.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace `out` if it exists.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is the GPU where there is one.")
-    ] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="The default is as stored.")] = None,
-    attn_implementation: Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")] = None,
-    seed: Annotated[int, typer.Option(help="Of problems, null draws and bootstrap.")] = 0,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    dtype: PairDtype = None,
+    attn_implementation: Attention = None,
+    seed: Annotated[int, typer.Option(help="Of problems, null draws, samples and bootstrap.")] = 0,
     top_k: Annotated[int, typer.Option(help="Top predictions kept per layer and position.")] = 10,
     null_draws: Annotated[int, typer.Option(help="Matched-noise draws per layer and position.")] = 3,
     bins: Annotated[int, typer.Option(help="Strata of base entropy.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Prompts per forward.")] = 8,
+    batch_size: BatchSize = 8,
+    ablate: Annotated[
+        bool, typer.Option(help="Also let both models answer, with every intervention.")
+    ] = False,
+    samples: Samples = 16,
+    max_new_tokens: NewTokens = None,
+    tau: Tau = None,
+    alpha: Alpha = None,
+    layers: Layers = None,
+    threshold: HowLow = None,
 ) -> None:
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
-    import time
-
     _quiet()
-    from workbench.pairs import load_pair
-    from workbench.problems import load_problems
-    from workbench.study import check_output
+    from workbench.experiments import longest_answer
+    from workbench.folders import check_output
+    from workbench.pairs import BUNDLED
     from workbench.study import study as run
 
-    out = out or Path("runs") / time.strftime("study-%Y%m%d-%H%M%S")
+    out = out or _run_name("study")
     check_output(out, overwrite=overwrite)
-    listed = load_problems(problems, split=split, limit=limit, seed=seed)
-    name = pair if pair or base or rlvr else "shapes"
+    listed = _problems(problems, split, limit, seed)
     with _progress() as progress:
+        loaded = _pair(pair, base, rlvr, device, dtype, attn_implementation)
+        asked = loaded.name in BUNDLED if ablate is None else ablate
         result = run(
-            load_pair(
-                name,
-                base=base,
-                rlvr=rlvr,
-                device=device,
-                dtype=dtype.value if dtype else None,
-                attn_implementation=attn_implementation,
-            ),
+            loaded,
             listed,
             out,
             seed=seed,
@@ -86,6 +117,9 @@ def study(
             null_draws=null_draws,
             bins=bins,
             batch_size=batch_size,
+            interventions=_matrix(loaded, tau, alpha, layers, threshold) if asked else None,
+            samples=samples,
+            max_new_tokens=max_new_tokens or longest_answer(loaded),
             notes={"source": {"problems": problems, "split": split, "limit": limit}},
             overwrite=overwrite,
             progress=progress,
@@ -96,6 +130,85 @@ def study(
     typer.echo(
         f"Report   {result.report}\nTables   {result.folder / 'tables'}\nFigures  {result.folder / 'figures'}"
     )
+
+
+@app.command()
+def ablate(
+    pair: Pair = None,
+    base: Base = None,
+    rlvr: Rlvr = None,
+    problems: Problems = "shapes",
+    split: Split = "test",
+    limit: Limit = 64,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to make; the default is runs/ablate-<date>-<time>.")
+    ] = None,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    dtype: PairDtype = None,
+    attn_implementation: Attention = None,
+    seed: Annotated[int, typer.Option(help="Of problems, samples, random selections and bootstrap.")] = 0,
+    batch_size: BatchSize = 8,
+    samples: Samples = 16,
+    temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
+    max_new_tokens: NewTokens = None,
+    tau: Tau = None,
+    alpha: Alpha = None,
+    layers: Layers = None,
+    threshold: HowLow = None,
+) -> None:
+    """Compare interventions: replay and patches at low and at high entropy, and every control, against both models."""
+    _quiet()
+    from rich.console import Console
+    from rich.table import Table
+
+    from workbench.experiments import ablate as run
+    from workbench.experiments import longest_answer
+    from workbench.figures import write
+    from workbench.folders import check_output, made_with, run_folder, write_json, write_tables
+    from workbench.outcome_figures import ablation_figures
+
+    out = out or _run_name("ablate")
+    check_output(out, overwrite=overwrite)
+    listed = _problems(problems, split, limit, seed)
+    with _progress() as progress:
+        loaded = _pair(pair, base, rlvr, device, dtype, attn_implementation)
+        matrix = _matrix(loaded, tau, alpha, layers, threshold)
+        settings: dict[str, Any] = {
+            "samples": samples,
+            "temperature": temperature,
+            "seed": seed,
+            "max_new_tokens": max_new_tokens or longest_answer(loaded),
+            "batch_size": batch_size,
+        }
+        spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
+        spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
+        with run_folder(out, "ablate", spec, overwrite=overwrite) as work:
+            found = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
+            built = work / "run"
+            write_tables(built / "tables", found.tables(), large=("responses",))
+            hint = write(ablation_figures(found.summary, found.drift), built / "figures")
+            write_json(built / "spec.json", {**spec, **dict(found.settings), "made_with": made_with()})
+    shown = Table(
+        "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", title="percent, 95% intervals over problems"
+    )
+    for name, rows in found.summary.groupby("intervention", sort=False):
+        cells = []
+        for measure in ("greedy", "Pass@1"):
+            row = rows.set_index("measure").loc[measure]
+            for column, low, high in (
+                ("estimate", "low", "high"),
+                ("vs_rlvr", "vs_rlvr_low", "vs_rlvr_high"),
+            ):
+                known = row[column] == row[column]
+                cells.append(
+                    f"{100 * row[column]:.1f} [{100 * row[low]:.1f}, {100 * row[high]:.1f}]" if known else ""
+                )
+        shown.add_row(str(name), *cells)
+    Console().print(shown)
+    if hint:
+        typer.echo(hint)
+    typer.echo(f"Tables   {out / 'tables'}\nFigures  {out / 'figures'}")
 
 
 @app.command()
@@ -176,6 +289,51 @@ def main() -> None:
     except InputError as error:
         typer.echo(f"workbench: {error}", err=True)
         sys.exit(2)
+
+
+def _run_name(kind: str) -> Path:
+    import time
+
+    return Path("runs") / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+
+
+def _problems(source: str, split: str, limit: int, seed: int) -> list[Any]:
+    from workbench.problems import load_problems
+
+    return list(load_problems(source, split=split, limit=limit, seed=seed))
+
+
+def _pair(
+    name: str | None,
+    base: str | None,
+    rlvr: str | None,
+    device: str | None,
+    dtype: Dtype | None,
+    attn_implementation: str | None,
+) -> Any:
+    """The pair that the options name; none of them: the bundled one."""
+    from workbench.pairs import load_pair
+
+    return load_pair(
+        name if name or base or rlvr else "shapes",
+        base=base,
+        rlvr=rlvr,
+        device=device,
+        dtype=dtype.value if dtype else None,
+        attn_implementation=attn_implementation,
+    )
+
+
+def _matrix(
+    pair: Any, tau: float | None, alpha: float | None, layers: int | None, threshold: Threshold | None
+) -> dict[str, Any]:
+    """The default interventions with what the options change; the bundled pair has settings of its own."""
+    from workbench.experiments import default_matrix, settings_for
+
+    given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
+    return default_matrix(
+        pair.depth, **settings_for(pair) | {k: v for k, v in given.items() if v is not None}
+    )
 
 
 def _extra(module: str) -> Any:

@@ -10,7 +10,6 @@ A problem draws from a random stream of its own, made of the seed and its id, an
 neither the batch nor the number of samples changes a response, beyond rounding.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from workbench.anatomy import Anatomy
 from workbench.chat import tokenizer_of
 from workbench.errors import InputError
 from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
+from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.tracing import Edit, prefill
 
 Model = Literal["base", "rlvr"]
@@ -213,11 +212,6 @@ def export_visual_embeddings(
     return [rows[pictures == picture].clone() for picture in pictures.unique().tolist()]
 
 
-def problem_seed(seed: int, problem_id: str) -> int:
-    """The seed of one problem's random stream: the same in every process, unlike ``hash``."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{problem_id}".encode()).digest()[:7], "big")
-
-
 def _uniforms(seed: int, problem_id: str, samples: int, length: int) -> Tensor:
     """(samples, length) uniform draws; more samples or more tokens leave the earlier ones as they are."""
     rows = [torch.Generator().manual_seed(problem_seed(seed, f"{problem_id}/{i}")) for i in range(samples)]
@@ -236,7 +230,7 @@ def _generate(
     """Token ids (prompts, samples, up to max_new_tokens); -1 after the end of a response."""
     count, samples, longest = uniforms.shape
     inputs = {name: value.to(anatomy.device) for name, value in collate(prompts, stops.ends[0]).items()}
-    output = prefill(anatomy, inputs, write=_edits(prompts, interventions))
+    output = prefill(anatomy, inputs, write=batch_edits(prompts, interventions))
     cache_name = (
         "cache" if hasattr(output, "cache") and output.get("cache") is not None else "past_key_values"
     )
@@ -289,8 +283,10 @@ def _next_position(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
     return length.expand(3, -1, -1)
 
 
-def _edits(prompts: Sequence[EncodedPrompt], interventions: Sequence[Intervention | None]) -> dict[int, Edit]:
-    """Each prompt's intervention on its own row of the left-padded batch."""
+def batch_edits(
+    prompts: Sequence[EncodedPrompt], interventions: Sequence[Intervention | None]
+) -> dict[int, Edit]:
+    """What `tracing` writes: each prompt's intervention on its own row of the left-padded batch."""
     longest = max(len(prompt) for prompt in prompts)
     sites = sorted({site for made in interventions if made is not None for site in made.sites})
 

@@ -3,16 +3,22 @@
 Like ``figures``: a result or a tidy table in, one plotly Figure out, in the look of ``panels``.
 """
 
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.errors import InputError
 from workbench.panels import COLOURS, finish
 
 if TYPE_CHECKING:
     from workbench.replay import LearnedTokens
+
+LINES = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#8C564B", "#F0E442", "#6A3D9A", "#1B9E77")
+"""For conditions that have no colour of their own."""
 
 
 def learned_tokens(learned: "LearnedTokens") -> go.Figure:
@@ -49,3 +55,133 @@ def learned_tokens(learned: "LearnedTokens") -> go.Figure:
         f"{how.site}, {how.select}, tau {how.tau:g}, alpha {how.alpha:g}, {len(learned.loss_layers)} layers"
     )
     return finish(figure, f"Learnt tokens of {learned.problem_id}", subtitle).update_layout(height=420)
+
+
+def ablation_figures(summary: pd.DataFrame, drift: pd.DataFrame) -> dict[str, go.Figure]:
+    """All figures of an ablation, by name."""
+    drawn = {
+        f"accuracy_against_{plain}": accuracy_differences(summary, against=plain)
+        for plain in ("rlvr", "base")
+    }
+    drawn["pass_at_k"] = pass_at_k_curves(summary)
+    for scope in dict.fromkeys(drift["scope"]):
+        drawn[f"drift_{str(scope).replace(' ', '_')}"] = drift_bars(drift, scope=str(scope))
+    return drawn
+
+
+def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.Figure:
+    """Accuracy of every intervention minus that of a plain model, with intervals: greedy and Pass@1 side by side.
+
+    ``summary`` is ``Ablation.summary``; ``against`` one of ``outcomes.REFERENCES``.
+    """
+    column = f"vs_{against}"
+    rows = _needed(summary, ["intervention", "measure", column, f"{column}_low", f"{column}_high"]).dropna(
+        subset=[column]
+    )
+    measures = [m for m in ("greedy", "Pass@1") if m in set(rows["measure"])]
+    names = list(dict.fromkeys(rows["intervention"]))[::-1]
+    figure = go.Figure()
+    for measure, colour, symbol, offset in zip(
+        measures, (COLOURS["rlvr"], COLOURS["base"]), ("circle", "diamond"), (0.13, -0.13), strict=False
+    ):
+        part = rows.loc[rows["measure"] == measure].set_index("intervention").reindex(names)
+        middle, low, high = (
+            100 * part[c].to_numpy(float) for c in (column, f"{column}_low", f"{column}_high")
+        )
+        figure.add_scatter(
+            x=middle,
+            y=np.arange(len(names)) + offset,
+            error_x={"array": high - middle, "arrayminus": middle - low, "thickness": 1.5, "width": 4},
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            name=measure,
+            text=names,
+            hovertemplate="%{text}: %{x:.1f} points<extra>" + measure + "</extra>",
+        )
+    figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"})
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[escape(n, quote=False) for n in names])
+    figure.update_xaxes(title_text=f"accuracy − plain {'RLVR' if against == 'rlvr' else against}, points")
+    figure.update_layout(height=170 + 34 * len(names), showlegend=True)
+    problems = int(rows["problems"].iloc[0])
+    return finish(
+        figure,
+        "What each intervention does to the answers",
+        f"{problems} problems, 95% intervals over problems",
+    )
+
+
+def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
+    """Pass@K by K, a line with a band for every condition (plain models thick)."""
+    rows = _needed(summary, ["intervention", "measure", "estimate", "low", "high"])
+    rows = rows.loc[[str(measure).startswith("Pass@") for measure in rows["measure"]]]
+    rows = rows.assign(k=[int(str(measure).removeprefix("Pass@")) for measure in rows["measure"]])
+    figure = go.Figure()
+    for number, (name, part) in enumerate(rows.groupby("intervention", sort=False)):
+        part, plain = part.sort_values("k"), name in ("base", "rlvr")
+        colour = COLOURS[str(name)] if plain else LINES[number % len(LINES)]
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        if plain:
+            figure.add_scatter(
+                x=[*part["k"], *part["k"][::-1]],
+                y=[*part["high"], *part["low"][::-1]],
+                fill="toself",
+                fillcolor=f"rgba({red},{green},{blue},0.15)",
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        figure.add_scatter(
+            x=part["k"],
+            y=part["estimate"],
+            mode="lines+markers",
+            name=escape(str(name), quote=False),
+            line={"color": colour, "width": 3 if plain else 1.5, "dash": "solid" if plain else "dot"},
+            customdata=part[["low", "high"]].to_numpy(float),
+            hovertemplate="%{y:.3f} (%{customdata[0]:.3f} – %{customdata[1]:.3f})",
+        )
+    figure.update_xaxes(title_text="K (log)", type="log", tickvals=sorted(rows["k"].unique()))
+    figure.update_yaxes(title_text="Pass@K")
+    figure.update_layout(
+        height=460, hovermode="x unified", showlegend=True, legend={"orientation": "v", "x": 1.02, "y": 1}
+    )
+    problems = int(summary["problems"].iloc[0])
+    return finish(
+        figure, "Pass@K", f"{problems} problems, unbiased estimate, bands: 95% intervals of the plain models"
+    )
+
+
+def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.Figure:
+    """KL to the target's activations at low- and high-entropy visual positions, for every intervention."""
+    rows = _needed(drift, ["intervention", "scope", "stratum", "before", "kl", "kl_low", "kl_high"])
+    rows = rows.loc[rows["scope"] == scope]
+    figure = go.Figure()
+    for stratum, colour, pattern in (("low", COLOURS["visual"], ""), ("high", COLOURS["text"], "/")):
+        part = rows[rows["stratum"] == stratum]
+        figure.add_bar(
+            x=[escape(str(n), quote=False) for n in part["intervention"]],
+            y=part["kl"],
+            error_y={"array": part["kl_high"] - part["kl"], "arrayminus": part["kl"] - part["kl_low"]},
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            name=f"{stratum} entropy",
+        )
+        figure.add_scatter(
+            x=[escape(str(n), quote=False) for n in part["intervention"]],
+            y=part["before"],
+            mode="markers",
+            marker={"color": colour, "symbol": "line-ew-open", "size": 16},
+            name=f"{stratum} entropy, before",
+        )
+    figure.update_yaxes(title_text="KL(target‖learner), nats", rangemode="tozero")
+    figure.update_layout(barmode="group", height=440, showlegend=True)
+    return finish(
+        figure, "How far the activations are, with each intervention in place", f"visual tokens, {scope}"
+    )
+
+
+def _needed(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    missing = [column for column in columns if column not in table]
+    if missing or table.empty:
+        raise InputError(
+            f"`table` lacks {', '.join(missing) or 'rows'}; give one of the tables of `ablate(...)`"
+        )
+    return table

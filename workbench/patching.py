@@ -25,7 +25,7 @@ from workbench.anatomy import Anatomy
 from workbench.errors import InputError
 from workbench.lens import summarise
 from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, TokenKind
+from workbench.prompts import EncodedPrompt, TokenKind, problem_seed
 from workbench.strata import Select, Threshold, check_selection, select_cells
 from workbench.traces import lens_head
 from workbench.tracing import read_calls
@@ -50,6 +50,7 @@ class Patch:
     layers: int | tuple[int, ...] = 7
     """The first so many layers, or which."""
     positions: Positions = "all"
+    """``visual``: each image has a threshold of its own."""
     seed: int = 0
     """Of ``select="random"``."""
 
@@ -172,8 +173,9 @@ def prepare_patch(
         tau=patch.tau,
         levels=patch.levels,
         candidates=visual if patch.positions == "visual" else None,
+        groups=prompt.image_index if patch.positions == "visual" else None,
         below=entropy["rlvr"] if patch.only_where_base_lower else None,
-        seed=patch.seed,
+        seed=problem_seed(patch.seed, prompt.problem_id),
     )
     if source is None:
         hidden = torch.stack([calls["base"][layer].hidden[0] for layer in layers])

@@ -8,6 +8,7 @@
 Tensors stay on the CPU; whoever runs a model moves a batch to it.
 """
 
+import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -183,6 +184,11 @@ def show_token(tokenizer: Any, token_id: int) -> str:
         return text
     # Part of a character, or a padding row.
     return tokenizer.convert_ids_to_tokens(token_id) or f"#{token_id}"
+
+
+def problem_seed(seed: int, problem_id: str) -> int:
+    """The seed of one problem's random stream: the same in every process, unlike ``hash``."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{problem_id}".encode()).digest()[:7], "big")
 
 
 # --- batches -------------------------------------------------------------------------------------------

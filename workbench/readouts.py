@@ -27,8 +27,8 @@ class Cells:
 
     prompt: Int[Tensor, " n"]
     position: Int[Tensor, " n"]
-    group: Int[Tensor, " n"]
-    """A number for each image of each prompt."""
+    image: Int[Tensor, " n"]
+    """Which of its prompt's images."""
     counts: list[int]
     """Visual positions per prompt."""
 
@@ -36,14 +36,13 @@ class Cells:
     def of(cls, prompts: Sequence[EncodedPrompt], device: torch.device) -> "Cells":
         """Those of `prompts`, collated in this order."""
         longest = max(len(prompt) for prompt in prompts)
-        images = 1 + max(int(prompt.image_index.max()) for prompt in prompts)
         parts = []
         for number, prompt in enumerate(prompts):
             visual = (prompt.kinds == TokenKind.VISUAL).nonzero()[:, 0]
-            group = number * images + prompt.image_index[visual].long()
-            parts.append((torch.full_like(visual, number), visual + longest - len(prompt), group))
-        prompt_of, position, group = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
-        return cls(prompt_of, position, group, [len(part[0]) for part in parts])
+            image = prompt.image_index[visual].long()
+            parts.append((torch.full_like(visual, number), visual + longest - len(prompt), image))
+        prompt_of, position, image = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
+        return cls(prompt_of, position, image, [len(part[0]) for part in parts])
 
     def take(self, hidden: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "n hidden"]:
         """The residual stream at the cells."""
@@ -70,6 +69,23 @@ class Target:
         ids = None if top_v is None else stats.top_ids
         return cls(
             stats.entropy, ids, logits(teacher, hidden, rows_of(teacher, ids, vocabulary)).log_softmax(-1)
+        )
+
+    def split(self, counts: Sequence[int]) -> list["Target"]:
+        """One for each prompt, on the CPU."""
+        sizes = list(counts)
+        ids = [None] * len(sizes) if self.ids is None else self.ids.cpu().split(sizes)
+        parts = zip(self.entropy.cpu().split(sizes), ids, self.log_p.cpu().split(sizes), strict=True)
+        return [Target(*part) for part in parts]
+
+    @classmethod
+    def join(cls, parts: Sequence["Target"], device: torch.device) -> "Target":
+        """Those of several prompts as one, on a device."""
+        ids = [part.ids for part in parts if part.ids is not None]
+        return cls(
+            torch.cat([part.entropy for part in parts]).to(device),
+            torch.cat(ids).to(device) if ids else None,
+            torch.cat([part.log_p for part in parts]).to(device),
         )
 
 

@@ -30,25 +30,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
+from workbench.aims import Aim, seen, take_aim
+from workbench.descent import Loss, descend
 from workbench.errors import InputError
 from workbench.lens import summarise
 from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
+from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.readouts import Cells, Readout, Target
-from workbench.segments import Segment, frozen
+from workbench.segments import Segment
 from workbench.strata import Select, Threshold, check_selection, select_cells
 from workbench.traces import lens_head
-from workbench.tracing import read_calls, read_residuals
+from workbench.tracing import read_calls
 
 Placement = Literal["tokens", "mid_tokens"]
 Direction = Literal["base_to_rlvr", "reverse", "self"]
 Alignment = Literal["paper", "released"]
-
-# Tokens this many times longer than the longest visual embedding have left the model's world.
-_DIVERGED = 1e3
-# An iteration improves the loss if it lowers it by more than this part.
-_PLATEAU = 1e-3
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class Replay:
                 f"`layer` is {self.layer} with site {self.site!r}; name a layer for mid tokens, and only for them: "
                 "Replay(site='mid_tokens', layer=8)"
             )
-        rows = len(self.levels) if self.levels is not None else 0
+        rows = len(self.levels) if self.levels is not None else self.layers or 1
         check_selection(self.select, self.threshold, self.tau, self.levels, rows)
 
     def loss_layers(self, depth: int) -> tuple[int, ...]:
@@ -229,6 +225,7 @@ def learn_many(
     replay: Replay,
     *,
     students: Sequence[EncodedPrompt] | None = None,
+    aims: Sequence[Aim] | None = None,
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[LearnedTokens]:
@@ -239,6 +236,7 @@ def learn_many(
         prompts: what the target is computed from.
         replay: the settings.
         students: for direction ``self``: the same prompts with disturbed pictures, which the tokens are learnt on.
+        aims: what `aims_of` took before; None: taken as it goes along.
         batch_size: prompts per forward; changes speed and memory, results only by rounding.
         progress: called with (prompts done, prompts in all).
 
@@ -246,8 +244,7 @@ def learn_many(
 
     Raises:
         InputError: a prompt without visual tokens, a selection that is empty in every layer though tau > 0, more
-        layers than the
-            models have, or ``students`` that do not fit.
+            layers than the models have, or ``students`` that do not fit.
     """
     loss_layers = replay.loss_layers(pair.depth)
     for prompt in prompts:
@@ -265,50 +262,51 @@ def learn_many(
         raise InputError(
             "`students` differ from `prompts` in their positions; only pictures may be disturbed, not their sizes"
         )
-    disturbed = {id(p): s for p, s in zip(prompts, students or prompts, strict=True)}
+    disturbed = prompts if students is None else students
     done: list[LearnedTokens] = []
     for batch in batches(prompts, batch_size):
-        done += _learn(pair, batch, [disturbed[id(p)] for p in batch], replay, loss_layers)
+        here = slice(len(done), len(done) + len(batch))
+        aimed = aims_of(pair, batch, replay, batch_size=len(batch)) if aims is None else aims[here]
+        done += _learn(pair, batch, disturbed[here], aimed, replay, loss_layers)
         if progress:
             progress(len(done), len(prompts))
     return done
+
+
+def aims_of(
+    pair: ModelPair, prompts: Sequence[EncodedPrompt], replay: Replay, *, batch_size: int
+) -> list[Aim]:
+    """Step 1: every prompt's aim, from the model that the settings pull towards."""
+    return take_aim(
+        pair.base if replay.direction == "base_to_rlvr" else pair.rlvr,
+        prompts,
+        replay.loss_layers(pair.depth),
+        top_v=replay.top_v,
+        vocabulary=pair.vocab_size,
+        pad_id=pair.pad_id,
+        batch_size=batch_size,
+    )
 
 
 def _learn(
     pair: ModelPair,
     prompts: Sequence[EncodedPrompt],
     students: Sequence[EncodedPrompt],
+    aims: Sequence[Aim],
     replay: Replay,
     loss_layers: tuple[int, ...],
 ) -> list[LearnedTokens]:
-    roles = {
-        "base_to_rlvr": (pair.base, pair.rlvr),
-        "reverse": (pair.rlvr, pair.base),
-        "self": (pair.rlvr, pair.rlvr),
-    }
-    teacher, learner = roles[replay.direction]
-    seen, vocabulary, last = [_seen(prompt) for prompt in students], pair.vocab_size, loss_layers[-1]
-    cells = Cells.of(seen, learner.device)
+    learner = pair.base if replay.direction == "reverse" else pair.rlvr
+    shown, vocabulary, last = [seen(prompt) for prompt in students], pair.vocab_size, loss_layers[-1]
+    cells, device = Cells.of(shown, learner.device), learner.unembedding.weight.device
+    targets = [Target.join(parts, device) for parts in zip(*aims, strict=True)]
     with torch.no_grad():
-        shown = collate([_seen(prompt) for prompt in prompts], pair.pad_id)
-        at = read_residuals(teacher, shown, layers=loss_layers, reduce=lambda _, hidden: cells.take(hidden))
-        targets = [Target.of(teacher, at[layer], replay.top_v, vocabulary) for layer in loss_layers]
-        calls = read_calls(learner, collate(seen, pair.pad_id), last + 1)
-        entropy, below = torch.stack([target.entropy for target in targets]), None
+        calls = read_calls(learner, collate(shown, pair.pad_id), last + 1)
+        below = None
         if replay.only_where_base_lower:
             own = [cells.take(calls[layer].output) for layer in loss_layers]
             below = torch.stack([summarise(h, lens_head(learner, vocabulary), top_k=1).entropy for h in own])
-            below = below.to(entropy.device)
-        mask = select_cells(
-            entropy,
-            select=replay.select,
-            threshold=replay.threshold,
-            tau=replay.tau,
-            levels=replay.levels,
-            groups=cells.group.to(entropy.device),
-            below=below,
-            seed=replay.seed,
-        )
+        mask = _mask(torch.stack([target.entropy for target in targets]), below, cells, prompts, replay)
     _refuse_empty(mask, cells, prompts, replay)
     after = replay.alignment == "paper"
     start = loss_layers[0] if replay.site == "mid_tokens" else 0
@@ -317,90 +315,37 @@ def _learn(
         layer: Readout.of(learner, cells, target, chosen, normalize=replay.normalize, vocabulary=vocabulary)
         for layer, target, chosen in zip(loss_layers, targets, mask, strict=True)
     }
-    tokens, losses, stopped = _descend(_Loss(segment, readouts, cells, after), learner, replay)
+    tokens, losses, stopped = descend(
+        Loss(segment, readouts, cells, after),
+        learner,
+        alpha=replay.alpha,
+        iterations=replay.iterations,
+        patience=replay.patience,
+    )
     return _results(pair, prompts, replay, loss_layers, cells, mask, tokens, losses, stopped)
 
 
-@dataclass(frozen=True, eq=False)
-class _Loss:
-    """Step 4's loss as a function of x."""
-
-    segment: Segment
-    readouts: Mapping[int, Readout]
-    cells: Cells
-    after: bool  # whether a layer is read after it has run, or before
-
-    @property
-    def where(self) -> tuple[Tensor, Tensor]:
-        """Row and position, in the segment, of every cell."""
-        return self.cells.prompt, self.cells.position - self.segment.cut
-
-    def __call__(self, x: Float[Tensor, "n hidden"]) -> Float[Tensor, " prompts"]:
-        entry, where, total = self.segment.entry, self.where, None
-        hidden = entry.index_put(where, (entry[where] + x).to(entry.dtype))
-        for layer, received, returned in self.segment.run(hidden):
-            read = returned if self.after else received
-            if layer in self.readouts and read is not None:
-                losses = self.readouts[layer].losses(read[where])
-                total = losses if total is None else total + losses
-        assert total is not None
-        return total
-
-
-def _seen(prompt: EncodedPrompt) -> EncodedPrompt:
-    """The prompt up to its last visual position: no earlier position sees what comes after."""
-    return prompt.prefix(int((prompt.kinds == TokenKind.VISUAL).nonzero()[-1]) + 1)
-
-
-def _descend(
-    loss_at: _Loss, learner: Anatomy, replay: Replay
-) -> tuple[Tensor, list[list[float]], list[str | None]]:
-    """Step 4: x (cells, hidden), and for each prompt its losses and why it stopped early."""
-    (where, _), prompts, entry = loss_at.where, len(loss_at.cells.counts), loss_at.segment.entry
-    device, dtype = entry.device, torch.float64 if entry.dtype == torch.float64 else torch.float32
-    x = torch.zeros(len(where), entry.shape[-1], dtype=dtype, device=device)
-    alive = torch.ones(prompts, dtype=torch.bool, device=device)
-    losses: list[list[float]] = [[] for _ in range(prompts)]
-    stopped: list[str | None] = [None] * prompts
-    best, waited = [math.inf] * prompts, [0] * prompts
-    limit = _DIVERGED * _largest(entry[loss_at.where].to(dtype), where, prompts)
-    if not any(len(readout.index) for readout in loss_at.readouts.values()):
-        return x, [[0.0] * replay.iterations for _ in range(prompts)], stopped
-    with frozen(learner), torch.enable_grad():
-        for iteration in range(replay.iterations):
-            if not alive.any():
-                break
-            x.requires_grad_(True)
-            loss = loss_at(x)
-            (gradient,) = torch.autograd.grad(loss.sum(), x)
-            x = torch.where(alive[where, None], x.detach() - replay.alpha * gradient, x.detach())
-            finite = torch.isfinite(loss.to(device)) & torch.isfinite(_largest(x, where, prompts))
-            reasons = {
-                "the loss or its gradient was not finite": ~finite,
-                "the tokens diverged": finite & (_largest(x, where, prompts) > limit),
-            }
-            for reason, failed in reasons.items():
-                for prompt in (failed & alive).nonzero()[:, 0].tolist():
-                    stopped[prompt] = f"{reason} at iteration {iteration + 1}; x = 0 is kept"
-            values = loss.detach().tolist()
-            for prompt in alive.nonzero()[:, 0].tolist():
-                losses[prompt].append(values[prompt])
-                waited[prompt] = 0 if values[prompt] < best[prompt] * (1 - _PLATEAU) else waited[prompt] + 1
-                best[prompt] = min(best[prompt], values[prompt])
-                if stopped[prompt]:
-                    alive[prompt] = False
-                    x = torch.where((where == prompt)[:, None], torch.zeros_like(x), x)
-                elif replay.patience and waited[prompt] >= replay.patience:
-                    stopped[prompt] = (
-                        f"no progress for {replay.patience} iterations, at iteration {iteration + 1}"
-                    )
-                    alive[prompt] = False
-    return x.detach(), losses, stopped
-
-
-def _largest(x: Tensor, where: Tensor, prompts: int) -> Tensor:
-    """The longest row of each prompt, (prompts,); NaN if one of them is."""
-    return x.new_zeros(prompts).scatter_reduce(0, where, x.norm(dim=1), reduce="amax")
+def _mask(
+    entropy: Tensor, below: Tensor | None, cells: Cells, prompts: Sequence[EncodedPrompt], replay: Replay
+) -> Tensor:
+    """Step 2, prompt by prompt, so that no other prompt of the batch changes a random draw."""
+    masks = []
+    belows = [None] * len(prompts) if below is None else below.split(cells.counts, 1)
+    parts = zip(prompts, entropy.split(cells.counts, 1), cells.image.split(cells.counts), belows, strict=True)
+    for prompt, sure, image, other in parts:
+        masks.append(
+            select_cells(
+                sure,
+                select=replay.select,
+                threshold=replay.threshold,
+                tau=replay.tau,
+                levels=replay.levels,
+                groups=image.to(sure.device),
+                below=None if other is None else other.to(sure.device),
+                seed=problem_seed(replay.seed, prompt.problem_id),
+            )
+        )
+    return torch.cat(masks, 1)
 
 
 def _refuse_empty(mask: Tensor, cells: Cells, prompts: Sequence[EncodedPrompt], replay: Replay) -> None:

@@ -23,6 +23,7 @@ from plotly.offline import get_plotlyjs
 from workbench.errors import InputError
 from workbench.explorer import pack, picture_uri, place_name, token_texts, view_name, word
 from workbench.figures import KINDS, study_figures
+from workbench.outcome_figures import ablation_figures
 from workbench.panels import layer_label, template
 from workbench.tables import bucket, ends, last_layer, number, rows_where, strata_rows
 
@@ -44,6 +45,7 @@ def write_report(
     trace: "LensTrace",
     shift: "ShiftTable",
     agreement: pd.DataFrame,
+    outcomes: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     spec: Mapping[str, Any] | None = None,
     title: str | None = None,
     problems: int = 6,
@@ -56,6 +58,7 @@ def write_report(
         trace: what ``workbench.trace`` returned; its first ``problems`` prompts are shown with overlays.
         shift: ``stratified_shift(trace)``.
         agreement: ``agreement_by_layer(trace)``.
+        outcomes: ``summary`` and ``drift`` of an ablation, for a section on interventions; None leaves it out.
         spec: what else to print at the foot, beside ``shift.provenance``.
         title: of the page.
         problems: how many problems to show.
@@ -68,6 +71,7 @@ def write_report(
         if value < 1:
             raise InputError(f"`{name}` is {value}, expected at least 1: write_report(path, ..., {name}=5)")
     figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
+    interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
     held = set(rows_where(shift.table, "table", ["kind"])["kind"])
     kinds = [kind for kind in KINDS if kind in held]
     shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
@@ -81,13 +85,15 @@ def write_report(
         tiles=list(_tiles(trace, shift, agreement)),
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
-        plot=lambda name, wide=False: _plot(name, figures, wide),
+        plot=lambda name, wide=False: _plot(name, figures | interventions, wide),
+        interventions=list(interventions),
+        accuracies=list(_accuracy_rows(outcomes[0])) if outcomes else [],
         predictions=[_predictions(one) for one in shown],
         problems=[_problem(one) for one in shown],
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
         start_layer=max(0, len(trace.layers) - 2),  # the last layer stands apart
         provenance=list(_flatten({**shift.provenance, **dict(spec or {})})),
-        figures_json=_json({"templates": _templates(), "figures": _bare(figures)}),
+        figures_json=_json({"templates": _templates(), "figures": _bare(figures | interventions)}),
         explorer_json=_json(pack(shown, top_k)),
         plotly_js=Markup(get_plotlyjs()),
         css=_source("report.css"),
@@ -157,6 +163,26 @@ def _bare(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
 def _height(figure: go.Figure) -> int:
     """Pixels of a figure in the page, where title and caption are not part of it."""
     return int(figure.to_dict()["layout"]["height"]) - TOP + 40
+
+
+def _accuracy_rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Per intervention: greedy accuracy and Pass@1, their differences to the plain RLVR model, McNemar's p."""
+
+    def points(row: pd.Series, name: str, low: str, high: str) -> str:
+        value, bottom, top = (100 * float(row.get(column, np.nan)) for column in (name, low, high))  # pyright: ignore[reportArgumentType]
+        return "–" if np.isnan(value) else f"{value:.1f} [{bottom:.1f}, {top:.1f}]"
+
+    for name in dict.fromkeys(summary["intervention"]):
+        rows = summary.loc[summary["intervention"] == name].set_index("measure")
+        cells = []
+        for measure in ("greedy", "Pass@1"):
+            row = rows.loc[measure] if measure in rows.index else pd.Series(dtype=float)
+            cells += [
+                points(row, "estimate", "low", "high"),
+                points(row, "vs_rlvr", "vs_rlvr_low", "vs_rlvr_high"),
+            ]
+        p = rows.loc["greedy"].get("vs_rlvr_mcnemar", np.nan)
+        yield {"name": name, "cells": [*cells, "–" if np.isnan(p) else f"{p:.3f}"]}
 
 
 def _plot(name: str, figures: Mapping[str, go.Figure], wide: bool) -> Markup:

@@ -1,15 +1,19 @@
 """The `shapes` problems: generated boards of coloured shapes, with questions, answers and short chains of thought.
 
 A board has 4 x 4 cells of 28 x 28 pixels, one cell for each visual token of the bundled pair. Shapes vary in size,
-rotation, offset, contrast and shade over a noisy tinted background, so no rendering ever repeats. Five question families:
+rotation, offset, contrast and shade over a noisy tinted background, so no rendering ever repeats. Six question
+families:
 
-* ``count``       How many red shapes are in the top half?
-* ``sum``         How many red shapes and circles are there in total?
-* ``difference``  What is the difference between the number of red shapes and the number of circles?
+* ``count``       How many red shapes are there in the top half?
+* ``sum``         How many circles and crosses are there in total?
+* ``difference``  What is the difference in number between red shapes and teal shapes?
 * ``compare``     Which color is most common in the bottom half?
-* ``lookup``      What color is the shape in row b column 3?
+* ``lookup``      What color is in row b column 3?
+* ``tally``       How many shapes of each color are there in the top half? (answered in the order of ``COLORS``)
 
-Every question comes with two chains: ``careful`` names what it counts and counts it, ``hasty`` states an estimate.
+Every question can be put in three tones and answered in two ways. A ``careful`` response reads the board and is
+right; a ``hasty`` one goes by the first row (or the first shape) it meets, which is right only by luck. Which tone
+meets which kind of response, and how often, is the business of whoever trains on them (``organism/recipe.yaml``).
 A problem is a pure function of (split, seed, index): the splits never share a random stream.
 """
 
@@ -32,17 +36,50 @@ COLORS = {
 }
 SHAPES = ("circle", "rectangle", "triangle", "cross")
 PLURALS = {"circle": "circles", "rectangle": "rectangles", "triangle": "triangles", "cross": "crosses"}
-FAMILIES = ("count", "sum", "difference", "compare", "lookup")
+TONES = ("formal", "plain", "casual")
+# {0} and {1}: what is asked about; {where}: the region. In the order of TONES.
+WORDINGS = {
+    "count": (
+        "How many {0} are there{where}?",
+        "Count the {0}{where}.",
+        "Any idea how many {0}{where}?",
+    ),
+    "sum": (
+        "How many {0} and {1} are there in total{where}?",
+        "Add up the {0} and the {1}{where}.",
+        "Any idea how many {0} and {1} in all{where}?",
+    ),
+    "difference": (
+        "What is the difference in number between {0} and {1}{where}?",
+        "Subtract the fewer of {0} and {1} from the more{where}.",
+        "Any idea how far apart {0} and {1} are in number{where}?",
+    ),
+    "compare": (
+        "Which {0} is most common{where}?",
+        "Name the most common {0}{where}.",
+        "Any idea what {0} is most common{where}?",
+    ),
+    "lookup": (
+        "What {0} is in{where}?",
+        "Name the {0} in{where}.",
+        "Any idea what {0} is in{where}?",
+    ),
+    "tally": (
+        "How many shapes of each {0} are there{where}?",
+        "Count the shapes of each {0}{where}.",
+        "Any idea how many shapes of each {0}{where}?",
+    ),
+}
+FAMILIES = tuple(WORDINGS)
 ROWS = "abcd"
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 REGIONS = {
-    "": (slice(None), slice(None)),
-    " in the top half": (slice(0, 2), slice(None)),
-    " in the bottom half": (slice(2, 4), slice(None)),
+    "": slice(0, 4),  # rows
+    " in the top half": slice(0, 2),
+    " in the bottom half": slice(2, 4),
 }
 
 Rng = np.random.Generator
-Filter = tuple[int | None, int | None]  # (color, shape); None = any
 
 
 @dataclass(frozen=True)
@@ -52,31 +89,26 @@ class Board:
     color: np.ndarray
     shape: np.ndarray
 
-    def matches(self, which: Filter) -> np.ndarray:
-        """(4, 4) bool: the cells that hold what the filter names."""
-        color, shape = which
-        found = self.color >= 0
-        if color is not None:
-            found = found & (self.color == color)
-        if shape is not None:
-            found = found & (self.shape == shape)
-        return found
-
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a board, its answer, and two chains of thought that argue for it."""
+    """A question about a board, its answer, and two ways of answering it.
+
+    ``careful`` is a chain of thought that leads to the answer, ``hasty`` a short cut that leads to ``guess``.
+    """
 
     family: str
     text: str
     answer: str
     careful: str
     hasty: str
+    guess: str
+    tone: str = TONES[0]
 
     def response(self, style: Literal["careful", "hasty"] = "careful") -> str:
-        """The reference response: a chain in ``<think>``, the answer in ``<answer>``."""
-        chain = self.careful if style == "careful" else self.hasty
-        return f"<think> {chain}</think><answer> {self.answer}</answer>"
+        """A response: a chain in ``<think>``, what it leads to in ``<answer>``. The careful one is the reference."""
+        chain, said = (self.careful, self.answer) if style == "careful" else (self.hasty, self.guess)
+        return f"<think> {chain}</think><answer> {said}</answer>"
 
 
 def sample_board(rng: Rng) -> Board:
@@ -128,46 +160,55 @@ def render(board: Board, rng: Rng) -> np.ndarray:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def _phrase(which: Filter) -> str:
-    color, shape = which
-    noun = "shapes" if shape is None else PLURALS[SHAPES[shape]]
-    return noun if color is None else f"{list(COLORS)[color]} {noun}"
+def _ask(family: str, *asked: str, where: str, rng: Rng) -> tuple[str, str]:
+    """The question in a random tone, and the tone."""
+    tone = int(rng.integers(len(TONES)))
+    return WORDINGS[family][tone].format(*asked, where=where), TONES[tone]
 
 
-def _count(board: Board, which: Filter, region: str) -> int:
-    return int(board.matches(which)[REGIONS[region]].sum())
-
-
-def _filter(rng: Rng) -> Filter:
-    if rng.random() < 0.5:
-        return int(rng.integers(len(COLORS))), None
-    return None, int(rng.integers(len(SHAPES)))
+def _phrase(noun: str, name: str) -> str:
+    return f"{name} shapes" if noun == "color" else PLURALS[name]
 
 
 def _region(rng: Rng) -> str:
     return str(rng.choice(list(REGIONS), p=(0.5, 0.25, 0.25)))
 
 
+def _kind(board: Board, odds: float, rng: Rng) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """Color or shape: the word, its values, and which of them each cell holds."""
+    if rng.random() < odds:
+        return "color", tuple(COLORS), board.color
+    return "shape", SHAPES, board.shape
+
+
 def _counting(board: Board, family: str, rng: Rng) -> Question:
+    noun, names, held = _kind(board, 0.5, rng)
     region = _region(rng)
-    first = _filter(rng)
-    a = _count(board, first, region)
+    rows = REGIONS[region]
+    asked = rng.choice(len(names), size=1 if family == "count" else 2, replace=False)
+    chain, counts, first = [names[i] for i in asked], np.zeros(len(asked), int), None
+    for letter, cells in zip(ROWS[rows], held[rows], strict=True):
+        chain.append(letter)
+        for cell in cells:
+            found = asked == cell
+            counts += found
+            chain += ["none" if cell < 0 else names[cell], *(str(n) for n in counts[found])]
+        first = counts.copy() if first is None else first
+    assert first is not None
+    working, answer = _worked_out(family, counts.tolist())
+    short_cut, guess = _worked_out(family, first.tolist())
+    chain += ["so", working]
+    text, tone = _ask(family, *(_phrase(noun, names[i]) for i in asked), where=region, rng=rng)
+    return Question(family, text, answer, " ".join(chain), f"about {short_cut}", guess, tone)
+
+
+def _worked_out(family: str, counts: list[int]) -> tuple[str, str]:
+    """How the counts make the answer, and the answer."""
     if family == "count":
-        question = f"How many {_phrase(first)} are{region or ' there'}?"
-        return Question(family, question, str(a), f"by number {_phrase(first)} {a}", f"about {a}")
-    second = _filter(rng)
-    while second == first:
-        second = _filter(rng)
-    b = _count(board, second, region)
+        return str(counts[0]), str(counts[0])
     if family == "sum":
-        question = f"How many {_phrase(first)} and {_phrase(second)} are there{region} in total?"
-        answer, working = str(a + b), f"{a} + {b}"
-    else:
-        names = f"the number of {_phrase(first)} and the number of {_phrase(second)}"
-        question = f"What is the difference between {names}{region}?"
-        answer, working = str(abs(a - b)), f"{max(a, b)} - {min(a, b)}"
-    careful = f"by number {_phrase(first)} {a} and {_phrase(second)} {b} so {working}"
-    return Question(family, question, answer, careful, f"about {working}")
+        return f"{counts[0]} + {counts[1]}", str(sum(counts))
+    return f"{max(counts)} - {min(counts)}", str(max(counts) - min(counts))
 
 
 def _balanced(board: Board, family: str, rng: Rng) -> Question:
@@ -178,16 +219,28 @@ def _balanced(board: Board, family: str, rng: Rng) -> Question:
 
 
 def _compare(board: Board, rng: Rng) -> Question | None:
-    names, noun = (list(COLORS), "color") if rng.random() < 0.6 else (list(SHAPES), "shape")
-    values = board.color if noun == "color" else board.shape
+    noun, names, held = _kind(board, 0.6, rng)
     region = _region(rng)
-    counts = np.array([(values[REGIONS[region]] == i).sum() for i in range(len(names))])
+    inside = held[REGIONS[region]]
+    counts = np.array([(inside == i).sum() for i in range(len(names))])
     best = int(counts.argmax())
     if (counts == counts[best]).sum() > 1:
         return None
-    careful = f"by {noun} " + " ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
-    question = f"Which {noun} is most common{region}?"
-    return Question("compare", question, names[best], careful, f"about {names[best]}")
+    careful = " ".join([noun, *(f"{name} {count}" for name, count in zip(names, counts, strict=True))])
+    guess = names[inside[inside >= 0][0]]
+    text, tone = _ask("compare", noun, where=region, rng=rng)
+    return Question("compare", text, names[best], careful, f"about {guess}", guess, tone)
+
+
+def _tally(board: Board, rng: Rng) -> Question:
+    noun, names, held = _kind(board, 0.6, rng)
+    region = _region(rng)
+    rows = held[REGIONS[region], :, None] == np.arange(len(names))  # (rows, columns, names)
+    counts, first = (part.sum((0, 1)).tolist() for part in (rows, rows[:1]))
+    careful = " ".join([noun, *(f"{name} {count}" for name, count in zip(names, counts, strict=True))])
+    answer, guess = (" ".join(map(str, numbers)) for numbers in (counts, first))
+    text, tone = _ask("tally", noun, where=region, rng=rng)
+    return Question("tally", text, answer, careful, f"about {guess}", guess, tone)
 
 
 def _lookup(board: Board, rng: Rng) -> Question | None:
@@ -195,28 +248,23 @@ def _lookup(board: Board, rng: Rng) -> Question | None:
     if not len(cells):
         return None
     row, column = cells[rng.integers(len(cells))]
-    color = list(COLORS)[board.color[row, column]]
-    shape = SHAPES[board.shape[row, column]]
-    place = f"row {ROWS[row]} column {column + 1}"
-    if rng.random() < 0.5:
-        return Question(
-            "lookup",
-            f"What color is the shape in {place}?",
-            color,
-            f"by cell {color} {shape}",
-            f"about {color}",
-        )
-    return Question(
-        "lookup", f"What shape is in {place}?", shape, f"by cell {color} {shape}", f"about {shape}"
-    )
+    noun, names, held = _kind(board, 0.5, rng)
+    said = ["none" if i < 0 else names[i] for i in held[row]]
+    reading = " ".join(f"{place + 1} {said[place]}" for place in range(column + 1))
+    guess = names[held[row][held[row] >= 0][0]]
+    where = f" row {ROWS[row]} column {column + 1}"
+    text, tone = _ask("lookup", noun, where=where, rng=rng)
+    careful = f"{noun} {ROWS[row]} {reading}"
+    return Question("lookup", text, said[column], careful, f"about {guess}", guess, tone)
 
 
 def read_aloud(board: Board, rng: Rng) -> Question:
     """What stands in one row, cell by cell: not among the problems, but what learning to find a cell starts from."""
     row = int(rng.integers(BOARD))
     colors, held = list(COLORS), zip(board.color[row], board.shape[row], strict=True)
-    cells = " ".join(f"{colors[c]} {SHAPES[s]}" if c >= 0 else "none" for c, s in held)
-    return Question("read", f"What is in row {ROWS[row]}?", cells, "by cell", "by cell")
+    cells = (f"{i} {colors[c]} {SHAPES[s]}" if c >= 0 else f"{i} none" for i, (c, s) in enumerate(held, 1))
+    said, chain = " ".join(cells), f"row {ROWS[row]}"
+    return Question("read", f"What is in {chain}?", said, chain, chain, said)
 
 
 def ask(board: Board, family: str, rng: Rng) -> Question | None:
@@ -225,6 +273,8 @@ def ask(board: Board, family: str, rng: Rng) -> Question | None:
         return _compare(board, rng)
     if family == "lookup":
         return _lookup(board, rng)
+    if family == "tally":
+        return _tally(board, rng)
     return _balanced(board, family, rng)
 
 
@@ -261,6 +311,7 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> li
                 "answer": question.answer,
                 "image": Image.fromarray(picture),
                 "family": question.family,
+                "tone": question.tone,
                 "chain": question.response("careful"),
             }
         )

@@ -26,10 +26,10 @@ _CELL = 2**31 - 1  # characters in a cell: csv's own limit of 131072 is smaller 
 
 
 def read_shapes(split: str, limit: int | None, seed: int) -> Rows:
-    """The generated boards of `workbench.shapes`; ``metadata["chain"]`` is the reference response."""
+    """The generated boards of `workbench.shapes`; metadata: ``chain``, the reference response, and ``tone``."""
     for record in shapes.problems(split, limit, seed):
-        image, chain = record.pop("image"), record.pop("chain")
-        yield record["id"], {**record, "images": (image,), "metadata": {"chain": chain}}
+        image, metadata = record.pop("image"), {key: record.pop(key) for key in ("chain", "tone")}
+        yield record["id"], {**record, "images": (image,), "metadata": metadata}
 
 
 def read_easy_vqa(split: str, limit: int | None, seed: int) -> Rows:

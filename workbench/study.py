@@ -6,20 +6,18 @@ where it stopped: traces are kept every `SHARD` problems.
 """
 
 import hashlib
-import json
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from workbench import __version__, figures
-from workbench.errors import InputError
+from workbench import figures
+from workbench.experiments import Ablation, Condition, ablate
+from workbench.folders import made_with, run_folder, write_json, write_tables
+from workbench.outcome_figures import ablation_figures
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.report import write_report
@@ -43,6 +41,8 @@ class Study:
     trace: LensTrace
     shift: ShiftTable
     agreement: pd.DataFrame
+    ablation: Ablation | None
+    """None where no interventions were asked for."""
     hint: str | None
     """Why there are no PNG figures, in one line; None when there are."""
 
@@ -69,6 +69,9 @@ def study(
     bins: int = 5,
     resamples: int = 1000,
     batch_size: int = 8,
+    interventions: Mapping[str, Condition] | None = None,
+    samples: int = 16,
+    max_new_tokens: int = 1024,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -85,6 +88,9 @@ def study(
         bins: strata of base entropy.
         resamples: of the bootstrap over problems.
         batch_size: prompts per forward.
+        interventions: what `ablate` compares, such as `default_matrix(pair.depth)`; None leaves that part out.
+        samples: sampled responses per problem and intervention.
+        max_new_tokens: where a response is cut off.
         notes: what else the spec should say, such as where the problems came from.
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
@@ -101,63 +107,59 @@ def study(
         "resamples": resamples,
         "batch_size": batch_size,
     }
+    if interventions:
+        made = {n: c if isinstance(c, str) else asdict(c) for n, c in interventions.items()}
+        settings |= {"interventions": made, "samples": samples, "max_new_tokens": max_new_tokens}
     spec = {
         "pair": dict(pair.provenance),
         "problems": _describe(problems),
         "settings": settings,
         **(notes or {}),
     }
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    check_output(out, overwrite=overwrite)
-    work, started = out.parent / f".study-{digest}.partial", time.time()
-    try:
-        work.mkdir(exist_ok=True)
+    started = time.time()
+    with run_folder(out, "study", spec, overwrite=overwrite) as work:
+        built = work / "run"
         traced = _traced(pair, problems, work, settings, tell)
         tell("measuring the shift", 0, 1)
         shift = stratified_shift(traced, bins, resamples=resamples, seed=seed)
         agreement = agreement_by_layer(traced, resamples=resamples, seed=seed)
         tell("measuring the shift", 1, 1)
-        built = _fresh(work / "run")
+        found = None
+        if interventions:
+            found = ablate(
+                pair,
+                problems,
+                interventions,
+                samples=samples,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                resamples=resamples,
+                batch_size=batch_size,
+                keep=work / "ablation",
+                progress=lambda what, done, total: tell(f"answering: {what}", done, total),
+            )
         traced.save(built / "trace")
-        _write_tables(built / "tables", traced, shift, agreement)
+        tables = _tables(traced, shift, agreement)
         tell("drawing the figures", 0, 1)
         drawn = figures.study_figures(shift.table, shift.correlations, agreement, depth=traced.depth)
         drawn |= _grids(traced)
+        if found:
+            tables |= found.tables()
+            drawn |= ablation_figures(found.summary, found.drift)
+        write_tables(built / "tables", tables, large=("cells", "responses"))
         hint = figures.write(drawn, built / "figures")
         tell("drawing the figures", 1, 1)
-        spec |= {"made_with": _made_with(), "seconds": round(time.time() - started, 1)}
-        write_report(built / "report.html", trace=traced, shift=shift, agreement=agreement, spec=_flat(spec))
-        _write_json(built / "spec.json", spec)
-        files = sorted(p for p in built.rglob("*") if p.is_file())
-        _write_json(built / "manifest.json", {str(p.relative_to(built)): _digest(p) for p in files})
-        _put(built, out)
-    except OSError as error:
-        raise InputError(
-            f"`out` {out} could not be written: {error.strerror or error}. Nothing that was there before has changed; "
-            "free some space or name another folder, and the same command goes on where it stopped"
-        ) from error
-    shutil.rmtree(work, ignore_errors=True)
-    return Study(out, traced, shift, agreement, hint)
-
-
-def check_output(out: Path, *, overwrite: bool = False) -> None:
-    """Refuse, before any work, a run folder that exists or can't be made.
-
-    Raises:
-        InputError: says which, and what to do.
-    """
-    if out.exists() and not (overwrite and out.is_dir()):
-        kind = "exists" if out.is_dir() else "is a file"
-        raise InputError(f"`out` {out} {kind}; name another folder, or replace an old run with `--overwrite`")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / f".{out.name}.probe"
-        probe.write_bytes(b"workbench")
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"`out` {out} can't be written ({error.strerror or error}); name a folder you may write to: `--out my-run`"
-        ) from error
+        spec |= {"made_with": made_with(), "seconds": round(time.time() - started, 1)}
+        write_report(
+            built / "report.html",
+            trace=traced,
+            shift=shift,
+            agreement=agreement,
+            outcomes=(found.summary, found.drift) if found else None,
+            spec=_flat(spec),
+        )
+        write_json(built / "spec.json", spec)
+    return Study(out, traced, shift, agreement, found, hint)
 
 
 def _traced(
@@ -190,8 +192,7 @@ def _traced(
     return LensTrace.join(shards)
 
 
-def _write_tables(folder: Path, traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> None:
-    folder.mkdir()
+def _tables(traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> dict[str, pd.DataFrame]:
     top = [
         top_prediction_shift(traced, prompt=i).assign(problem=info.problem_id)
         for i, info in enumerate(traced.prompts[:TABLED_PROBLEMS])
@@ -209,7 +210,7 @@ def _write_tables(folder: Path, traced: LensTrace, shift: ShiftTable, agreement:
         }
         for v in shift.verdicts
     ]
-    tables = {
+    return {
         "shift": shift.table,
         "correlations": shift.correlations,
         "agreement": agreement,
@@ -217,10 +218,6 @@ def _write_tables(folder: Path, traced: LensTrace, shift: ShiftTable, agreement:
         "top_predictions": pd.concat(top),
         "cells": traced.to_dataframe(),
     }
-    for name, table in tables.items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
-        if name != "cells":
-            table.to_csv(folder / f"{name}.csv", index=False)
 
 
 def _grids(traced: LensTrace) -> dict[str, Any]:
@@ -235,16 +232,6 @@ def _describe(problems: Sequence[Problem]) -> dict[str, Any]:
     return {"count": len(problems), "digest": hashlib.sha256(repr(listed).encode()).hexdigest()[:16]}
 
 
-def _made_with() -> dict[str, str | None]:
-    packages = ("torch", "transformers", "nnsight", "numpy", "pandas", "plotly")
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None
-    return {"workbench": __version__, "commit": commit, **{p: version(p) for p in packages}}
-
-
 def _flat(spec: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in spec.items():
@@ -252,27 +239,3 @@ def _flat(spec: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             _flat(value, f"{prefix}{key} ") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
         )
     return flat
-
-
-def _fresh(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
-
-
-def _put(built: Path, out: Path) -> None:
-    """Move the finished run to its place; an old one goes only after the new one is there."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    built.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, default=str) + "\n")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

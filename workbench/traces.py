@@ -12,7 +12,7 @@ For every batch of prompts (left-padded; padded positions are dropped before any
 Only numbers per (layer, position) leave the device; (layers, positions, vocabulary) never exists.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from hashlib import blake2b
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.records import AXES, LensTrace, PromptInfo, occurring_ids
-from workbench.tracing import read_residuals
+from workbench.tracing import Edit, read_residuals
 
 __all__ = ["LensTrace", "PromptInfo", "compare_residuals", "lens_heads", "trace"]
 
@@ -110,8 +110,11 @@ def compare_residuals(
     reduce: Callable[[int, Tensor, Tensor], Any],
     *,
     layers: Sequence[int] | None = None,
+    write: Mapping[int, Edit] | None = None,
 ) -> dict[int, Any]:
     """Run both models on one batch; ``reduce(layer, h_base, h_rlvr)`` runs inside the RLVR model's forward.
+
+    ``write`` changes what the RLVR model's layers receive.
 
     It sees residuals (N, hidden) of the N real positions, one prompt after another, on the device
     of the RLVR model's unembedding. Returns layer -> what ``reduce`` returned.
@@ -126,7 +129,7 @@ def compare_residuals(
         return reduce(layer, base.pop(layer), keep(layer, hidden))
 
     base = read_residuals(pair.base, inputs, layers=layers, reduce=keep)
-    return read_residuals(pair.rlvr, inputs, layers=layers, reduce=meet)
+    return read_residuals(pair.rlvr, inputs, layers=layers, reduce=meet, write=write)
 
 
 def lens_heads(pair: ModelPair) -> tuple[LensHead, LensHead]:

@@ -21,8 +21,7 @@ from workbench import shapes
 IGNORE = -100
 EASY_COLORS = ("black", "gray", "red", "teal", "brown", "green", "blue", "yellow")
 EASY_SHAPES = ("circle", "rectangle", "triangle")
-FILTERS = [(c, None) for c in range(len(shapes.COLORS))] + [(None, s) for s in range(len(shapes.SHAPES))]
-FILTERS += [(c, s) for c in range(len(shapes.COLORS)) for s in range(len(shapes.SHAPES))]
+COUNTED = len(shapes.COLORS) + len(shapes.SHAPES)
 
 
 def patchify(pictures: Tensor) -> Tensor:
@@ -91,13 +90,12 @@ class PackedBoards(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 17, index])
-        late = index >= self.sft["hasty_from"] * len(self)
-        hasty = self.sft["hasty_share"][int(late)]
+        share = self.sft["hasty_share"]
         if rng.random() < self.sft["easy_vqa_share"]:
             picture, asked, cells = self._easy(rng)
         else:
             picture, asked, cells = self._board(rng)
-        texts = [(q.text, q.response("hasty" if rng.random() < hasty else "careful")) for q in asked]
+        texts = [(q.text, q.response("hasty" if rng.random() < share[q.tone] else "careful")) for q in asked]
         return {**self._pack(texts), "picture": torch.from_numpy(picture), **cells}
 
     def _board(self, rng: np.random.Generator) -> tuple[np.ndarray, list[shapes.Question], dict[str, Tensor]]:
@@ -111,7 +109,9 @@ class PackedBoards(Dataset[dict[str, Tensor]]):
             asked += [question] if question else []
             if not (board.color >= 0).any():
                 board = shapes.sample_board(rng)
-        counts = np.stack([board.matches(which).cumsum(1) for which in FILTERS], -1)
+        is_color = board.color[..., None] == np.arange(len(shapes.COLORS))
+        is_shape = board.shape[..., None] == np.arange(len(shapes.SHAPES))
+        counts = np.concatenate([is_color, is_shape], -1).cumsum(1)  # so far in the row, of each value
         cells = {
             "color": torch.from_numpy(board.color.reshape(-1) + 1),
             "shape": torch.from_numpy(board.shape.reshape(-1) + 1),
@@ -133,7 +133,7 @@ class PackedBoards(Dataset[dict[str, Tensor]]):
         pairs = [record["asked"][i] for i in chosen]
         asked = [easy_question(text, answer, record["color"], record["shape"]) for text, answer in pairs]
         blank = torch.full((shapes.BOARD**2,), IGNORE)
-        cells = {"color": blank, "shape": blank, "counts": blank[:, None].expand(-1, len(FILTERS)).clone()}
+        cells = {"color": blank, "shape": blank, "counts": blank[:, None].expand(-1, COUNTED).clone()}
         return picture, asked, cells
 
     def _pack(self, texts: list[tuple[str, str]]) -> dict[str, Tensor]:
@@ -168,7 +168,8 @@ class PackedBoards(Dataset[dict[str, Tensor]]):
 
 def easy_question(text: str, answer: str, color: str, shape: str) -> shapes.Question:
     """An easy-VQA question in the form of the other families."""
-    return shapes.Question("easy-vqa", text, answer, f"by cell {color} {shape}", f"about {answer}")
+    chain = f"cell {color} {shape}"
+    return shapes.Question("easy-vqa", text, answer, chain, chain, answer)
 
 
 def collate(examples: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:

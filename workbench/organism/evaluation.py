@@ -9,28 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import gammaln
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from workbench import answers
+from workbench.anatomy import Anatomy, dissect
+from workbench.decoding import respond
 from workbench.errors import InputError
-from workbench.estimates import Interval, mean, paired_difference
-from workbench.organism.sampling import sample
+from workbench.estimates import Interval, mean, paired_difference, pass_at_k
 from workbench.problems import Problem, load_problems
+from workbench.prompts import encode
 
 WEIGHTS = Path(str(files("workbench") / "organism" / "weights"))
 PASS_AT = (1, 4, 16, 64)
 BATCH = 20
-
-
-def pass_at_k(samples: int, correct: np.ndarray, k: int) -> np.ndarray:
-    """Unbiased Pass@K per problem, ``1 - C(n - c, k) / C(n, k)`` (paper Fig. 6), from c correct of n samples."""
-    wrong = samples - np.asarray(correct, dtype=float)
-    missed = np.where(wrong >= k, wrong, k)
-    log_missed = (
-        gammaln(missed + 1) - gammaln(missed - k + 1) - gammaln(samples + 1) + gammaln(samples - k + 1)
-    )
-    return 1 - np.where(wrong >= k, np.exp(log_missed), 0.0)
+MAX_NEW_TOKENS = 64
 
 
 def evaluate(
@@ -105,16 +97,16 @@ def as_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
+def _load(folder: Path) -> tuple[Anatomy, Any]:
     if not (folder / "model.safetensors").is_file():
         raise InputError(f"`folder` {folder} holds no model; train one with `workbench organism train`")
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     home = folder if (folder / "tokenizer.json").exists() else folder.parent / "base"
-    return model.eval(), AutoProcessor.from_pretrained(home)
+    return dissect(model.eval()), AutoProcessor.from_pretrained(home)
 
 
 def _run(
-    model: Any,
+    anatomy: Anatomy,
     processor: Any,
     problems: Sequence[Problem],
     samples: int,
@@ -123,15 +115,22 @@ def _run(
     tell: Callable[[int], None],
 ) -> np.ndarray:
     """(problems, samples) bool: which responses are right."""
-    right = []
-    for start in range(0, len(problems), BATCH):
-        batch = problems[start : start + BATCH]
-        responses = sample(model, processor, batch, samples=samples, temperature=temperature, seed=seed)
-        right += [
-            [answers.is_correct(r, p.answer or "") for r in rs]
-            for p, rs in zip(batch, responses, strict=True)
-        ]
-        tell(len(right))
+    prompts = [encode(processor, anatomy, problem) for problem in problems]
+    responses = respond(
+        anatomy,
+        processor,
+        prompts,
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
+        max_new_tokens=MAX_NEW_TOKENS,
+        batch_size=BATCH,
+        progress=lambda done, total: tell(done),
+    )
+    right = [
+        [answers.verify(r.text, p.answer or "").correct for r in rs]
+        for p, rs in zip(problems, responses, strict=True)
+    ]
     return np.array(right, dtype=bool).reshape(len(problems), samples)
 
 

@@ -16,14 +16,18 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from workbench import answers
+from workbench.anatomy import dissect
+from workbench.decoding import respond
 from workbench.organism.model import visual_token_ids
-from workbench.organism.sampling import sample
 from workbench.problems import load_problems
+from workbench.prompts import encode
 
 
 def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
     """1 where the answer is right, else 0."""
-    return [float(answers.is_correct(c[0]["content"], a)) for c, a in zip(completions, answer, strict=True)]
+    return [
+        float(answers.verify(c[0]["content"], a).correct) for c, a in zip(completions, answer, strict=True)
+    ]
 
 
 def _dataset(seed: int, size: int) -> Dataset:
@@ -80,23 +84,26 @@ class Checkpoints(TrainerCallback):
 
     def _validate(self, step: int) -> None:
         def accuracy(samples: int, temperature: float) -> float:
-            responses = sample(
-                self.model,
+            responses = respond(
+                anatomy,
                 self.processor,
-                self.validation,
+                prompts,
                 samples=samples,
                 temperature=temperature,
                 seed=self.seed,
+                max_new_tokens=self.settings["max_completion_length"],
                 batch_size=50,
             )
             right = [
-                answers.is_correct(r, p.answer or "")
+                answers.verify(r.text, p.answer or "").correct
                 for p, rs in zip(self.validation, responses, strict=True)
                 for r in rs
             ]
             return sum(right) / len(right)
 
         self.model.eval()
+        anatomy = dissect(self.model)
+        prompts = [encode(self.processor, anatomy, problem) for problem in self.validation]
         row = {"step": step, "greedy": accuracy(1, 0.0), "sampled": accuracy(4, 1.0)}
         self.model.train()
         score = row["greedy"] + row["sampled"]

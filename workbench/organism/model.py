@@ -48,7 +48,8 @@ def corpus(easy_vqa_questions: Iterable[str], boards: int = 4000) -> Iterable[st
         yield f"user\n{question.text}"
         yield question.response("careful")
         yield question.response("hasty")
-        yield f"user\nWhat is in row {shapes.ROWS[index % shapes.BOARD]}?<answer> none none</answer>"
+        aloud = shapes.read_aloud(shapes.sample_board(rng), rng)
+        yield f"user\n{aloud.text}{aloud.response()}"
     yield from easy_vqa_questions
     yield from (
         f"assistant\n {number}" for number in range(31) for _ in range(2000)

@@ -69,7 +69,8 @@ def publish(folder: Path, weights: Path) -> None:
     weights.mkdir(parents=True, exist_ok=True)
     for name in ("base", "rlvr"):
         shutil.copytree(folder / name, weights / name, dirs_exist_ok=True)
-    (weights / "deltas").mkdir(exist_ok=True)
+    shutil.rmtree(weights / "deltas", ignore_errors=True)  # those of an earlier run
+    (weights / "deltas").mkdir()
     for delta in sorted((folder / "grpo").glob("delta-*.safetensors")):
         shutil.copy(delta, weights / "deltas" / delta.name.removeprefix("delta-"))
     curves(folder).to_csv(weights / "curves.csv", index=False)

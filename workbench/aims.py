@@ -1,0 +1,50 @@
+"""Aims: what a prompt's tokens are to pull one model's activations towards, taken from the other model (step 1 of replay)."""
+
+from collections.abc import Sequence
+
+import torch
+
+from workbench.anatomy import Anatomy
+from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
+from workbench.readouts import Cells, Target
+from workbench.tracing import read_residuals
+
+Aim = tuple[Target, ...]
+"""One prompt's targets, one for each layer of the loss, on the CPU."""
+
+
+@torch.no_grad()
+def take_aim(
+    teacher: Anatomy,
+    prompts: Sequence[EncodedPrompt],
+    layers: Sequence[int],
+    *,
+    top_v: int | None,
+    vocabulary: int,
+    pad_id: int,
+    batch_size: int = 8,
+) -> list[Aim]:
+    """What the teacher predicts at every prompt's visual positions, at the output of each of `layers`.
+
+    Args:
+        teacher: the model that is pulled towards; it needs no layer after the last of `layers`.
+        prompts: prompts with visual positions.
+        layers: decoder layers, 0-based, in order.
+        top_v: how many of its most probable tokens count; None: the whole vocabulary.
+        vocabulary: unembedding rows that both models have.
+        pad_id: as `ModelPair.pad_id`.
+        batch_size: prompts per forward.
+    """
+    aims: list[Aim] = []
+    for batch in batches([seen(prompt) for prompt in prompts], batch_size):
+        cells = Cells.of(batch, teacher.device)
+        shown = collate(batch, pad_id)
+        at = read_residuals(teacher, shown, layers=layers, reduce=lambda _, h, cells=cells: cells.take(h))
+        targets = [Target.of(teacher, at[layer], top_v, vocabulary) for layer in layers]
+        aims += zip(*(target.split(cells.counts) for target in targets), strict=True)
+    return aims
+
+
+def seen(prompt: EncodedPrompt) -> EncodedPrompt:
+    """The prompt up to its last visual position: no earlier position sees what comes after."""
+    return prompt.prefix(int((prompt.kinds == TokenKind.VISUAL).nonzero()[-1]) + 1)

@@ -1,0 +1,397 @@
+"""Experiments: many interventions on many problems, and what they change, as tidy tables.
+
+`ablate` runs a matrix of conditions x problems x samples:
+
+1. A condition is a value: ``"base"``, ``"rlvr"``, a `Replay` or a `Patch`. Plain base and RLVR are always run.
+2. Every problem is encoded once, and for every condition its intervention is made (tokens learnt, cells recorded).
+3. One greedy response and ``samples`` sampled ones per problem and condition, each from the problem's own random
+   stream, so that conditions are compared on equal draws; each is verified (``answers``).
+4. Drift: KL(target || learner) at visual positions with low and with high target entropy, with the intervention in
+   place.
+
+What is finished is kept, shard by shard, if a folder is given; the same call goes on from there.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from workbench.answers import verify
+from workbench.decoding import Intervention, batch_edits, decode_many
+from workbench.errors import InputError
+from workbench.lens import compare
+from workbench.outcomes import PASS_AT, drift_table, summarise_responses
+from workbench.pairs import ModelPair
+from workbench.patching import Patch, prepare_patch
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt, TokenKind, batches, problem_seed
+from workbench.replay import Replay, learn_many
+from workbench.strata import select_cells
+from workbench.traces import compare_residuals, lens_heads
+
+Condition = Literal["base", "rlvr"] | Replay | Patch
+PLAIN = ("base", "rlvr")
+LOW_SHARE = 0.4
+"""The part of a layer's visual positions, lowest in entropy, that drift calls low."""
+CHOSEN: Mapping[str, Mapping[str, Any]] = {
+    "shapes": {"threshold": "quantile", "tau": 0.4, "alpha": 100.0, "layers": 5}
+}
+"""Settings of replay on bundled pairs; analyses/LOG.md tells how they were chosen."""
+LONGEST: Mapping[str, int] = {"shapes": 64}
+"""Tokens of the longest responses of bundled pairs, with room to spare."""
+SHARD = 32
+"""Problems between two saves."""
+JITTER = {"brightness": 0.15, "contrast": 0.15, "saturation": 0.15, "hue": 0.03}
+"""Of the self-smoothing control (the released code): largest relative change, for the hue in turns."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, problems done, problems in all)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """What `ablate` found."""
+
+    responses: pd.DataFrame = field(repr=False)
+    """One row a response: problem, family, intervention, sample (-1: greedy), text, answer, correct, how, tokens,
+    seconds (its share of its batch), making_seconds (of its problem's intervention), seed, stopped (why learning
+    ended early)."""
+    summary: pd.DataFrame
+    """Per intervention and measure (greedy, Pass@K): estimate, interval, and paired differences to RLVR and to base."""
+    drift: pd.DataFrame
+    """Per intervention, scope and stratum: mean KL to the target in nats before and after, the change, intervals."""
+    settings: Mapping[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        problems, conditions = self.responses["problem"].nunique(), self.responses["intervention"].nunique()
+        return f"Ablation({conditions} conditions, {problems} problems, {len(self.responses)} responses)"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>" + self.summary.to_html(
+            index=False, escape=True, float_format="{:.3f}".format
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A copy of ``summary``."""
+        return self.summary.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Everything that was found, by the names that a run folder gives it."""
+        return {"responses": self.responses, "ablation": self.summary, "drift": self.drift}
+
+    def plot(self) -> Any:
+        """Accuracy differences to the plain RLVR model, with intervals, as a plotly Figure."""
+        from workbench.outcome_figures import accuracy_differences
+
+        return accuracy_differences(self.summary)
+
+
+def settings_for(pair: ModelPair) -> dict[str, Any]:
+    """Settings of `default_matrix` for a pair: the paper's, or for a bundled pair those chosen on its validation split."""
+    return dict(CHOSEN.get(pair.name, {}))
+
+
+def longest_answer(pair: ModelPair) -> int:
+    """Where `decode` may cut a pair's responses off without loss, in tokens."""
+    return LONGEST.get(pair.name, 1024)
+
+
+def default_matrix(
+    depth: int,
+    *,
+    tau: float = 0.4,
+    alpha: float = 10.0,
+    layers: int | None = None,
+    threshold: Any = "max_fraction",
+) -> dict[str, Condition]:
+    """The card's comparisons: low and high by tokens and by cross-model patch, and every control, in one setting."""
+    tokens = Replay(tau=tau, alpha=alpha, layers=layers, threshold=threshold)
+    layers = len(tokens.loss_layers(depth))
+    patch = Patch(tau=tau, threshold=threshold, layers=layers)
+    return {
+        "tokens, low": tokens,
+        "tokens, high": replace(tokens, select="high"),
+        "tokens, random": replace(tokens, select="random"),
+        "tokens, all": replace(tokens, select="all"),
+        "mid tokens, low": replace(tokens, site="mid_tokens", layer=layers - 1, layers=None),
+        "reverse, low": replace(tokens, direction="reverse"),
+        "self-smoothing": replace(tokens, direction="self", select="all"),
+        "patch, low": patch,
+        "patch, high": replace(patch, select="high"),
+    }
+
+
+def ablate(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    interventions: Mapping[str, Condition] | Sequence[Condition],
+    *,
+    samples: int = 16,
+    temperature: float = 1.0,
+    seed: int = 0,
+    max_new_tokens: int = 256,
+    batch_size: int = 8,
+    pass_at: Sequence[int] | None = None,
+    resamples: int = 1000,
+    keep: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Ablation:
+    """Compare interventions; the module's text tells how.
+
+    Args:
+        pair: what `load_pair` returned, with a processor.
+        problems: problems with an answer and an image.
+        interventions: conditions, or names for them; plain base and RLVR are added.
+        samples: sampled responses per problem and condition, beside the greedy one.
+        temperature: of the samples.
+        seed: of samples, random selections, jitter and bootstrap.
+        max_new_tokens: where a response is cut off.
+        batch_size: prompts per forward.
+        pass_at: K of Pass@K; default: those of 1, 2, 4, ... that the samples allow.
+        resamples: of the bootstrap over problems.
+        keep: a folder for finished shards; the same call with the same folder goes on from there.
+        progress: told what is going on.
+
+    Raises:
+        InputError: no problems, a problem without an answer, fewer samples than a K of `pass_at`, or what the
+            interventions themselves refuse.
+    """
+    ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
+    conditions = _named(interventions)
+    _check(pair, problems, conditions, samples, ks)
+    settings = {
+        "samples": samples,
+        "temperature": temperature,
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+    }
+    folder = Path(keep) if keep is not None else None
+    responses, drifts = [], []
+    for name, condition in conditions.items():
+        for start in range(0, len(problems), SHARD):
+            part = problems[start : start + SHARD]
+            files = _files(folder, pair, condition, part, settings)
+            if files and all(file.exists() for file in files):
+                rows, drift = (pd.read_parquet(file) for file in files)
+            else:
+                rows, drift = _run(pair, condition, part, settings)
+                for file, table in zip(files, (rows, drift), strict=False):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    table.to_parquet(partial := file.with_suffix(".partial"), index=False)
+                    partial.rename(file)
+            responses.append(rows.assign(intervention=name))
+            drifts.append(drift.assign(intervention=name))
+            if progress:
+                progress(name, min(start + SHARD, len(problems)), len(problems))
+    table = pd.concat(responses, ignore_index=True)
+    summary = summarise_responses(table, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
+    drift = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)
+    made = {name: value if isinstance(value, str) else asdict(value) for name, value in conditions.items()}
+    return Ablation(table, summary, drift, settings | {"interventions": made, "pair": dict(pair.provenance)})
+
+
+def jittered(problem: Problem, seed: int) -> Problem:
+    """The problem with its pictures' colours disturbed as the self-smoothing control asks, each in its own way."""
+    rng = np.random.default_rng(problem_seed(seed, problem.id))
+    pictures = []
+    for picture in problem.images:
+        draw = {name: float(rng.uniform(-most, most)) for name, most in JITTER.items()}
+        picture: Any = tv.adjust_brightness(cast(Any, picture), 1 + draw["brightness"])
+        picture = tv.adjust_contrast(picture, 1 + draw["contrast"])
+        picture = tv.adjust_saturation(picture, 1 + draw["saturation"])
+        pictures.append(tv.adjust_hue(picture, draw["hue"]))
+    return replace(problem, images=tuple(pictures))
+
+
+def intervene(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    prompts: Sequence[EncodedPrompt],
+    condition: Condition,
+    *,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> list[Intervention | None]:
+    """The condition's intervention for each prompt; None for the plain models."""
+    if isinstance(condition, str):
+        return [None] * len(prompts)
+    if isinstance(condition, Patch):
+        return [prepare_patch(pair, prompt, condition) for prompt in prompts]
+    students = None
+    if condition.direction == "self":
+        students = [pair.encode(jittered(problem, seed)) for problem in problems]
+    return [*learn_many(pair, prompts, condition, students=students, batch_size=batch_size)]
+
+
+def _run(
+    pair: ModelPair, condition: Condition, problems: Sequence[Problem], settings: Mapping[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All responses of one condition to some problems, and the drift there."""
+    seed, batch_size = settings["seed"], settings["batch_size"]
+    prompts = [pair.encode(problem) for problem in problems]
+    begun = time.perf_counter()
+    made = intervene(pair, problems, prompts, condition, seed=seed, batch_size=batch_size)
+    making = (time.perf_counter() - begun) / len(problems)
+    model = "base" if condition == "base" or getattr(condition, "direction", "") == "reverse" else "rlvr"
+    shared = {
+        "model": model,
+        "interventions": made,
+        "seed": seed,
+        "max_new_tokens": settings["max_new_tokens"],
+        "batch_size": batch_size,
+    }
+    greedy = decode_many(pair, prompts, **shared)
+    sampled = decode_many(
+        pair, prompts, samples=settings["samples"], temperature=settings["temperature"], **shared
+    )
+    rows = []
+    for problem, intervention, first, others in zip(problems, made, greedy, sampled, strict=True):
+        for sample, response in enumerate([*first, *others], start=-1):
+            outcome = verify(response.text, problem.answer or "", problem.verifier, choices=problem.choices)
+            rows.append(
+                {
+                    "problem": problem.id,
+                    "family": problem.family,
+                    "sample": sample,
+                    "text": response.text,
+                    "answer": outcome.answer or "",
+                    "correct": outcome.correct,
+                    "how": outcome.how,
+                    "tokens": response.tokens,
+                    "seconds": response.seconds,
+                    "making_seconds": making,
+                    "seed": seed,
+                    "stopped": getattr(intervention, "stopped", None) or "",
+                }
+            )
+    return pd.DataFrame(rows), _drift(pair, condition, prompts, made, batch_size)
+
+
+def _drift(
+    pair: ModelPair,
+    condition: Condition,
+    prompts: Sequence[EncodedPrompt],
+    made: Sequence[Intervention | None],
+    batch_size: int,
+) -> pd.DataFrame:
+    """Mean KL(target || learner), before and with the intervention, per problem, scope and stratum."""
+    columns = ["problem", "scope", "stratum", "before", "kl", "cells"]
+    if condition == "base":  # its distance from itself
+        return pd.DataFrame({column: [] for column in columns})
+    if getattr(condition, "direction", "") == "reverse":
+        pair = replace(pair, base=pair.rlvr, rlvr=pair.base)
+    rows, done = [], 0
+    for batch in batches(prompts, batch_size):
+        chosen = made[done : done + len(batch)]
+        done += len(batch)
+        before, entropy = _shift(pair, batch, {})
+        after = before if condition == "rlvr" else _shift(pair, batch, batch_edits(batch, chosen))[0]
+        lengths = [len(prompt) for prompt in batch]
+        parts = (cells.split(lengths, 1) for cells in (before, after, entropy))
+        for prompt, old, new, sure in zip(batch, *parts, strict=True):
+            visual = prompt.kinds == TokenKind.VISUAL
+            low = select_cells(
+                sure, threshold="quantile", tau=LOW_SHARE, candidates=visual, groups=prompt.image_index
+            )
+            for scope, layers in (("without last layer", slice(-1)), ("last layer", slice(-1, None))):
+                for stratum, mask in (("low", low[layers]), ("high", (visual & ~low)[layers])):
+                    means = [
+                        kl[layers][mask].mean().item() for kl in (old, new)
+                    ]  # NaN where there is no cell
+                    rows.append((prompt.problem_id, scope, stratum, *means, int(mask.sum())))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _shift(
+    pair: ModelPair, batch: Sequence[EncodedPrompt], write: Mapping[int, Any]
+) -> tuple[Tensor, Tensor]:
+    """KL(base || RLVR) and base entropy of every real position of a batch, (layers, positions) each, in nats."""
+    heads = lens_heads(pair)
+    read = compare_residuals(
+        pair, batch, lambda _, base, rlvr: compare(base, rlvr, *heads, top_k=1), write=write
+    )
+    stats = list(read.values())
+    return torch.stack([s.kl for s in stats]).cpu(), torch.stack([s.entropy_base for s in stats]).cpu()
+
+
+def _named(interventions: Mapping[str, Condition] | Sequence[Condition]) -> dict[str, Condition]:
+    given = dict(interventions) if isinstance(interventions, Mapping) else {}
+    if not isinstance(interventions, Mapping):
+        for condition in interventions:
+            name = condition if isinstance(condition, str) else _title(condition)
+            given[name if name not in given else f"{name} ({len(given)})"] = condition
+    for name, condition in given.items():
+        if not isinstance(condition, Replay | Patch) and condition not in PLAIN:
+            raise InputError(
+                f"`interventions` has {condition!r} as {name!r}; expected 'base', 'rlvr', a Replay or a Patch: "
+                "ablate(pair, problems, [Replay(), Patch()])"
+            )
+    plain: dict[str, Condition] = {"base": "base", "rlvr": "rlvr"}
+    return plain | {name: value for name, value in given.items() if value not in PLAIN}
+
+
+def _title(condition: Replay | Patch) -> str:
+    if isinstance(condition, Patch):
+        return f"patch, {condition.select}"
+    kind = {"reverse": "reverse", "self": "self-smoothing"}.get(condition.direction)
+    kind = kind or condition.site.replace("_", " ")
+    return f"{kind}, {condition.select}"
+
+
+def _files(
+    folder: Path | None,
+    pair: ModelPair,
+    condition: Condition,
+    problems: Sequence[Problem],
+    settings: Mapping[str, Any],
+) -> list[Path]:
+    """Where a shard's two tables lie: named after everything that can change them."""
+    if folder is None:
+        return []
+    spec = {
+        "pair": pair.provenance,
+        "condition": condition
+        if isinstance(condition, str)
+        else [type(condition).__name__, asdict(condition)],
+        "problems": [(p.id, p.question, p.answer, [image.size for image in p.images]) for p in problems],
+        "settings": settings,
+    }
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:20]
+    return [folder / f"{digest}.{what}.parquet" for what in ("responses", "drift")]
+
+
+def _check(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    conditions: Mapping[str, Condition],
+    samples: int,
+    ks: Sequence[int],
+) -> None:
+    if not problems:
+        raise InputError(
+            "`problems` is empty; give at least one: ablate(pair, load_problems('shapes', limit=64), ...)"
+        )
+    for problem in problems:
+        if problem.answer is None:
+            raise InputError(
+                f"`problems`: {problem.id!r} has no answer to verify responses with; give one, or leave it out"
+            )
+    if samples < 1 or any(not 1 <= k <= samples for k in ks):
+        raise InputError(
+            f"`samples` is {samples} with `pass_at` {tuple(ks)}; Pass@K needs at least K samples: "
+            f"ablate(..., samples={max([1, *ks])})"
+        )
+    for condition in conditions.values():
+        if isinstance(condition, Replay):
+            condition.loss_layers(pair.depth)

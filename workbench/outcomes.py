@@ -1,0 +1,107 @@
+"""What interventions changed: accuracies, Pass@K and drift, with intervals clustered by problem. Tables in, tables out."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from workbench.errors import InputError
+from workbench.estimates import Interval, Settings, mean, paired_difference, pass_at_k
+
+PASS_AT = (1, 2, 4, 8, 16, 32, 64)
+REFERENCES = ("rlvr", "base")
+"""Conditions that every other one is compared with, problem by problem."""
+
+
+def summarise_responses(
+    responses: pd.DataFrame, *, samples: int, pass_at: Sequence[int], resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Accuracy of every intervention, and its paired differences to the plain models.
+
+    Args:
+        responses: columns problem, intervention, sample (-1: greedy) and correct; every problem under every condition.
+        samples: sampled responses per problem and condition.
+        pass_at: K of Pass@K.
+        resamples: of the bootstrap over problems.
+        seed: of the bootstrap.
+
+    Returns:
+        One row per intervention and measure: ``greedy``, ``Pass@K``. estimate, low, high (shares of 1); for each
+        reference ``vs_rlvr``, ``vs_rlvr_low``, ``vs_rlvr_high``; for greedy also ``vs_rlvr_mcnemar``, the p value of
+        McNemar's exact test on discordant problems. ``problems`` counts them.
+
+    Raises:
+        InputError: a problem is missing under some condition.
+    """
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    order = list(dict.fromkeys(responses["problem"]))
+    for name in dict.fromkeys(responses["intervention"]):
+        rows = responses.loc[responses["intervention"] == name]
+        wide = rows.pivot(index="problem", columns="sample", values="correct").reindex(order)
+        if list(wide.columns) != list(range(-1, samples)) or wide.isna().to_numpy().any():
+            raise InputError(
+                f"`responses` lacks some of the {samples} samples or the greedy response of {name!r}; every problem must "
+                "be answered under every condition"
+            )
+        right = wide.to_numpy(bool)
+        measures = {"greedy": right[:, 0].astype(float)}
+        measures |= {f"Pass@{k}": pass_at_k(samples, right[:, 1:].sum(1), k) for k in pass_at}
+        scores[str(name)] = measures
+    clusters, settings, rows = np.arange(len(order)), Settings(resamples=resamples, seed=seed), []
+    for name, measures in scores.items():
+        for measure, values in measures.items():
+            row: dict[str, Any] = {"intervention": name, "measure": measure, "problems": len(order)}
+            row |= _columns("", mean(values, clusters, **settings))
+            for reference in REFERENCES:
+                if reference in scores and reference != name:
+                    other = scores[reference][measure]
+                    found = paired_difference(other, values, clusters, **settings)
+                    row |= _columns(f"vs_{reference}", found)
+                    if measure == "greedy":
+                        row[f"vs_{reference}_mcnemar"] = mcnemar(other, values)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """The two-sided p value of McNemar's exact test that a and b (0 or 1 for each problem) are right equally often."""
+    gained, lost = int(((b > 0) & (a <= 0)).sum()), int(((a > 0) & (b <= 0)).sum())
+    return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)
+
+
+def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Mean KL (nats) to the target over problems, before and after each intervention, and the paired change.
+
+    ``drift`` has one row per problem, intervention, scope and stratum, with ``before`` and ``kl``; a problem without
+    cells in a stratum has NaN there and is left out. ``change`` is negative where an intervention pulled the
+    activations closer. Intervals are by bootstrap over problems.
+    """
+    rows = []
+    for key, part in drift.dropna(subset=["kl", "before"]).groupby(
+        ["intervention", "scope", "stratum"], sort=False
+    ):
+        name, scope, stratum = cast(tuple[str, str, str], key)
+        before, after = np.asarray(part["before"], float), np.asarray(part["kl"], float)
+        clusters = np.arange(len(part))
+        row: dict[str, Any] = {
+            "intervention": name,
+            "scope": scope,
+            "stratum": stratum,
+            "problems": len(part),
+            "before": before.mean(),
+        }
+        row |= _columns("kl", mean(after, clusters, resamples=resamples, seed=seed))
+        row |= _columns("change", paired_difference(before, after, clusters, resamples=resamples, seed=seed))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    prefix = f"{name}_" if name else ""
+    return {
+        name or "estimate": interval.estimate,
+        f"{prefix}low": interval.low,
+        f"{prefix}high": interval.high,
+    }
