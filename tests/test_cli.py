@@ -110,6 +110,7 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
         (("study", "--limit", "0"), "`limit` is 0"),
         (("study", "--base", "nowhere/none"), "`rlvr` missing"),
         (("study", "--dtype", "float8"), "float8"),
+        (("study", "--ablate", "maybe"), "maybe"),
         (("study", "--out", "/dev/null/run"), "can't be written"),
         (("conform", "nowhere"), "nowhere"),
         (("organism", "train", "--recipe", "none.yaml"), "can't be read"),

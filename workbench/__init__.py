@@ -33,7 +33,7 @@ _HOME = {
     "export_visual_embeddings": "decoding",
     "ablate": "experiments",
     "Ablation": "experiments",
-    "default_matrix": "experiments",
+    "default_matrix": "presets",
     "ShiftTable": "shift",
     "stratified_shift": "shift",
     "top_prediction_shift": "shift",

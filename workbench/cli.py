@@ -38,6 +38,14 @@ class Threshold(StrEnum):
     QUANTILE = "quantile"
 
 
+class When(StrEnum):
+    """Whether to do what takes long."""
+
+    AUTO = "auto"
+    YES = "yes"
+    NO = "no"
+
+
 # Options that several commands share.
 Pair = Annotated[str | None, typer.Option(help="A bundled pair; the default is `shapes`.")]
 Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
@@ -53,7 +61,9 @@ Device = Annotated[
 ]
 PairDtype = Annotated[Dtype | None, typer.Option(help="The default is as stored.")]
 Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
-BatchSize = Annotated[int, typer.Option(help="Prompts per forward.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Prompts per forward; the default is 8, or 32 for a bundled pair.")
+]
 Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
 NewTokens = Annotated[
     int | None,
@@ -84,10 +94,11 @@ def study(
     top_k: Annotated[int, typer.Option(help="Top predictions kept per layer and position.")] = 10,
     null_draws: Annotated[int, typer.Option(help="Matched-noise draws per layer and position.")] = 3,
     bins: Annotated[int, typer.Option(help="Strata of base entropy.")] = 5,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = None,
     ablate: Annotated[
-        bool, typer.Option(help="Also let both models answer, with every intervention.")
-    ] = False,
+        When,
+        typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
+    ] = When.AUTO,
     samples: Samples = 16,
     max_new_tokens: NewTokens = None,
     tau: Tau = None,
@@ -97,9 +108,9 @@ def study(
 ) -> None:
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
     _quiet()
-    from workbench.experiments import longest_answer
     from workbench.folders import check_output
     from workbench.pairs import BUNDLED
+    from workbench.presets import batch_of, longest_answer
     from workbench.study import study as run
 
     out = out or _run_name("study")
@@ -107,7 +118,7 @@ def study(
     listed = _problems(problems, split, limit, seed)
     with _progress() as progress:
         loaded = _pair(pair, base, rlvr, device, dtype, attn_implementation)
-        asked = loaded.name in BUNDLED if ablate is None else ablate
+        asked = ablate is When.YES or (ablate is When.AUTO and loaded.name in BUNDLED)
         result = run(
             loaded,
             listed,
@@ -116,7 +127,7 @@ def study(
             top_k=top_k,
             null_draws=null_draws,
             bins=bins,
-            batch_size=batch_size,
+            batch_size=batch_size or batch_of(loaded),
             interventions=_matrix(loaded, tau, alpha, layers, threshold) if asked else None,
             samples=samples,
             max_new_tokens=max_new_tokens or longest_answer(loaded),
@@ -148,7 +159,7 @@ def ablate(
     dtype: PairDtype = None,
     attn_implementation: Attention = None,
     seed: Annotated[int, typer.Option(help="Of problems, samples, random selections and bootstrap.")] = 0,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = None,
     samples: Samples = 16,
     temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
     max_new_tokens: NewTokens = None,
@@ -163,10 +174,11 @@ def ablate(
     from rich.table import Table
 
     from workbench.experiments import ablate as run
-    from workbench.experiments import longest_answer
     from workbench.figures import write
     from workbench.folders import check_output, made_with, run_folder, write_json, write_tables
     from workbench.outcome_figures import ablation_figures
+    from workbench.outcomes import accuracy_rows
+    from workbench.presets import batch_of, longest_answer
 
     out = out or _run_name("ablate")
     check_output(out, overwrite=overwrite)
@@ -179,7 +191,7 @@ def ablate(
             "temperature": temperature,
             "seed": seed,
             "max_new_tokens": max_new_tokens or longest_answer(loaded),
-            "batch_size": batch_size,
+            "batch_size": batch_size or batch_of(loaded),
         }
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
         spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
@@ -190,21 +202,10 @@ def ablate(
             hint = write(ablation_figures(found.summary, found.drift), built / "figures")
             write_json(built / "spec.json", {**spec, **dict(found.settings), "made_with": made_with()})
     shown = Table(
-        "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", title="percent, 95% intervals over problems"
+        "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"
     )
-    for name, rows in found.summary.groupby("intervention", sort=False):
-        cells = []
-        for measure in ("greedy", "Pass@1"):
-            row = rows.set_index("measure").loc[measure]
-            for column, low, high in (
-                ("estimate", "low", "high"),
-                ("vs_rlvr", "vs_rlvr_low", "vs_rlvr_high"),
-            ):
-                known = row[column] == row[column]
-                cells.append(
-                    f"{100 * row[column]:.1f} [{100 * row[low]:.1f}, {100 * row[high]:.1f}]" if known else ""
-                )
-        shown.add_row(str(name), *cells)
+    for row in accuracy_rows(found.summary):
+        shown.add_row(row["name"], *row["cells"])
     Console().print(shown)
     if hint:
         typer.echo(hint)
@@ -328,7 +329,7 @@ def _matrix(
     pair: Any, tau: float | None, alpha: float | None, layers: int | None, threshold: Threshold | None
 ) -> dict[str, Any]:
     """The default interventions with what the options change; the bundled pair has settings of its own."""
-    from workbench.experiments import default_matrix, settings_for
+    from workbench.presets import default_matrix, settings_for
 
     given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
     return default_matrix(

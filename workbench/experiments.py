@@ -43,12 +43,6 @@ Condition = Literal["base", "rlvr"] | Replay | Patch
 PLAIN = ("base", "rlvr")
 LOW_SHARE = 0.4
 """The part of a layer's visual positions, lowest in entropy, that drift calls low."""
-CHOSEN: Mapping[str, Mapping[str, Any]] = {
-    "shapes": {"threshold": "quantile", "tau": 0.4, "alpha": 100.0, "layers": 5}
-}
-"""Settings of replay on bundled pairs; analyses/LOG.md tells how they were chosen."""
-LONGEST: Mapping[str, int] = {"shapes": 64}
-"""Tokens of the longest responses of bundled pairs, with room to spare."""
 SHARD = 32
 """Problems between two saves."""
 JITTER = {"brightness": 0.15, "contrast": 0.15, "saturation": 0.15, "hue": 0.03}
@@ -94,41 +88,6 @@ class Ablation:
         from workbench.outcome_figures import accuracy_differences
 
         return accuracy_differences(self.summary)
-
-
-def settings_for(pair: ModelPair) -> dict[str, Any]:
-    """Settings of `default_matrix` for a pair: the paper's, or for a bundled pair those chosen on its validation split."""
-    return dict(CHOSEN.get(pair.name, {}))
-
-
-def longest_answer(pair: ModelPair) -> int:
-    """Where `decode` may cut a pair's responses off without loss, in tokens."""
-    return LONGEST.get(pair.name, 1024)
-
-
-def default_matrix(
-    depth: int,
-    *,
-    tau: float = 0.4,
-    alpha: float = 10.0,
-    layers: int | None = None,
-    threshold: Any = "max_fraction",
-) -> dict[str, Condition]:
-    """The card's comparisons: low and high by tokens and by cross-model patch, and every control, in one setting."""
-    tokens = Replay(tau=tau, alpha=alpha, layers=layers, threshold=threshold)
-    layers = len(tokens.loss_layers(depth))
-    patch = Patch(tau=tau, threshold=threshold, layers=layers)
-    return {
-        "tokens, low": tokens,
-        "tokens, high": replace(tokens, select="high"),
-        "tokens, random": replace(tokens, select="random"),
-        "tokens, all": replace(tokens, select="all"),
-        "mid tokens, low": replace(tokens, site="mid_tokens", layer=layers - 1, layers=None),
-        "reverse, low": replace(tokens, direction="reverse"),
-        "self-smoothing": replace(tokens, direction="self", select="all"),
-        "patch, low": patch,
-        "patch, high": replace(patch, select="high"),
-    }
 
 
 def ablate(

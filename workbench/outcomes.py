@@ -1,6 +1,6 @@
 """What interventions changed: accuracies, Pass@K and drift, with intervals clustered by problem. Tables in, tables out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -63,6 +63,29 @@ def summarise_responses(
                         row[f"vs_{reference}_mcnemar"] = mcnemar(other, values)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def accuracy_rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """A summary as text, per intervention its ``name`` and ``cells``.
+
+    These are greedy accuracy, its difference to plain RLVR, Pass@1, its difference, and McNemar's p for greedy.
+    """
+
+    def points(row: pd.Series, name: str, low: str, high: str) -> str:
+        value, bottom, top = (100 * float(row.get(column, np.nan)) for column in (name, low, high))  # pyright: ignore[reportArgumentType]
+        return "–" if np.isnan(value) else f"{value:.1f} [{bottom:.1f}, {top:.1f}]"
+
+    for name in dict.fromkeys(summary["intervention"]):
+        rows = summary.loc[summary["intervention"] == name].set_index("measure")
+        cells = []
+        for measure in ("greedy", "Pass@1"):
+            row = rows.loc[measure] if measure in rows.index else pd.Series(dtype=float)
+            cells += [
+                points(row, "estimate", "low", "high"),
+                points(row, "vs_rlvr", "vs_rlvr_low", "vs_rlvr_high"),
+            ]
+        p = rows.loc["greedy"].get("vs_rlvr_mcnemar", np.nan)
+        yield {"name": name, "cells": [*cells, "–" if np.isnan(p) else f"{p:.3f}"]}
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:

@@ -24,6 +24,7 @@ from workbench.errors import InputError
 from workbench.explorer import pack, picture_uri, place_name, token_texts, view_name, word
 from workbench.figures import KINDS, study_figures
 from workbench.outcome_figures import ablation_figures
+from workbench.outcomes import accuracy_rows
 from workbench.panels import layer_label, template
 from workbench.tables import bucket, ends, last_layer, number, rows_where, strata_rows
 
@@ -87,7 +88,7 @@ def write_report(
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
         plot=lambda name, wide=False: _plot(name, figures | interventions, wide),
         interventions=list(interventions),
-        accuracies=list(_accuracy_rows(outcomes[0])) if outcomes else [],
+        accuracies=list(accuracy_rows(outcomes[0])) if outcomes else [],
         predictions=[_predictions(one) for one in shown],
         problems=[_problem(one) for one in shown],
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
@@ -163,26 +164,6 @@ def _bare(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
 def _height(figure: go.Figure) -> int:
     """Pixels of a figure in the page, where title and caption are not part of it."""
     return int(figure.to_dict()["layout"]["height"]) - TOP + 40
-
-
-def _accuracy_rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Per intervention: greedy accuracy and Pass@1, their differences to the plain RLVR model, McNemar's p."""
-
-    def points(row: pd.Series, name: str, low: str, high: str) -> str:
-        value, bottom, top = (100 * float(row.get(column, np.nan)) for column in (name, low, high))  # pyright: ignore[reportArgumentType]
-        return "–" if np.isnan(value) else f"{value:.1f} [{bottom:.1f}, {top:.1f}]"
-
-    for name in dict.fromkeys(summary["intervention"]):
-        rows = summary.loc[summary["intervention"] == name].set_index("measure")
-        cells = []
-        for measure in ("greedy", "Pass@1"):
-            row = rows.loc[measure] if measure in rows.index else pd.Series(dtype=float)
-            cells += [
-                points(row, "estimate", "low", "high"),
-                points(row, "vs_rlvr", "vs_rlvr_low", "vs_rlvr_high"),
-            ]
-        p = rows.loc["greedy"].get("vs_rlvr_mcnemar", np.nan)
-        yield {"name": name, "cells": [*cells, "–" if np.isnan(p) else f"{p:.3f}"]}
 
 
 def _plot(name: str, figures: Mapping[str, go.Figure], wide: bool) -> Markup:
