@@ -127,6 +127,7 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
                 fill="toself",
                 fillcolor=f"rgba({red},{green},{blue},0.15)",
                 line={"width": 0},
+                mode="lines",
                 hoverinfo="skip",
                 showlegend=False,
             )
@@ -141,9 +142,7 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
         )
     figure.update_xaxes(title_text="K (log)", type="log", tickvals=sorted(rows["k"].unique()))
     figure.update_yaxes(title_text="Pass@K")
-    figure.update_layout(
-        height=460, hovermode="x unified", showlegend=True, legend={"orientation": "v", "x": 1.02, "y": 1}
-    )
+    figure.update_layout(height=560, hovermode="x unified", showlegend=True)
     problems = int(summary["problems"].iloc[0])
     return finish(
         figure, "Pass@K", f"{problems} problems, unbiased estimate, bands: 95% intervals of the plain models"
