@@ -1,3 +1,6 @@
+import itertools
+from math import comb
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,7 +9,7 @@ from scipy import stats
 
 from workbench import estimates
 from workbench.errors import InputError
-from workbench.estimates import Interval, Median, RankCorrelation, bootstrap
+from workbench.estimates import Interval, Median, RankCorrelation, bootstrap, pass_at_k
 
 SETTINGS = {"resamples": 300, "seed": 3}
 
