@@ -12,8 +12,6 @@
 What is finished is kept, shard by shard, if a folder is given; the same call goes on from there.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +27,7 @@ from torchvision.transforms.v2 import functional as tv
 from workbench.answers import verify
 from workbench.decoding import Intervention, batch_edits, decode_many
 from workbench.errors import InputError
+from workbench.folders import digest_of
 from workbench.lens import compare
 from workbench.outcomes import PASS_AT, drift_table, summarise_responses
 from workbench.pairs import ModelPair
@@ -326,8 +325,7 @@ def _files(
         "problems": [(p.id, p.question, p.answer, [image.size for image in p.images]) for p in problems],
         "settings": settings,
     }
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:20]
-    return [folder / f"{digest}.{what}.parquet" for what in ("responses", "drift")]
+    return [folder / f"{digest_of(spec)}.{what}.parquet" for what in ("responses", "drift")]
 
 
 def _check(
