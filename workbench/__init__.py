@@ -24,7 +24,7 @@ _HOME = {
     "LearnedTokens": "replay",
     "learn_tokens": "replay",
     "learn_many": "replay",
-    "learn_sequentially": "sequential",
+    "learn_problems": "placement",
     "Patch": "patching",
     "prepare_patch": "patching",
     "record": "patching",

@@ -114,7 +114,7 @@ def _fits(free: float) -> str:
     """Models at two bytes a parameter, two or one at a time, and a fifth of the memory for everything else."""
     return (
         f"a bfloat16 pair of up to about {0.8 * free / 4e9:.1f} B parameters fits "
-        f"({0.8 * free / 2e9:.1f} B one model at a time: learn_sequentially)"
+        f"({0.8 * free / 2e9:.1f} B one model at a time: placement='sequential')"
     )
 
 

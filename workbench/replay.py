@@ -42,7 +42,7 @@ from workbench.strata import Select, Threshold, check_selection, select_cells
 from workbench.traces import lens_head
 from workbench.tracing import read_calls
 
-Placement = Literal["tokens", "mid_tokens"]
+Site = Literal["tokens", "mid_tokens"]
 Direction = Literal["base_to_rlvr", "reverse", "self"]
 Alignment = Literal["paper", "released"]
 
@@ -55,7 +55,7 @@ class Replay:
         InputError: a value outside its range, or two that do not go together.
     """
 
-    site: Placement = "tokens"
+    site: Site = "tokens"
     """``tokens``: x is added to layer 0's input, the loss covers K layers. ``mid_tokens``: x is added to the input
     of ``layer``, and the loss is that of this layer alone."""
     select: Select = "low"
@@ -84,7 +84,7 @@ class Replay:
     """Of ``select="random"``."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("site", Placement), ("direction", Direction), ("alignment", Alignment)):
+        for name, kind in (("site", Site), ("direction", Direction), ("alignment", Alignment)):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(
                     f"`{name}` is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}: "

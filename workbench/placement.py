@@ -1,0 +1,127 @@
+"""Activation Replay on problems, from checkpoints: both models in memory together, or one after the other.
+
+``placement="sequential"`` is for GPUs that do not hold two models, and learns the same tokens:
+
+1. Load the base model with its first K layers only, final norm and unembedding; take every prompt's aim; free it.
+2. Load the RLVR model and learn the tokens towards these aims.
+
+Peak memory is that of the RLVR model and one batch, where ``"together"`` needs that of both models (`workbench doctor`
+says which fits). What is kept between the two steps lies on the CPU: per prompt and layer, the probabilities of
+``top_v`` tokens at each visual position.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from workbench.anatomy import Anatomy, dissect, probe
+from workbench.checkpoints import Placement, load_model, load_processor, read_depth
+from workbench.errors import InputError
+from workbench.pairs import ModelPair, load_pair
+from workbench.preflight import check_processor, check_weights
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt
+from workbench.replay import LearnedTokens, Replay, aims_of, learn_many
+
+Placing = Literal["together", "sequential"]
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedProblems:
+    """What `learn_problems` learnt, and what it takes to decode with it."""
+
+    learned: list[LearnedTokens]
+    prompts: list[EncodedPrompt] = field(repr=False)
+    pair: ModelPair
+    """For `decode(result.pair, prompt, intervention=...)`. After ``sequential`` it holds the RLVR model in both roles."""
+
+
+def learn_problems(
+    problems: Sequence[Problem],
+    replay: Replay,
+    *,
+    base: str | Path,
+    rlvr: str | Path,
+    placement: Placing = "together",
+    revision: str | None = None,
+    dtype: Any | None = None,
+    device: Any | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    batch_size: int = 8,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> LearnedProblems:
+    """Learn the tokens of several problems; the module's text tells how.
+
+    Args:
+        problems: what to learn them for.
+        replay: the settings. ``sequential`` needs the direction base -> RLVR.
+        base: hub id or folder.
+        rlvr: hub id or folder.
+        placement: ``together`` loads both models, ``sequential`` one at a time.
+        revision: of both checkpoints; this and the rest are arguments of `load_pair` and `learn_many`.
+        dtype: of both.
+        device: of both.
+        attn_implementation: of both.
+        trust_remote_code: of both.
+        batch_size: prompts per forward.
+        progress: called with (what is being done, problems done, problems in all).
+
+    Raises:
+        InputError: an unknown placement, another direction one at a time, checkpoints that do not fit each other, and
+            what `load_pair` and `learn_many` refuse.
+    """
+    if placement not in get_args(Placing):
+        raise InputError(
+            f"`placement` is {placement!r}; expected 'together' or 'sequential': learn_problems(..., placement='sequential')"
+        )
+    tell = progress or (lambda what, done, total: None)
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    chosen: dict[str, Any] = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation}
+    learning: dict[str, Any] = {
+        "batch_size": batch_size,
+        "progress": lambda done, total: tell("learning", done, total),
+    }
+    if placement == "together":
+        pair = load_pair(base=base, rlvr=rlvr, **chosen, **hub)
+        prompts = [pair.encode(problem) for problem in problems]
+        return LearnedProblems(learn_many(pair, prompts, replay, **learning), prompts, pair)
+    if replay.direction != "base_to_rlvr":
+        raise InputError(
+            f"`replay` has the direction {replay.direction!r}; one model at a time works for 'base_to_rlvr' only: "
+            "learn_problems(..., placement='together') does the others"
+        )
+
+    def alone(role: str, source: str | Path, layers: int | None) -> ModelPair:
+        anatomy = dissect(
+            load_model(role, source, Placement(**chosen, device_map=None), **hub, layers=layers)
+        )
+        processor = load_processor(role, source, anatomy, **hub)
+        if processor is not None:
+            check_processor(processor, anatomy)
+        check_weights(role, anatomy)
+        probe(anatomy)
+        return ModelPair(Path(source).name, anatomy, anatomy, processor, {role: str(source), **hub})
+
+    depth = read_depth("base", base, **hub)
+    layers = replay.loss_layers(depth)
+    tell("taking aim", 0, len(problems))
+    teacher = alone("base", base, layers[-1] + 1)
+    prompts = [teacher.encode(problem) for problem in problems]
+    fixed = Replay(**{**vars(replay), "layers": None if replay.site == "mid_tokens" else len(layers)})
+    aims = aims_of(teacher, prompts, fixed, batch_size=batch_size)
+    tell("taking aim", len(problems), len(problems))
+    shape = _shape(teacher.base)
+    del teacher
+    learner = alone("rlvr", rlvr, None)
+    if (found := _shape(learner.rlvr)) != shape or learner.depth != depth:
+        raise InputError(
+            f"`rlvr` {str(rlvr)!r} has (family, hidden, vocabulary, depth) {(*found, learner.depth)}, the base "
+            f"{(*shape, depth)}; give two checkpoints of one architecture"
+        )
+    return LearnedProblems(learn_many(learner, prompts, fixed, aims=aims, **learning), prompts, learner)
+
+
+def _shape(anatomy: Anatomy) -> tuple[str, int, int]:
+    return anatomy.family, anatomy.hidden_size, anatomy.vocab_size
