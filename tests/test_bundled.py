@@ -52,6 +52,33 @@ def test_deltas_lead_from_the_base_to_the_rlvr_model(pair):
     assert min(cosine for step, cosine in cosines.items() if step > kept / 2) > 0.5
 
 
+@pytest.mark.parametrize("checkpoint", [100, "sft"])
+def test_a_checkpoint_can_play_the_rlvr_model(pair, checkpoint):
+    other = load_pair("shapes", checkpoint=checkpoint, device="cpu")
+    home = "deltas/0100" if checkpoint == 100 else "control/sft"
+    delta = load_file(WEIGHTS / f"{home}.safetensors")
+    base, found = other.base.model.state_dict(), other.rlvr.model.state_dict()
+    assert all(torch.equal(base[name], tensor) for name, tensor in pair.base.model.state_dict().items())
+    assert all(torch.equal(found[name], base[name] + change.float()) for name, change in delta.items())
+    assert other.provenance["rlvr"]["weights"] != other.provenance["base"]["weights"]
+    assert other.provenance["base"] == pair.provenance["base"]
+
+
+def test_the_control_has_learnt_no_more_than_the_base(pair):
+    """Of RLVR's gain of 22 points, as many steps of SFT give nothing: what RL did is not any further training."""
+    problems = load_problems("shapes", split="validation", limit=60)
+    right = {}
+    for name, tried in (("base", pair), ("sft", load_pair("shapes", checkpoint="sft", device="cpu"))):
+        model = "base" if name == "base" else "rlvr"
+        said = decode_many(
+            tried, [tried.encode(p) for p in problems], model=model, max_new_tokens=64, batch_size=30
+        )
+        right[name] = sum(
+            answers.verify(r[0].text, p.answer or "").correct for r, p in zip(said, problems, strict=True)
+        )
+    assert abs(right["sft"] - right["base"]) <= 6
+
+
 def test_both_models_answer_in_their_format(pair):
     problems = load_problems("shapes", limit=20)
     for model in ("base", "rlvr"):

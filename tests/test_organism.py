@@ -43,6 +43,7 @@ def recipe():
         "validation_steps": 1,
         "save_steps": 1,
     }
+    small["control"] |= {"steps": 2, "warmup_steps": 1}
     return small
 
 
@@ -124,6 +125,7 @@ def test_the_recipe_runs_stops_and_goes_on(tmp_path, recipe):
     sums = (tmp_path / "weights" / "SHA256SUMS").read_text().splitlines()
     assert [line.split()[1] for line in sums] == [
         "base/model.safetensors",
+        "control/sft.safetensors",
         "deltas/0001.safetensors",
         "rlvr/model.safetensors",
     ]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import workbench.pairs
 from workbench.errors import InputError
-from workbench.pairs import load_pair
+from workbench.pairs import fingerprint, load_pair
 from workbench.prompts import EncodedPrompt
 
 PARITY = Path(__file__).parent / "parity"
@@ -132,6 +132,26 @@ def test_a_bundled_pair_is_float32_unless_told_otherwise(saved, monkeypatch):
 def test_an_unknown_name_is_refused(name, message):
     with pytest.raises(InputError, match=message):
         load_pair(name)
+
+
+def test_an_unknown_checkpoint_is_refused():
+    with pytest.raises(
+        InputError, match=r"`checkpoint` is 7; a bundled pair has \[10, 25, .*'sft'\]: load_pair"
+    ):
+        load_pair("shapes", checkpoint=7)
+    model = tiny.model("qwen2")
+    with pytest.raises(InputError, match="`checkpoint` is 'sft'; a bundled pair has"):
+        load_pair(base=model, rlvr=model, checkpoint="sft")
+
+
+def test_weights_have_a_fingerprint(tmp_path):
+    model = tiny.model("qwen2")
+    before = fingerprint(model)
+    model.save_pretrained(tmp_path / "saved")
+    assert load_pair(base=model, rlvr=tmp_path / "saved").provenance["rlvr"]["weights"] == before
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.mlp.down_proj.weight").mul_(1.001)
+    assert fingerprint(model) != before
 
 
 def test_a_bundled_pair_that_is_not_installed(monkeypatch, tmp_path):

@@ -1,16 +1,14 @@
 """The commands. Each one parses, calls the library, and says where to look; heavy imports wait until a command runs."""
 
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from workbench import options
 from workbench.errors import InputError
+from workbench.options import extra, interruptible, matrix_of, pair_of, problems_of, progress_bars, quiet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,92 +20,39 @@ organism = typer.Typer(no_args_is_help=True, help="Train and evaluate the bundle
 app.add_typer(organism, name="organism")
 
 
-class Dtype(StrEnum):
-    """Dtypes a pair can run in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT64 = "float64"
-
-
-class Threshold(StrEnum):
-    """What makes a cell low in entropy; `fixed` needs a level for each layer, which only Python can give."""
-
-    MAX_FRACTION = "max_fraction"
-    QUANTILE = "quantile"
-
-
-class When(StrEnum):
-    """Whether to do what takes long."""
-
-    AUTO = "auto"
-    YES = "yes"
-    NO = "no"
-
-
-# Options that several commands share.
-Pair = Annotated[str | None, typer.Option(help="A bundled pair; the default is `shapes`.")]
-Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
-Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]
-Problems = Annotated[
-    str, typer.Option(help="shapes, easy-vqa, a .tsv or .jsonl file, a folder of images, hf:owner/name.")
-]
-Split = Annotated[str, typer.Option(help="Split of the problem set.")]
-Limit = Annotated[int, typer.Option(help="How many problems.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace `out` if it exists.")]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is the GPU where there is one.")
-]
-PairDtype = Annotated[Dtype | None, typer.Option(help="The default is as stored.")]
-Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
-BatchSize = Annotated[
-    int | None, typer.Option(help="Prompts per forward; the default is 8, or 32 for a bundled pair.")
-]
-Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
-NewTokens = Annotated[
-    int | None,
-    typer.Option(help="Where a response is cut off; the default is 1024, less for a bundled pair."),
-]
-Tau = Annotated[float | None, typer.Option(help="Low-entropy threshold of replay and patches.")]
-Alpha = Annotated[float | None, typer.Option(help="Step size of replay.")]
-Layers = Annotated[int | None, typer.Option(help="Layers that replay and patches cover.")]
-HowLow = Annotated[Threshold | None, typer.Option(help="What `tau` is a part of.")]
-
-
 @app.command()
 def study(
-    pair: Pair = None,
-    base: Base = None,
-    rlvr: Rlvr = None,
-    problems: Problems = "shapes",
-    split: Split = "test",
-    limit: Limit = 64,
+    pair: options.Pair = None,
+    base: options.Base = None,
+    rlvr: options.Rlvr = None,
+    problems: options.Problems = "shapes",
+    split: options.Split = "test",
+    limit: options.Limit = 64,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make; the default is runs/study-<date>-<time>.")
     ] = None,
-    overwrite: Overwrite = False,
-    device: Device = None,
-    dtype: PairDtype = None,
-    attn_implementation: Attention = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = None,
+    dtype: options.PairDtype = None,
+    attn_implementation: options.Attention = None,
     seed: Annotated[int, typer.Option(help="Of problems, null draws, samples and bootstrap.")] = 0,
     top_k: Annotated[int, typer.Option(help="Top predictions kept per layer and position.")] = 10,
     null_draws: Annotated[int, typer.Option(help="Matched-noise draws per layer and position.")] = 3,
     bins: Annotated[int, typer.Option(help="Strata of base entropy.")] = 5,
-    batch_size: BatchSize = None,
+    batch_size: options.BatchSize = None,
     ablate: Annotated[
-        When,
+        options.When,
         typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
-    ] = When.AUTO,
-    samples: Samples = 16,
-    max_new_tokens: NewTokens = None,
-    tau: Tau = None,
-    alpha: Alpha = None,
-    layers: Layers = None,
-    threshold: HowLow = None,
+    ] = options.When.AUTO,
+    samples: options.Samples = 16,
+    max_new_tokens: options.NewTokens = None,
+    tau: options.Tau = None,
+    alpha: options.Alpha = None,
+    layers: options.Layers = None,
+    threshold: options.HowLow = None,
 ) -> None:
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
-    _quiet()
+    quiet()
     from workbench.folders import check_output
     from workbench.pairs import BUNDLED
     from workbench.presets import batch_of, longest_answer
@@ -115,10 +60,10 @@ def study(
 
     out = out or _run_name("study")
     check_output(out, overwrite=overwrite)
-    listed = _problems(problems, split, limit, seed)
-    with _progress() as progress:
-        loaded = _pair(pair, base, rlvr, device, dtype, attn_implementation)
-        asked = ablate is When.YES or (ablate is When.AUTO and loaded.name in BUNDLED)
+    listed = problems_of(problems, split, limit, seed)
+    with progress_bars() as progress:
+        loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
+        asked = ablate is options.When.YES or (ablate is options.When.AUTO and loaded.name in BUNDLED)
         result = run(
             loaded,
             listed,
@@ -128,7 +73,7 @@ def study(
             null_draws=null_draws,
             bins=bins,
             batch_size=batch_size or batch_of(loaded),
-            interventions=_matrix(loaded, tau, alpha, layers, threshold) if asked else None,
+            interventions=matrix_of(loaded, tau, alpha, layers, threshold) if asked else None,
             samples=samples,
             max_new_tokens=max_new_tokens or longest_answer(loaded),
             notes={"source": {"problems": problems, "split": split, "limit": limit}},
@@ -145,31 +90,31 @@ def study(
 
 @app.command()
 def ablate(
-    pair: Pair = None,
-    base: Base = None,
-    rlvr: Rlvr = None,
-    problems: Problems = "shapes",
-    split: Split = "test",
-    limit: Limit = 64,
+    pair: options.Pair = None,
+    base: options.Base = None,
+    rlvr: options.Rlvr = None,
+    problems: options.Problems = "shapes",
+    split: options.Split = "test",
+    limit: options.Limit = 64,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make; the default is runs/ablate-<date>-<time>.")
     ] = None,
-    overwrite: Overwrite = False,
-    device: Device = None,
-    dtype: PairDtype = None,
-    attn_implementation: Attention = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = None,
+    dtype: options.PairDtype = None,
+    attn_implementation: options.Attention = None,
     seed: Annotated[int, typer.Option(help="Of problems, samples, random selections and bootstrap.")] = 0,
-    batch_size: BatchSize = None,
-    samples: Samples = 16,
+    batch_size: options.BatchSize = None,
+    samples: options.Samples = 16,
     temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
-    max_new_tokens: NewTokens = None,
-    tau: Tau = None,
-    alpha: Alpha = None,
-    layers: Layers = None,
-    threshold: HowLow = None,
+    max_new_tokens: options.NewTokens = None,
+    tau: options.Tau = None,
+    alpha: options.Alpha = None,
+    layers: options.Layers = None,
+    threshold: options.HowLow = None,
 ) -> None:
     """Compare interventions: replay and patches at low and at high entropy, and every control, against both models."""
-    _quiet()
+    quiet()
     from rich.console import Console
     from rich.table import Table
 
@@ -182,10 +127,10 @@ def ablate(
 
     out = out or _run_name("ablate")
     check_output(out, overwrite=overwrite)
-    listed = _problems(problems, split, limit, seed)
-    with _progress() as progress:
-        loaded = _pair(pair, base, rlvr, device, dtype, attn_implementation)
-        matrix = _matrix(loaded, tau, alpha, layers, threshold)
+    listed = problems_of(problems, split, limit, seed)
+    with progress_bars() as progress:
+        loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
+        matrix = matrix_of(loaded, tau, alpha, layers, threshold)
         settings: dict[str, Any] = {
             "samples": samples,
             "temperature": temperature,
@@ -218,7 +163,7 @@ def conform(
         list[Path],
         typer.Argument(help="Parity folders: base/, rlvr/, case.json, inputs and expected tensors."),
     ],
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to run in.")] = Dtype.FLOAT64,
+    dtype: Annotated[options.Dtype, typer.Option(help="Dtype to run in.")] = options.Dtype.FLOAT64,
     device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
     tolerance: Annotated[float, typer.Option(help="Largest absolute deviation allowed.")] = 1e-6,
 ) -> None:
@@ -248,8 +193,8 @@ def organism_train(
     recipe: Annotated[Path | None, typer.Option(help="A changed copy of the recipe.")] = None,
 ) -> None:
     """Make base and RLVR model from nothing; the same command goes on where it stopped."""
-    training = _extra("workbench.organism.training")
-    with _interruptible():
+    training = extra("workbench.organism.training")
+    with interruptible():
         training.train(out, training.read_recipe(recipe or training.RECIPE))
 
 
@@ -267,10 +212,10 @@ def organism_evaluate(
     seed: Annotated[int, typer.Option(help="Of problems and samples.")] = 0,
 ) -> None:
     """Reprint the model card's table: greedy, Pass@K and easy-VQA accuracy of both models, with intervals."""
-    _quiet()
+    quiet()
     from workbench.organism import evaluation
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         table = evaluation.evaluate(
             folder or evaluation.WEIGHTS,
             problems=problems,
@@ -296,101 +241,6 @@ def _run_name(kind: str) -> Path:
     import time
 
     return Path("runs") / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
-
-
-def _problems(source: str, split: str, limit: int, seed: int) -> list[Any]:
-    from workbench.problems import load_problems
-
-    return list(load_problems(source, split=split, limit=limit, seed=seed))
-
-
-def _pair(
-    name: str | None,
-    base: str | None,
-    rlvr: str | None,
-    device: str | None,
-    dtype: Dtype | None,
-    attn_implementation: str | None,
-) -> Any:
-    """The pair that the options name; none of them: the bundled one."""
-    from workbench.pairs import load_pair
-
-    return load_pair(
-        name if name or base or rlvr else "shapes",
-        base=base,
-        rlvr=rlvr,
-        device=device,
-        dtype=dtype.value if dtype else None,
-        attn_implementation=attn_implementation,
-    )
-
-
-def _matrix(
-    pair: Any, tau: float | None, alpha: float | None, layers: int | None, threshold: Threshold | None
-) -> dict[str, Any]:
-    """The default interventions with what the options change; the bundled pair has settings of its own."""
-    from workbench.presets import default_matrix, settings_for
-
-    given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
-    return default_matrix(
-        pair.depth, **settings_for(pair) | {k: v for k, v in given.items() if v is not None}
-    )
-
-
-def _extra(module: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f'{error.name} is not installed; training needs `pip install "replay-workbench[train]"`'
-        ) from error
-
-
-def _quiet() -> None:
-    """Keep the progress bars of the libraries below out of the way of ours; they look once, when imported."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends a long job with a sentence instead of a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted. What was finished is kept: the same command goes on from there.", err=True)
-        raise typer.Exit(130) from None
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars with an estimate of the time left, one per stage."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with _interruptible(), Progress(*columns) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield update
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 """
 
 import difflib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -97,6 +99,7 @@ class ModelPair:
 def load_pair(
     name: str | None = None,
     *,
+    checkpoint: int | str | None = None,
     base: Source | None = None,
     rlvr: Source | None = None,
     processor: Any | None = None,
@@ -111,6 +114,8 @@ def load_pair(
 
     Args:
         name: a bundled pair, ``"shapes"``; leave it out to give ``base`` and ``rlvr``.
+        checkpoint: of a bundled pair, what plays the RLVR model instead: the step of GRPO that it was saved at, or
+            ``"sft"``, the base trained on for as many steps without RL.
         base: hub id, local folder, or transformers module in memory (which is put in eval mode).
         rlvr: the model post-trained from it, likewise.
         processor: processor or tokenizer, or its hub id or folder. Default: the base's, else the RLVR
@@ -128,6 +133,7 @@ def load_pair(
     """
     if name is not None:
         base, rlvr = _bundled(name, base, rlvr)
+        rlvr = rlvr if checkpoint is None else base
         dtype = torch.float32 if dtype is None else dtype
     if base is None or rlvr is None:
         absent = [f"`{role}`" for role, source in (("base", base), ("rlvr", rlvr)) if source is None]
@@ -178,11 +184,14 @@ def load_pair(
         check_weights(role, anatomy)
     for anatomy in anatomies.values():
         probe(anatomy)
+    if checkpoint is not None:
+        _advance(anatomies["rlvr"].model, checkpoint, name)
     title = name or " -> ".join(_short(source) for source in (base, rlvr))
     provenance = {
         "pair": title,
         "base": _describe(base, revisions[0], anatomies["base"]),
         "rlvr": _describe(rlvr, revisions[1], anatomies["rlvr"]),
+        **({} if checkpoint is None else {"checkpoint": checkpoint}),
         "processor": None if chosen is None else type(chosen).__name__,
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
     }
@@ -211,6 +220,22 @@ def _bundled(name: str, base: Source | None, rlvr: Source | None) -> tuple[Path,
     return home / "base", home / "rlvr"
 
 
+def _advance(model: nn.Module, checkpoint: int | str, name: str | None) -> None:
+    """Add a bundled pair's saved difference to its base model, in place."""
+    home = Path(str(files("workbench") / "organism" / "weights"))
+    saved: dict[int | str, Path] = {
+        int(path.stem): path for path in sorted((home / "deltas").glob("*.safetensors"))
+    }
+    saved |= {path.stem: path for path in (home / "control").glob("*.safetensors")}
+    if name is None or checkpoint not in saved:
+        raise InputError(
+            f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'
+        )
+    with torch.no_grad():
+        for key, change in load_file(saved[checkpoint]).items():
+            model.get_parameter(key).add_(change.to(model.get_parameter(key)))
+
+
 def _refuse_settings(role: str, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if value is not None:
@@ -231,7 +256,22 @@ def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[st
         "device": str(anatomy.device),
         "attn_implementation": getattr(config, "_attn_implementation", None),
         "parameters": sum(p.numel() for p in model.parameters()),
+        "weights": fingerprint(model),
     }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hexadecimal digits that stand for a model's weights: names, shapes and 1024 evenly spaced values of each tensor.
+
+    Training or any other change of a tensor as a whole alters it, at a cost that does not grow with the model's width.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // 1024)].double().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _short(source: Source) -> str:

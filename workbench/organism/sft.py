@@ -1,4 +1,7 @@
-"""Step 1 of the recipe: the base model, by supervised fine-tuning on generated problems and easy-VQA's train split."""
+"""Step 1 of the recipe: the base model, by supervised fine-tuning on generated problems and easy-VQA's train split.
+
+The same goes on from the base, without RL, for the control that RL is compared with.
+"""
 
 from collections.abc import Iterable
 from functools import partial
@@ -97,7 +100,7 @@ class Sft(Trainer):
     """Cross-entropy on the responses, plus the probe's loss at a middle layer."""
 
     def __init__(
-        self, *args: Any, probe_layer: int, probe_weight: float, muon_rate: float, **kwargs: Any
+        self, *args: Any, probe_layer: int, probe_weight: float, muon_rate: float | None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.probe_weight, self.muon_rate = probe_weight, muon_rate
@@ -107,7 +110,9 @@ class Sft(Trainer):
         layer.register_forward_hook(lambda _module, _args, output: self.middle.update(h=output))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Muon and AdamW as one."""
+        """Muon and AdamW as one; without a rate for Muon, AdamW alone."""
+        if self.muon_rate is None:
+            return super().create_optimizer(model)
         if self.optimizer is None:
             self.optimizer = MuonAdamW(
                 self.organism.named_parameters(),
@@ -148,9 +153,13 @@ class Sft(Trainer):
         return loss + self.probe_weight * torch.stack(list(probed.values())).sum()
 
 
-def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> None:
-    """Train `model` in place; checkpoints in `folder` let an interrupted run go on."""
-    sft = recipe["sft"]
+def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path, *, control: bool = False) -> None:
+    """Train `model` in place; checkpoints in `folder` let an interrupted run go on.
+
+    With `control` the settings of the recipe's control replace those of SFT, and the examples are fresh ones.
+    """
+    sft = recipe["sft"] | (recipe["control"] if control else {})
+    decay = {"min_lr_rate": 0.03} if sft["schedule"] == "cosine_with_min_lr" else {}
     model.cell_probe = CellProbe(recipe["model"]["hidden_size"], recipe["seed"])
     model.config._attn_implementation = "sdpa"
     arguments = TrainingArguments(
@@ -158,8 +167,8 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> N
         max_steps=sft["steps"],
         per_device_train_batch_size=sft["boards_per_step"],
         learning_rate=sft["learning_rate"],
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.03},
+        lr_scheduler_type=sft["schedule"],
+        lr_scheduler_kwargs=decay,
         warmup_steps=sft["warmup_steps"],
         weight_decay=sft["weight_decay"],
         max_grad_norm=1.0,
@@ -178,7 +187,7 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> N
         model,
         arguments,
         data_collator=partial(collate, pad=processor.tokenizer.pad_token_id),
-        train_dataset=PackedBoards(processor.tokenizer, sft, recipe["seed"]),
+        train_dataset=PackedBoards(processor.tokenizer, sft, recipe["seed"] + control),
         probe_layer=sft["auxiliary_layer"],
         probe_weight=sft["auxiliary_weight"],
         muon_rate=sft["muon_learning_rate"],

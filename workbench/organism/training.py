@@ -1,4 +1,7 @@
-"""The recipe from nothing to the pair: tokenizer and processor, base by SFT, RLVR model by GRPO. Every step resumes."""
+"""The recipe from nothing to the pair: tokenizer and processor, base by SFT, RLVR model by GRPO, and a control.
+
+Every step resumes.
+"""
 
 import hashlib
 import json
@@ -9,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
+from safetensors.torch import save_file
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
@@ -39,7 +43,10 @@ def read_recipe(path: Path = RECIPE) -> dict[str, Any]:
 
 
 def train(folder: Path, recipe: dict[str, Any]) -> None:
-    """Make base and RLVR model in `folder`/base and `folder`/rlvr; finished steps are skipped, an unfinished one resumes."""
+    """Make base and RLVR model in `folder`/base and `folder`/rlvr, and the control's difference to the base.
+
+    Finished steps are skipped, an unfinished one resumes.
+    """
     set_verbosity_error()
     torch.manual_seed(recipe["seed"])
     base, rlvr = folder / "base", folder / "rlvr"
@@ -54,6 +61,14 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
         grpo.train(organism, processor, recipe, folder / "grpo")
         processor.save_pretrained(rlvr)
         organism.save_pretrained(rlvr)
+    control = folder / "control" / "sft.safetensors"
+    if not control.exists():
+        organism = Qwen2_5_VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+        start = {name: tensor.clone() for name, tensor in organism.state_dict().items()}
+        processor = AutoProcessor.from_pretrained(base)
+        sft.train(organism, processor, recipe, folder / "control", control=True)
+        now = organism.state_dict()
+        save_file({name: (now[name] - tensor).bfloat16() for name, tensor in start.items()}, str(control))
 
 
 def _processor(folder: Path, recipe: dict[str, Any]) -> Any:
@@ -73,6 +88,8 @@ def publish(folder: Path, weights: Path) -> None:
     (weights / "deltas").mkdir()
     for delta in sorted((folder / "grpo").glob("delta-*.safetensors")):
         shutil.copy(delta, weights / "deltas" / delta.name.removeprefix("delta-"))
+    (weights / "control").mkdir(exist_ok=True)
+    shutil.copy(folder / "control" / "sft.safetensors", weights / "control")
     curves(folder).to_csv(weights / "curves.csv", index=False)
     shipped = sorted(p for p in weights.rglob("*.safetensors"))
     lines = [
@@ -82,9 +99,9 @@ def publish(folder: Path, weights: Path) -> None:
 
 
 def curves(folder: Path) -> pd.DataFrame:
-    """Training curves of a run, tidy: stage (sft, grpo, validation), step, measure, value (losses in nats)."""
+    """Training curves of a run, tidy: stage (sft, grpo, control, validation), step, measure, value (losses in nats)."""
     rows = []
-    for stage in ("sft", "grpo"):
+    for stage in ("sft", "grpo", "control"):
         last = get_last_checkpoint(str(folder / stage))
         history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
         for entry in history:

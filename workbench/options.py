@@ -1,0 +1,160 @@
+"""Options that several commands share, and what becomes of them: a pair, problems, progress bars."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from workbench.errors import InputError
+
+
+class Dtype(StrEnum):
+    """Dtypes a pair can run in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT64 = "float64"
+
+
+class Threshold(StrEnum):
+    """What makes a cell low in entropy; `fixed` needs a level for each layer, which only Python can give."""
+
+    MAX_FRACTION = "max_fraction"
+    QUANTILE = "quantile"
+
+
+class When(StrEnum):
+    """Whether to do what takes long."""
+
+    AUTO = "auto"
+    YES = "yes"
+    NO = "no"
+
+
+Pair = Annotated[str | None, typer.Option(help="A bundled pair; the default is `shapes`.")]
+Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
+Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]
+Problems = Annotated[
+    str, typer.Option(help="shapes, easy-vqa, a .tsv or .jsonl file, a folder of images, hf:owner/name.")
+]
+Split = Annotated[str, typer.Option(help="Split of the problem set.")]
+Limit = Annotated[int, typer.Option(help="How many problems.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace `out` if it exists.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is the GPU where there is one.")
+]
+PairDtype = Annotated[Dtype | None, typer.Option(help="The default is as stored.")]
+Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Prompts per forward; the default is 8, or 32 for a bundled pair.")
+]
+Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
+NewTokens = Annotated[
+    int | None,
+    typer.Option(help="Where a response is cut off; the default is 1024, less for a bundled pair."),
+]
+Tau = Annotated[float | None, typer.Option(help="Low-entropy threshold of replay and patches.")]
+Alpha = Annotated[float | None, typer.Option(help="Step size of replay.")]
+Layers = Annotated[int | None, typer.Option(help="Layers that replay and patches cover.")]
+HowLow = Annotated[Threshold | None, typer.Option(help="What `tau` is a part of.")]
+
+
+def problems_of(source: str, split: str, limit: int, seed: int) -> list[Any]:
+    """The problems that the options name."""
+    from workbench.problems import load_problems
+
+    return list(load_problems(source, split=split, limit=limit, seed=seed))
+
+
+def pair_of(
+    name: str | None,
+    base: str | None,
+    rlvr: str | None,
+    device: str | None,
+    dtype: Dtype | None,
+    attn_implementation: str | None,
+) -> Any:
+    """The pair that the options name; none of them: the bundled one."""
+    from workbench.pairs import load_pair
+
+    return load_pair(
+        name if name or base or rlvr else "shapes",
+        base=base,
+        rlvr=rlvr,
+        device=device,
+        dtype=dtype.value if dtype else None,
+        attn_implementation=attn_implementation,
+    )
+
+
+def matrix_of(
+    pair: Any, tau: float | None, alpha: float | None, layers: int | None, threshold: Threshold | None
+) -> dict[str, Any]:
+    """The default interventions with what the options change; the bundled pair has settings of its own."""
+    from workbench.presets import default_matrix, settings_for
+
+    given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
+    return default_matrix(
+        pair.depth, **settings_for(pair) | {k: v for k, v in given.items() if v is not None}
+    )
+
+
+def extra(module: str) -> Any:
+    """A module that needs the extra `train`; InputError without it."""
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f'{error.name} is not installed; training needs `pip install "replay-workbench[train]"`'
+        ) from error
+
+
+def quiet() -> None:
+    """Keep the progress bars of the libraries below out of the way of ours; they look once, when imported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends a long job with a sentence instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. What was finished is kept: the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars with an estimate of the time left, one per stage."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with interruptible(), Progress(*columns) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield update
