@@ -254,6 +254,18 @@ def test_write_makes_pages_that_share_plotly_and_pictures_where_there_is_a_brows
     assert picture.exists() == (hint is None) == (chromium() is not None)
 
 
+def test_pictures_come_as_svg_and_on_dark_paper(tmp_path, shift):
+    drawn = {"kl": figures.shift_bars(shift.table)}
+    hint = figures.write(drawn, tmp_path, images=("svg",), dark=True)
+    assert not (tmp_path / "kl.png").exists()
+    assert "prefers-color-scheme: dark" in (tmp_path / "kl.html").read_text()
+    assert (hint is None) == (chromium() is not None)
+    if hint is None:
+        text = (tmp_path / "kl.svg").read_text()
+        assert text.startswith("<svg")
+        assert "rgb(20, 24, 29)" in text
+
+
 def test_write_says_in_one_line_why_there_are_no_pictures(tmp_path, shift, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("Kaleido requires Google Chrome to be installed.\n\nEither download ...")

@@ -1,6 +1,5 @@
 """The commands. Each one parses, calls the library, and says where to look; heavy imports wait until a command runs."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,16 @@ import typer
 
 from workbench import options
 from workbench.errors import InputError
-from workbench.options import extra, interruptible, matrix_of, pair_of, problems_of, progress_bars, quiet
+from workbench.options import (
+    extra,
+    interruptible,
+    matrix_of,
+    pair_of,
+    problems_of,
+    progress_bars,
+    quiet,
+    refusals,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +43,7 @@ def study(
     device: options.Device = None,
     dtype: options.PairDtype = None,
     attn_implementation: options.Attention = None,
-    seed: Annotated[int, typer.Option(help="Of problems, null draws, samples and bootstrap.")] = 0,
+    seed: options.Seed = 0,
     top_k: Annotated[int, typer.Option(help="Top predictions kept per layer and position.")] = 10,
     null_draws: Annotated[int, typer.Option(help="Matched-noise draws per layer and position.")] = 3,
     bins: Annotated[int, typer.Option(help="Strata of base entropy.")] = 5,
@@ -103,7 +111,7 @@ def ablate(
     device: options.Device = None,
     dtype: options.PairDtype = None,
     attn_implementation: options.Attention = None,
-    seed: Annotated[int, typer.Option(help="Of problems, samples, random selections and bootstrap.")] = 0,
+    seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
     samples: options.Samples = 16,
     temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
@@ -155,6 +163,50 @@ def ablate(
     if hint:
         typer.echo(hint)
     typer.echo(f"Tables   {out / 'tables'}\nFigures  {out / 'figures'}")
+
+
+@app.command("figures")
+def make_figures(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which analyses; the default is all of them.")
+    ] = None,
+    pair: options.Pair = None,
+    base: options.Base = None,
+    rlvr: options.Rlvr = None,
+    problems: options.Problems = "shapes",
+    split: options.Split = "test",
+    limit: options.Limit = 300,
+    device: options.Device = None,
+    dtype: options.PairDtype = None,
+    samples: options.Samples = 16,
+    seed: options.Seed = 0,
+    run: options.Run = None,
+    out: options.Figures = Path("figures"),
+    cache: options.Cache = Path("runs/cache"),
+    force: Annotated[bool, typer.Option(help="Make again what is up to date.")] = False,
+) -> None:
+    """Make every figure and table of the paper on a pair; what is up to date is skipped. No arguments: the bundled pair."""
+    quiet()
+    from workbench.analysis import Given, Options, find_analyses
+
+    chosen = find_analyses(names=names)
+    told, failed, kind = [], [], dtype.value if dtype else None
+    given = Options(pair, base, rlvr, problems, split, limit, device, kind, samples, seed, run, cache)
+    with progress_bars() as progress:
+        shared = Given(given, progress)
+        for number, analysis in enumerate(chosen):
+            progress("figures", number, len(chosen))
+            if not force and analysis.up_to_date(shared, out):
+                told.append(f"{analysis.name}: up to date")
+                continue
+            try:
+                found, hint = analysis.make(shared, out)
+                told += [f"{analysis.name}: made", *([hint] if hint else []), *map(str, found.claims)]
+            except InputError as error:  # what one analysis can't show must not cost the others
+                failed.append(f"{analysis.name}: {error}")
+        progress("figures", len(chosen), len(chosen))
+    typer.echo("\n".join([*told, *failed]))
+    raise typer.Exit(2 if failed else 0)
 
 
 @app.command()
@@ -230,11 +282,8 @@ def organism_evaluate(
 
 def main() -> None:
     """Entry point of the `workbench` command: bad input exits with 2, Ctrl-C with 130, neither with a traceback."""
-    try:
+    with refusals():
         app()
-    except InputError as error:
-        typer.echo(f"workbench: {error}", err=True)
-        sys.exit(2)
 
 
 def _run_name(kind: str) -> Path:

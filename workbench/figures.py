@@ -9,6 +9,7 @@ A table that lacks a column raises InputError, one without a finite value Nothin
 never an empty picture.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -25,6 +26,7 @@ from workbench.panels import (
     FRACTIONS,
     LOGARITHMIC,
     MEASURES,
+    NIGHT,
     bucket_labels,
     cell_text,
     cell_texts,
@@ -35,6 +37,7 @@ from workbench.panels import (
     layer_label,
     log_axis,
     measure_names,
+    template,
     token_text,
 )
 from workbench.tables import (
@@ -318,10 +321,23 @@ def study_figures(
     return drawn
 
 
-def write(figures: Mapping[str, go.Figure], folder: str | Path) -> str | None:
-    """Write ``NAME.html`` and ``NAME.png`` for every figure; the pages share one ``plotly.min.js``.
+def write(
+    figures: Mapping[str, go.Figure],
+    folder: str | Path,
+    *,
+    images: Sequence[str] = ("png",),
+    dark: bool = False,
+) -> str | None:
+    """Write ``NAME.html`` and pictures of every figure; the pages share one ``plotly.min.js``, and follow the reader's
+    choice of light or dark.
 
-    Returns None, or one line that says why there are no PNG files (no kaleido, or no working Chrome).
+    Args:
+        figures: figures by file name.
+        folder: made if it is not there.
+        images: ``"png"``, ``"svg"``, ``"pdf"``, or several of them.
+        dark: pictures on dark instead of white paper.
+
+    Returns None, or one line that says why there are no pictures (no kaleido, or no working Chrome).
     """
     if not figures:
         raise InputError(
@@ -330,16 +346,30 @@ def write(figures: Mapping[str, go.Figure], folder: str | Path) -> str | None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"displaylogo": False, "responsive": True}
+    night = json.dumps(template(dark=True).to_plotly_json())
+    shade = (
+        "if (matchMedia('(prefers-color-scheme: dark)').matches) {"
+        f"document.body.style.background = '{NIGHT}'; Plotly.relayout('{{plot_id}}', {{template: {night}}});}}"
+    )
     for name, figure in figures.items():
-        figure.write_html(folder / f"{name}.html", include_plotlyjs="directory", config=config)
+        page = folder / f"{name}.html"
+        figure.write_html(page, include_plotlyjs="directory", config=config, post_script=shade)
     try:
         import kaleido
     except ImportError:
         return 'No PNG files: kaleido is not installed; pip install "replay-workbench[export]" adds it.'
     jobs = []
     for name, figure in figures.items():
+        shown = (
+            go.Figure(figure).update_layout(template=template(dark=True), paper_bgcolor=NIGHT)
+            if dark
+            else figure
+        )
         size = {"width": figure["layout"]["width"] or 900, "height": figure["layout"]["height"], "scale": 2}
-        jobs.append({"fig": figure, "path": str(folder / f"{name}.png"), "opts": size})
+        for kind in images:
+            jobs.append(
+                {"fig": shown, "path": str(folder / f"{name}.{kind}"), "opts": {**size, "format": kind}}
+            )
     try:
         kaleido.write_fig_from_object_sync(jobs, kopts={"mathjax": False})  # MathJax would come from a CDN
     except Exception as error:  # PNG files are a convenience: whatever ails a browser must not cost the study

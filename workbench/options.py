@@ -1,9 +1,11 @@
 """Options that several commands share, and what becomes of them: a pair, problems, progress bars."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +59,12 @@ NewTokens = Annotated[
     int | None,
     typer.Option(help="Where a response is cut off; the default is 1024, less for a bundled pair."),
 ]
+Run = Annotated[
+    Path | None, typer.Option(help="A finished study or ablation to take tables from; nothing is computed.")
+]
+Figures = Annotated[Path, typer.Option(help="Folder for what is made.")]
+Cache = Annotated[Path, typer.Option(help="Folder for finished parts, which all analyses share.")]
+Seed = Annotated[int, typer.Option(help="Of problems, draws, samples and bootstrap.")]
 Tau = Annotated[float | None, typer.Option(help="Low-entropy threshold of replay and patches.")]
 Alpha = Annotated[float | None, typer.Option(help="Step size of replay.")]
 Layers = Annotated[int | None, typer.Option(help="Layers that replay and patches cover.")]
@@ -118,6 +126,16 @@ def extra(module: str) -> Any:
 def quiet() -> None:
     """Keep the progress bars of the libraries below out of the way of ours; they look once, when imported."""
     os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Bad input ends a command with what is wrong with it, and with status 2."""
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"workbench: {error}", err=True)
+        sys.exit(2)
 
 
 @contextmanager

@@ -35,7 +35,37 @@ def summarise_responses(
     Raises:
         InputError: a problem is missing under some condition.
     """
-    scores: dict[str, dict[str, np.ndarray]] = {}
+    found = scores(responses, samples=samples, pass_at=pass_at)
+    number = len(set(responses["problem"]))
+    clusters, settings, rows = np.arange(number), Settings(resamples=resamples, seed=seed), []
+    for name, measures in found.items():
+        for measure, values in measures.items():
+            row: dict[str, Any] = {"intervention": name, "measure": measure, "problems": number}
+            row |= _columns("", mean(values, clusters, **settings))
+            for reference in REFERENCES:
+                if reference in found and reference != name:
+                    other = found[reference][measure]
+                    row |= _columns(f"vs_{reference}", paired_difference(other, values, clusters, **settings))
+                    if measure == "greedy":
+                        row[f"vs_{reference}_mcnemar"] = mcnemar(other, values)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def scores(
+    responses: pd.DataFrame, *, samples: int, pass_at: Sequence[int]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Intervention -> measure (``greedy``, ``Pass@K``) -> (problems,) shares of 1, problems in order of appearance.
+
+    Raises:
+        InputError: missing columns, or a problem that is missing under some condition.
+    """
+    missing = {"problem", "intervention", "sample", "correct"} - {*responses.columns}
+    if missing or responses.empty:
+        raise InputError(
+            f"`responses` lacks {', '.join(sorted(missing)) or 'rows'}; give the table of that name of `ablate(...)`"
+        )
+    found: dict[str, dict[str, np.ndarray]] = {}
     order = list(dict.fromkeys(responses["problem"]))
     for name in dict.fromkeys(responses["intervention"]):
         rows = responses.loc[responses["intervention"] == name]
@@ -48,20 +78,41 @@ def summarise_responses(
         right = wide.to_numpy(bool)
         measures = {"greedy": right[:, 0].astype(float)}
         measures |= {f"Pass@{k}": pass_at_k(samples, right[:, 1:].sum(1), k) for k in pass_at}
-        scores[str(name)] = measures
-    clusters, settings, rows = np.arange(len(order)), Settings(resamples=resamples, seed=seed), []
-    for name, measures in scores.items():
-        for measure, values in measures.items():
-            row: dict[str, Any] = {"intervention": name, "measure": measure, "problems": len(order)}
-            row |= _columns("", mean(values, clusters, **settings))
-            for reference in REFERENCES:
-                if reference in scores and reference != name:
-                    other = scores[reference][measure]
-                    found = paired_difference(other, values, clusters, **settings)
-                    row |= _columns(f"vs_{reference}", found)
-                    if measure == "greedy":
-                        row[f"vs_{reference}_mcnemar"] = mcnemar(other, values)
-            rows.append(row)
+        found[str(name)] = measures
+    return found
+
+
+def changes(
+    responses: pd.DataFrame,
+    name: str,
+    *,
+    against: str = "rlvr",
+    measure: str = "greedy",
+    by: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What a condition changes against another, in points, over all problems or by a column such as ``family``.
+
+    Columns: part (a value of `by`, or "all"), problems, accuracy (percent), change, low, high (95%, over problems).
+
+    Raises:
+        InputError: a missing column or condition, or responses that are not complete.
+    """
+    if by is not None and by not in responses:
+        raise InputError(f"`responses` lacks the column {by!r}; it has {list(responses.columns)}")
+    samples, rows = len(set(responses["sample"])) - 1, []
+    ks = [int(measure.removeprefix("Pass@"))] if measure != "greedy" else []
+    here = responses.loc[responses["intervention"].isin([name, against])]
+    parts = [("all", here)] if by is None else list(here.groupby(by, sort=False))
+    for part, chosen in parts:
+        found = scores(chosen, samples=samples, pass_at=ks)
+        if missing := {name, against} - {*found}:
+            raise InputError(f"`responses` lacks the conditions {sorted(missing)}; it has {[*found]}")
+        before, after = (100 * found[condition][measure] for condition in (against, name))
+        row = {"part": part, "problems": len(after), "accuracy": after.mean()}
+        interval = paired_difference(before, after, np.arange(len(after)), resamples=resamples, seed=seed)
+        rows.append(row | {"change": interval.estimate, "low": interval.low, "high": interval.high})
     return pd.DataFrame(rows)
 
 

@@ -189,8 +189,8 @@ def load_pair(
     title = name or " -> ".join(_short(source) for source in (base, rlvr))
     provenance = {
         "pair": title,
-        "base": _describe(base, revisions[0], anatomies["base"]),
-        "rlvr": _describe(rlvr, revisions[1], anatomies["rlvr"]),
+        "base": _describe(base if name is None else f"{name}/base", revisions[0], anatomies["base"]),
+        "rlvr": _describe(rlvr if name is None else f"{name}/rlvr", revisions[1], anatomies["rlvr"]),
         **({} if checkpoint is None else {"checkpoint": checkpoint}),
         "processor": None if chosen is None else type(chosen).__name__,
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},

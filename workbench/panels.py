@@ -19,6 +19,7 @@ from workbench.tables import bucket, ends, last_layer, number, visible
 COLOURS = {
     "base": "#0072B2",
     "rlvr": "#D55E00",
+    "replay": "#009E73",
     "null": "#7F7F7F",
     "ratio": "#E69F00",
     "visual": "#009E73",
@@ -48,6 +49,8 @@ MEASURES = {  # measure -> (name, axis title with unit)
     "topk_overlap": ("Top-k overlap", "shared part of the top-k sets"),
     "cosine": ("Residual cosine", "cosine of the two residuals"),
 }
+NIGHT = "#14181d"
+"""The paper of dark figures."""
 LOGARITHMIC = ("kl", "kl_null", "ratio", "median_kl", "total_kl")
 FRACTIONS = ("share", "top1_agreement", "topk_overlap")
 

@@ -1,0 +1,20 @@
+"""Alternatives to replay: high, random and all positions, mid-layer tokens, reverse, self-smoothing, cross-model patches."""
+
+from workbench.analysis import Finding, Given, run
+from workbench.claims import outcome_claims
+from workbench.outcome_figures import accuracy_differences, drift_bars
+
+
+def analyse(given: Given) -> Finding:
+    found = given.ablation()
+    figures = {
+        "": accuracy_differences(found.summary),
+        "against_base": accuracy_differences(found.summary, against="base"),
+        "drift": drift_bars(found.drift),
+    }
+    claims = [c for c in outcome_claims(found.responses, found.drift) if c.place == "ablations"]
+    return Finding(figures, found.summary, claims)
+
+
+if __name__ == "__main__":
+    run(analyse)

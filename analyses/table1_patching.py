@@ -1,0 +1,38 @@
+"""Table 1: the base model's activations written over the RLVR model's, at low and at high entropy."""
+
+import pandas as pd
+
+from workbench.analysis import Finding, Given, published_changes, run
+from workbench.claims import outcome_claims
+from workbench.outcomes import changes
+from workbench.paper_figures import beside_published
+
+SETTINGS = {"patch low-entropy": "patch, low", "patch high-entropy": "patch, high"}
+
+
+def analyse(given: Given) -> Finding:
+    found = given.ablation(SETTINGS.values())
+    measured = []
+    for setting, name in SETTINGS.items():
+        part = changes(found.responses, name, seed=given.options.seed)
+        here = {
+            "source": "measured",
+            "row": f"{given.name} (measured here)",
+            "benchmark": given.options.problems,
+        }
+        measured.append(part.drop(columns="part").assign(setting=setting, **here))
+    table = pd.concat(
+        [*measured, published_changes(["Table 1"], {s: s for s in SETTINGS})], ignore_index=True
+    )
+    problems = len(set(found.responses["problem"]))
+    figure = beside_published(
+        table,
+        title="Patching low- against high-entropy activations",
+        subtitle=f"greedy; measured: {problems} problems, 95% intervals over problems; published: Table 1, other models and data",
+    )
+    claims = [c for c in outcome_claims(found.responses, found.drift) if c.place == "Table 1"]
+    return Finding({"": figure}, table, claims)
+
+
+if __name__ == "__main__":
+    run(analyse)

@@ -1,0 +1,375 @@
+"""Analyses: scripts that reproduce one figure or table of the paper each, on any pair.
+
+A script is a module with a function ``analyse(given) -> Finding``. `Given` hands it what it asks for (a trace, an
+ablation, ...), computed on the pair and problems that the command line names and kept in a cache that all scripts
+share, or read from the tables of a finished run (``--run``). What comes back is written as ``NAME.html``, pictures,
+``NAME.csv`` and, last, ``NAME.json``: what it was made from, with what, and how long that took.
+"""
+
+import hashlib
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+from workbench import __version__, options
+from workbench.claims import Claim, claim_table
+from workbench.errors import InputError
+from workbench.experiments import Ablation, Condition, ablate
+from workbench.figures import write
+from workbench.folders import digest_of, made_with, write_json
+from workbench.outcomes import PASS_AT, summarise_responses
+from workbench.pairs import ModelPair, load_pair
+from workbench.presets import batch_of, default_matrix, longest_answer, settings_for
+from workbench.problems import Problem, load_problems
+from workbench.rows import nearest
+from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
+from workbench.traces import LensTrace, trace
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PARTS = ("html", "csv")
+"""What every analysis must have left behind to count as made; pictures need a browser."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an analysis is run on; the command line of every script."""
+
+    pair: str | None = None
+    base: str | None = None
+    rlvr: str | None = None
+    problems: str = "shapes"
+    split: str = "test"
+    limit: int = 300
+    device: str | None = None
+    dtype: str | None = None
+    samples: int = 16
+    seed: int = 0
+    run: Path | None = None
+    """A finished run of `workbench study` or `workbench ablate` to take tables from instead of computing them."""
+    cache: Path = Path("runs/cache")
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What an analysis found."""
+
+    figures: "Mapping[str, go.Figure]"
+    """By the ending of their file name; ``""`` for the main one."""
+    table: pd.DataFrame
+    claims: Sequence[Claim] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What an analysis may ask for."""
+
+    options: Options
+    progress: Progress = field(default=lambda what, done, total: None, repr=False)
+
+    @cached_property
+    def pair(self) -> ModelPair:
+        """The pair; the bundled one where none is named."""
+        o = self.options
+        name = o.pair if o.pair or o.base or o.rlvr else "shapes"
+        pair = load_pair(name, base=o.base, rlvr=o.rlvr, device=o.device, dtype=o.dtype)
+        if pair.provenance["base"]["weights"] == pair.provenance["rlvr"]["weights"]:
+            raise InputError(
+                f"`--rlvr` has the weights of `--base` ({pair.name}): nothing shifts, so there is nothing to show; "
+                "name a model that was trained on from the base"
+            )
+        return pair
+
+    @property
+    def name(self) -> str:
+        """What the pair is called."""
+        return "the run's pair" if self.options.run else self.pair.name
+
+    @property
+    def device(self) -> str:
+        """Where the models are."""
+        return "the run's device" if self.options.run else str(self.pair.device)
+
+    def problems(self, split: str | None = None, limit: int | None = None) -> list[Problem]:
+        """The problems; of another split, or fewer, where asked for."""
+        o = self.options
+        limit = min(limit or o.limit, o.limit)
+        return list(load_problems(o.problems, split=split or o.split, limit=limit, seed=o.seed))
+
+    @cached_property
+    def trace(self) -> LensTrace:
+        """Both models on the problems."""
+        o = self.options
+        if o.run:
+            return LensTrace.load(o.run / "trace")
+        problems = self.problems()
+        spec = {"pair": self.spec["pair"], "problems": [p.id for p in problems], "seed": o.seed}
+        kept = o.cache / f"trace-{digest_of(spec)}"
+        if not (kept / "manifest.json").exists():
+            traced = trace(
+                self.pair,
+                problems,
+                seed=o.seed,
+                batch_size=batch_of(self.pair),
+                progress=lambda done, total: self.progress("tracing both models", done, total),
+            )
+            traced.save(kept)
+        return LensTrace.load(kept)
+
+    @cached_property
+    def shift(self) -> ShiftTable:
+        """The entropy-stratified shift."""
+        return stratified_shift(self.trace, seed=self.options.seed)
+
+    @cached_property
+    def agreement(self) -> pd.DataFrame:
+        """Agreement of the two models by layer."""
+        return agreement_by_layer(self.trace, seed=self.options.seed)
+
+    @cached_property
+    def matrix(self) -> dict[str, Any]:
+        """The default interventions, in settings that suit the pair."""
+        return dict(default_matrix(self.pair.depth, **settings_for(self.pair)))
+
+    def ablation(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        conditions: Mapping[str, Condition] | None = None,
+        problems: Sequence[Problem] | None = None,
+        samples: int | None = None,
+        keep: bool = True,
+    ) -> Ablation:
+        """Responses under the plain models and some interventions.
+
+        Args:
+            names: of the default matrix; None: all of it.
+            conditions: other interventions instead.
+            problems: other problems instead.
+            samples: other than the options'.
+            keep: False measures anew what the cache holds, for the sake of its timings.
+
+        Raises:
+            InputError: a run that lacks one of the interventions, or a table.
+        """
+        o = self.options
+        if o.run and conditions is None:
+            return self._from_run(names)
+        if conditions is None:
+            conditions = {name: self.matrix[name] for name in (names if names is not None else self.matrix)}
+        else:
+            self._refuse_run("other interventions than a run has; leave `--run` out")
+        return ablate(
+            self.pair,
+            problems if problems is not None else self.problems(),
+            conditions,
+            samples=samples or o.samples,
+            seed=o.seed,
+            max_new_tokens=longest_answer(self.pair),
+            batch_size=batch_of(self.pair),
+            keep=o.cache / "ablation" if keep else None,
+            progress=lambda what, done, total: self.progress(f"answering: {what}", done, total),
+        )
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of the run.
+
+        Raises:
+            InputError: the run has no such table.
+        """
+        run = self.options.run
+        file = (run or Path()) / "tables" / f"{name}.parquet"
+        if not file.is_file():
+            held = sorted(path.stem for path in file.parent.glob("*.parquet"))
+            raise InputError(
+                f"`--run` {run} holds no table {name!r}{f' (it holds {held})' * bool(held)}; give a run of `workbench study`"
+                " or `workbench ablate` that has it, or leave `--run` out and it is computed"
+            )
+        return pd.read_parquet(file)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that can change a result, beside the script itself."""
+        o = self.options
+        known = {k: v for k, v in asdict(o).items() if k not in ("cache", "run", "device")}
+        if o.run:
+            return {"run": json.loads((o.run / "manifest.json").read_text()), "workbench": __version__}
+        pair = {k: v for k, v in self.pair.provenance.items() if k != "libraries"}
+        return {"options": known, "pair": pair, "workbench": __version__}
+
+    def _from_run(self, names: Iterable[str] | None) -> Ablation:
+        responses, drift = self.table("responses"), self.table("drift")
+        held = list(dict.fromkeys(responses["intervention"]))
+        wanted = ["base", "rlvr", *(names if names is not None else held)]
+        missing = [name for name in wanted if name not in held]
+        if missing:
+            raise InputError(
+                f"`--run` {self.options.run} lacks the interventions {missing} (it holds {held}); make a run that has them, "
+                "or leave `--run` out"
+            )
+        responses = responses.loc[responses["intervention"].isin(wanted)]
+        samples = responses["sample"].nunique() - 1
+        ks = [k for k in PASS_AT if k <= samples]
+        summary = summarise_responses(responses, samples=samples, pass_at=ks, seed=self.options.seed)
+        return Ablation(responses, summary, drift.loc[drift["intervention"].isin(wanted)], {})
+
+    def _refuse_run(self, what: str) -> None:
+        if self.options.run:
+            raise InputError(f"`--run` {self.options.run} has no models; this analysis needs {what}")
+
+
+def published() -> pd.DataFrame:
+    """The paper's numbers: table, model, setting, benchmark, accuracy_percent."""
+    with (files("workbench") / "data" / "published.csv").open() as file:
+        return pd.read_csv(file)
+
+
+def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.DataFrame:
+    """What the paper reports against its RLVR models, as `paper_figures.beside_published` reads it.
+
+    `settings` maps a setting of the paper's tables to what it is called here. Points; no intervals were published.
+    """
+    told = published()
+    told = told.loc[told["table"].isin(tables)]
+    plain = told.loc[told["setting"] == "rlvr"].set_index(["model", "benchmark"])["accuracy_percent"]
+    rows = []
+    for row in told.loc[told["setting"].isin(list(settings))].to_dict("records"):
+        key = (row["model"], row["benchmark"])
+        if key in plain.index:
+            change = row["accuracy_percent"] - plain[key]
+            rows.append(
+                {
+                    "source": "published",
+                    "row": f"{row['model']} ({row['table']})",
+                    "benchmark": row["benchmark"],
+                }
+            )
+            rows[-1] |= {
+                "setting": settings[row["setting"]],
+                "accuracy": row["accuracy_percent"],
+                "change": change,
+            }
+            rows[-1] |= {"low": np.nan, "high": np.nan}
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A script: its name, what it is about, and its function."""
+
+    name: str
+    title: str
+    analyse: Callable[[Given], Finding]
+    source: Path
+
+    @classmethod
+    def of(cls, module: ModuleType) -> "Analysis":
+        """The analysis of a module."""
+        source = Path(str(module.__file__))
+        title = (module.__doc__ or source.stem).strip().partition("\n")[0].rstrip(".")
+        return cls(source.stem, title, module.analyse, source)
+
+    def manifest(self, given: Given) -> dict[str, Any]:
+        """What stands in the manifest before anything is computed."""
+        digest = hashlib.sha256(self.source.read_bytes()).hexdigest()[:16]
+        return {"analysis": self.name, "title": self.title, "script": digest, **given.spec}
+
+    def up_to_date(self, given: Given, out: Path) -> bool:
+        """Whether `out` holds what this would make."""
+        file = out / f"{self.name}.json"
+        if not file.exists() or not all((out / f"{self.name}.{part}").exists() for part in PARTS):
+            return False
+        told = json.loads(file.read_text())
+        return told.get("digest") == digest_of(self.manifest(given))
+
+    def make(self, given: Given, out: Path) -> tuple[Finding, str | None]:
+        """Run it and write its files; returns the finding, and why there are no pictures if there are none."""
+        begun = time.perf_counter()
+        found = self.analyse(given)
+        out.mkdir(parents=True, exist_ok=True)
+        named = {f"{self.name}{'_' * bool(end)}{end}": figure for end, figure in found.figures.items()}
+        hint = write(named, out, images=("png", "svg"))
+        found.table.to_csv(out / f"{self.name}.csv", index=False)
+        spec = self.manifest(given)
+        told = {"digest": digest_of(spec), **spec, "made_with": made_with()}
+        told |= {"seconds": round(time.perf_counter() - begun, 1)}
+        told["claims"] = claim_table(found.claims).to_dict("records")
+        write_json(out / f"{self.name}.json", told)
+        return found, hint
+
+
+def find_analyses(folder: Path | None = None, *, names: Sequence[str] | None = None) -> list[Analysis]:
+    """The analyses of a folder, or those named; the default is ``analyses/`` here or beside the package.
+
+    Raises:
+        InputError: there is no such folder, or no such analysis in it.
+    """
+    beside = Path(__file__).resolve().parent.parent / "analyses"
+    places = [folder] if folder else [Path("analyses").resolve(), beside]
+    home = next((place for place in places if (place / "__init__.py").is_file()), None)
+    if home is None:
+        raise InputError(
+            f"`analyses` not found in {' or '.join(map(str, places))}; run this in a checkout of the project, or copy its "
+            "folder analyses/ here"
+        )
+    if str(home.parent) not in sys.path:
+        sys.path.insert(0, str(home.parent))
+    held = sorted(path.stem for path in home.glob("*.py") if not path.stem.startswith("_"))
+    for name in names or []:
+        if name not in held:
+            raise InputError(
+                f"`names`: there is no analysis {name!r}{nearest(name, held)}; there are {', '.join(held)}"
+            )
+    return [Analysis.of(importlib.import_module(f"{home.name}.{name}")) for name in names or held]
+
+
+def run(analyse: Callable[[Given], Finding]) -> None:
+    """The command line of a script, which passes its own `analyse`."""
+    analysis = Analysis.of(sys.modules[analyse.__module__])
+
+    def command(
+        pair: options.Pair = None,
+        base: options.Base = None,
+        rlvr: options.Rlvr = None,
+        problems: options.Problems = "shapes",
+        split: options.Split = "test",
+        limit: options.Limit = 300,
+        device: options.Device = None,
+        dtype: options.PairDtype = None,
+        samples: options.Samples = 16,
+        seed: options.Seed = 0,
+        run: options.Run = None,
+        out: options.Figures = Path("figures"),
+        cache: options.Cache = Path("runs/cache"),
+    ) -> None:
+        options.quiet()
+        kind = dtype.value if dtype else None
+        with options.progress_bars() as progress:
+            chosen = Options(
+                pair, base, rlvr, problems, split, limit, device, kind, samples, seed, run, cache
+            )
+            found, hint = analysis.make(Given(chosen, progress), out)
+        for claim in found.claims:
+            typer.echo(str(claim))
+        if hint:
+            typer.echo(hint)
+        typer.echo(f"Figure   {out / analysis.name}.html\nTable    {out / analysis.name}.csv")
+
+    command.__doc__ = f"{analysis.title}."
+    with options.refusals():
+        typer.run(command)

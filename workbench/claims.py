@@ -1,0 +1,177 @@
+"""The paper's claims, each beside what was measured on a pair: an interval, and whether the claim holds.
+
+A claim (arXiv 2511.19972) names a number and on which side of a bound it has to lie. It holds when the whole interval
+lies on that side, does not hold when the whole interval lies on the other, and is undecided otherwise. Tables of a
+study in, claims out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from workbench.estimates import Interval, Settings, paired_difference
+from workbench.outcomes import PASS_AT, scores
+
+if TYPE_CHECKING:
+    from workbench.shift import ShiftTable
+
+MARGIN = -2.0
+"""Points of accuracy that an intervention may lose and still count as keeping it."""
+REPLAY, HIGH = "tokens, low", "tokens, high"
+ALTERNATIVES = (
+    "tokens, high",
+    "tokens, random",
+    "tokens, all",
+    "mid tokens, low",
+    "self-smoothing",
+    "patch, low",
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and what a pair shows."""
+
+    claim: str
+    """What the paper says, in our words."""
+    place: str
+    """Where in the paper."""
+    measured: str
+    """What the number is, with its unit."""
+    interval: Interval
+    bound: float = 0.0
+    above: bool = True
+    """On which side of `bound` the number must lie."""
+    obstacle: str | None = None
+    """Why it cannot be tested here."""
+
+    @property
+    def holds(self) -> bool | None:
+        """True, False, or None where this is undecided."""
+        if self.obstacle:
+            return None
+        side = self.interval.above(self.bound)
+        return side if side is None or self.above else not side
+
+    @property
+    def verdict(self) -> str:
+        """ "holds", "does NOT hold", "is undecided" or "cannot be tested"."""
+        if self.obstacle or np.isnan(self.interval.estimate):
+            return "cannot be tested"
+        return {True: "holds", False: "does NOT hold", None: "is undecided"}[self.holds]
+
+    def __str__(self) -> str:
+        found = self.obstacle or f"{self.measured}: {self.interval}"
+        return f"{self.claim} ({self.place}): {self.verdict}; {found}"
+
+
+def claim_table(claims: Iterable[Claim]) -> pd.DataFrame:
+    """One row a claim: claim, place, measured, estimate, low, high, expected, verdict, obstacle."""
+    return pd.DataFrame(
+        [
+            {
+                "claim": c.claim,
+                "place": c.place,
+                "measured": c.measured,
+                "estimate": c.interval.estimate,
+                "low": c.interval.low,
+                "high": c.interval.high,
+                "expected": f"{'above' if c.above else 'below'} {c.bound:g}",
+                "verdict": c.verdict,
+                "obstacle": c.obstacle or "",
+            }
+            for c in claims
+        ]
+    )
+
+
+def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
+    """What a stratified shift and the agreement by layer say: observations 1 and 2 of the paper."""
+    found = []
+    last = agreement.loc[(agreement["layer"] == shift.depth - 1) & agreement["kind"].isin(["visual", "text"])]
+    for row in last.to_dict("records"):
+        differ = Interval(*(100 * (1 - float(row[f"top1_agreement{end}"])) for end in ("", "_high", "_low")))
+        found.append(
+            Claim(
+                "RLVR changes what the lens predicts",
+                "section 3, top predictions",
+                f"percent of {row['kind']} positions whose top token differs, last layer",
+                differ,
+            )
+        )
+    names = {"kl": "raw KL", "ratio": "KL over matched noise"}
+    found += [
+        Claim(
+            "low-entropy cells shift more than high-entropy ones",
+            "section 3, entropy",
+            f"{names[verdict.measure]}, lowest over highest {verdict.stratum} (a factor), {verdict.place}",
+            verdict.interval,
+            bound=1.0,
+            obstacle=verdict.obstacle,
+        )
+        for verdict in shift.verdicts
+        if verdict.kind in ("visual", "text") and verdict.scope != "all layers"
+    ]
+    return found
+
+
+def outcome_claims(
+    responses: pd.DataFrame, drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
+) -> list[Claim]:
+    """What an ablation says of Tables 1 to 5 and of Pass@K; claims whose conditions were not run are left out.
+
+    Args:
+        responses: of `ablate`, with the names of `presets.default_matrix`.
+        drift: of `ablate`.
+        resamples: of the bootstrap over problems.
+        seed: of the bootstrap.
+    """
+    samples = len(set(responses["sample"])) - 1
+    ks = [k for k in PASS_AT if k <= samples]
+    held = scores(responses, samples=samples, pass_at=ks)
+    problems = len(set(responses["problem"]))
+    settings = Settings(resamples=resamples, seed=seed)
+    obstacle = "one problem, so no interval" if problems < 2 else None
+    found: list[Claim] = []
+
+    def compare(
+        name: str,
+        other: str,
+        measure: str,
+        claim: str,
+        place: str,
+        *,
+        bound: float = 0.0,
+        above: bool = True,
+    ) -> None:
+        if name in held and other in held:
+            before, after = (100 * held[model][measure] for model in (other, name))
+            difference = paired_difference(before, after, np.arange(problems), **settings)
+            what = f"{measure}, {name} − {other}, points"
+            found.append(Claim(claim, place, what, difference, bound, above, obstacle))
+
+    for measure in ("greedy", "Pass@1"):
+        compare("rlvr", "base", measure, "RLVR makes the model reason better", "Table 2")
+    for measure in ("greedy", "Pass@1"):
+        kept = "low-entropy activations can be the base's without harm"
+        compare("patch, low", "rlvr", measure, kept, "Table 1", bound=MARGIN)
+        compare("patch, high", "rlvr", measure, "high-entropy ones can not", "Table 1", above=False)
+        compare("patch, low", "patch, high", measure, "low is better than high, by patch", "Table 1")
+    for measure in ("greedy", "Pass@1"):
+        compare(REPLAY, "rlvr", measure, "replay improves the RLVR model", "Tables 2 to 4")
+    for other in ALTERNATIVES:
+        for measure in ("greedy", "Pass@1"):
+            compare(REPLAY, other, measure, f"replay at low entropy is better than {other}", "ablations")
+    most = f"Pass@{ks[-1]}"
+    compare(REPLAY, "rlvr", most, "replay raises Pass@K", "Figure 6")
+    compare("base", "rlvr", most, "RLVR narrows coverage", "Figure 6")
+    pulled = drift.loc[(drift["intervention"] == REPLAY) & (drift["scope"] == "without last layer")]
+    for row in pulled.to_dict("records"):
+        interval = Interval(*(float(row[f"change{end}"]) for end in ("", "_low", "_high")))
+        what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
+        claim = "replay pulls activations back to the base's"
+        found.append(Claim(claim, "section 4", what, interval, above=False, obstacle=obstacle))
+    return found

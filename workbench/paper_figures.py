@@ -1,0 +1,237 @@
+"""Figures of the paper's tables: what was measured on a pair beside what was published, grids, radar, cost.
+
+Like ``figures``: a tidy table in, one plotly Figure out, in the look of ``panels``.
+"""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.errors import InputError
+from workbench.panels import COLOURS, cell_texts, finish
+from workbench.tables import number
+
+STYLES = {  # setting -> colour, marker
+    "replay": (COLOURS["replay"], "circle"),
+    "patch low-entropy": (COLOURS["replay"], "circle"),
+    "patch high-entropy": (COLOURS["text"], "diamond"),
+}
+
+
+def beside_published(changes: pd.DataFrame, *, title: str, subtitle: str) -> go.Figure:
+    """Changes in accuracy: published ones as hollow marks, a row a model; measured ones filled, a row a problem set.
+
+    Args:
+        changes: columns source (published, measured), row, setting, benchmark, change in points, and low and high (NaN
+            where there is no interval). Published rows stand apart, because models and data are others.
+        title: of the figure.
+        subtitle: its caption.
+    """
+    rows = _needed(changes, ["source", "row", "setting", "benchmark", "change", "low", "high"], "change")
+    order = [*dict.fromkeys(rows.loc[rows["source"] == "measured", "row"])]
+    published = [*dict.fromkeys(rows.loc[rows["source"] == "published", "row"])]
+    places = {name: i for i, name in enumerate(reversed(published))}
+    gap = len(published) + (0.6 if published else 0)
+    places |= {name: gap + i for i, name in enumerate(reversed(order))}
+    settings = [*dict.fromkeys(rows["setting"])]
+    figure = go.Figure()
+    for index, setting in enumerate(settings):
+        colour, symbol = STYLES[setting]
+        offset = 0.16 * ((len(settings) - 1) / 2 - index)
+        for source in ("measured", "published"):
+            part = rows.loc[(rows["setting"] == setting) & (rows["source"] == source)]
+            if part.empty:
+                continue
+            middle, low, high = (part[c].to_numpy(float) for c in ("change", "low", "high"))
+            hollow = source == "published"
+            figure.add_scatter(
+                x=middle,
+                y=[places[name] + offset for name in part["row"]],
+                error_x={"array": high - middle, "arrayminus": middle - low, "thickness": 1.5, "width": 4},
+                mode="markers",
+                marker={
+                    "color": colour,
+                    "symbol": f"{symbol}-open" if hollow else symbol,
+                    "size": 9,
+                    "line": {"width": 1.8 if hollow else 0, "color": colour},
+                },
+                name=f"{setting}, {source}",
+                text=[escape(str(b), quote=False) for b in part["benchmark"]],
+                hovertemplate="%{text}: %{x:+.1f} points<extra>" + f"{setting}, {source}" + "</extra>",
+            )
+    figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"})
+    if published and order:
+        figure.add_hline(y=len(published) - 0.2, line={"color": COLOURS["null"], "width": 1})
+    labels = [escape(name, quote=False) for name in places]
+    figure.update_yaxes(
+        tickvals=[*places.values()], ticktext=labels, range=[-0.7, max(places.values()) + 0.7]
+    )
+    figure.update_xaxes(title_text="accuracy − RLVR model, points")
+    figure.update_layout(height=190 + 34 * len(places), showlegend=True)
+    return finish(figure, title, subtitle)
+
+
+def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figure:
+    """How settings of replay change the accuracy: tau x alpha as a heat map, then layers and iterations as points.
+
+    ``grid``: columns tau, alpha, layers, iterations, change, low, high (points against plain RLVR), varied (``"tau x
+    alpha"``, ``"layers"``, ``"iterations"``: the axis along which a row differs from the settings kept).
+    """
+    rows = _needed(
+        grid, ["tau", "alpha", "layers", "iterations", "varied", "change", "low", "high"], "change"
+    )
+    square = rows.loc[rows["varied"] == "tau x alpha"]
+    lines = [axis for axis in ("layers", "iterations") if axis in set(rows["varied"])]
+    figure = make_subplots(
+        1, 1 + len(lines), column_widths=[0.44, *[0.28] * len(lines)], horizontal_spacing=0.1
+    )
+    taus, alphas = sorted(set(square["tau"])), sorted(set(square["alpha"]))
+    cells = square.set_index(["tau", "alpha"])[["change", "low", "high"]]
+    texts = [
+        [
+            f"{cells.loc[(t, a), 'change']:+.1f}<br>[{cells.loc[(t, a), 'low']:+.1f}, {cells.loc[(t, a), 'high']:+.1f}]"
+            for a in alphas
+        ]
+        for t in taus
+    ]
+    z = cells["change"].unstack().reindex(index=taus, columns=alphas).to_numpy(float)
+    most = max(1.0, float(np.nanmax(np.abs(z))))
+    scale = {"colorscale": "PuOr", "cmin": -most, "cmax": most}
+    heat = go.Heatmap(
+        z=z,
+        x=[number(a) for a in alphas],
+        y=[number(t) for t in taus],
+        coloraxis="coloraxis",
+        xgap=2,
+        ygap=2,
+        hovertemplate="alpha %{x}, tau %{y}: %{z:+.2f} points<extra></extra>",
+    )
+    figure.add_trace(heat, 1, 1)
+    figure.add_trace(cell_texts(heat, texts, scale), 1, 1)
+    figure.update_xaxes(title_text="step size alpha", type="category", row=1, col=1)
+    figure.update_yaxes(title_text="threshold tau", type="category", row=1, col=1)
+    for column, axis in enumerate(lines, start=2):
+        part = rows.loc[rows["varied"] == axis].sort_values(axis)
+        middle, low, high = (part[c].to_numpy(float) for c in ("change", "low", "high"))
+        figure.add_scatter(
+            x=[str(v) for v in part[axis]],
+            y=middle,
+            error_y={"array": high - middle, "arrayminus": middle - low, "thickness": 1.5, "width": 4},
+            mode="markers",
+            marker={"color": COLOURS["replay"], "size": 9},
+            row=1,
+            col=column,
+            hovertemplate=f"{axis} %{{x}}: %{{y:+.2f}} points<extra></extra>",
+        )
+        figure.add_hline(y=0, line={"color": COLOURS["null"], "dash": "dot"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
+        title = "layers K" if axis == "layers" else axis
+        figure.update_xaxes(title_text=title, type="category", row=1, col=column)
+        figure.update_yaxes(title_text="points", row=1, col=column)
+    bar = {"title": {"text": "points"}, "thickness": 10, "outlinewidth": 0}
+    figure.update_layout(
+        coloraxis={**scale, "colorbar": {**bar, "orientation": "h", "len": 0.3, "x": 0.15, "y": -0.34}},
+        showlegend=False,
+        height=440,
+        margin={"b": 110},
+    )
+    finish(figure, f"Settings of replay: {measure} minus plain RLVR", subtitle)
+    return figure.update_layout(margin={"l": 70, "r": 24, "t": 116, "b": 110})
+
+
+def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
+    """Accuracy by problem family, one closed line a condition; columns condition, style, axis, accuracy (percent).
+
+    ``style`` is a key of ``panels.COLOURS``.
+    """
+    rows = _needed(scores, ["condition", "style", "axis", "accuracy"], "accuracy")
+    axes = [*dict.fromkeys(rows["axis"])]
+    if len(axes) < 3:
+        raise InputError(
+            f"`scores` has {len(axes)} axes ({axes}); a radar needs three families or problem sets"
+        )
+    figure = go.Figure()
+    dashes, symbols = ("dot", "dash", "solid"), ("square", "diamond", "circle")
+    for index, (name, part) in enumerate(rows.groupby("condition", sort=False)):
+        part = part.set_index("axis").reindex(axes)
+        colour = COLOURS[str(part["style"].iloc[0])]
+        figure.add_scatterpolar(
+            r=[*part["accuracy"], part["accuracy"].iloc[0]],
+            theta=[escape(str(axis), quote=False) for axis in (*axes, axes[0])],
+            mode="lines+markers",
+            name=escape(str(name), quote=False),
+            line={"color": colour, "dash": dashes[index % 3], "width": 2.2},
+            marker={"symbol": symbols[index % 3], "size": 8},
+            hovertemplate="%{theta}: %{r:.1f}%<extra>" + escape(str(name)) + "</extra>",
+        )
+    grid = {"gridcolor": "#c9ced6", "linecolor": "#c9ced6"}
+    figure.update_polars(
+        bgcolor="rgba(0,0,0,0)",
+        radialaxis={"range": [0, 100], "ticksuffix": "%", "angle": 90, "tickangle": 90, **grid},
+        angularaxis={"rotation": 90, "direction": "clockwise", **grid},
+    )
+    figure.update_layout(height=560, width=720, showlegend=True)
+    return finish(figure, "Accuracy by family", subtitle)
+
+
+def cost_bars(cost: pd.DataFrame, *, subtitle: str) -> go.Figure:
+    """Seconds a problem, making the intervention and decoding stacked; columns condition, what, making, decoding."""
+    rows = _needed(cost, ["condition", "what", "making", "decoding"], "decoding")
+    figure = go.Figure()
+    labels = [escape(f"{c}, {w}", quote=False) for c, w in zip(rows["condition"], rows["what"], strict=True)]
+    for part, colour, pattern in (("making", COLOURS["replay"], "/"), ("decoding", COLOURS["rlvr"], "")):
+        figure.add_bar(
+            y=labels,
+            x=rows[part],
+            orientation="h",
+            name={"making": "making the intervention", "decoding": "decoding"}[part],
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            hovertemplate="%{y}: %{x:.3f} s<extra>" + part + "</extra>",
+        )
+    figure.update_xaxes(title_text="seconds a problem", rangemode="tozero")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(barmode="stack", height=190 + 32 * len(rows), showlegend=True)
+    return finish(figure, "Cost of replay beside plain decoding", subtitle)
+
+
+def coverage_bars(coverage: pd.DataFrame, *, subtitle: str) -> go.Figure:
+    """Who solves which problems with any of its samples: columns comparison, part, share (percent)."""
+    rows = _needed(coverage, ["comparison", "part", "share"], "share")
+    figure = go.Figure()
+    styles = {
+        "both": ("#9aa5b1", ""),
+        "only the first": (COLOURS["base"], "/"),
+        "only the second": (COLOURS["rlvr"], "x"),
+        "neither": ("#e1e4e8", "."),
+    }
+    for part, (colour, pattern) in styles.items():
+        here = rows.loc[rows["part"] == part]
+        figure.add_bar(
+            y=[escape(str(c), quote=False) for c in here["comparison"]],
+            x=here["share"],
+            orientation="h",
+            name=part,
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{share:.1f}" for share in here["share"]],
+            textposition="inside",
+            insidetextanchor="middle",
+            textangle=0,
+            hovertemplate="%{y}, " + part + ": %{x:.1f}%<extra></extra>",
+        )
+    figure.update_xaxes(title_text="percent of problems", range=[0, 100])
+    figure.update_yaxes(autorange="reversed")
+    comparisons = len(set(rows["comparison"]))
+    figure.update_layout(barmode="stack", height=210 + 46 * comparisons, showlegend=True)
+    return finish(figure, "Coverage: problems solved by at least one sample", subtitle)
+
+
+def _needed(table: pd.DataFrame, columns: Sequence[str], value: str) -> pd.DataFrame:
+    missing = [column for column in columns if column not in table]
+    if missing or len(table) == 0 or not np.isfinite(table[value].to_numpy(float)).any():
+        raise InputError(
+            f"`table` lacks {', '.join(missing) or f'rows with a finite {value!r}'}; it needs the columns {[*columns]}"
+        )
+    return table
