@@ -14,7 +14,7 @@ from workbench.problems import load_problems
 def analyse(given: Given) -> Finding:
     o, found = given.options, given.ablation([REPLAY])
     measured = [changes(found.responses, REPLAY, seed=o.seed).assign(row=f"{o.problems}, all")]
-    if found.responses["family"].nunique() > 1:
+    if len(set(found.responses["family"])) > 1:
         families = changes(found.responses, REPLAY, by="family", seed=o.seed)
         measured.append(families.assign(row=[f"{o.problems}, {part}" for part in families["part"]]))
     if (

@@ -297,13 +297,15 @@ class Analysis:
         told = json.loads(file.read_text())
         return told.get("digest") == digest_of(self.manifest(given))
 
-    def make(self, given: Given, out: Path) -> tuple[Finding, str | None]:
+    def make(
+        self, given: Given, out: Path, *, images: Sequence[str] = ("png", "svg")
+    ) -> tuple[Finding, str | None]:
         """Run it and write its files; returns the finding, and why there are no pictures if there are none."""
         begun = time.perf_counter()
         found = self.analyse(given)
         out.mkdir(parents=True, exist_ok=True)
         named = {f"{self.name}{'_' * bool(end)}{end}": figure for end, figure in found.figures.items()}
-        hint = write(named, out, images=("png", "svg"))
+        hint = write(named, out, images=images)
         found.table.to_csv(out / f"{self.name}.csv", index=False)
         spec = self.manifest(given)
         told = {"digest": digest_of(spec), **spec, "made_with": made_with()}

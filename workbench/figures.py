@@ -354,6 +354,8 @@ def write(
     for name, figure in figures.items():
         page = folder / f"{name}.html"
         figure.write_html(page, include_plotlyjs="directory", config=config, post_script=shade)
+    if not images:
+        return None
     try:
         import kaleido
     except ImportError:

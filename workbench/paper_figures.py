@@ -13,7 +13,6 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
 from workbench.panels import COLOURS, cell_texts, finish
-from workbench.tables import number
 
 STYLES = {  # setting -> colour, marker
     "replay": (COLOURS["replay"], "circle"),
@@ -103,8 +102,8 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
     scale = {"colorscale": "PuOr", "cmin": -most, "cmax": most}
     heat = go.Heatmap(
         z=z,
-        x=[number(a) for a in alphas],
-        y=[number(t) for t in taus],
+        x=[f"{a:g}" for a in alphas],
+        y=[f"{t:g}" for t in taus],
         coloraxis="coloraxis",
         xgap=2,
         ygap=2,
@@ -131,15 +130,9 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
         title = "layers K" if axis == "layers" else axis
         figure.update_xaxes(title_text=title, type="category", row=1, col=column)
         figure.update_yaxes(title_text="points", row=1, col=column)
-    bar = {"title": {"text": "points"}, "thickness": 10, "outlinewidth": 0}
-    figure.update_layout(
-        coloraxis={**scale, "colorbar": {**bar, "orientation": "h", "len": 0.3, "x": 0.15, "y": -0.34}},
-        showlegend=False,
-        height=440,
-        margin={"b": 110},
-    )
-    finish(figure, f"Settings of replay: {measure} minus plain RLVR", subtitle)
-    return figure.update_layout(margin={"l": 70, "r": 24, "t": 116, "b": 110})
+    # The cells say their numbers: a colour bar would repeat them.
+    figure.update_layout(coloraxis={**scale, "showscale": False}, showlegend=False, height=400)
+    return finish(figure, f"Settings of replay: {measure} minus plain RLVR", subtitle)
 
 
 def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
@@ -193,7 +186,9 @@ def cost_bars(cost: pd.DataFrame, *, subtitle: str) -> go.Figure:
         )
     figure.update_xaxes(title_text="seconds a problem", rangemode="tozero")
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(barmode="stack", height=190 + 32 * len(rows), showlegend=True)
+    figure.update_layout(
+        barmode="stack", height=190 + 32 * len(rows), showlegend=True, legend_traceorder="normal"
+    )
     return finish(figure, "Cost of replay beside plain decoding", subtitle)
 
 
@@ -203,8 +198,8 @@ def coverage_bars(coverage: pd.DataFrame, *, subtitle: str) -> go.Figure:
     figure = go.Figure()
     styles = {
         "both": ("#9aa5b1", ""),
-        "only the first": (COLOURS["base"], "/"),
-        "only the second": (COLOURS["rlvr"], "x"),
+        "only the first": ("#66aad1", "/"),  # tints of base and RLVR, so that black text reads on them
+        "only the second": ("#e69e66", "\\"),
         "neither": ("#e1e4e8", "."),
     }
     for part, (colour, pattern) in styles.items():
@@ -214,8 +209,9 @@ def coverage_bars(coverage: pd.DataFrame, *, subtitle: str) -> go.Figure:
             x=here["share"],
             orientation="h",
             name=part,
-            marker={"color": colour, "pattern": {"shape": pattern}},
-            text=[f"{share:.1f}" for share in here["share"]],
+            marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "solidity": 0.12}},
+            text=[f"<b>{share:.1f}</b>" if share >= 2 else "" for share in here["share"]],
+            textfont={"color": "#000000"},
             textposition="inside",
             insidetextanchor="middle",
             textangle=0,
@@ -224,13 +220,15 @@ def coverage_bars(coverage: pd.DataFrame, *, subtitle: str) -> go.Figure:
     figure.update_xaxes(title_text="percent of problems", range=[0, 100])
     figure.update_yaxes(autorange="reversed")
     comparisons = len(set(rows["comparison"]))
-    figure.update_layout(barmode="stack", height=210 + 46 * comparisons, showlegend=True)
+    figure.update_layout(
+        barmode="stack", height=210 + 46 * comparisons, showlegend=True, legend_traceorder="normal"
+    )
     return finish(figure, "Coverage: problems solved by at least one sample", subtitle)
 
 
 def _needed(table: pd.DataFrame, columns: Sequence[str], value: str) -> pd.DataFrame:
     missing = [column for column in columns if column not in table]
-    if missing or len(table) == 0 or not np.isfinite(table[value].to_numpy(float)).any():
+    if missing or not len(table) or not np.isfinite(table[value].to_numpy(float)).any():
         raise InputError(
             f"`table` lacks {', '.join(missing) or f'rows with a finite {value!r}'}; it needs the columns {[*columns]}"
         )
