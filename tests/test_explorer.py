@@ -318,7 +318,7 @@ def test_pins_stay_when_moving_and_say_what_is_not_known(page, trace, followed):
     assert hollow > 0
     bound = page.locator(".mark.bound").first
     assert bound.get_attribute("fill") == "var(--paper)"
-    assert "< " in (bound.locator("title").text_content() or "")
+    assert "< " in (page.locator(".pin", has=bound).locator("svg").first.get_attribute("aria-label") or "")
     assert "Hollow: not stored there" in page.locator(".charts .about").inner_text()
 
 
@@ -436,6 +436,24 @@ def test_keys_move_layer_position_and_rank(page, trace):
     assert "Layer 1, </script><!--: Base" in (page.locator(".heard").text_content() or "")
     assert page.locator('.words [tabindex="0"]').count() == 1
     assert "position" in page.locator(".help").inner_text()
+
+
+INSIDE = """([box, item]) => {
+  const [outer, inner] = [box, item].map(name => document.querySelector(name).getBoundingClientRect());
+  return inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1;
+}"""
+
+
+def test_what_is_chosen_is_in_sight_without_the_page_scrolling(page):
+    page.set_viewport_size({"width": 1280, "height": 1400})
+    for key, times in (("n", 50), ("p", 30)):
+        for _ in range(times):
+            page.keyboard.press(key)
+            assert page.evaluate(INSIDE, [".ranking", ".ranking [aria-current]"])
+    assert page.locator(".ranking [aria-current] .rank").inner_text() == "21"
+    assert page.evaluate("document.querySelector('.ranking').scrollTop") > 0
+    assert page.evaluate("scrollY") == 0
+    page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_enter_and_space_pin_the_top_predictions(page, trace):
@@ -595,6 +613,9 @@ def test_a_click_in_a_prompt_of_340_tokens_takes_less_than_200_ms(browser, tmp_p
         page.keyboard.press("Enter")
         page.keyboard.press("ArrowDown")
     assert page.locator(".pin").count() >= 6
+    for layer in (27, 0, 14):
+        go(page, layer)
+        assert page.evaluate(INSIDE, [".through", ".through .now"])
     times = page.evaluate(LATENCY)
     print(f"click to painted frame, ms: {[round(t) for t in times]}")
     assert times[len(times) // 2] < 200

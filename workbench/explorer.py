@@ -22,7 +22,7 @@ from workbench.prompts import EncodedPrompt
 from workbench.records import LensTrace
 from workbench.traces import trace
 
-SCRIPTS = ("explorer_cells.js", "explorer_chart.js", "explorer.js")
+SCRIPTS = tuple(f"explorer{part}.js" for part in ("_cells", "_parts", "_lists", "_chart", "_search", ""))
 HEIGHT = 860
 """Pixels of the frame in Jupyter."""
 

@@ -1,20 +1,10 @@
-// The explorer itself: builds everything inside a .lens element from the JSON in it. All text is set as text.
+// The explorer itself: what the parts show, and what they do. It fills a .lens element from the JSON in it.
 function lensExplorer(root) {
   const data = JSON.parse(root.querySelector("script").textContent);
-  const make = (tag, properties = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties)) name in element ? (element[name] = value) : element.setAttribute(name, value);
-    element.append(...children);
-    return element;
-  };
-  const MEASURES = [["kl", "KL"], ["entropyBase", "Base entropy"], ["entropyRlvr", "RLVR entropy"], ["entropyChange", "Entropy change"], ["change", "Top-1 change"]];
   const SHOWN = 100; // cells in the list of largest shifts
   const PINS = 12;
-  const SUGGESTIONS = 12;
   const CHANGED = "#d55e00";
-  const last = data.layers[data.layers.length - 1] === data.depth - 1 ? data.layers.length - 1 : -1;
   const text = (word) => data.vocabulary[word] ?? "–";
-  const symbol = { base: "●", rlvr: "◆" };
   const unpacked = [];
   const state = {
     problem: 0, layer: 0, measure: "kl", scale: "layer", alpha: 0.7, log: false, pins: [],
@@ -23,77 +13,8 @@ function lensExplorer(root) {
   };
   let cells, frames, marks = new Map(), hovered = null;
 
-  // ---- what stands on the page -----------------------------------------------------------------------------
-
-  const radios = (legend, name, options, onChange) => {
-    const box = make("fieldset", { className: "choice" }, make("legend", { textContent: legend }));
-    for (const [value, title] of options) {
-      const input = make("input", { type: "radio", name: `${name}-${root.dataset.lens}`, value, checked: state[name] === value });
-      input.addEventListener("change", () => onChange(value));
-      box.append(make("label", {}, input, make("span", { textContent: title })));
-    }
-    return box;
-  };
-  const picker = make("select", { className: "picker", "aria-label": "Problem" });
-  data.problems.forEach((problem, index) => picker.append(make("option", { value: index, textContent: `${index + 1} of ${data.problems.length} · ${problem.id}` })));
-  const question = make("p", { className: "question" });
-  const layerName = make("output", { className: "layer-name" });
-  const slider = make("input", { type: "range", min: 0, max: data.layers.length - 1, step: 1, className: "layer", "aria-label": "Layer" });
-  const scale = make("select", { "aria-label": "Colour scale", className: "scale" }, make("option", { value: "layer", textContent: "scaled by layer" }), make("option", { value: "all", textContent: "scaled over all layers" }));
-  const overlay = make("input", { type: "range", min: 0, max: 100, step: 5, value: 100 * state.alpha, className: "alpha", "aria-label": "Strength of the overlay" });
-  const legend = make("div", { className: "legend" });
-  const views = make("div", { className: "views" });
-  const words = make("div", { className: "words", role: "group", "aria-label": "Tokens of the prompt" });
-  const readout = make("section", { className: "readout", "aria-label": "Predictions at the selected layer" });
-  const through = make("tbody");
-  const throughBox = make("div", { className: "through", tabIndex: -1, role: "region", "aria-label": "Predictions at every layer" },
-    make("table", {}, make("thead", {}, make("tr", {},
-      make("th", { scope: "col", textContent: "Layer" }),
-      make("th", { scope: "col" }, make("span", { className: "base", textContent: "● base" }), make("span", { className: "rlvr", textContent: "◆ RLVR" }), ` entropy, nats, and top ${data.topK}`),
-      make("th", { scope: "col", textContent: "KL, nats" }))), through));
-  const search = make("input", { type: "search", placeholder: "Pin a token …", autocomplete: "off", spellcheck: false, role: "combobox",
-    "aria-label": "Pin a token of the vocabulary", "aria-expanded": "false", "aria-autocomplete": "list", "aria-controls": `options-${root.dataset.lens}` });
-  const options = make("ul", { className: "options", role: "listbox", id: `options-${root.dataset.lens}`, hidden: true, "aria-label": "Matching tokens" });
-  const clear = make("button", { type: "button", className: "plain", textContent: "Clear" });
-  const charts = make("div", { className: "charts" });
-  const kinds = make("select", { "aria-label": "Kind of token" }, ...[["all", "all tokens"], ["visual", "visual only"], ["text", "text only"]].map(([value, textContent]) => make("option", { value, textContent })));
-  const tick = (name, title) => {
-    const input = make("input", { type: "checkbox", name, checked: state.filter[name] });
-    input.addEventListener("change", () => { state.filter[name] = input.checked; showRanking(); });
-    return make("label", { className: "tick" }, input, title);
-  };
-  const ranking = make("ol", { className: "ranking", tabIndex: -1, "aria-label": "Cells with the largest KL" });
-  const step = (textContent, name, by, key) => {
-    const button = make("button", { type: "button", className: "plain step", textContent, title: `${name} (key ${key})`, "aria-label": `${name} largest shift` });
-    button.addEventListener("click", () => jump(by));
-    return button;
-  };
-  const heard = make("div", { className: "heard", "aria-live": "polite" });
-  const keys = [["← →", "layer"], ["↑ ↓", "position"], ["n p", "next, previous largest shift"], ["Enter", "pin the top prediction"], ["o", "overlay on, off"]];
-  const help = make("p", { className: "help" }, ...keys.map(([key, what]) => make("span", {}, ...key.split(" ").map((one) => make("kbd", { textContent: one })), what)),
-    make("span", {}, make("span", { className: "alone" }, make("span", { className: "text", textContent: "word" })), "in that model's list only"));
-
-  root.append(
-    make("div", { className: "head" }, picker, question),
-    make("div", { className: "toolbar" },
-      make("label", { className: "slider" }, layerName, slider),
-      radios("Measure", "measure", MEASURES, (value) => { state.measure = value; paint(); }),
-      legend, scale,
-      make("label", { className: "strength" }, "Overlay", overlay)),
-    help,
-    make("div", { className: "columns" },
-      make("div", { className: "left" }, views,
-        make("section", { className: "prompt" }, make("h3", { textContent: "Prompt" }), words),
-        make("section", { className: "jumps" },
-          make("div", { className: "row" }, make("h3", { textContent: "Largest shifts" }), step("‹", "Previous", -1, "p"), step("›", "Next", 1, "n")),
-          make("div", { className: "row filters" }, kinds, tick("last", "last layer too"), tick("once", "one per position")), ranking)),
-      make("div", { className: "right" }, readout, throughBox,
-        make("section", { className: "pins", "aria-label": "Pinned tokens" },
-          make("div", { className: "row" }, make("h3", { textContent: "Pinned tokens" }), make("span", { className: "search" }, search, options),
-            radios("Scale", "log", [[false, "linear"], [true, "log"]], (value) => { state.log = value; showPins(); }), clear), charts))),
-    heard);
-  views.hidden = data.problems.every((problem) => !problem.views.length);
-  root.tabIndex = -1;
+  const parts = lensParts(root, data, state);
+  const { picker, question, layerName, slider, scale, overlay, legend, views, words, readout, through, throughBox, charts, clear, ranking, heard } = parts;
 
   // ---- colours ---------------------------------------------------------------------------------------------
 
@@ -122,7 +43,7 @@ function lensExplorer(root) {
     views.classList.toggle("covered", on);
     showLegend();
     const layer = data.layers[state.layer];
-    layerName.textContent = `Layer ${layer}${state.layer === last ? " (last)" : ""}`;
+    layerName.textContent = `Layer ${layer}${state.layer === cells.last ? " (last)" : ""}`;
     slider.value = state.layer;
     slider.setAttribute("aria-valuetext", layerName.textContent);
   }
@@ -131,13 +52,13 @@ function lensExplorer(root) {
       let changed = 0, all = 0;
       for (let i = 0; i < cells.size; i++)
         if (!cells.visual || cells.raw.places[i]) { all += 1; changed += cells.value("change", state.layer, i); }
-      const swatch = make("span", { className: "swatch" });
+      const swatch = lensMake("span", { className: "swatch" });
       swatch.style.background = CHANGED;
       legend.replaceChildren(swatch, `changed: ${changed} of ${all}${cells.visual ? " visual" : ""} tokens`);
       return;
     }
     const { low, high, cutLow, cutHigh } = range();
-    const bar = make("span", { className: "gradient" });
+    const bar = lensMake("span", { className: "gradient" });
     bar.style.background = `linear-gradient(90deg, ${[...Array(9).keys()].map((i) => colour()(i / 8)).join(", ")})`;
     legend.replaceChildren((cutLow ? "≤ " : "") + lensNumber(low), bar, `${cutHigh ? "≥ " : ""}${lensNumber(high)} nats`);
   }
@@ -150,7 +71,7 @@ function lensExplorer(root) {
     frames = state.frames[index];
     picker.value = index;
     const raw = cells.raw;
-    const answer = raw.answer === null ? [] : [make("span", { className: "answer" }, make("span", { className: "muted", textContent: "answer " }), raw.answer)];
+    const answer = raw.answer === null ? [] : [lensMake("span", { className: "answer" }, lensMake("span", { className: "muted", textContent: "answer " }), raw.answer)];
     question.replaceChildren(raw.question || "", " ", ...answer);
     if (state.chosen[index] === null) {
       const first = cells.ranked({ ...state.filter, last: false })[0] ?? { layer: 0, position: cells.size - 1 };
@@ -160,24 +81,24 @@ function lensExplorer(root) {
         state.pins = [...new Set(["base", "rlvr"].map((model) => cells.top(model, first.layer, first.position)))];
       }
     }
-    raw.views.length ? views.replaceChildren(...raw.views.map(makeView)) : views.replaceChildren(make("p", { className: "muted", textContent: "No image in this prompt." }));
+    raw.views.length ? views.replaceChildren(...raw.views.map(makeView)) : views.replaceChildren(lensMake("p", { className: "muted", textContent: "No image in this prompt." }));
     layOut();
     showRanking();
   }
   function makeView(view, index) {
     const [moments, rows, columns] = view.grid;
-    const frame = make("div", { className: view.small ? "frame small" : "frame" });
+    const frame = lensMake("div", { className: view.small ? "frame small" : "frame" });
     frame.style.aspectRatio = `${view.width} / ${view.height}`;
-    if (view.image) frame.append(make("img", { src: view.image, alt: `${view.name} of ${cells.raw.id}` }));
+    if (view.image) frame.append(lensMake("img", { src: view.image, alt: `${view.name} of ${cells.raw.id}` }));
     const svg = lensSvg("svg", { class: "overlay", viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none", tabindex: 0, role: "group", "aria-label": `Visual tokens of ${view.name}, ${rows} rows by ${columns} columns` });
     frame.append(svg);
-    const caption = make("figcaption", {}, `${view.name} · ${rows} × ${columns} visual tokens`);
+    const caption = lensMake("figcaption", {}, `${view.name} · ${rows} × ${columns} visual tokens`);
     if (moments > 1) {
-      const moment = make("input", { type: "range", min: 0, max: moments - 1, step: 1, className: "moment", "aria-label": `Frame of ${view.name}` });
+      const moment = lensMake("input", { type: "range", min: 0, max: moments - 1, step: 1, className: "moment", "aria-label": `Frame of ${view.name}` });
       moment.addEventListener("input", () => { frames[index] = Number(moment.value); layOut(); });
-      caption.append(make("label", { className: "moments" }, make("output"), moment), view.image ? "picture: first frame" : "");
+      caption.append(lensMake("label", { className: "moments" }, lensMake("output"), moment), view.image ? "picture: first frame" : "");
     }
-    return make("figure", { className: "view" }, frame, caption);
+    return lensMake("figure", { className: "view" }, frame, caption);
   }
   function layOut() { // marks of the shown frames and of the words
     marks = new Map();
@@ -205,11 +126,11 @@ function lensExplorer(root) {
       if (raw.kinds[i] === 1) {
         let end = i;
         while (end + 1 < cells.size && raw.kinds[end + 1] === 1) end += 1;
-        chips.push(make("span", { className: "run", textContent: `▦ ${end - i + 1} visual tokens` }));
+        chips.push(lensMake("span", { className: "run", textContent: `▦ ${end - i + 1} visual tokens` }));
         i = end;
         continue;
       }
-      const button = make("button", { type: "button", textContent: raw.tokens[i], className: raw.kinds[i] === 2 ? "special" : "", "aria-label": `position ${i}: ${raw.tokens[i]}` });
+      const button = lensMake("button", { type: "button", textContent: raw.tokens[i], className: raw.kinds[i] === 2 ? "special" : "", "aria-label": `position ${i}: ${raw.tokens[i]}` });
       button.dataset.position = i;
       chips.push(button);
       marks.set(i, button);
@@ -237,6 +158,7 @@ function lensExplorer(root) {
       button.tabIndex = here || (target?.tagName !== "BUTTON" && button === first) ? 0 : -1; // one stop for Tab, arrows go on
     }
     if (target?.tagName === "BUTTON") reveal(words, target);
+    else if (target) reveal(views, target.closest(".view"));
     const wanted = `${state.layer} ${chosen}`;
     for (const row of ranking.querySelectorAll("button")) {
       const here = row.dataset.cell === wanted;
@@ -245,75 +167,17 @@ function lensExplorer(root) {
       if (here) reveal(ranking, row);
     }
   }
-  function reveal(box, item) { // scroll inside the box alone, never the page
-    const top = item.offsetTop - box.offsetTop;
-    if (top < box.scrollTop) box.scrollTop = top - 2;
-    else if (top + item.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = top + item.offsetHeight - box.clientHeight + 2;
+  function reveal(box, item) { // scroll inside the box alone, never the page; the box is positioned, so offsets count from it
+    if (item.offsetTop < box.scrollTop) box.scrollTop = item.offsetTop - 2;
+    else if (item.offsetTop + item.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = item.offsetTop + item.offsetHeight - box.clientHeight + 2;
   }
 
   // ---- predictions -------------------------------------------------------------------------------------------
 
   const position = () => hovered ?? state.chosen[state.problem];
-  function wordButton(model, { word, chance }, alone, className, tabIndex) {
-    const only = alone ? `, only in the ${model === "base" ? "base" : "RLVR"} list` : "";
-    const button = make("button", { type: "button", className: `${className}${alone ? " alone" : ""}${state.pins.includes(word) ? " pinned" : ""}`, tabIndex,
-      title: `${text(word)} · ${lensNumber(chance)}${only}`, "aria-label": `${text(word)}, probability ${lensNumber(chance)}${only}; pin it`, "aria-pressed": state.pins.includes(word) });
-    button.dataset.word = word;
-    button.style.setProperty("--p", chance.toFixed(4));
-    return button;
-  }
-  function bothLists(layer, at) {
-    const lists = Object.fromEntries(lensModels.map(([model]) => [model, cells.predictions(model, layer, at)]));
-    for (const [model, other] of [["base", "rlvr"], ["rlvr", "base"]])
-      for (const entry of lists[model]) entry.alone = !lists[other].some(({ word }) => word === entry.word);
-    return lists;
-  }
   function show() {
-    const at = position();
-    const now = state.layer * cells.size + at;
-    const place = cells.raw.places[at];
-    const lists = bothLists(state.layer, at);
-    const tops = lensModels.map(([model, title]) => {
-      const entropy = cells[model === "base" ? "entropyBase" : "entropyRlvr"][now];
-      const list = make("ol", {});
-      for (const entry of lists[model]) {
-        const button = wordButton(model, entry, entry.alone, "top", 0);
-        button.append(make("span", { className: "text", textContent: text(entry.word) }), make("span", { className: "p", textContent: lensNumber(entry.chance) }));
-        list.append(make("li", {}, button));
-      }
-      return make("div", { className: `tops ${model}` }, make("h4", {}, make("span", { className: model, textContent: `${symbol[model]} ${title}` }), make("span", { className: "entropy", textContent: `entropy ${lensNumber(entropy)} nats` })), list);
-    });
-    const facts = [`position ${at}`, lensKinds[cells.raw.kinds[at]], ...(place ? [cells.raw.tokens[at]] : [])];
-    readout.replaceChildren(
-      make("div", { className: "where" }, make("strong", { textContent: (place ? "▦ " : "") + cells.describe(at) }), make("span", { className: "kl", textContent: `KL ${lensNumber(cells.kl[now])} nats` })),
-      make("p", { className: "muted", textContent: `${facts.join(" · ")} · layer ${data.layers[state.layer]}${state.layer === last ? " (last)" : ""}` }),
-      make("div", { className: "both" }, ...tops));
-
-    const most = Math.max(...data.layers.map((_, l) => cells.kl[l * cells.size + at]), 1e-12);
-    const rows = data.layers.map((layer, l) => {
-      const cell = l * cells.size + at;
-      const both = bothLists(l, at);
-      const lines = lensModels.map(([model, title]) => {
-        const line = make("div", { className: `line ${model}` }, make("span", { className: "entropy", title: `entropy of ${title}, nats`, textContent: lensNumber(cells[model === "base" ? "entropyBase" : "entropyRlvr"][cell]) }));
-        for (const entry of both[model]) {
-          const button = wordButton(model, entry, entry.alone, "chip", -1);
-          button.append(make("span", { className: "text", textContent: text(entry.word) }), make("span", { className: "p", textContent: entry.chance >= 0.995 ? "1" : entry.chance.toFixed(2).slice(1) }));
-          line.append(button);
-        }
-        return line;
-      });
-      const meter = make("span", { className: "meter" });
-      meter.style.width = `${(100 * cells.kl[cell]) / most}%`;
-      const name = make("button", { type: "button", className: "plain", tabIndex: -1, textContent: layer, "aria-label": `Go to layer ${layer}` });
-      const row = make("tr", { className: `${l === state.layer ? "now" : ""}${l === last ? " last" : ""}` },
-        make("th", { scope: "row" }, name, ...(l === last ? [make("small", { textContent: "last" })] : [])),
-        make("td", {}, make("div", { className: "lines" }, ...lines)),
-        make("td", { className: "shift" }, make("span", { textContent: lensNumber(cells.kl[cell]) }), make("span", { className: "track" }, meter)));
-      row.dataset.layer = l;
-      if (l === state.layer) row.setAttribute("aria-current", "true");
-      return row;
-    });
-    through.replaceChildren(...rows);
+    readout.replaceChildren(...lensReadout(cells, state, position()));
+    through.replaceChildren(...lensRows(cells, state, position()));
     showPins();
   }
   function keepLayerInSight() {
@@ -331,21 +195,21 @@ function lensExplorer(root) {
     const span = curves.length ? lensSpan(curves, state.log) : null;
     clear.hidden = !state.pins.length;
     if (!curves.length) {
-      charts.replaceChildren(make("p", { className: "muted", textContent: "Click a prediction, press Enter, or search for a token, to follow its probability over the layers in both models." }));
+      charts.replaceChildren(lensMake("p", { className: "muted", textContent: "Click a prediction, press Enter, or search for a token, to follow its probability over the layers in both models." }));
       return;
     }
     const figures = curves.map((curve, index) => {
       const word = state.pins[index];
-      const remove = make("button", { type: "button", className: "plain unpin", textContent: "✕", "aria-label": `Unpin ${text(word)}`, title: "Unpin" });
+      const remove = lensMake("button", { type: "button", className: "plain unpin", textContent: "✕", "aria-label": `Unpin ${text(word)}`, title: "Unpin" });
       remove.addEventListener("click", () => togglePin(word));
-      const values = lensModels.map(([model]) => make("span", { className: model, textContent: `${symbol[model]} ${lensChance(curve[model][state.layer])}` }));
-      const figure = make("figure", { className: "pin" }, make("figcaption", {}, make("b", { textContent: text(word), title: `${text(word)} (token ${data.ids[word]})` }), ...values, remove), lensChart(data, curve, span, state.layer, text(word)));
+      const values = lensModels.map(([model]) => lensMake("span", { className: model, textContent: `${lensSymbols[model]} ${lensChance(curve[model][state.layer])}` }));
+      const figure = lensMake("figure", { className: "pin" }, lensMake("figcaption", {}, lensMake("b", { textContent: text(word), title: `${text(word)} (token ${data.ids[word]})` }), ...values, remove), lensChart(data, curve, span, state.layer, text(word)));
       figure.dataset.word = word;
       return figure;
     });
     const bounds = curves.some((curve) => lensModels.some(([model]) => curve[model].some(({ exact }) => !exact)));
     const note = bounds ? "Hollow: not stored there, so at most this much (the least likely prediction listed)." : "Exact at every layer.";
-    charts.replaceChildren(...figures, make("p", { className: "muted about", textContent: `Probability by layer at ${cells.describe(at)}. ${note}` }));
+    charts.replaceChildren(...figures, lensMake("p", { className: "muted about", textContent: `Probability by layer at ${cells.describe(at)}. ${note}` }));
   }
   function togglePin(word) {
     state.pins = state.pins.includes(word) ? state.pins.filter((pin) => pin !== word) : [...state.pins, word].slice(-PINS);
@@ -361,57 +225,12 @@ function lensExplorer(root) {
     state.pins = all ? state.pins.filter((pin) => !tops.includes(pin)) : [...state.pins.filter((pin) => !tops.includes(pin)), ...tops].slice(-PINS);
     show();
   }
+  parts.scales.addEventListener("change", ({ target }) => { state.log = target.value === "true"; showPins(); });
   clear.addEventListener("click", () => { state.pins = []; show(); });
 
-  const plain = (word) => word.replaceAll("␣", " ").trim().toLowerCase();
-  let active = 0;
-  function suggest() {
-    const wanted = plain(search.value);
-    const here = new Set(cells.known(state.chosen[state.problem]));
-    const found = [];
-    if (wanted || search.value) {
-      for (let word = 0; word < data.vocabulary.length; word++) {
-        const own = plain(data.vocabulary[word]);
-        const rank = own === wanted ? 0 : own.startsWith(wanted) ? 1 : own.includes(wanted) ? 2 : 3;
-        if (rank < 3) found.push([rank, here.has(word) ? 0 : 1, own.length, word]);
-      }
-    }
-    found.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2] || a[3] - b[3]);
-    const items = found.slice(0, SUGGESTIONS).map(([, , , word], index) => {
-      const item = make("li", { role: "option", id: `option-${root.dataset.lens}-${index}`, "aria-selected": index === active },
-        make("span", { className: "text", textContent: text(word) }), make("span", { className: "p", textContent: `#${data.ids[word]}${here.has(word) ? " · exact here" : ""}` }));
-      item.dataset.word = word;
-      return item;
-    });
-    if (wanted && !items.length) items.push(make("li", { className: "none", textContent: "among no predictions on this page" }));
-    options.replaceChildren(...items);
-    options.hidden = !items.length;
-    search.setAttribute("aria-expanded", String(!options.hidden));
-    items[active]?.id ? search.setAttribute("aria-activedescendant", items[active].id) : search.removeAttribute("aria-activedescendant");
-  }
-  const close = () => { options.hidden = true; search.setAttribute("aria-expanded", "false"); };
-  const take = (item) => {
-    if (!item?.dataset.word) return;
-    const word = Number(item.dataset.word);
-    search.value = "";
-    close();
+  lensSearch(parts, data, () => new Set(cells.known(state.chosen[state.problem])), (word) => {
     if (!state.pins.includes(word)) togglePin(word);
-  };
-  search.addEventListener("input", () => { active = 0; suggest(); });
-  search.addEventListener("blur", close);
-  search.addEventListener("keydown", (event) => {
-    const moves = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (moves) {
-      const count = Math.max(1, options.querySelectorAll("[data-word]").length);
-      active = (active + moves + count) % count;
-      suggest();
-    } else if (event.key === "Enter") take(options.children[active]);
-    else if (event.key === "Escape") { search.value = ""; close(); }
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
   });
-  options.addEventListener("mousedown", (event) => { event.preventDefault(); take(event.target.closest("li")); });
 
   // ---- the largest shifts ------------------------------------------------------------------------------------
 
@@ -419,12 +238,12 @@ function lensExplorer(root) {
   function showRanking() {
     const items = listed().map(({ layer, position, kl }, index) => {
       const [base, rlvr] = ["base", "rlvr"].map((model) => text(cells.top(model, layer, position)));
-      const parts = [["rank", index + 1], ["layer", make("i", { textContent: "layer " }), data.layers[layer]], ["place", cells.short(position)], ["kl", lensNumber(kl)], ["tops", base === rlvr ? base : `${base} → ${rlvr}`]];
-      const button = make("button", { type: "button", tabIndex: index ? -1 : 0, title: `layer ${data.layers[layer]}, ${cells.describe(position)}: KL ${lensNumber(kl)} nats, ${base} → ${rlvr}` }, ...parts.map(([className, ...parts]) => make("span", { className }, ...parts)));
+      const parts = [["rank", index + 1], ["layer", lensMake("i", { textContent: "layer " }), data.layers[layer]], ["place", cells.short(position)], ["kl", lensNumber(kl)], ["tops", base === rlvr ? base : `${base} → ${rlvr}`]];
+      const button = lensMake("button", { type: "button", tabIndex: index ? -1 : 0, title: `layer ${data.layers[layer]}, ${cells.describe(position)}: KL ${lensNumber(kl)} nats, ${base} → ${rlvr}` }, ...parts.map(([className, ...parts]) => lensMake("span", { className }, ...parts)));
       button.dataset.cell = `${layer} ${position}`;
-      return make("li", {}, button);
+      return lensMake("li", {}, button);
     });
-    ranking.replaceChildren(...(items.length ? items : [make("li", { className: "muted", textContent: "No such cells." })]));
+    ranking.replaceChildren(...(items.length ? items : [lensMake("li", { className: "muted", textContent: "No such cells." })]));
     ranking.scrollTop = 0;
     point();
   }
@@ -435,7 +254,13 @@ function lensExplorer(root) {
     const next = cells[here < 0 ? 0 : Math.min(Math.max(here + by, 0), cells.length - 1)];
     if (next) go(next.layer, next.position);
   }
-  kinds.addEventListener("change", () => { state.filter.kind = kinds.value; showRanking(); });
+  parts.filters.addEventListener("change", ({ target }) => {
+    if (target.type === "checkbox") state.filter[target.name] = target.checked;
+    else state.filter.kind = target.value;
+    showRanking();
+  });
+  parts.previous.addEventListener("click", () => jump(-1));
+  parts.next.addEventListener("click", () => jump(1));
 
   // ---- moving about ------------------------------------------------------------------------------------------
 
@@ -460,6 +285,7 @@ function lensExplorer(root) {
   }
   const setLayer = (layer) => go(layer, state.chosen[state.problem]);
   slider.addEventListener("input", () => setLayer(Number(slider.value)));
+  parts.measures.addEventListener("change", ({ target }) => { state.measure = target.value; paint(); });
   scale.addEventListener("change", () => { state.scale = scale.value; paint(); });
   overlay.addEventListener("input", () => { state.alpha = Number(overlay.value) / 100; paint(); });
   picker.addEventListener("change", () => { showProblem(Number(picker.value)); keepLayerInSight(); });

@@ -1,6 +1,8 @@
+"use strict";
 // The numbers of one problem, unpacked. A cell is one layer (an index into data.layers) at one position.
 const lensKinds = ["text token", "visual token", "special token"];
 const lensModels = [["base", "Base"], ["rlvr", "RLVR"]];
+const lensSymbols = { base: "●", rlvr: "◆" };
 const lensNumber = (value) => { // three significant digits
   if (value === 0 || !Number.isFinite(value)) return value === 0 ? "0" : "–";
   const power = Math.floor(Math.log10(Math.abs(value)));
@@ -9,7 +11,12 @@ const lensNumber = (value) => { // three significant digits
 
 class LensCells {
   constructor(data, raw) {
-    const decode = (text, type) => new type(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+    const decode = (text, type) => {
+      const characters = atob(text);
+      const bytes = new Uint8Array(characters.length);
+      for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+      return new type(bytes.buffer);
+    };
     const words = data.wordBytes === 2 ? Uint16Array : Uint32Array;
     Object.assign(this, { data, raw, size: raw.tokens.length, layers: data.layers.length, topK: data.topK, follow: data.follow });
     for (const name of ["entropyBase", "entropyRlvr", "kl"]) this[name] = decode(raw[name], Float32Array);
@@ -21,6 +28,7 @@ class LensCells {
       };
     }
     this.followedWords = decode(raw.followedWords, words);
+    this.last = data.layers[this.layers - 1] === data.depth - 1 ? this.layers - 1 : -1; // where the decoder's last layer is
     this.visual = raw.places.some(Boolean);
     this.ranges = new Map();
     this.rankings = new Map();
@@ -28,6 +36,9 @@ class LensCells {
 
   // ---- measures
 
+  entropy(model, layer, position) {
+    return (model === "base" ? this.entropyBase : this.entropyRlvr)[layer * this.size + position];
+  }
   value(measure, layer, position) {
     const cell = layer * this.size + position;
     if (measure === "change") return this.top("base", layer, position) === this.top("rlvr", layer, position) ? 0 : 1;
@@ -105,13 +116,13 @@ class LensCells {
     const key = `${kind} ${last} ${once}`;
     if (this.rankings.has(key)) return this.rankings.get(key);
     let cells = [];
-    this.data.layers.forEach((layer, l) => {
-      if (!last && layer === this.data.depth - 1) return;
+    for (let l = 0; l < this.layers; l++) {
+      if (!last && l === this.last) continue;
       for (let i = 0; i < this.size; i++) {
         const isVisual = this.raw.kinds[i] === 1;
         if (kind === "all" || (kind === "visual") === isVisual) cells.push({ layer: l, position: i, kl: this.kl[l * this.size + i] });
       }
-    });
+    }
     cells.sort((a, b) => b.kl - a.kl || a.position - b.position || a.layer - b.layer);
     if (once) {
       const seen = new Set();

@@ -65,13 +65,11 @@ function lensChart(data, curve, span, now, name) {
     for (const { px, py, chance, exact, layer } of points) {
       const d = model === "base" ? `M${px - r} ${py}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`
         : `M${px} ${py - r - 1}l${r + 1} ${r + 1}l${-r - 1} ${r + 1}l${-r - 1} ${-r - 1}Z`;
-      const mark = lensSvg("path", { d, class: `mark ${model}${exact ? "" : " bound"}`, stroke: colour, fill: exact ? colour : "var(--paper)", "data-layer": layer, "data-p": chance });
-      mark.append(lensSvg("title", {}, `${title}, layer ${data.layers[layer]}: ${lensChance({ chance, exact })}`));
-      svg.append(mark);
+      svg.append(lensSvg("path", { d, class: `mark ${model}${exact ? "" : " bound"}`, stroke: colour, fill: exact ? colour : "var(--paper)", "data-p": chance }));
     }
     heard.push(`${title}: ${curve[model].map((point, layer) => `layer ${data.layers[layer]} ${lensChance(point)}`).join(", ")}`);
   }
-  for (let layer = 0; layer < count; layer++) { // wide targets: a click moves to that layer
+  for (let layer = 0; layer < count; layer++) { // wide targets: they say the numbers, and a click moves to that layer
     const box = { x: x(layer) - unit / 2, y: 0, width: unit, height: height, class: "target", "data-layer": layer };
     const target = lensSvg("rect", box);
     target.append(lensSvg("title", {}, `layer ${data.layers[layer]} · ` + lensModels.map(([model, title]) => `${title} ${lensChance(curve[model][layer])}`).join(" · ")));
