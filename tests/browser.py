@@ -1,4 +1,4 @@
-"""A real Chromium for tests that import the fixture ``browser``.
+"""A real Chromium: the fixture ``browser``, which conftest hands to every test.
 
 Without a Chromium such tests are skipped; with WORKBENCH_REQUIRE_BROWSER=1 they fail instead, so that a
 machine that must have one can't pass by lacking it.

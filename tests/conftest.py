@@ -1,4 +1,4 @@
-"""Offline, one thread, and the tiny pairs that many tests share."""
+"""Offline, one thread, the browser and the tiny pairs that many tests share."""
 
 import os
 
@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 import tiny
 import torch
+from browser import browser  # noqa: F401  (a fixture: one browser for all modules)
 
 from workbench.pairs import ModelPair
 

@@ -1,12 +1,18 @@
 """Traces made of random numbers with a known relation between entropy, shift and null; no model involved."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image
 
+from workbench.followed import Followed, likeliest
 from workbench.prompts import TokenKind
 from workbench.records import LensTrace, PromptInfo
+
+SCRIPT = "<script>alert(1)</script>"
+GRIDS = [((1, 3, 4),), ((1, 2, 3), (1, 3, 2)), ((3, 2, 2),), ((1, 2, 6),)]  # 12 visual tokens each
 
 
 def synthetic_trace(
@@ -91,4 +97,63 @@ def synthetic_trace(
         ),
         vocabulary={i: f"w{i}" for i in range(8)},
         provenance={"pair": "synthetic", "seed": seed},
+    )
+
+
+def picture(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(width * height)
+    return Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def info(number: int) -> PromptInfo:
+    """One image, two images, a video, and an encoding without its picture, in turn."""
+    grids = GRIDS[number % 4]
+    images = () if number % 4 == 3 else tuple(picture(28 * columns, 28 * rows) for _, rows, columns in grids)
+    tokens = (" <think>", "</script><!--", *["<|image_pad|>"] * 12, *[f" word{i}" for i in range(6)])
+    question = f"{SCRIPT} How many\n<b>squares</b>?" if number == 0 else f"Question {number}?"
+    return PromptInfo(f"p{number}", question, SCRIPT if number == 0 else "7", tokens, grids, images)
+
+
+def pictured_trace(problems: int = 6, depth: int = 4) -> LensTrace:
+    """A synthetic trace whose visual tokens lie in the grids above."""
+    trace = synthetic_trace(problems=problems, visual=12, text=6, depth=depth, top_k=6, seed=3)
+    grid, view = trace.grid.clone(), trace.visual_index.clone()
+    for number in range(problems):
+        places = [(v, *cell) for v, sizes in enumerate(GRIDS[number % 4]) for cell in np.ndindex(*sizes)]
+        here = (trace.prompt == number) & (trace.kind == TokenKind.VISUAL)
+        view[here] = torch.tensor([v for v, *_ in places], dtype=torch.int32)
+        grid[here] = torch.tensor([cell for _, *cell in places], dtype=torch.int32)
+    vocabulary = {**trace.vocabulary, 5: SCRIPT, 6: "</script>", 7: "\n"}
+    return replace(
+        trace,
+        grid=grid,
+        visual_index=view,
+        vocabulary=vocabulary,
+        prompts=tuple(info(number) for number in range(problems)),
+        provenance={
+            "pair": "a <pair>",
+            "base": {"id": "b", "revision": "0a1"},
+            "dtype": "float32",
+            "seed": 3,
+        },
+    )
+
+
+def synthetic_followed(trace: LensTrace, *, problems: int, tokens: int, seed: int = 0) -> Followed:
+    """Random log-probabilities for the likeliest tokens of a trace's first problems; 1e-20 among them."""
+    parts = [likeliest(trace.select(prompt=i), tokens) for i in range(problems)]
+    ids, rng = torch.cat(parts).int(), np.random.default_rng(seed)
+    shape = (len(trace.layers), *ids.shape)
+    base, rlvr = (torch.from_numpy(np.log(rng.uniform(1e-4, 1, shape))).float() for _ in range(2))
+    base[0, 0, 0] = np.log(1e-20)
+    nothing = ids < 0
+    return Followed(
+        ids=ids,
+        log_probs_base=base.masked_fill(nothing, np.nan),
+        log_probs_rlvr=rlvr.masked_fill(nothing, np.nan),
+        prompt=torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)]).int(),
+        layers=trace.layers,
+        depth=trace.depth,
+        problem_ids=tuple(info.problem_id for info in trace.prompts[:problems]),
+        vocabulary={i: trace.vocabulary[i] for i in ids.unique().tolist() if i >= 0},
     )

@@ -1,118 +1,159 @@
-"""What a page's overlays need of a trace, packed small: numbers as base64, tokens as one vocabulary."""
+"""The lens explorer: both models' predictions at every layer of any token, on one self-contained page.
 
-import base64
-import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+The page is plain HTML and JavaScript (``templates/explorer.*``). It shows itself in Jupyter inside a frame, without
+any widget extension; ``save`` writes it as a file; a study's report holds the same explorer.
+"""
 
-import numpy as np
-from PIL import Image
-from plotly.colors import sample_colorscale
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
 
-from workbench.tables import visible
+from markupsafe import Markup
 
-if TYPE_CHECKING:
-    from workbench.records import LensTrace
+from workbench.errors import InputError
+from workbench.followed import Followed, follow
+from workbench.packing import pack
+from workbench.pages import inline_json, render, source, write_page
+from workbench.pairs import ModelPair
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt
+from workbench.records import LensTrace
+from workbench.traces import trace
 
-PICTURE_SIDE = 768
-"""Longest side in pixels of a picture in the page."""
-PREDICTION_BYTES = 3_000_000
-"""Of top predictions in a page; deep models and long prompts keep fewer per cell."""
+SCRIPTS = tuple(f"explorer{part}.js" for part in ("_cells", "_parts", "_lists", "_chart", "_search", ""))
+HEIGHT = 860
+"""Pixels of the frame in Jupyter."""
 
 
-def pack(traces: Sequence["LensTrace"], top_k: int) -> dict[str, Any]:
-    """Everything the overlay script reads, ready for JSON. Each trace holds one prompt.
+def explore(
+    pair: ModelPair,
+    problems: Sequence[Problem | EncodedPrompt],
+    *,
+    top_k: int = 5,
+    followed: int = 24,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 8,
+    title: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> "Explorer":
+    """Trace both models on a few problems, follow their likeliest tokens, and show it all in an explorer.
 
-    Arrays are base64, little-endian: entropies and KL in nats as float32 (layers, positions); top tokens as
-    indices into ``vocabulary``, and their probabilities times 65535, as integers (layers, positions, topK).
+    Args:
+        pair: what `load_pair` returned.
+        problems: problems, or prompts already encoded; all are on the page, so give a few.
+        top_k: top predictions of each model per layer and position.
+        followed: tokens per position whose exact probability is known at every layer; 0 for none.
+        layers: decoder layers to trace, 0-based; all when None.
+        batch_size: prompts per forward.
+        title: of the page.
+        progress: called with (prompts done, prompts in all) while tracing.
+
+    Raises:
+        InputError: as `trace` and `follow`, or a negative ``followed``.
     """
-    cells = sum(one.kl.numel() for one in traces)
-    top_k = min(top_k, traces[0].top_ids_base.shape[-1], max(1, PREDICTION_BYTES // (8 * cells)))
-    texts: dict[int, str] = {}
-    for one in traces:
-        for ids in (one.top_ids_base, one.top_ids_rlvr):
-            texts |= {token: word(one, token) for token in ids[..., :top_k].unique().tolist()}
-    tokens = np.array(sorted(texts))
-    scale = np.rint(255 * np.array(sample_colorscale("Cividis", 9, colortype="tuple"))).astype(int)
-    return {
-        "layers": traces[0].layers,
-        "depth": traces[0].depth,
-        "topK": top_k,
-        "wordBytes": _word_type(tokens).itemsize,
-        "vocabulary": [texts[token] for token in tokens.tolist()],
-        "colours": scale.tolist(),
-        "problems": [_pack_one(one, top_k, tokens) for one in traces],
-    }
+    if followed < 0:
+        raise InputError(
+            f"`followed` is {followed}, expected 0 or more: `explore(pair, problems, followed=24)`"
+        )
+    traced = trace(
+        pair, problems, top_k=top_k, null_draws=0, batch_size=batch_size, layers=layers, progress=progress
+    )
+    curves = follow(pair, problems, traced, tokens=followed, batch_size=batch_size) if followed else None
+    return Explorer(traced, curves, top_k=top_k, title=title)
 
 
-def _pack_one(one: "LensTrace", top_k: int, tokens: np.ndarray) -> dict[str, Any]:
-    places = zip(one.visual_index.tolist(), one.grid.tolist(), strict=True)
-    packed: dict[str, Any] = {
-        "tokens": token_texts(one),
-        "kinds": one.kind.tolist(),
-        # a visual token without a cell (a newline or class token) is at -1
-        "places": [[view, *cell] if cell[0] >= 0 else None for view, cell in places],
-        "views": [
-            {"name": view_name(one.prompts[0].grids, index), "grid": grid}
-            for index, grid in enumerate(one.prompts[0].grids)
-        ],
-        "entropy": _base64(one.entropy_base.numpy(), "<f4"),
-        "entropyRlvr": _base64(one.entropy_rlvr.numpy(), "<f4"),
-        "kl": _base64(one.kl.numpy(), "<f4"),
-    }
-    for model in ("base", "rlvr"):
-        ids = getattr(one, f"top_ids_{model}")[..., :top_k].numpy()
-        chances = getattr(one, f"top_probs_{model}")[..., :top_k].numpy()
-        packed[f"{model}Words"] = _base64(np.searchsorted(tokens, ids), _word_type(tokens))
-        packed[f"{model}Chances"] = _base64(np.rint(chances * 65535), "<u2")
-    return packed
+@dataclass(frozen=True, eq=False, repr=False)
+class Explorer:
+    """A page to look around in a trace: hover or click a token, pin predictions, jump to the largest shifts.
+
+    Raises:
+        InputError: ``followed`` is of other prompts or layers than ``trace``, or ``top_k`` is below 1.
+    """
+
+    trace: LensTrace
+    followed: Followed | None = None
+    """Exact probabilities for pinned tokens, of all prompts of the trace or its first few."""
+    top_k: int = 5
+    """Top predictions per cell on the page, at most those traced."""
+    title: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InputError(f"`top_k` is {self.top_k}, expected at least 1: `Explorer.of(trace, top_k=5)`")
+        check_followed(self.trace, self.followed)
+
+    @classmethod
+    def of(
+        cls, trace: LensTrace, followed: Followed | None = None, *, top_k: int = 5, title: str | None = None
+    ) -> "Explorer":
+        """The explorer of an existing trace; without ``followed``, pins know only what the top predictions tell.
+
+        Raises:
+            InputError: ``followed`` is of other prompts or layers than ``trace``, or ``top_k`` is below 1.
+        """
+        return cls(trace, followed, top_k, title)
+
+    def __repr__(self) -> str:
+        return f"Explorer({self.trace!r}, followed={self.followed!r})"
+
+    def _repr_html_(self) -> str:
+        """A frame that holds the page; the frame keeps the page's style and keys apart from the notebook's."""
+        # In ASCII alone: right in whatever encoding the page around it was saved.
+        page = escape(self.html()).encode("ascii", "xmlcharrefreplace").decode()
+        return (
+            f'<iframe srcdoc="{page}" title="{escape(self._title())}" width="100%" '
+            f'height="{HEIGHT}" style="border:0;display:block;max-width:100%" loading="lazy"></iframe>'
+        )
+
+    def html(self) -> str:
+        """The page, whole: nothing in it is fetched from anywhere."""
+        shown = [self.trace.select(prompt=index) for index in range(len(self.trace.prompts))]
+        return render(
+            "explorer.html.j2",
+            title=self._title(),
+            css=source("explorer.css"),
+            explorer=embed(shown, self.top_k, self.followed),
+            js=source(*SCRIPTS),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to one file and return its path; an old file is replaced once the new one is whole.
+
+        Raises:
+            InputError: the path cannot be written.
+        """
+        return write_page(path, self.html())
+
+    def _title(self) -> str:
+        return self.title or f"Lens explorer: {self.trace.provenance.get('pair') or 'a pair of models'}"
 
 
-def token_texts(one: "LensTrace") -> list[str]:
-    """The tokens of a prompt as text, white space made visible."""
-    texts = one.prompts[0].tokens or [one.vocabulary.get(i, f"#{i}") for i in one.token_id.tolist()]
-    return [visible(text) for text in texts]
+def embed(traces: Sequence[LensTrace], top_k: int, followed: Followed | None = None) -> Markup:
+    """The element that the explorer's script fills, with its data, for a page that has its style and script.
+
+    ``traces`` hold one prompt each: the first so many prompts of what ``followed`` is of.
+    """
+    known = 0 if followed is None else min(len(followed.problem_ids), len(traces))
+    curves: list[Any] = [followed.select(prompt=index) for index in range(known)] if followed else []
+    data = inline_json(pack(traces, top_k, curves))
+    return Markup('<div class="lens"><script type="application/json">{}</script></div>').format(data)
 
 
-def word(trace: "LensTrace", token: int) -> str:
-    """A token of the vocabulary as text, white space made visible."""
-    return visible(trace.vocabulary.get(token, f"#{token}"))
-
-
-def view_name(grids: Sequence[tuple[int, int, int]], index: int) -> str:
-    """What a view is called on the page: "image", "video", or "view 2" (two images, or crops of one)."""
-    if len(grids) > 1:
-        return f"view {index + 1}"
-    return "video" if grids[index][0] > 1 else "image"
-
-
-def place_name(one: "LensTrace", position: int) -> str:
-    """Where a position is: "image, row 2, column 5", or "position 41"."""
-    frame, row, column = one.grid[position].tolist()
-    if frame < 0:
-        return f"position {int(one.position[position])}"
-    grids, view = one.prompts[0].grids, int(one.visual_index[position])
-    moment = f", frame {frame + 1}" if grids[view][0] > 1 else ""
-    return f"{view_name(grids, view)}{moment}, row {row + 1}, column {column + 1}"
-
-
-def picture_uri(picture: Image.Image) -> str:
-    """A picture as data URI, no larger than PICTURE_SIDE: PNG when it is small, else JPEG."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    small = picture.width * picture.height <= 256**2
-    buffer = io.BytesIO()
-    if small:
-        picture.save(buffer, "PNG", optimize=True)
-    else:
-        picture.save(buffer, "JPEG", quality=88)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _word_type(tokens: np.ndarray) -> np.dtype:
-    return np.dtype("<u2" if len(tokens) < 2**16 else "<u4")
-
-
-def _base64(values: np.ndarray, dtype: str | np.dtype) -> str:
-    return base64.b64encode(values.astype(dtype).tobytes()).decode()
+def check_followed(trace: LensTrace, followed: Followed | None) -> None:
+    """InputError unless ``followed`` is of the first prompts of ``trace``, at its layers."""
+    if followed is None:
+        return
+    call = "`follow(pair, problems, trace)` with this very trace"
+    if followed.layers != trace.layers:
+        raise InputError(
+            f"`followed` has layers {list(followed.layers)}, the trace {list(trace.layers)}; pass {call}"
+        )
+    count = len(followed.prompt)
+    names = tuple(info.problem_id for info in trace.prompts[: len(followed.problem_ids)])
+    if names != followed.problem_ids or followed.prompt.tolist() != trace.prompt[:count].tolist():
+        raise InputError(
+            f"`followed` is of {list(followed.problem_ids[:3])}, the trace of "
+            f"{[info.problem_id for info in trace.prompts[:3]]} and so on; pass {call}"
+        )

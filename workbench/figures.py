@@ -289,6 +289,27 @@ def prediction_grid(predictions: pd.DataFrame, *, depth: int | None = None) -> g
     )
 
 
+def followed_curves(frame: pd.DataFrame, *, depth: int | None = None) -> go.Figure:
+    """One token's exact probability by layer in both models, at one position.
+
+    ``frame`` holds rows of ``Followed.to_dataframe()`` of one position and token; ``Followed.plot`` picks them.
+    """
+    lines = {}
+    for name, model in (("Base", "base"), ("RLVR", "rlvr")):
+        p = rows_where(frame, "followed", ["layer", "token", "position", "problem_id", f"p_{model}"])[
+            f"p_{model}"
+        ]
+        lines[name] = frame[["layer"]].assign(p=p, p_low=np.nan, p_high=np.nan), "p", model
+    figure = curves(lines, depth)
+    figure.update_yaxes(title_text="probability", rangemode="tozero")
+    token, position, problem = (frame[name].iloc[0] for name in ("token", "position", "problem_id"))
+    return finish(
+        figure,
+        f"Probability of {token_text(token, 30)}",
+        f"as next token at position {position} of {token_text(problem, 60)}",
+    )
+
+
 def study_figures(
     table: pd.DataFrame, correlations: pd.DataFrame, agreement: pd.DataFrame, *, depth: int | None = None
 ) -> dict[str, go.Figure]:

@@ -1,13 +1,10 @@
-"""A run as one self-contained HTML page: verdicts, figures, tables, and overlays on the images.
+"""A run as one self-contained HTML page: verdicts, figures, tables, and the lens explorer.
 
 Everything the page shows is inside it (plotly.js once, pictures as data URIs, numbers as base64 arrays), so
-it opens offline; a content security policy forbids it to fetch anything. Text of prompts and tokens reaches
-the page through Jinja's autoescaping, or as JSON without a ``<``, and its script only ever sets it as text.
+it opens offline (``pages``).
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,19 +13,21 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from workbench.errors import InputError
-from workbench.explorer import pack, picture_uri, place_name, token_texts, view_name, word
+from workbench.explorer import SCRIPTS, check_followed, embed
 from workbench.figures import KINDS, study_figures
 from workbench.outcome_figures import ablation_figures
 from workbench.outcomes import accuracy_rows
+from workbench.packing import place_name, token_texts, word
+from workbench.pages import inline_json, render, source, write_page
 from workbench.panels import layer_label, template
 from workbench.tables import bucket, ends, last_layer, number, rows_where, strata_rows
 
 if TYPE_CHECKING:
+    from workbench.followed import Followed
     from workbench.records import LensTrace
     from workbench.shift import ShiftTable
     from workbench.verdicts import Verdict
@@ -46,6 +45,7 @@ def write_report(
     trace: "LensTrace",
     shift: "ShiftTable",
     agreement: pd.DataFrame,
+    followed: "Followed | None" = None,
     outcomes: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     spec: Mapping[str, Any] | None = None,
     title: str | None = None,
@@ -56,9 +56,10 @@ def write_report(
 
     Args:
         path: the file, such as ``"run/report.html"``; missing folders are made.
-        trace: what ``workbench.trace`` returned; its first ``problems`` prompts are shown with overlays.
+        trace: what ``workbench.trace`` returned; its first ``problems`` prompts are in the explorer.
         shift: ``stratified_shift(trace)``.
         agreement: ``agreement_by_layer(trace)``.
+        followed: ``follow(pair, problems[:6], trace)``: exact probabilities for the tokens that a reader pins.
         outcomes: ``summary`` and ``drift`` of an ablation, for a section on interventions; None leaves it out.
         spec: what else to print at the foot, beside ``shift.provenance``.
         title: of the page.
@@ -66,18 +67,20 @@ def write_report(
         top_k: top predictions per token in the page, at most those traced.
 
     Raises:
-        InputError: empty tables, missing columns, ``problems`` or ``top_k`` below 1, unwritable ``path``.
+        InputError: empty tables, missing columns, ``followed`` of another trace, ``problems`` or ``top_k`` below 1,
+            unwritable ``path``.
     """
     for name, value in (("problems", problems), ("top_k", top_k)):
         if value < 1:
             raise InputError(f"`{name}` is {value}, expected at least 1: write_report(path, ..., {name}=5)")
+    check_followed(trace, followed)
     figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
     interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
     held = set(rows_where(shift.table, "table", ["kind"])["kind"])
     kinds = [kind for kind in KINDS if kind in held]
     shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
-    page = _environment().get_template("report.html.j2")
-    html = page.render(
+    html = render(
+        "report.html.j2",
         title=title or f"What RLVR changed in {trace.provenance.get('pair') or 'this pair'}",
         trace=trace,
         shift=shift,
@@ -90,59 +93,16 @@ def write_report(
         interventions=list(interventions),
         accuracies=list(accuracy_rows(outcomes[0])) if outcomes else [],
         predictions=[_predictions(one) for one in shown],
-        problems=[_problem(one) for one in shown],
+        shown=len(shown),
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
-        start_layer=max(0, len(trace.layers) - 2),  # the last layer stands apart
         provenance=list(_flatten({**shift.provenance, **dict(spec or {})})),
-        figures_json=_json({"templates": _templates(), "figures": _bare(figures | interventions)}),
-        explorer_json=_json(pack(shown, top_k)),
+        figures_json=inline_json({"templates": _templates(), "figures": _bare(figures | interventions)}),
+        explorer=embed(shown, top_k, followed),
         plotly_js=Markup(get_plotlyjs()),
-        css=_source("report.css"),
-        js=_source("report.js"),
+        css=source("report.css", "explorer.css"),
+        js=source("report.js", *SCRIPTS),
     )
-    return _write(Path(path), html)
-
-
-def _write(path: Path, html: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(html)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(
-            f"`path` {str(path)!r} cannot be written ({error}): name a file in a folder that can, such as "
-            "'run/report.html'"
-        ) from error
-    return path
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("workbench"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _source(name: str) -> Markup:
-    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
-
-
-def _json(content: Any) -> Markup:
-    """JSON that is safe inside a script element: no ``<``, so neither ``</script`` nor ``<!--``."""
-    text = (
-        content if isinstance(content, str) else json.dumps(content, allow_nan=False, separators=(",", ":"))
-    )
-    return Markup(text.replace("<", "\\u003c"))
+    return write_page(path, html)
 
 
 def _templates() -> dict[str, Any]:
@@ -281,19 +241,6 @@ def _predictions(one: "LensTrace") -> dict[str, Any]:
             )
         rows.append({"layer": layer, "last": layer == one.depth - 1, "cells": cells})
     return {"problem": info.problem_id, "question": info.question, "columns": columns, "rows": rows}
-
-
-def _problem(one: "LensTrace") -> dict[str, Any]:
-    """What the page says about one problem before any script runs."""
-    info = one.prompts[0]
-    views = []
-    for index, grid in enumerate(info.grids):
-        image = info.images[index] if info.images else None
-        width, height = image.size if image else grid[:0:-1]
-        view = {"name": view_name(info.grids, index), "grid": grid, "width": width, "height": height}
-        view |= {"image": picture_uri(image) if image else None, "small": max(width, height) < 400}
-        views.append(view)
-    return {"id": info.problem_id, "question": info.question, "answer": info.answer, "views": views}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ import pandas as pd
 from workbench import figures
 from workbench.experiments import Ablation, Condition, ablate
 from workbench.folders import made_with, run_folder, write_json, write_tables
+from workbench.followed import follow
 from workbench.outcome_figures import ablation_figures
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
@@ -155,6 +156,7 @@ def study(
             trace=traced,
             shift=shift,
             agreement=agreement,
+            followed=follow(pair, problems[:TABLED_PROBLEMS], traced, batch_size=batch_size),
             outcomes=(found.summary, found.drift) if found else None,
             spec=_flat(spec),
         )

@@ -22,6 +22,7 @@ SOURCES = {
     "table": "`stratified_shift(trace).table`",
     "correlations": "`stratified_shift(trace).correlations`",
     "agreement": "`agreement_by_layer(trace)`",
+    "followed": "`follow(pair, problems, trace).to_dataframe()`",
     "predictions": "`top_prediction_shift(trace, prompt=0)`",
 }
 

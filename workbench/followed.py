@@ -1,0 +1,304 @@
+"""Tokens followed through the layers: their exact log-probability in both models, also where they lead neither.
+
+A trace keeps each cell's top predictions only, so the curve of a token would have holes. ``follow`` fills them:
+
+1. At each position of a trace, of all tokens that either model has among its top predictions at any layer, take
+   those whose largest probability over layers and models is largest.
+2. Run both models once more and read the log-probability of exactly these tokens at every layer, through each
+   model's own norm and unembedding: the token's logit minus log(sum exp logits), summed over blocks of vocabulary
+   rows relative to a running maximum (Milakov and Gimelshein, arXiv 1805.02867).
+
+Numbers leave the device as (layers, positions, tokens); neither (positions, vocabulary) nor (positions, tokens,
+hidden) ever exists.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.lens import LensHead
+from workbench.pairs import ModelPair
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt, batches
+from workbench.records import LensTrace
+from workbench.traces import compare_residuals, lens_heads
+
+# Logits that exist at a time.
+_BLOCK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Followed:
+    """Log-probabilities of a few tokens per position at every layer, in both models of a pair.
+
+    Axes: L traced layers, P positions of the followed prompts, one prompt after another, m tokens.
+
+    Raises:
+        InputError: fields that do not fit together.
+    """
+
+    ids: Tensor
+    """(P, m) int32: the followed tokens, the most probable (over layers and models) first; -1: no more."""
+    log_probs_base: Tensor
+    """(L, P, m) float32, nats: exact; NaN where there is no token."""
+    log_probs_rlvr: Tensor
+    """(L, P, m) float32, nats."""
+    prompt: Tensor
+    """(P,) int32: index of the prompt, as in the trace."""
+    layers: tuple[int, ...]
+    depth: int
+    """Decoder layers of the models; the last layer is ``depth - 1``."""
+    problem_ids: tuple[str, ...]
+    vocabulary: dict[int, str]
+    """Display text of every followed token."""
+
+    def __post_init__(self) -> None:
+        shape = (len(self.layers), *self.ids.shape)
+        for name in ("log_probs_base", "log_probs_rlvr"):
+            if getattr(self, name).shape != shape:
+                found = tuple(getattr(self, name).shape)
+                raise InputError(f"`{name}` has shape {found}; expected {shape}, (layers, positions, tokens)")
+        if self.ids.shape[:1] != self.prompt.shape:
+            raise InputError(f"`prompt` has {len(self.prompt)} entries; expected {len(self.ids)}, as `ids`")
+
+    def __repr__(self) -> str:
+        positions, tokens = self.ids.shape
+        return (
+            f"Followed({len(self.problem_ids)} prompts, {positions} positions, {len(self.layers)} layers, "
+            f"up to {tokens} tokens each)"
+        )
+
+    def _repr_html_(self) -> str:
+        frame = self._take([-1], slice(10)).to_dataframe()
+        wide = frame.assign(rank=frame.groupby("layer").cumcount() + 1).pivot_table(
+            index=["rank", "token"], columns="layer", values=["p_base", "p_rlvr"]
+        )
+        table = wide.to_html(escape=True, float_format="{:.3g}".format)
+        return f"<p>{escape(repr(self))}; at the end of {escape(self.problem_ids[-1])}:</p>{table}"
+
+    def select(self, *, prompt: int) -> "Followed":
+        """One prompt alone, which becomes prompt 0.
+
+        Raises:
+            InputError: no such prompt.
+        """
+        if not 0 <= prompt < len(self.problem_ids):
+            raise InputError(
+                f"`prompt` is {prompt}, but prompts 0 to {len(self.problem_ids) - 1} were followed: "
+                "`followed.select(prompt=0)`"
+            )
+        one = self._take((self.prompt == prompt).nonzero()[:, 0])
+        names = {"prompt": torch.zeros_like(one.prompt), "problem_ids": (self.problem_ids[prompt],)}
+        return replace(one, **names)
+
+    def _take(self, positions: Tensor | list[int], kept: slice = slice(None)) -> "Followed":
+        ids = self.ids[positions][:, kept]
+        used = set(ids.unique().tolist())
+        return replace(
+            self,
+            ids=ids,
+            log_probs_base=self.log_probs_base[:, positions][..., kept],
+            log_probs_rlvr=self.log_probs_rlvr[:, positions][..., kept],
+            prompt=self.prompt[positions],
+            vocabulary={i: text for i, text in self.vocabulary.items() if i in used},
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per layer, position and token: probabilities p_base and p_rlvr, and their logarithms in nats."""
+        count = torch.bincount(self.prompt.long(), minlength=len(self.problem_ids))
+        position = torch.cat([torch.arange(int(length)) for length in count])
+        place, slot = (self.ids >= 0).nonzero(as_tuple=True)
+        layer = torch.tensor(self.layers).repeat_interleave(len(place))
+        place, slot = place.repeat(len(self.layers)), slot.repeat(len(self.layers))
+        row = torch.arange(len(self.layers)).repeat_interleave(len(place) // max(len(self.layers), 1))
+        ids = self.ids[place, slot].tolist()
+        columns: dict[str, Any] = {
+            "layer": layer.numpy(),
+            "problem_id": [self.problem_ids[i] for i in self.prompt[place].tolist()],
+            "position": position[place].numpy(),
+            "token": [self.vocabulary[i] for i in ids],
+            "token_id": ids,
+        }
+        for model in ("base", "rlvr"):
+            log_p = getattr(self, f"log_probs_{model}")[row, place, slot].double()
+            columns |= {f"p_{model}": log_p.exp().numpy(), f"log_p_{model}": log_p.numpy()}
+        return pd.DataFrame(columns)
+
+    def plot(self, *, prompt: int = 0, position: int = -1, token: int = 0) -> Any:
+        """Plotly figure: the probability by layer of one followed token, the likeliest unless told.
+
+        Args:
+            prompt: which of the followed prompts.
+            position: within the prompt; -1 is its end.
+            token: which of the tokens followed there, 0 being the likeliest.
+
+        Raises:
+            InputError: no such prompt, position or token.
+        """
+        from workbench.figures import followed_curves
+
+        one = self.select(prompt=prompt)
+        if not -len(one.prompt) <= position < len(one.prompt):
+            raise InputError(
+                f"`position` is {position}, but prompt {prompt} has positions 0 to {len(one.prompt) - 1}: "
+                "`followed.plot(position=-1)`"
+            )
+        count = int((one.ids[position] >= 0).sum())
+        if not 0 <= token < count:
+            raise InputError(f"`token` is {token}, expected 0 to {count - 1}: `followed.plot(token=0)`")
+        frame = one._take([position], slice(token, token + 1)).to_dataframe()
+        return followed_curves(frame.assign(position=position % len(one.prompt)), depth=self.depth)
+
+
+@torch.no_grad()
+def log_probabilities(
+    h: Float[Tensor, "positions hidden"],
+    ids: Int[Tensor, "positions tokens"],
+    head: LensHead,
+    *,
+    block: int | None = None,
+) -> Float[Tensor, "positions tokens"]:
+    """Exact log-probabilities, in nats, of given tokens at each position under a logit lens.
+
+    ``h`` is before the final norm; ``ids`` are vocabulary rows, each position has its own. ``block`` is the number
+    of vocabulary rows at a time; memory is proportional to positions x block. The result is float32, float64 for
+    float64 residuals, and -inf for a row that the head masks (bias -inf).
+
+    Raises:
+        InputError: shapes that do not fit together, or ids outside the vocabulary.
+    """
+    vocabulary, hidden = head.weight.shape
+    if h.ndim != 2 or not len(h) or h.shape[1] != hidden or not h.is_floating_point():
+        raise InputError(
+            f"`h` must be a floating-point tensor (positions, {hidden}), not empty, to fit its head; found "
+            f"{h.dtype} of shape {tuple(h.shape)}; pass `h.flatten(0, -2)` for a batch"
+        )
+    if ids.ndim != 2 or len(ids) != len(h) or ids.is_floating_point():
+        raise InputError(
+            f"`ids` must hold integers ({len(h)}, tokens), a row for each position of `h`; found {ids.dtype} of "
+            f"shape {tuple(ids.shape)}; pass `ids.expand({len(h)}, -1)` for the same tokens everywhere"
+        )
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        raise InputError(
+            f"`ids` must be from 0 to {vocabulary - 1}, the head's vocabulary; found {int(ids.min())} to "
+            f"{int(ids.max())}; pass `ids.clamp(min=0)` and ignore what stands for padding"
+        )
+    if block is not None and block < 1:
+        raise InputError(f"`block` must be at least 1, found {block}; pass `block=None` to have it chosen")
+    dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
+    normed, ids = head.normed(h, dtype), ids.to(h.device, torch.int64)
+    block = min(block or max(64, _BLOCK_ELEMENTS // len(h)), vocabulary)
+    buffer = h.new_empty(len(h) * block, dtype=dtype)
+    found = h.new_zeros(ids.shape, dtype=dtype)
+    peak = h.new_full((len(h), 1), torch.finfo(dtype).min, dtype=dtype)
+    total = torch.zeros_like(peak, dtype=torch.float64)
+    for start in range(0, vocabulary, block):
+        rows = slice(start, min(start + block, vocabulary))
+        logits = buffer[: len(h) * (rows.stop - start)].view(len(h), -1)
+        head.write_logits(logits, normed, rows)
+        inside = (ids >= start) & (ids < rows.stop)
+        found = torch.where(inside, logits.gather(1, (ids - start).clamp(0, rows.stop - start - 1)), found)
+        higher = torch.maximum(peak, logits.amax(1, keepdim=True))
+        total *= (peak.double() - higher.double()).exp()
+        total += logits.sub_(higher).exp_().sum(1, keepdim=True, dtype=torch.float64)
+        peak = higher
+    log_p = (found.double() - peak.double() - total.log()).clamp(max=0)
+    return log_p.masked_fill(head.masked()[ids], -math.inf).to(dtype)
+
+
+def likeliest(trace: LensTrace, tokens: int) -> Int[Tensor, "positions tokens"]:
+    """Per position, the tokens with the largest probability over a trace's layers and models; -1: no more.
+
+    Of equal probabilities the lower id comes first.
+    """
+    ids = torch.cat([*trace.top_ids_base, *trace.top_ids_rlvr], 1).long()  # (P, 2 L k)
+    probs = torch.cat([*trace.top_probs_base, *trace.top_probs_rlvr], 1)
+    ids, order = ids.sort(dim=1, stable=True)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    run = first.cumsum(1) - 1  # equal ids now stand together: number them
+    best = torch.full_like(probs, -1).scatter_reduce(1, run, probs.gather(1, order), "amax")
+    different = torch.full_like(ids, -1).scatter(1, run, ids)
+    return different.gather(1, best.argsort(dim=1, descending=True, stable=True))[:, :tokens]
+
+
+def follow(
+    pair: ModelPair,
+    problems: Sequence[Problem | EncodedPrompt],
+    trace: LensTrace,
+    *,
+    tokens: int = 24,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Followed:
+    """Exact probabilities, at every traced layer of both models, of the likeliest tokens at each position.
+
+    Args:
+        pair: the traced pair.
+        problems: what was traced, in the same order; its first few will do, and only these are followed.
+        trace: what `workbench.trace` returned for them.
+        tokens: how many tokens to follow per position, at most.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding.
+        progress: called with (prompts done, prompts in all), at the start and after every batch.
+
+    Raises:
+        InputError: no problems, problems that are not those of the trace, or numbers below 1.
+    """
+    for name, value in (("tokens", tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(
+                f"`{name}` is {value}, expected at least 1: `follow(pair, problems, trace, {name}=8)`"
+            )
+    if not 1 <= len(problems) <= len(trace.prompts):
+        raise InputError(
+            f"`problems` has {len(problems)} entries, but the trace has {len(trace.prompts)} prompts; give those "
+            "that were traced, or the first few of them: `follow(pair, problems[:4], trace)`"
+        )
+    prompts = [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in problems]
+    ids = []
+    for number, prompt in enumerate(prompts):
+        one = trace.select(prompt=number)
+        if not torch.equal(one.token_id.long(), prompt.input_ids.long()):
+            raise InputError(
+                f"`problems` has {prompt.problem_id!r} at {number}, where the trace has "
+                f"{trace.prompts[number].problem_id!r} with other tokens; give what was traced, in its order: "
+                "`follow(pair, problems, trace(pair, problems))`"
+            )
+        ids.append(likeliest(one, tokens))
+    heads, report, parts, done = lens_heads(pair), progress or (lambda done, total: None), [], 0
+    report(0, len(prompts))
+    for batch in batches(prompts, batch_size):
+        wanted = torch.cat(ids[done : done + len(batch)])
+
+        def read(
+            layer: int, h_base: Tensor, h_rlvr: Tensor, wanted: Tensor = wanted
+        ) -> tuple[Tensor, Tensor]:
+            both = zip((h_base, h_rlvr), heads, strict=True)
+            base, rlvr = (log_probabilities(h, wanted.clamp(min=0), head).cpu().float() for h, head in both)
+            return base, rlvr
+
+        parts.append(list(compare_residuals(pair, batch, read, layers=trace.layers).values()))
+        done += len(batch)
+        report(done, len(prompts))
+    joined = torch.cat(ids).int()
+    base, rlvr = (
+        torch.cat([torch.stack([layer[model] for layer in part]) for part in parts], 1) for model in range(2)
+    )
+    return Followed(
+        ids=joined,
+        log_probs_base=base.masked_fill(joined < 0, math.nan),
+        log_probs_rlvr=rlvr.masked_fill(joined < 0, math.nan),
+        prompt=torch.cat([torch.full((len(part),), number) for number, part in enumerate(ids)]).int(),
+        layers=trace.layers,
+        depth=trace.depth,
+        problem_ids=tuple(info.problem_id for info in trace.prompts[: len(prompts)]),
+        vocabulary={i: trace.vocabulary[i] for i in joined.unique().tolist() if i >= 0},
+    )

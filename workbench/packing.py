@@ -1,0 +1,174 @@
+"""What the lens explorer needs of a trace, packed small: numbers as base64, tokens as one vocabulary."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from plotly.colors import sample_colorscale
+
+from workbench.panels import COLOURS
+from workbench.tables import visible
+
+if TYPE_CHECKING:
+    from workbench.followed import Followed
+    from workbench.records import LensTrace
+
+PICTURE_SIDE = 768
+"""Longest side in pixels of a picture in the page."""
+PREDICTION_BYTES = 6_000_000
+"""Of top predictions in a page; deep models and long prompts keep fewer per cell."""
+FOLLOWED_BYTES = 4_000_000
+"""Of followed tokens in a page; deep models and long prompts keep fewer per position."""
+STEPS = 2048
+"""Probabilities are kept as -log p in 1/STEPS nats: within 0.025%, down to 1e-14."""
+_FLOOR = 65535
+
+
+def pack(
+    traces: Sequence["LensTrace"], top_k: int, followed: Sequence["Followed | None"] = ()
+) -> dict[str, Any]:
+    """Everything the explorer's script reads, ready for JSON. Each trace holds one prompt, and so does each ``followed``.
+
+    Arrays are base64, little-endian: entropies and KL in nats as float32 (layers, positions); top tokens as
+    indices into ``vocabulary``, and their probabilities as -log p times ``steps``, as integers (layers, positions,
+    topK); followed tokens likewise, (positions, follow), and their probabilities (positions, follow, layers). The
+    index ``len(vocabulary)`` stands for no token, 65535 for a probability of 1e-14 or less.
+    """
+    pairs = list(zip(traces, [*followed, *[None] * len(traces)], strict=False))
+    cells = sum(one.kl.numel() for one in traces)
+    top_k = min(top_k, traces[0].top_ids_base.shape[-1], max(1, PREDICTION_BYTES // (8 * cells)))
+    given = [(one.ids.shape[1], one.log_probs_base[..., 0].numel()) for one in followed if one is not None]
+    space = FOLLOWED_BYTES // (4 * max(1, sum(count for _, count in given)))
+    follow = min(max((width for width, _ in given), default=0), max(1, space))
+    texts: dict[int, str] = {}
+    for one, more in pairs:
+        for ids in (one.top_ids_base, one.top_ids_rlvr):
+            texts |= {token: word(one, token) for token in ids[..., :top_k].unique().tolist()}
+        if more is not None:
+            kept = more.ids[:, :follow].unique().tolist()
+            texts |= {token: visible(more.vocabulary[token]) for token in kept if token >= 0}
+    tokens = np.array(sorted(texts))
+    return {
+        "layers": traces[0].layers,
+        "depth": traces[0].depth,
+        "topK": top_k,
+        "follow": follow,
+        "steps": STEPS,
+        "wordBytes": _word_type(tokens).itemsize,
+        "vocabulary": [texts[token] for token in tokens.tolist()],
+        "ids": tokens.tolist(),
+        "colours": {"magnitude": _scale("Cividis"), "change": _scale("PuOr")},
+        "models": {model: COLOURS[model] for model in ("base", "rlvr")},
+        "problems": [_pack_one(one, top_k, tokens, more, follow) for one, more in pairs],
+    }
+
+
+def _pack_one(
+    one: "LensTrace", top_k: int, tokens: np.ndarray, followed: "Followed | None", follow: int
+) -> dict[str, Any]:
+    info = one.prompts[0]
+    places = zip(one.visual_index.tolist(), one.grid.tolist(), strict=True)
+    packed: dict[str, Any] = {
+        "id": info.problem_id,
+        "question": info.question,
+        "answer": info.answer,
+        "tokens": token_texts(one),
+        "kinds": one.kind.tolist(),
+        # a visual token without a cell (a newline or class token) is at -1
+        "places": [[view, *cell] if cell[0] >= 0 else None for view, cell in places],
+        "views": [_view(info.grids, index, info.images) for index in range(len(info.grids))],
+        "entropyBase": _base64(one.entropy_base.numpy(), "<f4"),
+        "entropyRlvr": _base64(one.entropy_rlvr.numpy(), "<f4"),
+        "kl": _base64(one.kl.numpy(), "<f4"),
+        "followedWords": "",
+    }
+    for model in ("base", "rlvr"):
+        ids = getattr(one, f"top_ids_{model}")[..., :top_k].numpy()
+        with np.errstate(divide="ignore"):
+            log_p = np.log(getattr(one, f"top_probs_{model}")[..., :top_k].numpy())
+        packed[f"{model}Words"] = _base64(np.searchsorted(tokens, ids), _word_type(tokens))
+        packed[f"{model}Chances"] = _base64(_steps(log_p), "<u2")
+        packed[f"{model}Followed"] = ""
+    if followed is not None:
+        ids = followed.ids[:, :follow].numpy()
+        words = np.where(ids < 0, len(tokens), np.searchsorted(tokens, ids))
+        packed["followedWords"] = _base64(words, _word_type(tokens))
+        for model in ("base", "rlvr"):
+            log_p = getattr(followed, f"log_probs_{model}")[..., :follow].permute(1, 2, 0).numpy()
+            packed[f"{model}Followed"] = _base64(_steps(np.nan_to_num(log_p, nan=-np.inf)), "<u2")
+    return packed
+
+
+def _view(grids: Sequence[tuple[int, int, int]], index: int, images: Sequence[Image.Image]) -> dict[str, Any]:
+    image = images[index] if images else None
+    width, height = image.size if image else grids[index][:0:-1]
+    return {
+        "name": view_name(grids, index),
+        "grid": grids[index],
+        "width": width,
+        "height": height,
+        "image": picture_uri(image) if image else None,
+        "small": max(width, height) < 400,
+    }
+
+
+def token_texts(one: "LensTrace") -> list[str]:
+    """The tokens of a prompt as text, white space made visible."""
+    texts = one.prompts[0].tokens or [one.vocabulary.get(i, f"#{i}") for i in one.token_id.tolist()]
+    return [visible(text) for text in texts]
+
+
+def word(trace: "LensTrace", token: int) -> str:
+    """A token of the vocabulary as text, white space made visible."""
+    return visible(trace.vocabulary.get(token, f"#{token}"))
+
+
+def view_name(grids: Sequence[tuple[int, int, int]], index: int) -> str:
+    """What a view is called on the page: "image", "video", or "view 2" (two images, or crops of one)."""
+    if len(grids) > 1:
+        return f"view {index + 1}"
+    return "video" if grids[index][0] > 1 else "image"
+
+
+def place_name(one: "LensTrace", position: int) -> str:
+    """Where a position is: "image, row 2, column 5", or "position 41"."""
+    frame, row, column = one.grid[position].tolist()
+    if frame < 0:
+        return f"position {int(one.position[position])}"
+    grids, view = one.prompts[0].grids, int(one.visual_index[position])
+    moment = f", frame {frame + 1}" if grids[view][0] > 1 else ""
+    return f"{view_name(grids, view)}{moment}, row {row + 1}, column {column + 1}"
+
+
+def picture_uri(picture: Image.Image) -> str:
+    """A picture as data URI, no larger than PICTURE_SIDE: PNG when it is small, else JPEG."""
+    picture = picture.convert("RGB")
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    small = picture.width * picture.height <= 256**2
+    buffer = io.BytesIO()
+    if small:
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.save(buffer, "JPEG", quality=88)
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _scale(name: str) -> list[list[int]]:
+    """Nine colours of a plotly scale, 0 to 255."""
+    return np.rint(255 * np.array(sample_colorscale(name, 9, colortype="tuple"))).astype(int).tolist()
+
+
+def _steps(log_p: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(-log_p, 0, _FLOOR / STEPS) * STEPS)
+
+
+def _word_type(tokens: np.ndarray) -> np.dtype:
+    return np.dtype("<u2" if len(tokens) < 2**16 else "<u4")
+
+
+def _base64(values: np.ndarray, dtype: str | np.dtype) -> str:
+    return base64.b64encode(values.astype(dtype).tobytes()).decode()
