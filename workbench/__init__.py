@@ -41,9 +41,9 @@ _HOME = {
     "ShiftTable": "shift",
     "stratified_shift": "shift",
     "top_prediction_shift": "shift",
-    "study": "study",
-    "conform": "conform",
-    "doctor": "doctor",
+    "study": "studies",
+    "conform": "conformance",
+    "doctor": "diagnosis",
 }
 _MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")
 

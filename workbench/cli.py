@@ -64,7 +64,7 @@ def study(
     from workbench.folders import check_output
     from workbench.pairs import BUNDLED
     from workbench.presets import batch_of, longest_answer
-    from workbench.study import study as run
+    from workbench.studies import study as run
 
     out = out or _run_name("study")
     check_output(out, overwrite=overwrite)
@@ -220,7 +220,7 @@ def conform(
     tolerance: Annotated[float, typer.Option(help="Largest absolute deviation allowed.")] = 1e-6,
 ) -> None:
     """Check this machine's numerics against recorded reference outputs."""
-    from workbench.conform import conform as check
+    from workbench.conformance import conform as check
 
     report = check(folders, dtype=dtype.value, device=device, tolerance=tolerance)
     typer.echo(str(report))
@@ -232,7 +232,7 @@ def doctor() -> None:
     """Show what is installed and works here, what would fail, and how to mend it."""
     from rich.console import Console
 
-    from workbench.doctor import doctor as examine
+    from workbench.diagnosis import doctor as examine
 
     report = examine()
     Console().print(report)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workbench.conform import ConformReport, Deviation, conform
+from workbench.conformance import ConformReport, Deviation, conform
 from workbench.errors import InputError
 from workbench.pairs import load_pair
 

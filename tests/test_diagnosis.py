@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from workbench import doctor as doctor_module
+from workbench import diagnosis as doctor_module
 from workbench import machine
-from workbench.doctor import Check, DoctorReport, doctor
+from workbench.diagnosis import Check, DoctorReport, doctor
 from workbench.errors import InputError
 
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import tiny
 
-from workbench import study as study_module
+from workbench import studies as study_module
 from workbench.errors import InputError
 from workbench.patching import Patch
 from workbench.replay import Replay
-from workbench.study import study
+from workbench.studies import study
 
 
 @pytest.fixture(scope="module")
