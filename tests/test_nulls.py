@@ -32,7 +32,9 @@ def snapshot(pair):
 
 def updates(pair):
     base = named_weights(pair.base.model)
-    return {name: weight - base[name] for name, weight in named_weights(pair.rlvr.model).items()}
+    return {
+        name: weight.float() - base[name].float() for name, weight in named_weights(pair.rlvr.model).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +191,8 @@ def test_it_shows_and_draws_itself(found):
     assert "<details>" in found._repr_html_()
     hostile = replace(found, verdict="<script>")._repr_html_()
     assert "<script>" not in hostile
+    scaled = null_shift(found.table, scale=10).layout.title.subtitle.text
+    assert "random updates 10 times the size of RLVR's" in scaled
     figure = found.plot()
     assert len(figure.data) == 5 * 2
     row = pick(found.table, condition="rlvr", kind="visual", scope="without last layer", stratum=1)

@@ -19,10 +19,11 @@ STYLES = {
 }
 
 
-def null_shift(table: pd.DataFrame, *, kind: str | None = None) -> go.Figure:
+def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1.0) -> go.Figure:
     """Mean KL by stratum of base entropy, a line for each condition, without the last layer and in the last.
 
-    ``table`` is ``NullShift.table``; ``kind`` is its first (visual, where there are visual tokens).
+    ``table`` is ``NullShift.table``; ``kind`` is its first (visual, where there are visual tokens); ``scale`` that
+    of the random updates.
 
     Raises:
         NothingToDraw: no such tokens.
@@ -68,9 +69,9 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None) -> go.Figure:
     figure.update_yaxes(title_text="")
     figure.update_yaxes(title_text=f"{title} (log)", col=1)
     figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})
-    problems = int(rows["problems"].max())
+    problems, size = int(rows["problems"].max()), "the" if scale == 1 else f"{scale:g} times the"
     return finish(
         figure,
         "RLVR beside random changes of weights",
-        f"{kind_name(kind)}, {problems} problems; 95% intervals over problems",
+        f"{kind_name(kind)}, {problems} problems; random updates {size} size of RLVR's; 95% intervals over problems",
     )

@@ -82,7 +82,7 @@ class NullShift:
         """Mean KL by entropy stratum of every condition, as a plotly Figure; ``kind`` is visual if there is any."""
         from workbench.null_figures import null_shift
 
-        return null_shift(self.table, kind=kind)
+        return null_shift(self.table, kind=kind, scale=self.provenance["nulls"]["scale"])
 
 
 def weight_nulls(
