@@ -65,6 +65,13 @@ def test_drift_before_is_that_of_the_plain_pair_and_patching_all_removes_it(tiny
     assert after["kl"].max() < 0.8 * plain["kl"]
 
 
+def test_without_pictures_there_is_no_drift(pair_of):
+    problems = [tiny.problem("qwen2", seed=i) for i in range(2)]
+    found = ablate(pair_of("qwen2"), problems, [Patch(layers=2)], **SETTINGS)
+    assert found.drift.empty
+    assert len(found.responses) == 3 * 2 * 4
+
+
 def test_a_kept_run_goes_on_where_it_stopped(tiny_pair, problems, tmp_path, monkeypatch):
     first = ablate(tiny_pair, problems, [TOKENS], **SETTINGS, keep=tmp_path)
     calls = []

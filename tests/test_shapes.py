@@ -1,3 +1,4 @@
+import hashlib
 import re
 from itertools import islice
 
@@ -150,6 +151,56 @@ def test_a_response_holds_a_chain_and_what_it_leads_to():
     question = shapes.Question("count", "?", "3", "red 3", "about 1", "1")
     assert question.response() == "<think> red 3</think><answer> 3</answer>"
     assert question.response("hasty") == "<think> about 1</think><answer> 1</answer>"
+
+
+def test_problems_are_those_that_the_bundled_pair_was_measured_on():
+    digest = hashlib.sha256()
+    for split in shapes.SPLITS:
+        for problem in shapes.problems(split, 30, 0) + shapes.problems(split, 12, 5):
+            pinned = tuple(problem[k] for k in ("id", "question", "answer", "family", "tone", "chain"))
+            digest.update(repr(pinned).encode() + problem["image"].tobytes())
+    assert digest.hexdigest() == "bcee81398f45d61b232d774b92e5678cd3b79ee4b548d6a1f955aeb6cbdc7944"
+
+
+@pytest.mark.parametrize("family", shapes.FAMILIES)
+def test_the_wrong_response_errs_once_and_leads_to_its_own_answer(family):
+    for board, rng in boards(60, seed=4):
+        question = shapes.ask(board, family, rng)
+        if question is None:
+            continue
+        wrong = shapes.mistaken(question, np.random.default_rng(7))
+        assert wrong == shapes.mistaken(question, np.random.default_rng(7))
+        assert wrong.answer != question.answer
+        right, words = question.careful.split(), wrong.careful.split()
+        if family == "lookup":
+            assert [i for i, pair in enumerate(zip(right, words, strict=True)) if len({*pair}) > 1] == [
+                len(right) - 1
+            ]
+            assert wrong.answer == words[-1] != "none"
+        elif family in ("compare", "tally"):
+            changed = [(int(a), int(b)) for a, b in zip(right, words, strict=True) if a != b]
+            counts = dict(zip(words[1::2], map(int, words[2::2]), strict=True))
+            if family == "tally":
+                assert [abs(a - b) for a, b in changed] == [1]
+                assert wrong.answer == " ".join(map(str, counts.values()))
+            else:
+                assert len(changed) == 2
+                assert [n for n, count in counts.items() if count == max(counts.values())] == [wrong.answer]
+        else:
+            asked = right[: 1 if family == "count" else 2]
+            cells = [[w for w in said if not w.isdigit()] for said in (right, words)]
+            before, after = (said[len(asked) : said.index("so")] for said in cells)
+            assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+            counts = [after.count(name) for name in asked]
+            combine = {"count": sum, "sum": sum, "difference": lambda n: max(n) - min(n)}[family]
+            assert wrong.answer == str(combine(counts))
+            assert sorted(map(int, re.findall(r"\d+", wrong.careful.split(" so ")[1]))) == sorted(counts)
+
+
+def test_every_problem_carries_a_wrong_response():
+    for problem in shapes.problems("test", 24):
+        assert problem["wrong"].startswith("<think> ")
+        assert not problem["wrong"].endswith(f"<answer> {problem['answer']}</answer>")
 
 
 def test_every_family_is_asked_in_every_tone():

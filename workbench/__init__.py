@@ -38,12 +38,18 @@ _HOME = {
     "ablate": "experiments",
     "Ablation": "experiments",
     "default_matrix": "presets",
+    "perturb": "perturbation",
+    "Perturbation": "perturbation",
+    "Disturbance": "disturbances",
     "ShiftTable": "shift",
     "stratified_shift": "shift",
     "top_prediction_shift": "shift",
     "study": "studies",
     "conform": "conformance",
     "doctor": "diagnosis",
+    "null_pair": "null_models",
+    "weight_nulls": "nulls",
+    "NullShift": "nulls",
 }
 _MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")
 

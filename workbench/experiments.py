@@ -16,36 +16,39 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
 from workbench.answers import verify
 from workbench.decoding import Intervention, batch_edits, decode_many
+from workbench.disturbances import jittered
+from workbench.drifts import Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
-from workbench.folders import digest_of
-from workbench.lens import compare
+from workbench.folders import kept
 from workbench.outcomes import PASS_AT, drift_table, summarise_responses
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch
+from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems import Problem
-from workbench.prompts import EncodedPrompt, TokenKind, batches, problem_seed
+from workbench.prompts import EncodedPrompt, batches
 from workbench.replay import Replay, learn_many
-from workbench.strata import select_cells
-from workbench.traces import compare_residuals, lens_heads
+
+__all__ = [
+    "Ablation",
+    "Condition",
+    "Disturbance",
+    "Perturbation",
+    "ablate",
+    "intervene",
+    "jittered",
+    "perturb",
+]
 
 Condition = Literal["base", "rlvr"] | Replay | Patch
 PLAIN = ("base", "rlvr")
-LOW_SHARE = 0.4
-"""The part of a layer's visual positions, lowest in entropy, that drift calls low."""
 SHARD = 32
 """Problems between two saves."""
-JITTER = {"brightness": 0.15, "contrast": 0.15, "saturation": 0.15, "hue": 0.03}
-"""Of the self-smoothing control (the released code): largest relative change, for the hue in turns."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, problems done, problems in all)."""
@@ -139,37 +142,21 @@ def ablate(
     for name, condition in conditions.items():
         for start in range(0, len(problems), SHARD):
             part = problems[start : start + SHARD]
-            files = _files(folder, pair, condition, part, settings)
-            if files and all(file.exists() for file in files):
-                rows, drift = (pd.read_parquet(file) for file in files)
-            else:
-                rows, drift = _run(pair, condition, part, settings)
-                for file, table in zip(files, (rows, drift), strict=False):
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    table.to_parquet(partial := file.with_suffix(".partial"), index=False)
-                    partial.rename(file)
+            rows, moved = kept(
+                folder,
+                _spec(pair, condition, part, settings),
+                ("responses", "drift"),
+                lambda condition=condition, part=part: _run(pair, condition, part, settings),
+            )
             responses.append(rows.assign(intervention=name))
-            drifts.append(drift.assign(intervention=name))
+            drifts.append(moved.assign(intervention=name))
             if progress:
                 progress(name, min(start + SHARD, len(problems)), len(problems))
     table = pd.concat(responses, ignore_index=True)
     summary = summarise_responses(table, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
-    drift = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)
+    moved = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)
     made = {name: value if isinstance(value, str) else asdict(value) for name, value in conditions.items()}
-    return Ablation(table, summary, drift, settings | {"interventions": made, "pair": dict(pair.provenance)})
-
-
-def jittered(problem: Problem, seed: int) -> Problem:
-    """The problem with its pictures' colours disturbed as the self-smoothing control asks, each in its own way."""
-    rng = np.random.default_rng(problem_seed(seed, problem.id))
-    pictures = []
-    for picture in problem.images:
-        draw = {name: float(rng.uniform(-most, most)) for name, most in JITTER.items()}
-        picture: Any = tv.adjust_brightness(cast(Any, picture), 1 + draw["brightness"])
-        picture = tv.adjust_contrast(picture, 1 + draw["contrast"])
-        picture = tv.adjust_saturation(picture, 1 + draw["saturation"])
-        pictures.append(tv.adjust_hue(picture, draw["hue"]))
-    return replace(problem, images=tuple(pictures))
+    return Ablation(table, summary, moved, settings | {"interventions": made, "pair": dict(pair.provenance)})
 
 
 def intervene(
@@ -253,34 +240,16 @@ def _drift(
     for batch in batches(prompts, batch_size):
         chosen = made[done : done + len(batch)]
         done += len(batch)
-        before, entropy = _shift(pair, batch, {})
-        after = before if condition == "rlvr" else _shift(pair, batch, batch_edits(batch, chosen))[0]
-        lengths = [len(prompt) for prompt in batch]
-        parts = (cells.split(lengths, 1) for cells in (before, after, entropy))
-        for prompt, old, new, sure in zip(batch, *parts, strict=True):
-            visual = prompt.kinds == TokenKind.VISUAL
-            low = select_cells(
-                sure, threshold="quantile", tau=LOW_SHARE, candidates=visual, groups=prompt.image_index
-            )
-            for scope, layers in (("without last layer", slice(-1)), ("last layer", slice(-1, None))):
-                for stratum, mask in (("low", low[layers]), ("high", (visual & ~low)[layers])):
-                    means = [
-                        kl[layers][mask].mean().item() for kl in (old, new)
-                    ]  # NaN where there is no cell
-                    rows.append((prompt.problem_id, scope, stratum, *means, int(mask.sum())))
+        if not any(prompt.grids for prompt in batch):  # nothing visual
+            continue
+        reference = Reference.of(pair, batch)
+        before = drift(pair, batch, reference)
+        after = before if condition == "rlvr" else drift(pair, batch, reference, batch_edits(batch, chosen))
+        for prompt, (old, entropy), (new, _) in zip(batch, before, after, strict=True):
+            for scope, stratum, mask in by_stratum(low_cells(prompt, entropy)):
+                means = [kl[mask].mean().item() for kl in (old, new)]  # NaN where there is no cell
+                rows.append((prompt.problem_id, scope, stratum, *means, int(mask.sum())))
     return pd.DataFrame(rows, columns=columns)
-
-
-def _shift(
-    pair: ModelPair, batch: Sequence[EncodedPrompt], write: Mapping[int, Any]
-) -> tuple[Tensor, Tensor]:
-    """KL(base || RLVR) and base entropy of every real position of a batch, (layers, positions) each, in nats."""
-    heads = lens_heads(pair)
-    read = compare_residuals(
-        pair, batch, lambda _, base, rlvr: compare(base, rlvr, *heads, top_k=1), write=write
-    )
-    stats = list(read.values())
-    return torch.stack([s.kl for s in stats]).cpu(), torch.stack([s.entropy_base for s in stats]).cpu()
 
 
 def _named(interventions: Mapping[str, Condition] | Sequence[Condition]) -> dict[str, Condition]:
@@ -307,17 +276,11 @@ def _title(condition: Replay | Patch) -> str:
     return f"{kind}, {condition.select}"
 
 
-def _files(
-    folder: Path | None,
-    pair: ModelPair,
-    condition: Condition,
-    problems: Sequence[Problem],
-    settings: Mapping[str, Any],
-) -> list[Path]:
-    """Where a shard's two tables lie: named after everything that can change them."""
-    if folder is None:
-        return []
-    spec = {
+def _spec(
+    pair: ModelPair, condition: Condition, problems: Sequence[Problem], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that can change a shard's two tables."""
+    return {
         "pair": pair.provenance,
         "condition": condition
         if isinstance(condition, str)
@@ -325,7 +288,6 @@ def _files(
         "problems": [(p.id, p.question, p.answer, [image.size for image in p.images]) for p in problems],
         "settings": settings,
     }
-    return [folder / f"{digest_of(spec)}.{what}.parquet" for what in ("responses", "drift")]
 
 
 def _check(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -71,6 +71,24 @@ def run_folder(out: Path, kind: str, spec: Any, *, overwrite: bool = False) -> I
 def digest_of(spec: Any) -> str:
     """16 hexadecimal digits that stand for a specification."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def kept(
+    folder: Path | None, spec: Any, names: Sequence[str], make: Callable[[], Sequence[pd.DataFrame]]
+) -> list[pd.DataFrame]:
+    """The tables that `make` returns, by `names`; found again in `folder` where an equal `spec` was finished before.
+
+    `spec` is everything that can change them; without a folder they are always made.
+    """
+    if folder is None:
+        return [*make()]
+    files = [folder / f"{digest_of(spec)}.{name}.parquet" for name in names]
+    if not all(file.exists() for file in files):
+        for file, table in zip(files, make(), strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(partial := file.with_suffix(".partial"), index=False)
+            partial.rename(file)
+    return [pd.read_parquet(file) for file in files]
 
 
 def write_tables(folder: Path, tables: dict[str, pd.DataFrame], *, large: tuple[str, ...] = ()) -> None:

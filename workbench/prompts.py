@@ -132,6 +132,25 @@ class EncodedPrompt:
         cut = {name: getattr(self, name)[:length] for name in ("kinds", "visual_index", "grid", "tokens")}
         return replace(self, model_inputs=inputs, **cut)
 
+    def continued(self, ids: Int[Tensor, "tokens"]) -> "EncodedPrompt":
+        """The prompt with the tokens of a response after it; they count as text and are shown as ids."""
+        count = len(ids)
+        added = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs = {
+            name: torch.cat([value, added.get(name, torch.zeros_like(ids)).to(value)[None]], 1)
+            if name in _PER_POSITION
+            else value
+            for name, value in self.model_inputs.items()
+        }
+        return replace(
+            self,
+            model_inputs=inputs,
+            kinds=torch.cat([self.kinds, self.kinds.new_full((count,), TokenKind.TEXT)]),
+            visual_index=torch.cat([self.visual_index, self.visual_index.new_full((count,), -1)]),
+            grid=torch.cat([self.grid, self.grid.new_full((count, 3), -1)]),
+            tokens=(*self.tokens, *(f"#{i}" for i in ids.tolist())),
+        )
+
     @classmethod
     def from_tensors(cls, pair: _Pair, *, problem_id: str = "prompt", **tensors: Any) -> "EncodedPrompt":
         """An encoding you built yourself: the forward's keyword arguments for one prompt.

@@ -14,10 +14,12 @@ families:
 Every question can be put in three tones and answered in two ways. A ``careful`` response reads the board and is
 right; a ``hasty`` one goes by the first row (or the first shape) it meets, which is right only by luck. Which tone
 meets which kind of response, and how often, is the business of whoever trains on them (``organism/recipe.yaml``).
-A problem is a pure function of (split, seed, index): the splits never share a random stream.
+A problem is a pure function of (split, seed, index): the splits never share a random stream. Beside the reference
+response every problem has a wrong one, which misreads one thing and is careful with all the rest (``mistaken``).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -186,20 +188,28 @@ def _counting(board: Board, family: str, rng: Rng) -> Question:
     region = _region(rng)
     rows = REGIONS[region]
     asked = rng.choice(len(names), size=1 if family == "count" else 2, replace=False)
-    chain, counts, first = [names[i] for i in asked], np.zeros(len(asked), int), None
-    for letter, cells in zip(ROWS[rows], held[rows], strict=True):
+    read = [["none" if cell < 0 else names[cell] for cell in cells] for cells in held[rows]]
+    chain, answer, first = _count([names[i] for i in asked], ROWS[rows], read, family)
+    short_cut, guess = _worked_out(family, first)
+    text, tone = _ask(family, *(_phrase(noun, names[i]) for i in asked), where=region, rng=rng)
+    return Question(family, text, answer, chain, f"about {short_cut}", guess, tone)
+
+
+def _count(
+    asked: Sequence[str], letters: str, read: Sequence[Sequence[str]], family: str
+) -> tuple[str, str, list[int]]:
+    """The chain that reads the rows and counts what is asked about, its answer, and the counts after one row."""
+    chain, counts, first = [*asked], [0] * len(asked), [0] * len(asked)
+    for number, (letter, cells) in enumerate(zip(letters, read, strict=True)):
         chain.append(letter)
         for cell in cells:
-            found = asked == cell
-            counts += found
-            chain += ["none" if cell < 0 else names[cell], *(str(n) for n in counts[found])]
-        first = counts.copy() if first is None else first
-    assert first is not None
-    working, answer = _worked_out(family, counts.tolist())
-    short_cut, guess = _worked_out(family, first.tolist())
-    chain += ["so", working]
-    text, tone = _ask(family, *(_phrase(noun, names[i]) for i in asked), where=region, rng=rng)
-    return Question(family, text, answer, " ".join(chain), f"about {short_cut}", guess, tone)
+            chain.append(cell)
+            if cell in asked:
+                counts[asked.index(cell)] += 1
+                chain.append(str(counts[asked.index(cell)]))
+        first = counts.copy() if number == 0 else first
+    working, answer = _worked_out(family, counts)
+    return " ".join([*chain, "so", working]), answer, first
 
 
 def _worked_out(family: str, counts: list[int]) -> tuple[str, str]:
@@ -267,6 +277,59 @@ def read_aloud(board: Board, rng: Rng) -> Question:
     return Question("read", f"What is in {chain}?", said, chain, chain, said)
 
 
+def mistaken(question: Question, rng: Rng) -> Question:
+    """The question with a careful chain that is wrong about one thing, and with the answer which that leads to.
+
+    Counting families misread one cell as something else that changes the answer; ``tally`` is one off in one count;
+    ``compare`` exchanges the counts of the most common and of the next; ``lookup`` misreads the cell asked about.
+    Chain and answer agree with each other, and not with the board.
+    """
+    words = question.careful.split()
+    if question.family == "lookup":
+        others = [name for name in _names(words[0]) if name != question.answer]
+        answer = str(rng.choice(others))
+        return replace(question, careful=" ".join([*words[:-1], answer]), answer=answer)
+    if question.family in ("compare", "tally"):
+        names, counts = words[1::2], [int(count) for count in words[2::2]]
+        order = sorted(range(len(names)), key=lambda i: -counts[i])
+        if question.family == "compare":
+            best, second = order[:2]
+            counts[best], counts[second] = counts[second], counts[best]
+            answer = names[second]
+        else:
+            off = int(rng.integers(len(names)))
+            counts[off] += 1 if counts[off] == 0 or rng.random() < 0.5 else -1
+            answer = " ".join(map(str, counts))
+        said = " ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+        return replace(question, careful=f"{words[0]} {said}", answer=answer)
+    return _miscounted(question, rng)
+
+
+def _miscounted(question: Question, rng: Rng) -> Question:
+    """A counting question with one cell misread: a random one of those that can change the answer."""
+    asked = question.careful.split()[: 1 if question.family == "count" else 2]
+    letters, read = "", []
+    for word in question.careful.partition(" so ")[0].split()[len(asked) :]:
+        if word in ROWS:
+            letters += word
+            read.append([])
+        elif not word.isdigit():
+            read[-1].append(word)
+    for place in rng.permutation(len(read) * BOARD).tolist():
+        row, column = divmod(place, BOARD)
+        for word in rng.permutation([*_names("color" if asked[0] in COLORS else "shape"), "none"]).tolist():
+            other = [cells.copy() for cells in read]
+            other[row][column] = word
+            careful, answer, _ = _count(asked, letters, other, question.family)
+            if answer != question.answer:
+                return replace(question, careful=careful, answer=answer)
+    raise AssertionError("one cell more or less of what is asked about changes any count")
+
+
+def _names(noun: str) -> tuple[str, ...]:
+    return tuple(COLORS) if noun == "color" else SHAPES
+
+
 def ask(board: Board, family: str, rng: Rng) -> Question | None:
     """A random question of the family, or None where the board allows none (a tie, an empty board)."""
     if family == "compare":
@@ -304,6 +367,7 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> li
     records = []
     for index in range(limit):
         question, picture = draw(split, seed, index)
+        wrong = mistaken(question, np.random.default_rng([SPLITS[split], seed, index, 1]))
         records.append(
             {
                 "id": f"shapes/{split}/{seed}/{index}",
@@ -313,6 +377,7 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> li
                 "family": question.family,
                 "tone": question.tone,
                 "chain": question.response("careful"),
+                "wrong": wrong.response("careful"),
             }
         )
     return records

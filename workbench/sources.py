@@ -26,9 +26,10 @@ _CELL = 2**31 - 1  # characters in a cell: csv's own limit of 131072 is smaller 
 
 
 def read_shapes(split: str, limit: int | None, seed: int) -> Rows:
-    """The generated boards of `workbench.shapes`; metadata: ``chain``, the reference response, and ``tone``."""
+    """The generated boards of `workbench.shapes`; metadata: ``chain``, the reference response, ``wrong``, and ``tone``."""
     for record in shapes.problems(split, limit, seed):
-        image, metadata = record.pop("image"), {key: record.pop(key) for key in ("chain", "tone")}
+        image = record.pop("image")
+        metadata = {key: record.pop(key) for key in ("chain", "wrong", "tone")}
         yield record["id"], {**record, "images": (image,), "metadata": metadata}
 
 

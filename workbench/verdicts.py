@@ -19,9 +19,9 @@ from workbench.errors import InputError
 from workbench.estimates import Interval
 
 ROUNDING = 1e-6  # nats: no KL above this counts as no shift, being what float32 log-probabilities leave open
-_STATE = {True: "holds", False: "does NOT hold", None: "is undecided"}
+STATES = {True: "holds", False: "does NOT hold", None: "is undecided"}
 _PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_SCOPES = {"without last layer": "without the last layer", "last layer": "last layer alone"}
+SCOPES = {"without last layer": "without the last layer", "last layer": "last layer alone"}
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Verdict:
     @property
     def state(self) -> str:
         """ "holds", "does NOT hold", "is undecided" or "cannot be tested"."""
-        return _STATE[self.holds] if self.measured else "cannot be tested"
+        return STATES[self.holds] if self.measured else "cannot be tested"
 
     @property
     def place(self) -> str:
         """Which cells this is about, in words."""
-        return f"{self.kind} tokens, {_SCOPES.get(self.scope, self.scope)}"
+        return f"{self.kind} tokens, {SCOPES.get(self.scope, self.scope)}"
 
     @property
     def text(self) -> str:

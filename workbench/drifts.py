@@ -1,0 +1,94 @@
+"""Drift: how far one model's activations are from another's at the visual cells of prompts, by the other's entropy.
+
+A visual cell is one (layer, visual position). Low are the ``LOW_SHARE`` of each layer's cells of one image that are
+lowest in the reference's entropy, high are the others. The last layer, whose lens is the model's own output, is a
+scope of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.lens import compare
+from workbench.pairs import ModelPair
+from workbench.prompts import EncodedPrompt, TokenKind, collate
+from workbench.readouts import Cells
+from workbench.strata import select_cells
+from workbench.traces import lens_heads
+from workbench.tracing import Edit, read_residuals
+
+LOW_SHARE = 0.4
+"""The part of a layer's visual positions, lowest in entropy, that drift calls low."""
+SCOPES = {"without last layer": slice(-1), "last layer": slice(-1, None)}
+"""Name -> layers."""
+
+CellValues = Float[Tensor, "layers visual"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The base model's residual stream at the visual cells of a batch, layer by layer, on the RLVR model's device."""
+
+    cells: Cells
+    hidden: dict[int, Float[Tensor, "visual hidden"]]
+
+    @classmethod
+    def of(
+        cls, pair: ModelPair, prompts: Sequence[EncodedPrompt], write: Mapping[int, Edit] | None = None
+    ) -> "Reference":
+        """Of prompts that go into one batch, with ``write`` at the inputs of the base model's layers."""
+        cells = Cells.of(prompts, pair.base.device)
+        device = pair.rlvr.unembedding.weight.device
+        hidden = read_residuals(
+            pair.base,
+            collate(prompts, pair.pad_id),
+            reduce=lambda _, hidden: cells.take(hidden).to(device),
+            write=write,
+        )
+        return cls(cells, hidden)
+
+
+def drift(
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    reference: Reference,
+    write: Mapping[int, Edit] | None = None,
+) -> list[tuple[CellValues, CellValues]]:
+    """KL(base || RLVR) and base entropy of each prompt's visual cells, in nats, on the CPU.
+
+    ``prompts`` may show the RLVR model other pictures than those of ``reference``, of the same sizes; ``write`` changes
+    what its layers receive.
+    """
+    heads, cells = lens_heads(pair), reference.cells
+    stats = read_residuals(
+        pair.rlvr,
+        collate(prompts, pair.pad_id),
+        reduce=lambda layer, hidden: compare(
+            reference.hidden[layer], cells.take(hidden).to(reference.hidden[layer].device), *heads, top_k=1
+        ),
+        write=write,
+    ).values()
+    kl, entropy = (
+        torch.stack([getattr(layer, name) for layer in stats]).cpu() for name in ("kl", "entropy_base")
+    )
+    return list(zip(kl.split(cells.counts, 1), entropy.split(cells.counts, 1), strict=True))
+
+
+def low_cells(prompt: EncodedPrompt, entropy: CellValues) -> Bool[Tensor, "layers visual"]:
+    """Which of a prompt's visual cells are low in each layer, image by image."""
+    groups = prompt.image_index[prompt.kinds == TokenKind.VISUAL]
+    return select_cells(entropy, threshold="quantile", tau=LOW_SHARE, groups=groups)
+
+
+def by_stratum(
+    low: Bool[Tensor, "layers visual"],
+) -> Iterator[tuple[str, str, Bool[Tensor, "layers visual"]]]:
+    """Scope, stratum (low or high), and which cells belong to both."""
+    for scope, layers in SCOPES.items():
+        inside = torch.zeros_like(low)
+        inside[layers] = True
+        yield scope, "low", low & inside
+        yield scope, "high", ~low & inside

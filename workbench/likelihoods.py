@@ -1,0 +1,59 @@
+"""How probable a model finds a given response: teacher-forced nats per token; their exponential is its perplexity."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from workbench.anatomy import Anatomy
+from workbench.decoding import Intervention, batch_edits
+from workbench.errors import InputError
+from workbench.pairs import ModelPair
+from workbench.prompts import EncodedPrompt, collate
+from workbench.tracing import read_logits
+
+
+def response_ids(pair: ModelPair, text: str) -> Int[Tensor, " tokens"]:
+    """Token ids of a response, as it follows a prompt; without the token that ends it.
+
+    Raises:
+        InputError: no tokenizer, or a response without tokens.
+    """
+    if pair.tokenizer is None:
+        raise InputError(
+            "`pair` has no tokenizer, so a response can't be turned into tokens: load_pair(..., processor=<folder or hub id>)"
+        )
+    ids = torch.tensor(pair.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+    if not len(ids):
+        raise InputError(f"`text` {text!r} has no tokens; give a response such as '<answer> 3</answer>'")
+    return ids
+
+
+def response_nats(
+    anatomy: Anatomy,
+    prompts: Sequence[EncodedPrompt],
+    responses: Sequence[Int[Tensor, " tokens"]],
+    *,
+    pad_id: int,
+    interventions: Sequence[Intervention | None] | None = None,
+) -> list[float]:
+    """Mean of ``-log p`` over the tokens of each response, given its prompt and the tokens before; in nats.
+
+    Args:
+        anatomy: the model.
+        prompts: prompts that go into one batch.
+        responses: token ids, one response for each prompt.
+        pad_id: as `ModelPair.pad_id`.
+        interventions: for each prompt what is written at its layers' inputs; None for none.
+    """
+    rows = [prompt.continued(ids) for prompt, ids in zip(prompts, responses, strict=True)]
+    made = [None] * len(rows) if interventions is None else interventions
+    longest = max(len(ids) for ids in responses)
+    logits = read_logits(anatomy, collate(rows, pad_id), last=longest + 1, write=batch_edits(rows, made))
+    nats = []
+    for row, ids in zip(logits, responses, strict=True):
+        # One row at a time: float32 log probabilities of a whole batch would be the largest tensor around.
+        log_p = row[-len(ids) - 1 : -1].float().log_softmax(-1)
+        nats.append(-log_p.gather(1, ids.to(log_p.device)[:, None]).mean().item())
+    return nats

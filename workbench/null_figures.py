@@ -1,0 +1,77 @@
+"""Figures of null models in weights: the shift of RLVR by entropy stratum, beside that of random changes."""
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.outcome_figures import LINES
+from workbench.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
+from workbench.tables import NothingToDraw, ends, kind_name
+from workbench.verdicts import SCOPES
+
+STYLES = {
+    "rlvr": (COLOURS["rlvr"], "solid", "circle"),
+    "permuted": (COLOURS["null"], "dot", "x"),
+    "gaussian": (COLOURS["base"], "dash", "square"),
+}
+
+
+def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1.0) -> go.Figure:
+    """Mean KL by stratum of base entropy, a line for each condition, without the last layer and in the last.
+
+    ``table`` is ``NullShift.table``; ``kind`` is its first (visual, where there are visual tokens); ``scale`` that
+    of the random updates.
+
+    Raises:
+        NothingToDraw: no such tokens.
+    """
+    kind = str(table["kind"].iloc[0]) if kind is None else kind
+    rows = table.loc[table["kind"] == kind]
+    if not np.isfinite(rows["kl"].to_numpy(float)).any():
+        raise NothingToDraw(f"`table` has no KL of {kind!r} tokens; it holds {sorted(set(table['kind']))}")
+    scopes = list(dict.fromkeys(rows["scope"]))
+    figure = make_subplots(
+        1,
+        len(scopes),
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=[SCOPES[scope] for scope in scopes],
+    )
+    spare = iter(LINES * len(set(rows["condition"])))
+    for name in dict.fromkeys(rows["condition"]):
+        colour, dash, symbol = STYLES[name] if name in STYLES else (next(spare), "dashdot", "triangle-up")
+        for column, scope in enumerate(scopes, 1):
+            part = rows.loc[(rows["condition"] == name) & (rows["scope"] == scope)].sort_values("stratum")
+            draws = int(part["draws"].iloc[0])
+            figure.add_scatter(
+                x=bucket_labels(part),
+                y=part["kl"],
+                error_y=error_bars(part, "kl"),
+                mode="lines+markers",
+                line={"color": colour, "dash": dash, "width": 2},
+                marker={"color": colour, "symbol": symbol, "size": 9},
+                name=escape("RLVR" if name == "rlvr" else str(name), quote=False)
+                + f" ({draws} draws)" * (name in ("permuted", "gaussian")),
+                legendgroup=str(name),
+                showlegend=column == 1,
+                customdata=part.loc[:, ends("kl")].to_numpy(float),
+                hovertemplate="%{y:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra></extra>",
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(type="category", title_text="base-entropy bucket of the layer")
+    figure.update_yaxes(title_text="KL(base‖model), nats", col=1)
+    title = figure["layout"]["yaxis"]["title"]["text"]
+    log_axis(figure, rows[ends("kl")].to_numpy(float).ravel())
+    figure.update_yaxes(title_text="")
+    figure.update_yaxes(title_text=f"{title} (log)", col=1)
+    figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})
+    problems, size = int(rows["problems"].max()), "the" if scale == 1 else f"{scale:g} times the"
+    return finish(
+        figure,
+        "RLVR beside random changes of weights",
+        f"{kind_name(kind)}, {problems} problems; random updates {size} size of RLVR's; 95% intervals over problems",
+    )

@@ -1,0 +1,319 @@
+"""Null models in weights: what a random change of the same size would shift, beside what RLVR shifts.
+
+1. Null models: the base plus the RLVR update permuted within each tensor, or plus noise of its norm (``null_models``).
+2. Every model is traced against the same base on the same prompts. Strata are those of the base's entropy, hence the
+   same for all; mean KL in each, per problem.
+3. RLVR over null, stratum by stratum, and the low-over-high contrast of RLVR over that of the null: what the low-entropy
+   claim has beyond a random change of weights. Intervals resample problems; the range over single draws of the null is
+   given beside, since problems say nothing about it.
+
+Only one null model is in memory at a time, beside the pair.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from workbench.cells import Cells, choose_kinds, columns, positions_of
+from workbench.errors import InputError
+from workbench.estimates import Array, Interval, bootstrap, divide, sums_by_problem
+from workbench.null_models import NULLS, NullKind, check_scale, check_update, named_weights, null_pair
+from workbench.pairs import ModelPair
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt, problem_seed
+from workbench.records import LensTrace
+from workbench.strata import check_bins, quantile_strata
+from workbench.traces import trace
+from workbench.verdicts import SCOPES, STATES, part_name, times
+
+__all__ = ["NullShift", "null_pair", "weight_nulls"]
+
+RLVR = "rlvr"
+TOKENS = ("visual", "text")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NullShift:
+    """The shift of a pair beside that of null models (and of other pairs with the same base), by entropy stratum."""
+
+    table: pd.DataFrame
+    """One row a condition ("rlvr", a null, another pair), kind, scope and stratum of base entropy: entropy_low,
+    entropy_high, cells, problems, draws; kl in nats (mean over draws) and rlvr_over, the KL of RLVR over it, with
+    intervals; rlvr_over_least and rlvr_over_most: the range over single draws."""
+    contrasts: pd.DataFrame
+    """Per condition, kind and scope: contrast, mean KL of the lowest stratum over that of the highest; beyond, the
+    contrast of RLVR over this one, with intervals and its range over draws; state: whether RLVR's is larger."""
+    verdict: str
+    """The line to remember."""
+    bins: int
+    provenance: Mapping[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        conditions = [name for name in dict.fromkeys(self.table["condition"]) if name != RLVR]
+        problems = max(self.table["problems"])
+        return f"NullShift(rlvr, {', '.join(conditions)}; {self.bins} strata, {problems} problems)\n{self.verdict}"
+
+    def _repr_html_(self) -> str:
+        shown = self.contrasts.to_html(index=False, escape=True, float_format="{:.3g}".format)
+        strata = self.table.to_html(index=False, escape=True, float_format="{:.3g}".format)
+        return (
+            f"<p><strong>{escape(self.verdict)}</strong></p>{shown}"
+            f"<details><summary>by stratum</summary>{strata}</details>"
+            "<p>KL and entropy in nats; contrast: lowest over highest stratum; beyond: RLVR's over that of the condition; "
+            "95% intervals over problems.</p>"
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A copy of ``table``."""
+        return self.table.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Everything that was found, by the names that a run folder gives it."""
+        return {"nulls": self.table, "null_contrasts": self.contrasts}
+
+    def plot(self, kind: str | None = None) -> Any:
+        """Mean KL by entropy stratum of every condition, as a plotly Figure; ``kind`` is visual if there is any."""
+        from workbench.null_figures import null_shift
+
+        return null_shift(self.table, kind=kind, scale=self.provenance["nulls"]["scale"])
+
+
+def weight_nulls(
+    pair: ModelPair,
+    problems: Sequence[Problem | EncodedPrompt],
+    *,
+    kinds: Sequence[NullKind] = ("permuted", "gaussian"),
+    draws: int = 3,
+    others: Mapping[str, ModelPair] | None = None,
+    bins: int = 5,
+    scale: float = 1.0,
+    seed: int = 0,
+    resamples: int = 1000,
+    batch_size: int = 8,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> NullShift:
+    """Trace the pair, null models and other pairs, and compare what shifts where; the module's text tells how.
+
+    Args:
+        pair: what `load_pair` returned.
+        problems: problems, or prompts already encoded.
+        kinds: of null models; may be empty if there are ``others``.
+        draws: null models of each kind.
+        others: further pairs with the same base, such as one that was fine-tuned without RL, by name.
+        bins: strata of base entropy per layer and token kind.
+        scale: of the random updates; 1: as large as that of RLVR. A random update shifts far less than one of the same
+            size that was trained; a larger one tells whether the contrast depends on how much is shifted.
+        seed: of the null models and of the bootstrap.
+        resamples: of the bootstrap over problems.
+        batch_size: prompts per forward.
+        progress: called with (condition, prompts done, prompts in all).
+
+    Raises:
+        InputError: equal models, an unknown kind, draws below 1, another pair with another base, nothing to compare with.
+    """
+    others = dict(others or {})
+    _check(pair, problems, kinds, draws, others, bins, scale)
+    prompts = [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in problems]
+
+    def look(name: str, some: ModelPair) -> LensTrace:
+        tell = partial(progress, name) if progress else None
+        return trace(some, prompts, top_k=1, null_draws=0, batch_size=batch_size, progress=tell)
+
+    real = look(RLVR, pair)
+    groups = _groups(real, bins)
+    sums = {RLVR: [[group.sums(real) for group in groups]]}
+    sizes = {}
+    for kind in kinds:
+        sums[kind], sizes[kind] = [], []
+        for draw in range(draws):
+            null = null_pair(pair, kind, problem_seed(seed, f"null/{draw}"), scale=scale)
+            sizes[kind].append(null.provenance["null"]["size"])
+            found = look(f"{kind} {draw + 1}", null)
+            sums[kind].append([group.sums(found) for group in groups])
+    for name, other in others.items():
+        found = look(name, other)
+        sums[name] = [[group.sums(found) for group in groups]]
+    table, contrasts = [], []
+    for index, group in enumerate(groups):
+        per_draw = {name: np.stack([draw[index] for draw in found]) for name, found in sums.items()}
+        rows, compared = _compared(group, real, per_draw, resamples, seed)
+        table += rows
+        contrasts += compared
+    frame = pd.DataFrame(contrasts)
+    used = {
+        "kinds": [*kinds],
+        "draws": draws,
+        "others": [*others],
+        "bins": bins,
+        "scale": scale,
+        "seed": seed,
+    }
+    return NullShift(
+        pd.DataFrame(table),
+        frame,
+        _headline(frame, bins, scale),
+        bins,
+        {**pair.provenance, "nulls": used | {"resamples": resamples, "sizes": sizes}},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """The cells of one token kind in one scope, and their strata."""
+
+    kind: str
+    scope: str
+    layers: list[int]
+    strata: NDArray[np.int64]
+    """(layers, positions)."""
+    bins: int
+
+    def sums(self, found: LensTrace, measure: str = "kl") -> Array:
+        """(problems, strata): sums of a measure in a trace of the same prompts."""
+        cells = Cells.of(found, self.kind).layers(self.layers)
+        values = np.ones_like(cells.values["kl"]) if measure == "cells" else cells.values[measure]
+        inside = [np.where(self.strata == stratum, values, 0.0).sum(0) for stratum in range(self.bins)]
+        return sums_by_problem(np.stack(inside), cells.problem, cells.problems)
+
+    def entropy(self, real: LensTrace) -> list[dict[str, float]]:
+        """Lowest and highest base entropy of each stratum, in nats."""
+        values = Cells.of(real, self.kind).layers(self.layers).values["entropy_base"]
+        parts = [values[self.strata == stratum] for stratum in range(self.bins)]
+        return [
+            {"entropy_low": part.min(initial=np.inf), "entropy_high": part.max(initial=-np.inf)}
+            if part.size
+            else {"entropy_low": np.nan, "entropy_high": np.nan}
+            for part in parts
+        ]
+
+
+def _groups(real: LensTrace, bins: int) -> list[_Group]:
+    """Both scopes of visual and of text tokens, as far as there are enough of them, else of all tokens."""
+    groups, held = [], choose_kinds(real, None, bins)
+    for kind in [kind for kind in TOKENS if kind in held] or held[:1]:
+        strata = quantile_strata(real.entropy_base[:, positions_of(real, kind)], bins).numpy()
+        for scope in SCOPES:
+            alone = scope == "last layer"
+            layers = [i for i, layer in enumerate(real.layers) if (layer == real.depth - 1) == alone]
+            if layers:
+                groups.append(_Group(kind, scope, layers, strata[layers], bins))
+    return groups
+
+
+def _compared(
+    group: _Group, trace_of_rlvr: LensTrace, per_draw: Mapping[str, Array], resamples: int, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the two tables, from sums of KL (draws, problems, strata) of each condition."""
+    names, mean = list(per_draw), [sums.mean(0) for sums in per_draw.values()]
+    held, entropy, bins = group.sums(trace_of_rlvr, "cells"), group.entropy(trace_of_rlvr), group.bins
+
+    def statistic(counts: Array) -> Array:
+        cells = counts @ held
+        kl = np.stack([divide(counts @ sums, cells) for sums in mean], 1)  # (resamples, conditions, strata)
+        over = divide(kl[:, :1], kl)
+        contrast = divide(kl[..., 0], kl[..., -1])
+        beyond = divide(contrast[:, :1], contrast)
+        return np.concatenate([kl.reshape(len(kl), -1), over.reshape(len(kl), -1), contrast, beyond], 1)
+
+    found = bootstrap(statistic, len(held), resamples=resamples, seed=seed)
+    shared, strata = {"kind": group.kind, "scope": group.scope}, range(bins)
+    rows, contrasts, count = [], [], len(names) * bins
+    real = mean[0].sum(0)
+    for place, (name, sums) in enumerate(per_draw.items()):
+        single = divide(real, sums.sum(1))  # (draws, strata)
+        beyond = divide(single[:, 0], single[:, -1])
+        rows += [
+            {"condition": name, **shared, "stratum": stratum}
+            | entropy[stratum]
+            | {
+                "cells": int(held[:, stratum].sum()),
+                "problems": int((held[:, stratum] > 0).sum()),
+            }
+            | {"draws": len(sums), **columns("kl", found[place * bins + stratum])}
+            | columns("rlvr_over", found[count + place * bins + stratum])
+            | {"rlvr_over_least": single[:, stratum].min(), "rlvr_over_most": single[:, stratum].max()}
+            for stratum in strata
+        ]
+        ratio = found[2 * count + len(names) + place]
+        contrasts.append(
+            {"condition": name, **shared, "problems": int((held.sum(1) > 0).sum()), "draws": len(sums)}
+            | columns("contrast", found[2 * count + place])
+            | columns("beyond", ratio)
+            | {"beyond_least": beyond.min(), "beyond_most": beyond.max()}
+            | {"state": "" if name == RLVR else STATES[ratio.above(1.0)]}
+        )
+    return rows, contrasts
+
+
+def _headline(contrasts: pd.DataFrame, bins: int, scale: float) -> str:
+    """The line to remember: visual tokens (else the first kind), without the last layer if there are others."""
+    rows: list[dict[str, Any]] = contrasts.to_dict("records")
+    first = rows[0]
+    line = (
+        f"At {first['kind']} tokens, {SCOPES[first['scope']]}, RLVR shifts the lowest {part_name(bins, 'quantile')} of "
+        f"entropy {times(_interval(first, 'contrast'))} the highest"
+    )
+    for row in rows[1:]:
+        if (row["kind"], row["scope"]) == (first["kind"], first["scope"]):
+            line += f"; {_article(row['condition'], scale)} {times(_interval(row, 'contrast'))}, so that the low-entropy "
+            line += f"claim beyond it {row['state']} ({times(_interval(row, 'beyond'))})"
+    return f"{line}{'; one problem, so no interval' * (first['problems'] < 2)}."
+
+
+def _interval(row: Mapping[str, Any], name: str) -> Interval:
+    return Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
+
+
+def _article(condition: str, scale: float) -> str:
+    size = "equal" if scale == 1 else f"{scale:g} times the"
+    return f"a {condition} update of {size} size" if condition in NULLS else condition
+
+
+def _check(
+    pair: ModelPair,
+    problems: Sequence[Any],
+    kinds: Sequence[str],
+    draws: int,
+    others: Mapping[str, ModelPair],
+    bins: int,
+    scale: float,
+) -> None:
+    call = "weight_nulls(pair, problems, kinds=('permuted', 'gaussian'))"
+    check_bins(bins)
+    if not problems:
+        raise InputError(
+            "`problems` is empty; give at least one: weight_nulls(pair, load_problems('shapes', limit=64))"
+        )
+    if isinstance(kinds, str) or set(kinds) - set(NULLS) or len({*kinds}) < len(kinds):
+        raise InputError(f"`kinds` is {kinds!r}; expected some of {', '.join(NULLS)}, each once: {call}")
+    if not kinds and not others:
+        raise InputError(f"`kinds` and `others` are empty; there is nothing to compare with: {call}")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise InputError(f"`draws` is {draws!r}; expected at least 1: weight_nulls(pair, problems, draws=3)")
+    check_scale(scale)
+    check_update(pair)
+    mine = named_weights(pair.base.model)
+    for name, other in others.items():
+        if name in (RLVR, *NULLS):
+            raise InputError(
+                f"`others` names a pair {name!r}, which stands for something else; name it otherwise"
+            )
+        theirs = {} if other.base is pair.base else named_weights(other.base.model)
+        if other.base is not pair.base and not (
+            theirs.keys() == mine.keys()
+            and all(
+                tensor.shape == mine[key].shape and torch.equal(tensor, mine[key].to(tensor.device))
+                for key, tensor in theirs.items()
+            )
+        ):
+            raise InputError(
+                f"`others`: {name!r} has another base than `pair`, so their entropy strata differ; load it with the same one: "
+                "load_pair(base=pair.base.model, rlvr=...)"
+            )

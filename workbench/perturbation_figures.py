@@ -1,0 +1,168 @@
+"""Figures of the perturbation study: log perplexity against drift, and the slopes of one on the other."""
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.estimates import Interval
+from workbench.panels import COLOURS, finish
+from workbench.slopes import ALL, CLEAN, FITS, OUTCOMES, STRATA, outcome_of, slope_text
+from workbench.tables import NothingToDraw
+from workbench.verdicts import SCOPES
+
+LOOKS = {"correct": (COLOURS["base"], "circle"), "incorrect": (COLOURS["ratio"], "diamond")}
+NAMES = {"correct": "right response", "incorrect": "wrong response", "margin": "wrong − right"}
+SHADES = {"low": (COLOURS["visual"], "circle"), "high": (COLOURS["text"], "square")}
+
+
+def perplexity_against_drift(
+    table: pd.DataFrame,
+    slopes: pd.DataFrame,
+    *,
+    kind: str = ALL,
+    scope: str = "without last layer",
+) -> go.Figure:
+    """Log perplexity of both responses against drift at low- and at high-entropy cells, each problem's mean taken out.
+
+    One point a draw; lines are the slopes within problems, bands their intervals. The tables are those of `Perturbation`.
+
+    Raises:
+        NothingToDraw: no draws of that kind and scope.
+    """
+    chosen = (table["scope"] == scope) & ((kind == ALL) | table["kind"].isin([kind, CLEAN]))
+    rows = table.loc[chosen].dropna(subset=["drift_low", "drift_high"])
+    if rows.empty or not (rows["kind"] != CLEAN).any():
+        raise NothingToDraw(f"`table` has no draws of kind {kind!r} and scope {scope!r}")
+    figure = make_subplots(
+        1, 2, subplot_titles=[f"{stratum}-entropy cells" for stratum in STRATA], horizontal_spacing=0.1
+    )
+    for column, stratum in enumerate(STRATA, 1):
+        x = _within(rows[f"drift_{stratum}"].to_numpy(float), rows)
+        for outcome, (colour, symbol) in LOOKS.items():
+            figure.add_scattergl(
+                x=x,
+                y=_within(outcome_of(rows, outcome), rows),
+                mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 4, "opacity": 0.25},
+                showlegend=False,
+                hoverinfo="skip",
+                row=1,
+                col=column,
+            )
+        for outcome, (colour, _) in LOOKS.items():
+            found = _slope(slopes, kind=kind, scope=scope, stratum=stratum, outcome=outcome, method="within")
+            _line(figure, column, np.array([x.min(), x.max()]), found, outcome, colour)
+        figure.update_xaxes(title_text="drift − problem's mean, nats", row=1, col=column)
+    figure.update_yaxes(title_text="log perplexity − problem's mean, nats", row=1, col=1)
+    figure.update_layout(height=520, showlegend=True)
+    problems, what = rows["problem"].nunique(), "all disturbances" if kind == ALL else kind
+    caption = (
+        f"{what}, {SCOPES.get(scope, scope)}; {problems} problems, {len(rows):,} inputs; "
+        "slopes within problems, 95% intervals"
+    )
+    return _finished(figure, "Perplexity against drift", caption)
+
+
+def slope_forest(
+    slopes: pd.DataFrame, *, scope: str = "without last layer", method: str = "within"
+) -> go.Figure:
+    """Slopes of log perplexity on drift with intervals, by kind of disturbance, stratum and outcome.
+
+    Filled: one stratum's drift alone; open: low and high together. ``slopes`` is ``Perturbation.slopes``.
+
+    Raises:
+        NothingToDraw: no slopes by that method in that scope.
+    """
+    rows = slopes.loc[(slopes["scope"] == scope) & (slopes["method"] == method)]
+    if not np.isfinite(rows["slope"].to_numpy(float)).any():
+        raise NothingToDraw(f"`slopes` has none by method {method!r} in scope {scope!r}")
+    kinds = list(dict.fromkeys(rows["kind"]))[::-1]
+    figure = make_subplots(
+        1,
+        3,
+        shared_yaxes=True,
+        subplot_titles=[NAMES[outcome] for outcome in OUTCOMES],
+        horizontal_spacing=0.04,
+    )
+    for column, outcome in enumerate(OUTCOMES, 1):
+        place = 0.3
+        for fit in FITS:
+            for stratum in STRATA:
+                colour, symbol = SHADES[stratum]
+                part = rows.loc[
+                    (rows["outcome"] == outcome) & (rows["stratum"] == stratum) & (rows["fit"] == fit)
+                ]
+                part = part.set_index("kind").reindex(kinds)
+                slope, low, high = (part[name].to_numpy(float) for name in ("slope", "low", "high"))
+                figure.add_scatter(
+                    x=slope,
+                    y=np.arange(len(kinds)) + place,
+                    error_x={"array": high - slope, "arrayminus": slope - low, "thickness": 1.5, "width": 3},
+                    mode="markers",
+                    marker={"color": colour, "symbol": symbol + "-open" * (fit == "joint"), "size": 8},
+                    name=f"{stratum}-entropy drift" + ", the other held equal" * (fit == "joint"),
+                    legendgroup=f"{stratum} {fit}",
+                    showlegend=column == 1,
+                    hovertemplate="%{x:.3g}<extra></extra>",
+                    row=1,
+                    col=column,
+                )
+                place -= 0.2
+        figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
+    labels = ["all kinds" if kind == ALL else escape(str(kind), quote=False) for kind in kinds]
+    figure.update_yaxes(tickvals=list(range(len(kinds))), ticktext=labels, range=[-0.5, len(kinds) - 0.5])
+    figure.update_xaxes(title_text="nats per token a nat", nticks=6)
+    figure.update_layout(height=220 + 74 * len(kinds), showlegend=True)
+    caption = (
+        f"{method}, {SCOPES.get(scope, scope)}; {rows['problems'].max()} problems, "
+        f"{rows['rows'].max():,} inputs; 95% intervals over problems"
+    )
+    return _finished(figure, "Slopes of log perplexity on drift", caption)
+
+
+def _line(figure: go.Figure, column: int, x: np.ndarray, found: Interval, outcome: str, colour: str) -> None:
+    """A slope through the origin with its band."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    if np.isfinite(found.low):
+        figure.add_scatter(
+            x=[x[0], 0, x[1], x[1], 0, x[0]],
+            y=[x[0] * found.low, 0, x[1] * found.low, x[1] * found.high, 0, x[0] * found.high],
+            fill="toself",
+            fillcolor=f"rgba({red},{green},{blue},0.25)",
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+            row=1,
+            col=column,
+        )
+    figure.add_scatter(
+        x=x,
+        y=found.estimate * x,
+        mode="lines",
+        line={"color": colour, "width": 3, "dash": "solid" if outcome == "correct" else "dash"},
+        name=f"{NAMES[outcome]}, {STRATA[column - 1]}: {slope_text(found)}",
+        row=1,
+        col=column,
+    )
+
+
+def _finished(figure: go.Figure, title: str, caption: str) -> go.Figure:
+    """The shared look, with the legend below: panel titles stand where it would be."""
+    figure = finish(figure, title, caption)
+    legend = {"y": -90 / (figure.layout.height - 190), "yanchor": "top"}  # pyright: ignore[reportAttributeAccessIssue]
+    return figure.update_layout(margin={"b": 130, "t": 100}, legend=legend)
+
+
+def _within(values: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
+    return values - pd.Series(values).groupby(rows["problem"].to_numpy()).transform("mean").to_numpy()
+
+
+def _slope(slopes: pd.DataFrame, **where: str) -> Interval:
+    rows = slopes.loc[slopes["fit"] == "alone"]
+    for name, value in where.items():
+        rows = rows.loc[rows[name] == value]
+    return Interval(*rows[["slope", "low", "high"]].iloc[0].astype(float))
