@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 import typer
 
-from workbench import __version__, options
-from workbench.claims import Claim, claim_table
+from workbench import __version__, markup, options
+from workbench.claims import Claim, claim_table, claims_html
 from workbench.errors import InputError
 from workbench.experiments import Ablation, Condition, ablate
 from workbench.figures import write
@@ -73,6 +73,13 @@ class Finding:
     """By the ending of their file name; ``""`` for the main one."""
     table: pd.DataFrame
     claims: Sequence[Claim] = ()
+
+    def __repr__(self) -> str:
+        drawn, rows = len(self.figures), len(self.table)
+        return f"Finding({drawn} figures, a table of {rows} rows, {len(self.claims)} claims)"
+
+    def _repr_html_(self) -> str:
+        return markup.paragraph(repr(self)) + claims_html(self.claims)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from workbench import markup
 from workbench.estimates import Interval, Settings, paired_difference
 from workbench.outcomes import PASS_AT, scores
 
@@ -63,6 +64,9 @@ class Claim:
             return "cannot be tested"
         return {True: "holds", False: "does NOT hold", None: "is undecided"}[self.holds]
 
+    def _repr_html_(self) -> str:
+        return claims_html([self])
+
     def __str__(self) -> str:
         found = self.obstacle or f"{self.measured}: {self.interval}"
         return f"{self.claim} ({self.place}): {self.verdict}; {found}"
@@ -86,6 +90,12 @@ def claim_table(claims: Iterable[Claim]) -> pd.DataFrame:
             for c in claims
         ]
     )
+
+
+def claims_html(claims: Iterable[Claim]) -> str:
+    """The same for Jupyter, estimates with their intervals."""
+    told = claim_table(claims).rename(columns={"low": "estimate_low", "high": "estimate_high"})
+    return markup.table(told) if len(told) else markup.paragraph("No claims.")
 
 
 def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:

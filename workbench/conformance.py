@@ -16,7 +16,6 @@ The default tolerance of 1e-6 is for float64: the models' own RMSNorm computes i
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from workbench import markup
 from workbench.errors import InputError
 from workbench.lens import compare
 from workbench.pairs import ModelPair, load_pair
@@ -80,6 +80,9 @@ class ConformReport:
             [asdict(deviation) for deviation in self.deviations], columns=list(Deviation.__annotations__)
         )
 
+    def __repr__(self) -> str:
+        return f"ConformReport({self.verdict})"
+
     def __str__(self) -> str:
         table = [self.to_dataframe().to_string(index=False, float_format="{:.2e}".format)] * bool(
             self.deviations
@@ -87,7 +90,7 @@ class ConformReport:
         return "\n".join([*table, self.verdict])
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        return markup.paragraph(self.verdict, strong=True) + markup.table(self.to_dataframe())
 
 
 def conform(

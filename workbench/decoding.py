@@ -21,6 +21,7 @@ from torch import Tensor
 
 from workbench.anatomy import Anatomy
 from workbench.chat import tokenizer_of
+from workbench.displays import response_html
 from workbench.errors import InputError
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
@@ -61,6 +62,9 @@ class Response:
     """Whether it stopped by itself, rather than at `max_new_tokens`."""
     seconds: float = field(compare=False)
     """Its share of the wall time of its batch."""
+
+    def _repr_html_(self) -> str:
+        return response_html(self)
 
 
 def decode(

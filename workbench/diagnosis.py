@@ -4,7 +4,6 @@ Nothing here needs a network, and a check that breaks is a finding, not a crash.
 """
 
 import hashlib
-import html
 import importlib
 import json
 import math
@@ -20,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import __version__, machine
+from workbench import __version__, machine, markup
 from workbench.machine import STATUSES, Check
 
 if TYPE_CHECKING:
@@ -79,7 +78,11 @@ class DoctorReport:
         return table
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.summary)}</p>{self.to_dataframe().to_html(index=False, escape=True)}"
+        frame = self.to_dataframe()
+        wrong = frame.loc[frame["status"] != "ok"]
+        shown = markup.table(wrong) if len(wrong) else ""
+        every = markup.folded(f"all {len(frame)} checks", markup.table(frame))
+        return markup.paragraph(self.summary, strong=True) + shown + every
 
 
 def doctor() -> DoctorReport:

@@ -20,13 +20,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from workbench import markup
 from workbench.answers import verify
 from workbench.decoding import Intervention, batch_edits, decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
 from workbench.folders import kept
-from workbench.outcomes import PASS_AT, drift_table, summarise_responses
+from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch
 from workbench.perturbation import Disturbance, Perturbation, perturb
@@ -73,8 +74,20 @@ class Ablation:
         return f"Ablation({conditions} conditions, {problems} problems, {len(self.responses)} responses)"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + self.summary.to_html(
-            index=False, escape=True, float_format="{:.3f}".format
+        heads = ("greedy, %", "greedy − RLVR", "Pass@1, %", "Pass@1 − RLVR", "McNemar's p")
+        rows = [
+            {"condition": row["name"]} | dict(zip(heads, row["cells"], strict=True))
+            for row in accuracy_rows(self.summary)
+        ]
+        summary = self.summary.rename(columns={"low": "estimate_low", "high": "estimate_high"})
+        return (
+            markup.paragraph(repr(self))
+            + markup.table(pd.DataFrame(rows))
+            + markup.paragraph(
+                "Percent right, and paired differences in points; 95% intervals over problems."
+            )
+            + markup.folded("every measure, as shares of 1", markup.table(summary))
+            + markup.folded("drift: KL to the target in nats", markup.table(self.drift))
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -15,7 +15,6 @@ hidden) ever exists.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -23,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from workbench import markup
 from workbench.errors import InputError
 from workbench.lens import LensHead
 from workbench.pairs import ModelPair
@@ -77,12 +77,17 @@ class Followed:
         )
 
     def _repr_html_(self) -> str:
-        frame = self._take([-1], slice(10)).to_dataframe()
-        wide = frame.assign(rank=frame.groupby("layer").cumcount() + 1).pivot_table(
-            index=["rank", "token"], columns="layer", values=["p_base", "p_rlvr"]
-        )
-        table = wide.to_html(escape=True, float_format="{:.3g}".format)
-        return f"<p>{escape(repr(self))}; at the end of {escape(self.problem_ids[-1])}:</p>{table}"
+        one = self._take([-1], slice(10))
+        rows = []
+        for slot, token in enumerate(one.ids[0].tolist()):
+            for model in ("base", "rlvr") if token >= 0 else ():
+                chances = getattr(one, f"log_probs_{model}")[:, 0, slot].exp().tolist()
+                rows.append(
+                    {"token": self.vocabulary[token], "model": model}
+                    | dict(zip(one.layers, chances, strict=True))
+                )
+        told = f"{self!r}; probabilities by layer at the end of {self.problem_ids[-1]}:"
+        return markup.paragraph(told) + markup.table(pd.DataFrame(rows))
 
     def select(self, *, prompt: int) -> "Followed":
         """One prompt alone, which becomes prompt 0.

@@ -13,7 +13,6 @@ Only one null model is in memory at a time, beside the pair.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from workbench import markup
 from workbench.cells import Cells, choose_kinds, columns, positions_of
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, sums_by_problem
@@ -30,6 +30,7 @@ from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, problem_seed
 from workbench.records import LensTrace
 from workbench.strata import check_bins, quantile_strata
+from workbench.tables import ends
 from workbench.traces import trace
 from workbench.verdicts import SCOPES, STATES, part_name, times
 
@@ -61,13 +62,17 @@ class NullShift:
         return f"NullShift(rlvr, {', '.join(conditions)}; {self.bins} strata, {problems} problems)\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        shown = self.contrasts.to_html(index=False, escape=True, float_format="{:.3g}".format)
-        strata = self.table.to_html(index=False, escape=True, float_format="{:.3g}".format)
+        told = ["condition", "kind", "scope", "draws", *ends("contrast"), *ends("beyond"), "state"]
+        strata = ["condition", "kind", "scope", "stratum", "cells", *ends("kl"), *ends("rlvr_over")]
+        named = self.contrasts.loc[:, told].rename(columns={"state": "beyond it, the claim"})
         return (
-            f"<p><strong>{escape(self.verdict)}</strong></p>{shown}"
-            f"<details><summary>by stratum</summary>{strata}</details>"
-            "<p>KL and entropy in nats; contrast: lowest over highest stratum; beyond: RLVR's over that of the condition; "
-            "95% intervals over problems.</p>"
+            markup.paragraph(self.verdict, strong=True)
+            + markup.table(named)
+            + markup.paragraph(
+                "contrast: mean KL of the lowest stratum over that of the highest; beyond: RLVR's contrast over that of "
+                "the condition; 95% intervals over problems."
+            )
+            + markup.folded("by stratum, KL in nats", markup.table(self.table.loc[:, strata]))
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from workbench.anatomy import Anatomy, dissect, probe
 from workbench.chat import tokenizer_of
 from workbench.checkpoints import Placement, load_model, load_processor
+from workbench.displays import pair_html
 from workbench.errors import InputError
 from workbench.preflight import check_pair, check_processor, check_processors, check_weights
 from workbench.problems import Problem
@@ -53,6 +54,9 @@ class ModelPair:
             f"ModelPair({self.name!r}, {self.base.family}, {self.depth} layers, hidden "
             f"{self.base.hidden_size}, vocabulary {self.vocab_size}, {self.dtype}, {self.device})"
         )
+
+    def _repr_html_(self) -> str:
+        return pair_html(self)
 
     @property
     def device(self) -> torch.device:

@@ -14,19 +14,9 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from workbench.errors import InputError
+from workbench.markup import COLOURS
 from workbench.tables import bucket, ends, last_layer, number, visible
 
-COLOURS = {
-    "base": "#0072B2",
-    "rlvr": "#D55E00",
-    "replay": "#009E73",
-    "null": "#7F7F7F",
-    "ratio": "#E69F00",
-    "visual": "#009E73",
-    "text": "#CC79A7",
-    "special": "#56B4E9",
-    "all": "#E69F00",
-}
 DASHES = {
     "rlvr": "dash",
     "null": "dot",

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.anatomy import Anatomy
+from workbench.displays import patch_html
 from workbench.errors import InputError
 from workbench.lens import summarise
 from workbench.pairs import ModelPair
@@ -94,6 +95,9 @@ class PreparedPatch:
 
     def __repr__(self) -> str:
         return f"PreparedPatch({self.problem_id!r}, {int(self.mask.sum())} of {self.mask.numel()} cells, {self.patch})"
+
+    def _repr_html_(self) -> str:
+        return patch_html(self)
 
     @property
     def sites(self) -> tuple[int, ...]:

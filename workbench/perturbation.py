@@ -16,12 +16,12 @@ the right one, so what makes every token less probable moves both.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from workbench import markup
 from workbench.answers import verify
 from workbench.decoding import Intervention, batch_edits, decode_many
 from workbench.disturbances import DEFAULT_DISTURBANCES, Disturbance, EmbeddingNoise, disturb
@@ -73,13 +73,20 @@ class Perturbation:
         return f"Perturbation({problems} problems{left}, {inputs} inputs)\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        lines = "".join(f"<li>{escape(verdict.text)}</li>" for verdict in self.verdicts)
-        shown = self.slopes[(self.slopes["method"] == "within") & (self.slopes["fit"] == "alone")]
+        shown = self.slopes.loc[(self.slopes["method"] == "within") & (self.slopes["fit"] == "alone")]
+        shown = shown.rename(columns={"low": "slope_low", "high": "slope_high"}).drop(
+            columns=["method", "fit"]
+        )
+        pooled = shown.loc[shown["kind"] == "all"].drop(columns="kind")
         return (
-            f"<p><strong>{escape(self.verdict)}</strong></p>"
-            f"<details><summary>{len(self.verdicts)} verdicts</summary><ul>{lines}</ul></details>"
-            f"{shown.to_html(index=False, escape=True, float_format='{:.4g}'.format)}"
-            f"<p>Slopes within problems, nats per token a nat of drift; {len(shown)} of {len(self.slopes)} rows.</p>"
+            markup.paragraph(self.verdict, strong=True)
+            + markup.folded(f"{len(self.verdicts)} verdicts", markup.listing(v.text for v in self.verdicts))
+            + markup.table(pooled)
+            + markup.paragraph(
+                "Slopes of log perplexity within problems, all disturbances pooled, nats per token a nat of drift at cells "
+                f"of that stratum; {len(pooled)} of {len(self.slopes)} rows."
+            )
+            + markup.folded("by disturbance", markup.table(shown))
         )
 
     def to_dataframe(self) -> pd.DataFrame:

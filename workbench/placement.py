@@ -10,11 +10,15 @@ says which fits). What is kept between the two steps lies on the CPU: per prompt
 ``top_v`` tokens at each visual position.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import pandas as pd
+
+from workbench import markup
 from workbench.anatomy import Anatomy, dissect, probe
 from workbench.checkpoints import Placement, load_model, load_processor, read_depth
 from workbench.errors import InputError
@@ -35,6 +39,26 @@ class LearnedProblems:
     prompts: list[EncodedPrompt] = field(repr=False)
     pair: ModelPair
     """For `decode(result.pair, prompt, intervention=...)`. After ``sequential`` it holds the RLVR model in both roles."""
+
+    def __repr__(self) -> str:
+        return f"LearnedProblems({len(self.learned)} problems, {self.pair!r})"
+
+    def _repr_html_(self) -> str:
+        return markup.paragraph(repr(self)) + markup.table(self.to_dataframe())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a problem: problem, tokens, iterations, loss before the first and before the last (nats), stopped."""
+        return pd.DataFrame(
+            {
+                "problem": one.problem_id,
+                "tokens": len(one.tokens),
+                "iterations": len(one.losses),
+                "first_loss": float(one.losses[0]) if len(one.losses) else math.nan,
+                "last_loss": float(one.losses[-1]) if len(one.losses) else math.nan,
+                "stopped": one.stopped or "",
+            }
+            for one in self.learned
+        )
 
 
 def learn_problems(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from workbench.anatomy import Anatomy, named_token_ids
 from workbench.chat import processor_call, shown_pictures, tokenizer_of
+from workbench.displays import prompt_html
 from workbench.errors import InputError
 from workbench.layouts import Grid, Layout, locate
 from workbench.problems import Problem
@@ -113,6 +114,9 @@ class EncodedPrompt:
         return (
             f"EncodedPrompt({self.problem_id!r}, {len(self)} positions: {counts}; grids {list(self.grids)})"
         )
+
+    def _repr_html_(self) -> str:
+        return prompt_html(self, [TokenKind(kind).name.lower() for kind in self.kinds.tolist()])
 
     def prefix(self, length: int) -> "EncodedPrompt":
         """The first ``length`` positions, which must hold every visual one.

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from workbench.displays import trace_html
 from workbench.errors import InputError
 from workbench.prompts import TokenKind
 
@@ -146,19 +146,8 @@ class LensTrace:
         )
 
     def _repr_html_(self) -> str:
-        table = pd.DataFrame(
-            {
-                "entropy base (nats)": self.entropy_base.mean(1),
-                "entropy RLVR (nats)": self.entropy_rlvr.mean(1),
-                "KL (nats)": self.kl.mean(1),
-                "KL of matched noise (nats)": self.kl_null.mean((0, 2)),
-                "top-1 agreement": self.top1_agreement.float().mean(1),
-            },
-            index=pd.Index(self.layers, name="layer"),
-        )
-        return (
-            f"<p>{escape(repr(self))}; means over positions:</p>{table.to_html(float_format='{:.4g}'.format)}"
-        )
+        kinds = (TokenKind.VISUAL, TokenKind.TEXT, TokenKind.SPECIAL)
+        return trace_html(self, {kind.name.lower(): self.kind == kind for kind in kinds})
 
     def select(self, *, prompt: int) -> "LensTrace":
         """The trace of one prompt alone, which becomes prompt 0.

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from workbench.aims import Aim, seen, take_aim
 from workbench.descent import Loss, descend
+from workbench.displays import learned_html
 from workbench.errors import InputError
 from workbench.lens import summarise
 from workbench.pairs import ModelPair
@@ -157,6 +158,9 @@ class LearnedTokens:
         path = f"{self.losses[0]:.3g} -> {self.losses[-1]:.3g} nats" if len(self.losses) else "no iteration"
         ended = f", stopped: {self.stopped}" if self.stopped else ""
         return f"LearnedTokens({self.problem_id!r}, {len(self.tokens)} tokens, loss {path}{ended})"
+
+    def _repr_html_(self) -> str:
+        return learned_html(self)
 
     @property
     def sites(self) -> tuple[int, ...]:

@@ -14,19 +14,20 @@ KL and entropies are in nats throughout.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from workbench import markup
 from workbench.cells import MEASURES, Cells, choose_kinds, columns, positions_of
 from workbench.errors import InputError
 from workbench.estimates import Interval, Settings
 from workbench.prompts import TokenKind
 from workbench.records import LensTrace
 from workbench.strata import check_bins, fraction_strata, quantile_strata
+from workbench.tables import bucket, first_kind
 from workbench.verdicts import ROUNDING, Verdict, headline, part_name
 
 BY = ("quantile", "fraction")
@@ -73,14 +74,18 @@ class ShiftTable:
         return f"ShiftTable({described})\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        pooled = self.table[self.table["scope"] != "layer"].drop(columns=["layer", "strata_by"])
-        lines = "".join(f"<li>{escape(verdict.text)}</li>" for verdict in self.verdicts)
+        pooled = self.table.loc[self.table["scope"] != "layer"]
+        kind, scope = first_kind(self.table), str(pooled["scope"].iloc[-1])
+        first = _readable(pooled.loc[(pooled["kind"] == kind) & (pooled["scope"] == scope)])
         return (
-            f"<p><strong>{escape(self.verdict)}</strong></p>"
-            f"<details><summary>{len(self.verdicts)} verdicts</summary><ul>{lines}</ul></details>"
-            f"{pooled.to_html(index=False, escape=True, float_format='{:.4g}'.format)}"
-            f"<p>The {len(pooled)} pooled of {len(self.table)} rows. KL and entropy in nats; "
-            f"{self.level:.0%} intervals from {self.resamples} resamples of problems.</p>"
+            markup.paragraph(self.verdict, strong=True)
+            + markup.folded(f"{len(self.verdicts)} verdicts", markup.listing(v.text for v in self.verdicts))
+            + markup.table(first.drop(columns=["scope", "kind"]))
+            + markup.paragraph(
+                f"Strata of {kind} tokens, {scope}. KL and entropy in nats; {self.level:.0%} intervals from "
+                f"{self.resamples} resamples of problems. `.table` has {len(self.table)} rows, `.plot()` a figure."
+            )
+            + markup.folded(f"every token kind: {len(pooled)} pooled rows", markup.table(_readable(pooled)))
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -232,6 +237,19 @@ def top_prediction_shift(
                 row[name] = float(getattr(one, name)[layer, place])
             rows.append(row | tops)
     return pd.DataFrame(rows)
+
+
+def _readable(pooled: pd.DataFrame) -> pd.DataFrame:
+    """The columns to read first, under their names in words."""
+    ranges = zip(pooled["entropy_low"], pooled["entropy_high"], strict=True)
+    told = pd.DataFrame({name: pooled[name] for name in ("scope", "kind")})
+    told["stratum"] = [bucket(stratum, pooled["stratum"]) for stratum in pooled["stratum"]]
+    told["base entropy"] = [f"{markup.shown(low)} to {markup.shown(high)}" for low, high in ranges]
+    told["cells"] = pooled["cells"]
+    for measure, name in (("kl", "KL"), ("kl_null", "KL of noise"), ("ratio", "KL / noise")):
+        for end in ("", "_low", "_high"):
+            told[f"{name}{end}"] = pooled[f"{measure}{end}"]
+    return told
 
 
 def _strata(trace: LensTrace, kind: str, bins: int, by: str) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench import figures
+from workbench import figures, markup
 from workbench.experiments import Ablation, Condition, ablate
 from workbench.folders import made_with, run_folder, write_json, write_tables
 from workbench.followed import follow
@@ -56,7 +56,8 @@ class Study:
         return f"Study({self.folder}: {self.shift.verdict})"
 
     def _repr_html_(self) -> str:
-        return self.shift._repr_html_()
+        found = "" if self.ablation is None else self.ablation._repr_html_()
+        return markup.facts({"report": str(self.report)}) + self.shift._repr_html_() + found
 
 
 def study(
