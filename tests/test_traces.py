@@ -15,11 +15,14 @@ from torch import Tensor
 
 from workbench.anatomy import Anatomy
 from workbench.errors import InputError
+from workbench.lens import compare
 from workbench.pairs import ModelPair
+from workbench.patching import Patch, prepare_patch, record
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.records import AXES
-from workbench.traces import LensTrace, trace
+from workbench.traces import LensTrace, lens_heads, trace
+from workbench.tracing import read_residuals
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -398,3 +401,36 @@ def test_it_plots_kl_by_layer():
     figure = traced().plot()
     assert figure.layout.xaxis.title.text == "decoder layer"
     assert len(figure.data) > 0
+
+
+def test_interventions_are_in_place_in_the_rlvr_model_alone(tiny_pair):
+    problems = [tiny.problem(seed=seed) for seed in (0, 1)]
+    prompts = [tiny_pair.encode(problem) for problem in problems]
+    patch = prepare_patch(tiny_pair, prompts[0], Patch(layers=(1,), select="all"))
+    plain, changed = (trace(tiny_pair, problems, interventions=i) for i in (None, [patch, None]))
+    assert torch.equal(plain.entropy_base, changed.entropy_base)
+    other = plain.prompt == 1
+    assert torch.allclose(plain.kl[:, other], changed.kl[:, other], atol=1e-6)
+    assert torch.allclose(plain.kl[0], changed.kl[0], atol=1e-6)  # below the patch
+    residuals = record(tiny_pair.base, prompts[0], [1]).hidden[0]
+    own = read_residuals(
+        tiny_pair.rlvr,
+        prompts[0].model_inputs,
+        layers=[1],
+        write={1: lambda hidden: residuals[None].to(hidden)},
+    )
+    heads = lens_heads(tiny_pair)
+    base = read_residuals(tiny_pair.base, prompts[0].model_inputs, layers=[1])[1][0]
+    expected = compare(base, own[1][0], *heads, top_k=1).kl
+    assert torch.allclose(changed.kl[1, ~other], expected, atol=1e-5)
+    assert not torch.allclose(plain.kl[1, ~other], expected, atol=1e-3)
+    assert changed.provenance["interventions"] == ["PreparedPatch"]
+
+
+def test_an_intervention_for_another_problem_is_refused(tiny_pair):
+    problems = [tiny.problem(seed=seed) for seed in (0, 1)]
+    patch = prepare_patch(tiny_pair, tiny_pair.encode(problems[0]), Patch(layers=1))
+    with pytest.raises(InputError, match="made for 'p0', the prompt is 'p1'"):
+        trace(tiny_pair, problems, interventions=[None, patch])
+    with pytest.raises(InputError, match="1 entries for 2 prompts"):
+        trace(tiny_pair, problems, interventions=[patch])

@@ -37,6 +37,8 @@ _HOME = {
     "export_visual_embeddings": "decoding",
     "ablate": "experiments",
     "Ablation": "experiments",
+    "try_replay": "attempts",
+    "Attempt": "attempts",
     "default_matrix": "presets",
     "perturb": "perturbation",
     "Perturbation": "perturbation",

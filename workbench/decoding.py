@@ -13,7 +13,7 @@ neither the batch nor the number of samples changes a response, beyond rounding.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,30 +23,12 @@ from workbench.anatomy import Anatomy
 from workbench.chat import tokenizer_of
 from workbench.displays import response_html
 from workbench.errors import InputError
+from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
-from workbench.tracing import Edit, prefill
+from workbench.tracing import prefill
 
 Model = Literal["base", "rlvr"]
-
-
-@runtime_checkable
-class Intervention(Protocol):
-    """What `decode` can apply at prefill: `LearnedTokens` and `PreparedPatch` are such."""
-
-    @property
-    def problem_id(self) -> str:
-        """The prompt it was made for."""
-        ...
-
-    @property
-    def sites(self) -> tuple[int, ...]:
-        """The layers whose input it writes."""
-        ...
-
-    def apply(self, layer: int, hidden: Tensor) -> Tensor:
-        """The new input (T, hidden) of a layer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -161,17 +143,7 @@ def respond(
     """What `decode_many` does, for one model with its processor or tokenizer."""
     tokenizer = tokenizer_of(processor)
     _check(tokenizer, samples, temperature, max_new_tokens)
-    given = list(interventions) if interventions is not None else [None] * len(prompts)
-    if len(given) != len(prompts):
-        raise InputError(
-            f"`interventions` has {len(given)} entries for {len(prompts)} prompts; give one (or None) for each"
-        )
-    for prompt, intervention in zip(prompts, given, strict=True):
-        if intervention is not None and intervention.problem_id != prompt.problem_id:
-            raise InputError(
-                f"`intervention` was made for {intervention.problem_id!r}, the prompt is {prompt.problem_id!r}; "
-                "make one for each prompt"
-            )
+    given = one_each(interventions, [prompt.problem_id for prompt in prompts])
     stops = _Stops(tokenizer, anatomy, stop)
     done: list[list[Response]] = []
     for batch in batches(prompts, batch_size):
@@ -285,26 +257,6 @@ def _next_position(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
     if deltas is not None:
         length = length + deltas.view(-1, 1).to(length.device)
     return length.expand(3, -1, -1)
-
-
-def batch_edits(
-    prompts: Sequence[EncodedPrompt], interventions: Sequence[Intervention | None]
-) -> dict[int, Edit]:
-    """What `tracing` writes: each prompt's intervention on its own row of the left-padded batch."""
-    longest = max(len(prompt) for prompt in prompts)
-    sites = sorted({site for made in interventions if made is not None for site in made.sites})
-
-    def edit(layer: int, hidden: Tensor) -> Tensor:
-        rows = []
-        for row, (prompt, made) in enumerate(zip(prompts, interventions, strict=True)):
-            if made is None or layer not in made.sites:
-                rows.append(hidden[row])
-            else:
-                offset = longest - len(prompt)
-                rows.append(torch.cat([hidden[row, :offset], made.apply(layer, hidden[row, offset:])]))
-        return torch.stack(rows)
-
-    return {layer: (lambda hidden, layer=layer: edit(layer, hidden)) for layer in sites}
 
 
 class _Stops:

@@ -22,11 +22,12 @@ import pandas as pd
 
 from workbench import markup
 from workbench.answers import verify
-from workbench.decoding import Intervention, batch_edits, decode_many
+from workbench.decoding import decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
 from workbench.folders import kept
+from workbench.interventions import Intervention, batch_edits
 from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch

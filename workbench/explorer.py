@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from workbench.errors import InputError
 from workbench.followed import Followed, follow
+from workbench.interventions import Intervention
 from workbench.packing import pack
 from workbench.pages import inline_json, render, source, write_page
 from workbench.pairs import ModelPair
@@ -35,6 +36,7 @@ def explore(
     followed: int = 24,
     layers: Sequence[int] | None = None,
     batch_size: int = 8,
+    interventions: Sequence[Intervention | None] | None = None,
     title: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Explorer":
@@ -47,6 +49,7 @@ def explore(
         followed: tokens per position whose exact probability is known at every layer; 0 for none.
         layers: decoder layers to trace, 0-based; all when None.
         batch_size: prompts per forward.
+        interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
         title: of the page.
         progress: called with (prompts done, prompts in all) while tracing.
 
@@ -57,10 +60,9 @@ def explore(
         raise InputError(
             f"`followed` is {followed}, expected 0 or more: `explore(pair, problems, followed=24)`"
         )
-    traced = trace(
-        pair, problems, top_k=top_k, null_draws=0, batch_size=batch_size, layers=layers, progress=progress
-    )
-    curves = follow(pair, problems, traced, tokens=followed, batch_size=batch_size) if followed else None
+    how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
+    traced = trace(pair, problems, top_k=top_k, null_draws=0, layers=layers, progress=progress, **how)
+    curves = follow(pair, problems, traced, tokens=followed, **how) if followed else None
     return Explorer(traced, curves, top_k=top_k, title=title)
 
 

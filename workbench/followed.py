@@ -24,6 +24,7 @@ from torch import Tensor
 
 from workbench import markup
 from workbench.errors import InputError
+from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens import LensHead
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
@@ -242,6 +243,7 @@ def follow(
     *,
     tokens: int = 24,
     batch_size: int = 8,
+    interventions: Sequence[Intervention | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Followed:
     """Exact probabilities, at every traced layer of both models, of the likeliest tokens at each position.
@@ -252,6 +254,7 @@ def follow(
         trace: what `workbench.trace` returned for them.
         tokens: how many tokens to follow per position, at most.
         batch_size: prompts per forward; changes speed and memory, results only by rounding.
+        interventions: those of the trace.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Raises:
@@ -278,6 +281,7 @@ def follow(
                 "`follow(pair, problems, trace(pair, problems))`"
             )
         ids.append(likeliest(one, tokens))
+    made = one_each(interventions, [prompt.problem_id for prompt in prompts])
     heads, report, parts, done = lens_heads(pair), progress or (lambda done, total: None), [], 0
     report(0, len(prompts))
     for batch in batches(prompts, batch_size):
@@ -290,7 +294,8 @@ def follow(
             base, rlvr = (log_probabilities(h, wanted.clamp(min=0), head).cpu().float() for h, head in both)
             return base, rlvr
 
-        parts.append(list(compare_residuals(pair, batch, read, layers=trace.layers).values()))
+        write = batch_edits(batch, made[done : done + len(batch)])
+        parts.append(list(compare_residuals(pair, batch, read, layers=trace.layers, write=write).values()))
         done += len(batch)
         report(done, len(prompts))
     joined = torch.cat(ids).int()

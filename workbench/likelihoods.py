@@ -7,8 +7,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from workbench.anatomy import Anatomy
-from workbench.decoding import Intervention, batch_edits
 from workbench.errors import InputError
+from workbench.interventions import Intervention, batch_edits
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, collate
 from workbench.tracing import read_logits

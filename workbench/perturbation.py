@@ -23,11 +23,12 @@ import pandas as pd
 
 from workbench import markup
 from workbench.answers import verify
-from workbench.decoding import Intervention, batch_edits, decode_many
+from workbench.decoding import decode_many
 from workbench.disturbances import DEFAULT_DISTURBANCES, Disturbance, EmbeddingNoise, disturb
 from workbench.drifts import SCOPES, Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
 from workbench.folders import kept
+from workbench.interventions import Intervention, batch_edits
 from workbench.likelihoods import response_ids, response_nats
 from workbench.pairs import ModelPair
 from workbench.problems import Problem

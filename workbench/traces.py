@@ -23,6 +23,7 @@ from torch import Tensor
 
 from workbench.anatomy import Anatomy
 from workbench.errors import InputError
+from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens import LensHead, LensStats, compare, matched_noise
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
@@ -42,6 +43,7 @@ def trace(
     seed: int = 0,
     batch_size: int = 8,
     layers: Sequence[int] | None = None,
+    interventions: Sequence[Intervention | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LensTrace:
     """Trace both models of ``pair`` on ``problems``; the module's text tells how.
@@ -54,10 +56,11 @@ def trace(
         seed: of the null's directions.
         batch_size: prompts per forward; changes speed and memory, results only by rounding.
         layers: decoder layers to trace, 0-based; all when None.
+        interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Raises:
-        InputError: no problems, bad arguments, or activations that are not finite.
+        InputError: no problems, bad arguments, an intervention made for another problem, or activations that are not finite.
     """
     listed = _listed(problems)
     limits = {"top_k": (top_k, 1), "null_draws": (null_draws, 0), "batch_size": (batch_size, 1)}
@@ -70,6 +73,8 @@ def trace(
         raise InputError(
             f"`top_k` is {top_k}, but the vocabulary of {pair.name!r} has {pair.vocab_size} tokens"
         )
+    names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in listed]
+    made = one_each(interventions, names)
     report = progress or (lambda done, total: None)
     report(0, len(listed))
     heads = lens_heads(pair)
@@ -78,7 +83,8 @@ def trace(
     encoded = (item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in listed)
     for batch in batches(encoded, batch_size):
         reduce = _cells(batch, heads, top_k, null_draws, seed)
-        read = list(compare_residuals(pair, batch, reduce, layers=layers).values())
+        write = batch_edits(batch, made[len(infos) : len(infos) + len(batch)])
+        read = list(compare_residuals(pair, batch, reduce, layers=layers, write=write).values())
         cells = {
             name: torch.stack([part[name] for part in read], AXES[name][0].index("L")) for name in read[0]
         }
@@ -100,6 +106,11 @@ def trace(
             "pair": pair.name,
             "libraries": {**pair.provenance.get("libraries", {}), "nnsight": version("nnsight")},
             **{"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size},
+            **(
+                {}
+                if interventions is None
+                else {"interventions": sorted({type(one).__name__ for one in made if one is not None})}
+            ),
         },
     )
 

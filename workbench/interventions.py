@@ -1,0 +1,74 @@
+"""What an intervention is: something made for one prompt that writes layers' inputs over it; and writing many at once."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.prompts import EncodedPrompt
+from workbench.tracing import Edit
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """What `decode` can apply at prefill: `LearnedTokens` and `PreparedPatch` are such."""
+
+    @property
+    def problem_id(self) -> str:
+        """The prompt it was made for."""
+        ...
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """The layers whose input it writes."""
+        ...
+
+    def apply(self, layer: int, hidden: Tensor) -> Tensor:
+        """The new input (T, hidden) of a layer."""
+        ...
+
+
+def one_each(
+    interventions: Sequence[Intervention | None] | None, problem_ids: Sequence[str]
+) -> list[Intervention | None]:
+    """An intervention (or None) for each prompt.
+
+    Raises:
+        InputError: too few or too many, or one that was made for another prompt.
+    """
+    given: list[Intervention | None] = (
+        [None] * len(problem_ids) if interventions is None else [*interventions]
+    )
+    if len(given) != len(problem_ids):
+        raise InputError(
+            f"`interventions` has {len(given)} entries for {len(problem_ids)} prompts; give one (or None) for each"
+        )
+    for name, intervention in zip(problem_ids, given, strict=True):
+        if intervention is not None and intervention.problem_id != name:
+            raise InputError(
+                f"`intervention` was made for {intervention.problem_id!r}, the prompt is {name!r}; "
+                "make one for each prompt"
+            )
+    return given
+
+
+def batch_edits(
+    prompts: Sequence[EncodedPrompt], interventions: Sequence[Intervention | None]
+) -> dict[int, Edit]:
+    """What `tracing` writes: each prompt's intervention on its own row of the left-padded batch."""
+    longest = max(len(prompt) for prompt in prompts)
+    sites = sorted({site for made in interventions if made is not None for site in made.sites})
+
+    def edit(layer: int, hidden: Tensor) -> Tensor:
+        rows = []
+        for row, (prompt, made) in enumerate(zip(prompts, interventions, strict=True)):
+            if made is None or layer not in made.sites:
+                rows.append(hidden[row])
+            else:
+                offset = longest - len(prompt)
+                rows.append(torch.cat([hidden[row, :offset], made.apply(layer, hidden[row, offset:])]))
+        return torch.stack(rows)
+
+    return {layer: (lambda hidden, layer=layer: edit(layer, hidden)) for layer in sites}
