@@ -21,6 +21,14 @@ def measured(**columns) -> pd.DataFrame:
     return pd.DataFrame([{**row, "high": 2.0, **columns}])
 
 
+def test_published_changes_are_against_the_same_table():
+    settings = {name: name for name in ("patch low-entropy", "rlvr+replay")}
+    apart = [published_changes([table], settings) for table in ("Table 1", "Table 2")]
+    both = published_changes(["Table 1", "Table 2"], settings)
+    assert both["change"].dtype == float
+    assert sorted(both["change"]) == sorted([*apart[0]["change"], *apart[1]["change"]])
+
+
 def test_published_changes_are_against_the_plain_rlvr_model_of_the_same_benchmark():
     told = published_changes(["Table 2"], {"rlvr+replay": "replay"})
     table = published()

@@ -253,12 +253,12 @@ def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.
     """
     told = published()
     told = told.loc[told["table"].isin(tables)]
-    plain = told.loc[told["setting"] == "rlvr"].set_index(["model", "benchmark"])["accuracy_percent"]
+    plain = told.loc[told["setting"] == "rlvr"].set_index(["table", "model", "benchmark"])
     rows = []
     for row in told.loc[told["setting"].isin(list(settings))].to_dict("records"):
-        key = (row["model"], row["benchmark"])
+        key = (row["table"], row["model"], row["benchmark"])
         if key in plain.index:
-            change = row["accuracy_percent"] - plain[key]
+            change = row["accuracy_percent"] - float(plain.loc[key, "accuracy_percent"])
             rows.append(
                 {
                     "source": "published",

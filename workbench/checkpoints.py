@@ -5,7 +5,8 @@ weight that is missing or misshapen would otherwise be left random without a wor
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,17 +88,18 @@ def load_model(
             _truncate(config, layers)
         multimodal = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         auto = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
-        loaded: Any = auto.from_pretrained(
-            where,
-            config=config,
-            dtype=placement.dtype,
-            attn_implementation=placement.attn_implementation,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # so that the report names them
-            output_loading_info=True,
-            **spread,
-            **hub,
-        )
+        with _without_its_report():
+            loaded: Any = auto.from_pretrained(
+                where,
+                config=config,
+                dtype=placement.dtype,
+                attn_implementation=placement.attn_implementation,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # so that the report names them
+                output_loading_info=True,
+                **spread,
+                **hub,
+            )
         model, report = loaded
         if not spread:
             model = model.to(placement.device)
@@ -113,6 +115,17 @@ def load_model(
         ) from error
     _check_report(here, report, dissect(model), truncated=layers is not None)
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _without_its_report() -> Iterator[None]:
+    """Transformers prints which weights did not fit; `_check_report` says it, and knows which layers were left out."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def read_depth(role: str, source: str | Path, *, revision: str | None, trust_remote_code: bool) -> int:

@@ -195,4 +195,5 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    text = "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return text if len(text) <= 40 else f"…{text[-38:]}"  # of a long path its end

@@ -161,17 +161,19 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
             y=part["kl"],
             error_y={"array": part["kl_high"] - part["kl"], "arrayminus": part["kl"] - part["kl_low"]},
             marker={"color": colour, "pattern": {"shape": pattern}},
+            offsetgroup=stratum,
             name=f"{stratum} entropy",
         )
         figure.add_scatter(
             x=[escape(str(n), quote=False) for n in part["intervention"]],
             y=part["before"],
             mode="markers",
-            marker={"color": colour, "symbol": "line-ew-open", "size": 16},
+            marker={"color": colour, "symbol": "line-ew-open", "size": 24, "line": {"width": 2.5}},
+            offsetgroup=stratum,
             name=f"{stratum} entropy, before",
         )
     figure.update_yaxes(title_text="KL(target‖learner), nats", rangemode="tozero")
-    figure.update_layout(barmode="group", height=440, showlegend=True)
+    figure.update_layout(barmode="group", scattermode="group", height=440, showlegend=True)
     return finish(
         figure, "How far the activations are, with each intervention in place", f"visual tokens, {scope}"
     )
