@@ -18,10 +18,10 @@ FIGURE = "application/vnd.plotly.v1+json"
 FRAME = "<iframe srcdoc="
 TABLE = "<table"
 PROMISED = {
-    "01_first_look": {FIGURE: 3, FRAME: 1, TABLE: 3, "<svg": 1, "data:image/png": 2},
+    "01_first_look": {FIGURE: 3, FRAME: 1, TABLE: 3, "<svg": 1, "data:image/png": 2, "&lt;think&gt;": 1},
     "02_entropy_shift": {FIGURE: 3, TABLE: 4, "SFT only": 1, "<details>": 2},
     "03_replay_playground": {FIGURE: 4, FRAME: 2, TABLE: 1, "<polyline": 1},
-    "04_your_own_pair": {FRAME: 1, TABLE: 7, "last_loss": 1, "RLVR with replay": 1},
+    "04_your_own_pair": {FRAME: 1, TABLE: 7, "last_loss": 1, "RLVR with replay": 1, "&lt;think&gt;": 2},
     "05_paper_figures": {FIGURE: 6, TABLE: 4, "does NOT hold|holds|is undecided": 1, "VL-Rethinker": 1},
 }
 
@@ -92,6 +92,10 @@ def test_it_runs_and_shows_what_it_promises(executed):
         ]
         assert len(found) >= least, (what, len(found))
     assert changed == set()
+    pages = [page for data in bundles if FRAME not in (page := str(data.get("text/html", "")))]
+    assert not [
+        page for page in pages if "<think>" in page or "<script" in page
+    ]  # what models say is escaped
     if name == "03_replay_playground":
         sliders_have_learned_and_answered(notebook)
 
