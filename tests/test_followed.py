@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,9 +13,13 @@ from test_lens import naive_logits, randn, rms_norm
 
 import workbench as wb
 from workbench.errors import InputError
+from workbench.explorer import explore
 from workbench.followed import Followed, follow, likeliest, log_probabilities
+from workbench.interventions import batch_edits
 from workbench.lens import LensHead
+from workbench.patching import Patch, prepare_patch
 from workbench.traces import compare_residuals, lens_heads, trace
+from workbench.tracing import read_logits
 
 
 def naive(h, ids, head):
@@ -196,3 +201,22 @@ def test_bad_arguments_of_follow(pair, problems, traced, followed):
         followed.plot(token=5)
     with pytest.raises(InputError, match="`log_probs_rlvr` has shape"):
         replace(followed, log_probs_rlvr=followed.log_probs_rlvr[:1])
+
+
+def test_interventions_are_in_place_in_the_rlvr_model(tiny_pair):
+    problem = tiny.problem()
+    prompt = tiny_pair.encode(problem)
+    patch = prepare_patch(tiny_pair, prompt, Patch(layers=2, select="all"))
+    how = {"top_k": 3, "followed": 5, "interventions": [patch]}
+    page = explore(tiny_pair, [problem], **how)
+    logits = read_logits(
+        tiny_pair.rlvr, prompt.model_inputs, last=len(prompt), write=batch_edits([prompt], [patch])
+    )
+    expected = logits[0].log_softmax(-1).gather(1, page.followed.ids.long().clamp(min=0))
+    found, there = page.followed.log_probs_rlvr[-1], page.followed.ids >= 0
+    assert torch.allclose(found[there], expected[there], atol=1e-4)
+    plain = follow(tiny_pair, [problem], page.trace, tokens=5)
+    assert not torch.allclose(plain.log_probs_rlvr[-1][there], expected[there], atol=1e-2)
+    assert torch.equal(plain.log_probs_base.nan_to_num(), page.followed.log_probs_base.nan_to_num())
+    with pytest.raises(InputError, match="2 entries for 1 prompts"):
+        follow(tiny_pair, [problem], page.trace, interventions=[patch, None])
