@@ -28,10 +28,12 @@ from workbench.claims import Claim, claim_table
 from workbench.errors import InputError
 from workbench.experiments import Ablation, Condition, ablate
 from workbench.figures import write
-from workbench.folders import digest_of, made_with, write_json
+from workbench.folders import digest_of, kept, made_with, write_json
+from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
 from workbench.pairs import ModelPair, load_pair
-from workbench.presets import batch_of, default_matrix, longest_answer, settings_for
+from workbench.perturbation import perturb, responses_for
+from workbench.presets import batch_of, controls_of, default_matrix, longest_answer, settings_for
 from workbench.problems import Problem, load_problems
 from workbench.rows import nearest
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
@@ -184,6 +186,46 @@ class Given:
             batch_size=batch_of(self.pair),
             keep=o.cache / "ablation" if keep else None,
             progress=lambda what, done, total: self.progress(f"answering: {what}", done, total),
+        )
+
+    @cached_property
+    def perturbation(self) -> dict[str, pd.DataFrame]:
+        """``table`` and ``slopes`` of a perturbation study."""
+        o = self.options
+        if o.run:
+            return {"table": self.table("perturbation"), "slopes": self.table("perturbation_slopes")}
+        problems = self.problems()
+        found = perturb(
+            self.pair,
+            problems,
+            responses=responses_for(problems),
+            samples=o.samples,
+            seed=o.seed,
+            max_new_tokens=longest_answer(self.pair),
+            batch_size=batch_of(self.pair),
+            keep=o.cache / "perturbation",
+            progress=lambda done, total: self.progress("disturbing the pictures", done, total),
+        )
+        return {"table": found.table, "slopes": found.slopes}
+
+    @cached_property
+    def nulls(self) -> dict[str, pd.DataFrame]:
+        """``table`` and ``contrasts`` of null models in weights."""
+        o, names = self.options, ["nulls", "null_contrasts"]
+        if o.run:
+            return dict(zip(("table", "contrasts"), map(self.table, names), strict=True))
+        spec = {**self.spec, "nulls": True}
+        made = kept(o.cache / "nulls", spec, names, lambda: [*self._null_shift().tables().values()])
+        return dict(zip(("table", "contrasts"), made, strict=True))
+
+    def _null_shift(self) -> NullShift:
+        return weight_nulls(
+            self.pair,
+            self.problems(),
+            others=controls_of(self.pair),
+            seed=self.options.seed,
+            batch_size=batch_of(self.pair),
+            progress=lambda what, done, total: self.progress(f"null model: {what}", done, total),
         )
 
     def table(self, name: str) -> pd.DataFrame:

@@ -52,6 +52,10 @@ def study(
         options.When,
         typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
     ] = options.When.AUTO,
+    perturb: Annotated[
+        options.When,
+        typer.Option(help="Also disturb pictures, and weights for null models; auto: for a bundled pair."),
+    ] = options.When.AUTO,
     samples: options.Samples = 16,
     max_new_tokens: options.NewTokens = None,
     tau: options.Tau = None,
@@ -63,7 +67,7 @@ def study(
     quiet()
     from workbench.folders import check_output
     from workbench.pairs import BUNDLED
-    from workbench.presets import batch_of, longest_answer
+    from workbench.presets import batch_of, controls_of, longest_answer
     from workbench.studies import study as run
 
     out = out or _run_name("study")
@@ -71,7 +75,10 @@ def study(
     listed = problems_of(problems, split, limit, seed)
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
-        asked = ablate is options.When.YES or (ablate is options.When.AUTO and loaded.name in BUNDLED)
+        asked, perturbed = (
+            when is options.When.YES or (when is options.When.AUTO and loaded.name in BUNDLED)
+            for when in (ablate, perturb)
+        )
         result = run(
             loaded,
             listed,
@@ -84,6 +91,8 @@ def study(
             interventions=matrix_of(loaded, tau, alpha, layers, threshold) if asked else None,
             samples=samples,
             max_new_tokens=max_new_tokens or longest_answer(loaded),
+            perturbed=perturbed,
+            controls=controls_of(loaded) if perturbed else None,
             notes={"source": {"problems": problems, "split": split, "limit": limit}},
             overwrite=overwrite,
             progress=progress,

@@ -19,6 +19,12 @@ STYLES = {
 }
 
 
+def null_figures(table: pd.DataFrame) -> dict[str, go.Figure]:
+    """All figures of null models, by name."""
+    kinds = dict.fromkeys(table["kind"])
+    return {f"nulls_{kind}": null_shift(table, kind=str(kind)) for kind in kinds}
+
+
 def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1.0) -> go.Figure:
     """Mean KL by stratum of base entropy, a line for each condition, without the last layer and in the last.
 
