@@ -1,7 +1,8 @@
 """Alternatives to replay: high, random and all positions, mid-layer tokens, reverse, self-smoothing, cross-model patches."""
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import outcome_claims
+from workbench.cli import run_analysis
 from workbench.outcome_figures import accuracy_differences, drift_bars
 
 ON_BASE = ("base", "reverse, low")
@@ -20,4 +21,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("alternatives")

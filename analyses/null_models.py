@@ -1,7 +1,8 @@
 """Null models: RLVR's shift by entropy beside random weight changes of its size, and training without RL."""
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import null_claims
+from workbench.cli import run_analysis
 from workbench.null_figures import null_shift
 
 
@@ -13,4 +14,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("null_models")

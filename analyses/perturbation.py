@@ -1,7 +1,8 @@
 """Perturbation: drift of disturbed inputs against the perplexity of right and wrong responses (the paper's section 3)."""
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import perturbation_claims
+from workbench.cli import run_analysis
 from workbench.perturbation_figures import perplexity_against_drift, slope_forest
 
 
@@ -15,4 +16,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("perturbation")

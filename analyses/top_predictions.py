@@ -1,7 +1,8 @@
 """Top predictions: how often the two models' lenses name the same token, by layer (the paper's section 3)."""
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import shift_claims
+from workbench.cli import run_analysis
 from workbench.figures import layer_curves, prediction_grid
 from workbench.shift import top_prediction_shift
 
@@ -18,4 +19,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("top_predictions")

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import typer
 
-from workbench import __version__, options
+from workbench import __version__
 from workbench.claims import Claim, claim_table
 from workbench.errors import InputError
 from workbench.experiments import Ablation, Condition, ablate
@@ -380,40 +379,3 @@ def find_analyses(folder: Path | None = None, *, names: Sequence[str] | None = N
                 f"`names`: there is no analysis {name!r}{nearest(name, held)}; there are {', '.join(held)}"
             )
     return [Analysis.of(importlib.import_module(f"{home.name}.{name}")) for name in names or held]
-
-
-def run(analyse: Callable[[Given], Finding]) -> None:
-    """The command line of a script, which passes its own `analyse`."""
-    analysis = Analysis.of(sys.modules[analyse.__module__])
-
-    def command(
-        pair: options.Pair = None,
-        base: options.Base = None,
-        rlvr: options.Rlvr = None,
-        problems: options.Problems = "shapes",
-        split: options.Split = "test",
-        limit: options.Limit = 300,
-        device: options.Device = None,
-        dtype: options.PairDtype = None,
-        samples: options.Samples = 16,
-        seed: options.Seed = 0,
-        run: options.Run = None,
-        out: options.Figures = Path("figures"),
-        cache: options.Cache = Path("runs/cache"),
-    ) -> None:
-        options.quiet()
-        kind = dtype.value if dtype else None
-        with options.progress_bars() as progress:
-            chosen = Options(
-                pair, base, rlvr, problems, split, limit, device, kind, samples, seed, run, cache
-            )
-            found, hint = analysis.make(Given(chosen, progress), out)
-        for claim in found.claims:
-            typer.echo(str(claim))
-        if hint:
-            typer.echo(hint)
-        typer.echo(f"Figure   {out / analysis.name}.html\nTable    {out / analysis.name}.csv")
-
-    command.__doc__ = f"{analysis.title}."
-    with options.refusals():
-        typer.run(command)

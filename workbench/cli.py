@@ -1,5 +1,6 @@
 """The commands. Each one parses, calls the library, and says where to look; heavy imports wait until a command runs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -214,7 +215,7 @@ def make_figures(
             except InputError as error:  # what one analysis can't show must not cost the others
                 failed.append(f"{analysis.name}: {error}")
         progress("figures", len(chosen), len(chosen))
-    typer.echo("\n".join([*told, *failed]))
+    typer.echo("\n".join([*told, *failed, f"Figures  {out}"]))
     raise typer.Exit(2 if failed else 0)
 
 
@@ -287,6 +288,12 @@ def organism_evaluate(
             progress=progress,
         )
     typer.echo(evaluation.as_markdown(table))
+
+
+def run_analysis(name: str) -> None:
+    """The command line of a script in analyses/: that of `workbench figures`, for this one, up to date or not."""
+    sys.argv = [sys.argv[0], "figures", name, "--force", *sys.argv[1:]]
+    main()
 
 
 def main() -> None:
