@@ -351,7 +351,8 @@ class Analysis:
         spec = self.manifest(given)
         told = {"digest": digest_of(spec), **spec, "made_with": made_with()}
         told |= {"seconds": round(time.perf_counter() - begun, 1)}
-        told["claims"] = claim_table(found.claims).to_dict("records")
+        claims = claim_table(found.claims).astype(object)
+        told["claims"] = claims.where(claims.notna(), None).to_dict("records")  # JSON knows no NaN
         write_json(out / f"{self.name}.json", told)
         return found, hint
 
