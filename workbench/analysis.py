@@ -26,7 +26,7 @@ from workbench import __version__
 from workbench.claims import Claim, claim_table
 from workbench.errors import InputError
 from workbench.experiments import Ablation, Condition, ablate
-from workbench.figures import write
+from workbench.figure_files import write_figures
 from workbench.folders import digest_of, kept, made_with, write_json
 from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
@@ -346,7 +346,7 @@ class Analysis:
         found = self.analyse(given)
         out.mkdir(parents=True, exist_ok=True)
         named = {f"{self.name}{'_' * bool(end)}{end}": figure for end, figure in found.figures.items()}
-        hint = write(named, out, images=images)
+        hint = write_figures(named, out, images=images)
         found.table.to_csv(out / f"{self.name}.csv", index=False)
         spec = self.manifest(given)
         told = {"digest": digest_of(spec), **spec, "made_with": made_with()}

@@ -137,7 +137,7 @@ def ablate(
     from rich.table import Table
 
     from workbench.experiments import ablate as run
-    from workbench.figures import write
+    from workbench.figure_files import write_figures
     from workbench.folders import check_output, made_with, run_folder, write_json, write_tables
     from workbench.outcome_figures import ablation_figures
     from workbench.outcomes import accuracy_rows
@@ -162,7 +162,7 @@ def ablate(
             found = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
             built = work / "run"
             write_tables(built / "tables", found.tables(), large=("responses",))
-            hint = write(ablation_figures(found.summary, found.drift), built / "figures")
+            hint = write_figures(ablation_figures(found.summary, found.drift), built / "figures")
             write_json(built / "spec.json", {**spec, **dict(found.settings), "made_with": made_with()})
     shown = Table(
         "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"

@@ -24,6 +24,7 @@ from workbench.claims import (
     shift_claims,
 )
 from workbench.experiments import Ablation, Condition, ablate
+from workbench.figure_files import write_figures
 from workbench.folders import made_with, run_folder, write_json, write_tables
 from workbench.followed import follow
 from workbench.null_figures import null_figures
@@ -203,7 +204,7 @@ def study(
             tables |= moved.tables() | nulls.tables()
             drawn |= perturbation_figures(moved.table, moved.slopes) | null_figures(nulls.table)
         write_tables(built / "tables", tables, large=("cells", "responses"))
-        hint = figures.write(drawn, built / "figures")
+        hint = write_figures(drawn, built / "figures")
         tell("drawing the figures", 1, 1)
         spec |= {"made_with": made_with(), "seconds": round(time.time() - started, 1)}
         write_report(
