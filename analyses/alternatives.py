@@ -1,14 +1,18 @@
 """Alternatives to replay: high, random and all positions, mid-layer tokens, reverse, self-smoothing, cross-model patches."""
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import outcome_claims
+from workbench.cli import run_analysis
 from workbench.outcome_figures import accuracy_differences, drift_bars
+
+ON_BASE = ("base", "reverse, low")
+"""These answer with the base model, so that they are compared with it alone."""
 
 
 def analyse(given: Given) -> Finding:
     found = given.ablation()
     figures = {
-        "": accuracy_differences(found.summary),
+        "": accuracy_differences(found.summary.loc[~found.summary["intervention"].isin(ON_BASE)]),
         "against_base": accuracy_differences(found.summary, against="base"),
         "drift": drift_bars(found.drift),
     }
@@ -17,4 +21,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("alternatives")

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import REPLAY
+from workbench.cli import run_analysis
 from workbench.paper_figures import cost_bars
 
 PROBLEMS = 64
@@ -30,4 +31,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("cost")

@@ -1,7 +1,8 @@
 """Entropy-stratified shift: KL between the models by layer and fifth of base entropy (the paper's section 3)."""
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import shift_claims
+from workbench.cli import run_analysis
 from workbench.figures import correlation_curves, shift_bars, shift_heatmap, shift_ratio
 
 
@@ -22,4 +23,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("entropy_shift")

@@ -4,8 +4,9 @@ from itertools import pairwise
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import REPLAY, outcome_claims
+from workbench.cli import run_analysis
 from workbench.outcome_figures import pass_at_k_curves
 from workbench.paper_figures import coverage_bars
 
@@ -32,4 +33,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("figure6_pass_at_k")

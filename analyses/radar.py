@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, run
+from workbench.analysis import Finding, Given
 from workbench.claims import REPLAY
+from workbench.cli import run_analysis
 from workbench.paper_figures import radar
 
 STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
@@ -25,4 +26,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("radar")

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, published_changes, run
+from workbench.analysis import Finding, Given, published_changes
 from workbench.claims import outcome_claims
+from workbench.cli import run_analysis
 from workbench.outcomes import changes
 from workbench.paper_figures import beside_published
 
@@ -35,4 +36,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("table1_patching")

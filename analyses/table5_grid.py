@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, published, run
+from workbench.analysis import Finding, Given, published
+from workbench.cli import run_analysis
 from workbench.outcomes import changes
 from workbench.paper_figures import settings_grid
 from workbench.presets import settings_for
@@ -45,4 +46,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("table5_grid")

@@ -4,8 +4,9 @@ from importlib.util import find_spec
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, published_changes, run
+from workbench.analysis import Finding, Given, published_changes
 from workbench.claims import REPLAY, outcome_claims
+from workbench.cli import run_analysis
 from workbench.outcomes import changes
 from workbench.paper_figures import beside_published
 from workbench.problems import load_problems
@@ -40,4 +41,4 @@ def analyse(given: Given) -> Finding:
 
 
 if __name__ == "__main__":
-    run(analyse)
+    run_analysis("tables2_4_replay")

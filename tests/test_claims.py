@@ -91,7 +91,7 @@ def test_claims_of_outcomes_are_paired_differences_in_points():
         found["replay improves the RLVR model", "greedy"].verdict == "is undecided"
     )  # both are always right
     assert found["low-entropy activations can be the base's without harm", "greedy"].verdict == "holds"
-    assert found["high-entropy ones can not", "greedy"].verdict == "holds"
+    assert found["putting in the base's high-entropy activations does harm", "greedy"].verdict == "holds"
     assert found["RLVR narrows coverage", "Pass@2"].verdict == "does NOT hold"
     assert not any("self-smoothing" in claim for claim, _ in found)  # it was not run
     assert all(c.verdict == "holds" for c in found.values() if c.place == "section 4")

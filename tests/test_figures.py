@@ -1,12 +1,10 @@
 """Figures say what their tables say, with units, intervals and counts, and are never empty pictures."""
 
 import re
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from browser import chromium
 from synthetic import synthetic_trace
 
 from workbench import figures
@@ -241,46 +239,6 @@ def test_templates_differ_in_ink_only():
     light, dark = (template(dark=dark).to_plotly_json()["layout"] for dark in (False, True))
     assert light["font"]["color"] != dark["font"]["color"]
     assert light["margin"] == dark["margin"]
-
-
-def test_write_makes_pages_that_share_plotly_and_pictures_where_there_is_a_browser(tmp_path, shift):
-    drawn = {"kl": figures.shift_bars(shift.table)}
-    hint = figures.write(drawn, tmp_path / "new" / "figures")
-    page = (tmp_path / "new" / "figures" / "kl.html").read_text()
-    assert 'src="plotly.min.js"' in page
-    assert "cdn" not in page
-    assert (tmp_path / "new" / "figures" / "plotly.min.js").stat().st_size > 1e6
-    picture = tmp_path / "new" / "figures" / "kl.png"
-    assert picture.exists() == (hint is None) == (chromium() is not None)
-
-
-def test_pictures_come_as_svg_and_on_dark_paper(tmp_path, shift):
-    drawn = {"kl": figures.shift_bars(shift.table)}
-    hint = figures.write(drawn, tmp_path, images=("svg",), dark=True)
-    assert not (tmp_path / "kl.png").exists()
-    assert "prefers-color-scheme: dark" in (tmp_path / "kl.html").read_text()
-    assert (hint is None) == (chromium() is not None)
-    if hint is None:
-        text = (tmp_path / "kl.svg").read_text()
-        assert text.startswith("<svg")
-        assert "rgb(20, 24, 29)" in text
-
-
-def test_write_says_in_one_line_why_there_are_no_pictures(tmp_path, shift, monkeypatch):
-    def fail(*args, **options):
-        raise RuntimeError("Kaleido requires Google Chrome to be installed.\n\nEither download ...")
-
-    monkeypatch.setattr("kaleido.write_fig_from_object_sync", fail)
-    hint = figures.write({"kl": figures.shift_bars(shift.table)}, tmp_path)
-    assert hint is not None
-    assert hint.startswith("No PNG files: no working Chrome or Chromium (Kaleido requires Google Chrome")
-    assert "\n" not in hint
-    assert "BROWSER_PATH" in hint
-    monkeypatch.setitem(sys.modules, "kaleido", None)
-    hint = figures.write({"kl": figures.shift_bars(shift.table)}, tmp_path)
-    assert hint == 'No PNG files: kaleido is not installed; pip install "replay-workbench[export]" adds it.'
-    with pytest.raises(InputError, match="`figures` is empty"):
-        figures.write({}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import tiny
+from browser import open_page
 
 from workbench import studies as study_module
+from workbench.anatomy import dissect
 from workbench.errors import InputError
 from workbench.patching import Patch
 from workbench.replay import Replay
@@ -150,3 +152,52 @@ def test_no_problems(tiny_pair, tmp_path):
     with pytest.raises(InputError, match="`problems` is empty"):
         study(tiny_pair, [], tmp_path / "run", **SETTINGS)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.browser
+def test_a_study_with_everything_shows_claims_nulls_and_perturbation(tiny_pair, problems, tmp_path, browser):
+    told = [
+        replace(p, metadata={"chain": "<answer> 1</answer>", "wrong": "<answer> 2</answer>"})
+        for p in problems
+    ]
+    control = replace(tiny_pair, rlvr=dissect(tiny.model("qwen2_5_vl", seed=3).eval()))
+    result = study(
+        tiny_pair,
+        told,
+        tmp_path / "run",
+        **SETTINGS,
+        perturbed=True,
+        controls={"<b>control</b>": control},
+        interventions={"tokens, low": Replay(layers=2, threshold="quantile", iterations=2)},
+        samples=2,
+        max_new_tokens=4,
+    )
+    claims = pd.read_parquet(tmp_path / "run" / "tables" / "claims.parquet")
+    assert list(claims["claim"]) == [claim.claim for claim in result.claims]
+    places = set(claims["place"])
+    assert {
+        "section 3, entropy",
+        "section 3, perturbation",
+        "null models",
+        "Tables 2 to 4",
+        "section 4",
+    } <= places
+    for name in ("perturbation", "perturbation_slopes", "nulls", "null_contrasts"):
+        assert len(pd.read_parquet(tmp_path / "run" / "tables" / f"{name}.parquet"))
+    assert "section 3, entropy" in result._repr_html_()
+    page, trouble = open_page(browser, result.report)
+    rows = page.locator("#claims tbody tr")
+    assert rows.count() == len(claims)
+    assert page.locator("#claims th[rowspan]").count() == len(claims.drop_duplicates(["claim", "place"]))
+    verdicts = page.locator("#claims .state").all_inner_texts()
+    assert sorted(verdicts) == sorted(claims["verdict"])
+    assert "<b>control</b>" in page.locator("#claims").inner_text()
+    for section in ("nulls", "perturbation", "interventions"):
+        plots = page.locator(f"#{section} .plot")
+        assert plots.count() > 0
+        for plot in plots.all():
+            plot.scroll_into_view_if_needed()
+            plot.locator(".main-svg").first.wait_for()
+    assert "WebGL" not in page.locator("#perturbation").inner_text()
+    assert trouble == []
+    page.context.close()

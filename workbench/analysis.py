@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import typer
 
-from workbench import __version__, markup, options
+from workbench import __version__, markup
 from workbench.claims import Claim, claim_table, claims_html
 from workbench.errors import InputError
 from workbench.experiments import Ablation, Condition, ablate
-from workbench.figures import write
-from workbench.folders import digest_of, made_with, write_json
+from workbench.figure_files import write_figures
+from workbench.folders import digest_of, kept, made_with, write_json
+from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
 from workbench.pairs import ModelPair, load_pair
-from workbench.presets import batch_of, default_matrix, longest_answer, settings_for
+from workbench.perturbation import perturb, responses_for
+from workbench.presets import batch_of, controls_of, default_matrix, longest_answer, settings_for
 from workbench.problems import Problem, load_problems
 from workbench.rows import nearest
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
@@ -193,6 +194,46 @@ class Given:
             progress=lambda what, done, total: self.progress(f"answering: {what}", done, total),
         )
 
+    @cached_property
+    def perturbation(self) -> dict[str, pd.DataFrame]:
+        """``table`` and ``slopes`` of a perturbation study."""
+        o = self.options
+        if o.run:
+            return {"table": self.table("perturbation"), "slopes": self.table("perturbation_slopes")}
+        problems = self.problems()
+        found = perturb(
+            self.pair,
+            problems,
+            responses=responses_for(problems),
+            samples=o.samples,
+            seed=o.seed,
+            max_new_tokens=longest_answer(self.pair),
+            batch_size=batch_of(self.pair),
+            keep=o.cache / "perturbation",
+            progress=lambda done, total: self.progress("disturbing the pictures", done, total),
+        )
+        return {"table": found.table, "slopes": found.slopes}
+
+    @cached_property
+    def nulls(self) -> dict[str, pd.DataFrame]:
+        """``table`` and ``contrasts`` of null models in weights."""
+        o, names = self.options, ["nulls", "null_contrasts"]
+        if o.run:
+            return dict(zip(("table", "contrasts"), map(self.table, names), strict=True))
+        spec = {**self.spec, "nulls": True}
+        made = kept(o.cache / "nulls", spec, names, lambda: [*self._null_shift().tables().values()])
+        return dict(zip(("table", "contrasts"), made, strict=True))
+
+    def _null_shift(self) -> NullShift:
+        return weight_nulls(
+            self.pair,
+            self.problems(),
+            others=controls_of(self.pair),
+            seed=self.options.seed,
+            batch_size=batch_of(self.pair),
+            progress=lambda what, done, total: self.progress(f"null model: {what}", done, total),
+        )
+
     def table(self, name: str) -> pd.DataFrame:
         """A table of the run.
 
@@ -312,12 +353,13 @@ class Analysis:
         found = self.analyse(given)
         out.mkdir(parents=True, exist_ok=True)
         named = {f"{self.name}{'_' * bool(end)}{end}": figure for end, figure in found.figures.items()}
-        hint = write(named, out, images=images)
+        hint = write_figures(named, out, images=images)
         found.table.to_csv(out / f"{self.name}.csv", index=False)
         spec = self.manifest(given)
         told = {"digest": digest_of(spec), **spec, "made_with": made_with()}
         told |= {"seconds": round(time.perf_counter() - begun, 1)}
-        told["claims"] = claim_table(found.claims).to_dict("records")
+        claims = claim_table(found.claims).astype(object)
+        told["claims"] = claims.where(claims.notna(), None).to_dict("records")  # JSON knows no NaN
         write_json(out / f"{self.name}.json", told)
         return found, hint
 
@@ -345,40 +387,3 @@ def find_analyses(folder: Path | None = None, *, names: Sequence[str] | None = N
                 f"`names`: there is no analysis {name!r}{nearest(name, held)}; there are {', '.join(held)}"
             )
     return [Analysis.of(importlib.import_module(f"{home.name}.{name}")) for name in names or held]
-
-
-def run(analyse: Callable[[Given], Finding]) -> None:
-    """The command line of a script, which passes its own `analyse`."""
-    analysis = Analysis.of(sys.modules[analyse.__module__])
-
-    def command(
-        pair: options.Pair = None,
-        base: options.Base = None,
-        rlvr: options.Rlvr = None,
-        problems: options.Problems = "shapes",
-        split: options.Split = "test",
-        limit: options.Limit = 300,
-        device: options.Device = None,
-        dtype: options.PairDtype = None,
-        samples: options.Samples = 16,
-        seed: options.Seed = 0,
-        run: options.Run = None,
-        out: options.Figures = Path("figures"),
-        cache: options.Cache = Path("runs/cache"),
-    ) -> None:
-        options.quiet()
-        kind = dtype.value if dtype else None
-        with options.progress_bars() as progress:
-            chosen = Options(
-                pair, base, rlvr, problems, split, limit, device, kind, samples, seed, run, cache
-            )
-            found, hint = analysis.make(Given(chosen, progress), out)
-        for claim in found.claims:
-            typer.echo(str(claim))
-        if hint:
-            typer.echo(hint)
-        typer.echo(f"Figure   {out / analysis.name}.html\nTable    {out / analysis.name}.csv")
-
-    command.__doc__ = f"{analysis.title}."
-    with options.refusals():
-        typer.run(command)

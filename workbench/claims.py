@@ -160,15 +160,25 @@ def outcome_claims(
         if name in held and other in held:
             before, after = (100 * held[model][measure] for model in (other, name))
             difference = paired_difference(before, after, np.arange(problems), **settings)
+            rounded = Interval(
+                *(round(end, 9) + 0.0 for end in (difference.estimate, difference.low, difference.high))
+            )
             what = f"{measure}, {name} − {other}, points"
-            found.append(Claim(claim, place, what, difference, bound, above, obstacle))
+            found.append(Claim(claim, place, what, rounded, bound, above, obstacle))
 
     for measure in ("greedy", "Pass@1"):
         compare("rlvr", "base", measure, "RLVR makes the model reason better", "Table 2")
     for measure in ("greedy", "Pass@1"):
         kept = "low-entropy activations can be the base's without harm"
         compare("patch, low", "rlvr", measure, kept, "Table 1", bound=MARGIN)
-        compare("patch, high", "rlvr", measure, "high-entropy ones can not", "Table 1", above=False)
+        compare(
+            "patch, high",
+            "rlvr",
+            measure,
+            "putting in the base's high-entropy activations does harm",
+            "Table 1",
+            above=False,
+        )
         compare("patch, low", "patch, high", measure, "low is better than high, by patch", "Table 1")
     for measure in ("greedy", "Pass@1"):
         compare(REPLAY, "rlvr", measure, "replay improves the RLVR model", "Tables 2 to 4")
@@ -184,4 +194,46 @@ def outcome_claims(
         what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
         claim = "replay pulls activations back to the base's"
         found.append(Claim(claim, "section 4", what, interval, above=False, obstacle=obstacle))
+    return found
+
+
+def perturbation_claims(slopes: pd.DataFrame) -> list[Claim]:
+    """What a perturbation study says of both halves of the paper's claim, and of the margin between them.
+
+    ``slopes`` is ``Perturbation.slopes``; within problems, all disturbances pooled, below the last layer.
+    """
+    said = {
+        "correct": ("smaller low-entropy drift goes with a more probable right response", True),
+        "incorrect": ("smaller low-entropy drift goes with a less probable wrong response", False),
+        "margin": ("smaller low-entropy drift favours the right response over the wrong one", False),
+    }
+    how = {"alone": "", "joint": ", high-entropy drift held equal"}
+    rows = slopes.loc[(slopes["kind"] == "all") & (slopes["scope"] == "without last layer")]
+    rows = rows.loc[(rows["stratum"] == "low") & (rows["method"] == "within")]
+    found = []
+    for row in rows.to_dict("records"):
+        claim, above = said[row["outcome"]]
+        interval = Interval(*(float(row[end]) for end in ("slope", "low", "high")))
+        what = f"slope of nats per token on drift, {row['outcome']}{how[row['fit']]}"
+        few = "too few problems for an interval" if np.isnan(interval.low) else None
+        found.append(Claim(claim, "section 3, perturbation", what, interval, above=above, obstacle=few))
+    return found
+
+
+def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
+    """Whether low-entropy cells shift more than a random change of weights, or training without RL, would shift them.
+
+    ``contrasts`` is ``NullShift.contrasts``; the last layer is left to that table.
+    """
+    found = []
+    rows = contrasts.loc[(contrasts["condition"] != "rlvr") & (contrasts["scope"] == "without last layer")]
+    for row in rows.to_dict("records"):
+        interval = Interval(*(float(row[f"beyond{end}"]) for end in ("", "_low", "_high")))
+        where = f"{row['kind']} tokens, {row['scope']}"
+        what = (
+            f"lowest over highest stratum, RLVR's over that of {row['condition']} weights (a factor), {where}"
+        )
+        few = "one problem, so no interval" if np.isnan(interval.low) else None
+        claim = "the low-entropy shift is RLVR's own"
+        found.append(Claim(claim, "null models", what, interval, bound=1.0, obstacle=few))
     return found

@@ -1,5 +1,6 @@
 """The commands. Each one parses, calls the library, and says where to look; heavy imports wait until a command runs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,10 @@ def study(
         options.When,
         typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
     ] = options.When.AUTO,
+    perturb: Annotated[
+        options.When,
+        typer.Option(help="Also disturb pictures, and weights for null models; auto: for a bundled pair."),
+    ] = options.When.AUTO,
     samples: options.Samples = 16,
     max_new_tokens: options.NewTokens = None,
     tau: options.Tau = None,
@@ -63,7 +68,7 @@ def study(
     quiet()
     from workbench.folders import check_output
     from workbench.pairs import BUNDLED
-    from workbench.presets import batch_of, longest_answer
+    from workbench.presets import batch_of, controls_of, longest_answer
     from workbench.studies import study as run
 
     out = out or _run_name("study")
@@ -71,7 +76,10 @@ def study(
     listed = problems_of(problems, split, limit, seed)
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
-        asked = ablate is options.When.YES or (ablate is options.When.AUTO and loaded.name in BUNDLED)
+        asked, perturbed = (
+            when is options.When.YES or (when is options.When.AUTO and loaded.name in BUNDLED)
+            for when in (ablate, perturb)
+        )
         result = run(
             loaded,
             listed,
@@ -84,6 +92,8 @@ def study(
             interventions=matrix_of(loaded, tau, alpha, layers, threshold) if asked else None,
             samples=samples,
             max_new_tokens=max_new_tokens or longest_answer(loaded),
+            perturbed=perturbed,
+            controls=controls_of(loaded) if perturbed else None,
             notes={"source": {"problems": problems, "split": split, "limit": limit}},
             overwrite=overwrite,
             progress=progress,
@@ -127,7 +137,7 @@ def ablate(
     from rich.table import Table
 
     from workbench.experiments import ablate as run
-    from workbench.figures import write
+    from workbench.figure_files import write_figures
     from workbench.folders import check_output, made_with, run_folder, write_json, write_tables
     from workbench.outcome_figures import ablation_figures
     from workbench.outcomes import accuracy_rows
@@ -152,7 +162,7 @@ def ablate(
             found = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
             built = work / "run"
             write_tables(built / "tables", found.tables(), large=("responses",))
-            hint = write(ablation_figures(found.summary, found.drift), built / "figures")
+            hint = write_figures(ablation_figures(found.summary, found.drift), built / "figures")
             write_json(built / "spec.json", {**spec, **dict(found.settings), "made_with": made_with()})
     shown = Table(
         "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"
@@ -205,7 +215,7 @@ def make_figures(
             except InputError as error:  # what one analysis can't show must not cost the others
                 failed.append(f"{analysis.name}: {error}")
         progress("figures", len(chosen), len(chosen))
-    typer.echo("\n".join([*told, *failed]))
+    typer.echo("\n".join([*told, *failed, f"Figures  {out}"]))
     raise typer.Exit(2 if failed else 0)
 
 
@@ -278,6 +288,12 @@ def organism_evaluate(
             progress=progress,
         )
     typer.echo(evaluation.as_markdown(table))
+
+
+def run_analysis(name: str) -> None:
+    """The command line of a script in analyses/: that of `workbench figures`, for this one, up to date or not."""
+    sys.argv = [sys.argv[0], "figures", name, "--force", *sys.argv[1:]]
+    main()
 
 
 def main() -> None:

@@ -9,11 +9,9 @@ A table that lacks a column raises InputError, one without a finite value Nothin
 never an empty picture.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,7 +24,6 @@ from workbench.panels import (
     FRACTIONS,
     LOGARITHMIC,
     MEASURES,
-    NIGHT,
     bucket_labels,
     cell_text,
     cell_texts,
@@ -37,7 +34,6 @@ from workbench.panels import (
     layer_label,
     log_axis,
     measure_names,
-    template,
     token_text,
 )
 from workbench.tables import (
@@ -340,62 +336,3 @@ def study_figures(
         with suppress(NothingToDraw):
             drawn[name] = draw()
     return drawn
-
-
-def write(
-    figures: Mapping[str, go.Figure],
-    folder: str | Path,
-    *,
-    images: Sequence[str] = ("png",),
-    dark: bool = False,
-) -> str | None:
-    """Write ``NAME.html`` and pictures of every figure; the pages share one ``plotly.min.js``, and follow the reader's
-    choice of light or dark.
-
-    Args:
-        figures: figures by file name.
-        folder: made if it is not there.
-        images: ``"png"``, ``"svg"``, ``"pdf"``, or several of them.
-        dark: pictures on dark instead of white paper.
-
-    Returns None, or one line that says why there are no pictures (no kaleido, or no working Chrome).
-    """
-    if not figures:
-        raise InputError(
-            "`figures` is empty: pass names and figures, write({'kl': layer_curves(agreement)}, folder)"
-        )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"displaylogo": False, "responsive": True}
-    night = json.dumps(template(dark=True).to_plotly_json())
-    shade = (
-        "if (matchMedia('(prefers-color-scheme: dark)').matches) {"
-        f"document.body.style.background = '{NIGHT}'; Plotly.relayout('{{plot_id}}', {{template: {night}}});}}"
-    )
-    for name, figure in figures.items():
-        page = folder / f"{name}.html"
-        figure.write_html(page, include_plotlyjs="directory", config=config, post_script=shade)
-    if not images:
-        return None
-    try:
-        import kaleido
-    except ImportError:
-        return 'No PNG files: kaleido is not installed; pip install "replay-workbench[export]" adds it.'
-    jobs = []
-    for name, figure in figures.items():
-        shown = (
-            go.Figure(figure).update_layout(template=template(dark=True), paper_bgcolor=NIGHT)
-            if dark
-            else figure
-        )
-        size = {"width": figure["layout"]["width"] or 900, "height": figure["layout"]["height"], "scale": 2}
-        for kind in images:
-            jobs.append(
-                {"fig": shown, "path": str(folder / f"{name}.{kind}"), "opts": {**size, "format": kind}}
-            )
-    try:
-        kaleido.write_fig_from_object_sync(jobs, kopts={"mathjax": False})  # MathJax would come from a CDN
-    except Exception as error:  # PNG files are a convenience: whatever ails a browser must not cost the study
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
-        return f"No PNG files: no working Chrome or Chromium ({why}); install one or set BROWSER_PATH to it."
-    return None

@@ -7,7 +7,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.outcome_figures import LINES
 from workbench.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
 from workbench.tables import NothingToDraw, ends, kind_name
 from workbench.verdicts import SCOPES
@@ -15,8 +14,16 @@ from workbench.verdicts import SCOPES
 STYLES = {
     "rlvr": (COLOURS["rlvr"], "solid", "circle"),
     "permuted": (COLOURS["null"], "dot", "x"),
-    "gaussian": (COLOURS["base"], "dash", "square"),
+    "gaussian": ("#6A3D9A", "dash", "square"),
 }
+OTHERS = ("#E69F00", "#56B4E9", "#CC79A7", "#8C564B")
+"""For further pairs; none is the colour of base, RLVR or replay."""
+
+
+def null_figures(table: pd.DataFrame) -> dict[str, go.Figure]:
+    """All figures of null models, by name."""
+    kinds = dict.fromkeys(table["kind"])
+    return {f"nulls_{kind}": null_shift(table, kind=str(kind)) for kind in kinds}
 
 
 def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1.0) -> go.Figure:
@@ -40,7 +47,7 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
         horizontal_spacing=0.04,
         subplot_titles=[SCOPES[scope] for scope in scopes],
     )
-    spare = iter(LINES * len(set(rows["condition"])))
+    spare = iter(OTHERS * len(set(rows["condition"])))
     for name in dict.fromkeys(rows["condition"]):
         colour, dash, symbol = STYLES[name] if name in STYLES else (next(spare), "dashdot", "triangle-up")
         for column, scope in enumerate(scopes, 1):

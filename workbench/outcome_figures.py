@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
-from workbench.panels import COLOURS, finish
+from workbench.panels import COLOURS, DASHES, MARKERS, finish
 
 if TYPE_CHECKING:
     from workbench.replay import LearnedTokens
@@ -82,7 +82,7 @@ def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.
     names = list(dict.fromkeys(rows["intervention"]))[::-1]
     figure = go.Figure()
     for measure, colour, symbol, offset in zip(
-        measures, (COLOURS["rlvr"], COLOURS["base"]), ("circle", "diamond"), (0.13, -0.13), strict=False
+        measures, ("#6A3D9A", "#E69F00"), ("circle", "diamond"), (0.13, -0.13), strict=False
     ):
         part = rows.loc[rows["measure"] == measure].set_index("intervention").reindex(names)
         middle, low, high = (
@@ -118,7 +118,8 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for number, (name, part) in enumerate(rows.groupby("intervention", sort=False)):
         part, plain = part.sort_values("k"), name in ("base", "rlvr")
-        colour = COLOURS[str(name)] if plain else LINES[number % len(LINES)]
+        style = "replay" if name == "tokens, low" else str(name)
+        colour = COLOURS[style] if style in COLOURS else LINES[number % len(LINES)]
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         if plain:
             figure.add_scatter(
@@ -136,7 +137,12 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
             y=part["estimate"],
             mode="lines+markers",
             name=escape(str(name), quote=False),
-            line={"color": colour, "width": 3 if plain else 1.5, "dash": "solid" if plain else "dot"},
+            line={
+                "color": colour,
+                "width": 3 if plain else 1.8,
+                "dash": DASHES.get(style, "solid") if plain else "dot",
+            },
+            marker={"symbol": MARKERS.get(style, "circle" if plain else "triangle-up"), "size": 9},
             customdata=part[["low", "high"]].to_numpy(float),
             hovertemplate="%{y:.3f} (%{customdata[0]:.3f} – %{customdata[1]:.3f})",
         )

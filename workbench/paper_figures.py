@@ -198,8 +198,8 @@ def coverage_bars(coverage: pd.DataFrame, *, subtitle: str) -> go.Figure:
     figure = go.Figure()
     styles = {
         "both": ("#9aa5b1", ""),
-        "only the first": ("#66aad1", "/"),  # tints of base and RLVR, so that black text reads on them
-        "only the second": ("#e69e66", "\\"),
+        "only the first": ("#c3b1dc", "/"),  # light, so that black text reads on them
+        "only the second": ("#f2d08b", "\\"),
         "neither": ("#e1e4e8", "."),
     }
     for part, (colour, pattern) in styles.items():

@@ -200,6 +200,12 @@ def perturb(
     return Perturbation(table, slopes, per_problem, verdicts, headline(verdicts), len(problems) - found, used)
 
 
+def responses_for(problems: Sequence[Problem]) -> Responses:
+    """``"reference"`` where every problem brings a right and a wrong response, else ``"sampled"``."""
+    brought = all({"chain", "wrong"} <= {*problem.metadata} for problem in problems)
+    return "reference" if brought else "sampled"
+
+
 def _run(
     pair: ModelPair,
     problems: Sequence[Problem],

@@ -1,5 +1,6 @@
 """Figures of the perturbation study: log perplexity against drift, and the slopes of one on the other."""
 
+from contextlib import suppress
 from html import escape
 
 import numpy as np
@@ -16,6 +17,16 @@ from workbench.verdicts import SCOPES
 LOOKS = {"correct": (COLOURS["base"], "circle"), "incorrect": (COLOURS["ratio"], "diamond")}
 NAMES = {"correct": "right response", "incorrect": "wrong response", "margin": "wrong − right"}
 SHADES = {"low": (COLOURS["visual"], "circle"), "high": (COLOURS["text"], "square")}
+
+
+def perturbation_figures(table: pd.DataFrame, slopes: pd.DataFrame) -> dict[str, go.Figure]:
+    """All figures of a perturbation study, by name; what its draws do not determine is left out."""
+    drawn = {}
+    with suppress(NothingToDraw):
+        drawn["perplexity_against_drift"] = perplexity_against_drift(table, slopes)
+    with suppress(NothingToDraw):
+        drawn["perplexity_slopes"] = slope_forest(slopes)
+    return drawn
 
 
 def perplexity_against_drift(
@@ -42,7 +53,7 @@ def perplexity_against_drift(
     for column, stratum in enumerate(STRATA, 1):
         x = _within(rows[f"drift_{stratum}"].to_numpy(float), rows)
         for outcome, (colour, symbol) in LOOKS.items():
-            figure.add_scattergl(
+            figure.add_scatter(
                 x=x,
                 y=_within(outcome_of(rows, outcome), rows),
                 mode="markers",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from workbench.pairs import ModelPair
+from workbench.pairs import ModelPair, load_pair
 from workbench.patching import Patch
 from workbench.replay import Replay
 
@@ -29,6 +29,14 @@ def longest_answer(pair: ModelPair) -> int:
 def batch_of(pair: ModelPair) -> int:
     """Prompts per forward that suit a pair: many for tiny bundled ones, whose cost is mostly per call."""
     return 32 if pair.name in CHOSEN else 8
+
+
+def controls_of(pair: ModelPair) -> dict[str, ModelPair]:
+    """Pairs of the same base that RL did not train, by name: for a bundled pair its control, for others none."""
+    if pair.name not in CHOSEN or "checkpoint" in pair.provenance:
+        return {}
+    control = load_pair(pair.name, checkpoint="sft", dtype=pair.dtype, device=pair.device)
+    return {"fine-tuned without RL": control}
 
 
 def default_matrix(

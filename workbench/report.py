@@ -5,7 +5,7 @@ it opens offline (``pages``).
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,17 @@ from plotly.offline import get_plotlyjs
 from workbench.errors import InputError
 from workbench.explorer import SCRIPTS, check_followed, embed
 from workbench.figures import KINDS, study_figures
+from workbench.null_figures import null_figures
 from workbench.outcome_figures import ablation_figures
 from workbench.outcomes import accuracy_rows
 from workbench.packing import place_name, token_texts, word
 from workbench.pages import inline_json, render, source, write_page
 from workbench.panels import layer_label, template
+from workbench.perturbation_figures import perturbation_figures
 from workbench.tables import bucket, ends, last_layer, number, rows_where, strata_rows
 
 if TYPE_CHECKING:
+    from workbench.claims import Claim
     from workbench.followed import Followed
     from workbench.records import LensTrace
     from workbench.shift import ShiftTable
@@ -46,7 +49,10 @@ def write_report(
     shift: "ShiftTable",
     agreement: pd.DataFrame,
     followed: "Followed | None" = None,
+    claims: Sequence["Claim"] = (),
     outcomes: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    perturbation: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    nulls: pd.DataFrame | None = None,
     spec: Mapping[str, Any] | None = None,
     title: str | None = None,
     problems: int = 6,
@@ -60,7 +66,10 @@ def write_report(
         shift: ``stratified_shift(trace)``.
         agreement: ``agreement_by_layer(trace)``.
         followed: ``follow(pair, problems[:6], trace)``: exact probabilities for the tokens that a reader pins.
+        claims: the paper's claims, for a table of what this pair shows; none leaves it out.
         outcomes: ``summary`` and ``drift`` of an ablation, for a section on interventions; None leaves it out.
+        perturbation: ``table`` and ``slopes`` of a perturbation study, for a section on it; None leaves it out.
+        nulls: ``table`` of a ``NullShift``, for a section on null models; None leaves it out.
         spec: what else to print at the foot, beside ``shift.provenance``.
         title: of the page.
         problems: how many problems to show.
@@ -76,6 +85,9 @@ def write_report(
     check_followed(trace, followed)
     figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
     interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
+    disturbed = perturbation_figures(*perturbation) if perturbation else {}
+    beside = null_figures(nulls) if nulls is not None else {}
+    drawn = figures | interventions | disturbed | beside
     held = set(rows_where(shift.table, "table", ["kind"])["kind"])
     kinds = [kind for kind in KINDS if kind in held]
     shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
@@ -89,20 +101,42 @@ def write_report(
         tiles=list(_tiles(trace, shift, agreement)),
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
-        plot=lambda name, wide=False: _plot(name, figures | interventions, wide),
+        plot=lambda name, wide=False: _plot(name, drawn, wide),
+        claims=list(_claim_rows(claims)),
         interventions=list(interventions),
+        disturbed=list(disturbed),
+        beside=list(beside),
         accuracies=list(accuracy_rows(outcomes[0])) if outcomes else [],
         predictions=[_predictions(one) for one in shown],
         shown=len(shown),
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
         provenance=list(_flatten({**shift.provenance, **dict(spec or {})})),
-        figures_json=inline_json({"templates": _templates(), "figures": _bare(figures | interventions)}),
+        figures_json=inline_json({"templates": _templates(), "figures": _bare(drawn)}),
         explorer=embed(shown, top_k, followed),
         plotly_js=Markup(get_plotlyjs()),
         css=source("report.css", "explorer.css"),
         js=source("report.js", *SCRIPTS),
     )
     return write_page(path, html)
+
+
+def _claim_rows(claims: Sequence["Claim"]) -> Iterator[dict[str, Any]]:
+    """Claims as text, those of one wording together: ``rows`` is how many, on the first of them, else 0."""
+    wordings = dict.fromkeys((claim.claim, claim.place) for claim in claims)
+    for wording in wordings:
+        together = [claim for claim in claims if (claim.claim, claim.place) == wording]
+        for index, claim in enumerate(together):
+            found = claim.interval
+            yield {
+                "claim": claim.claim,
+                "place": claim.place,
+                "rows": 0 if index else len(together),
+                "measured": claim.measured,
+                "figure": claim.obstacle
+                or f"{number(found.estimate)} {_interval(found.low, found.high)}".strip(),
+                "expected": f"{'>' if claim.above else '<'} {claim.bound:g}",
+                "state": ({True: "yes", False: "no", None: "open"}[claim.holds], claim.verdict),
+            }
 
 
 def _templates() -> dict[str, Any]:

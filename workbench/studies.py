@@ -15,11 +15,25 @@ from typing import Any
 import pandas as pd
 
 from workbench import figures, markup
+from workbench.claims import (
+    Claim,
+    claim_table,
+    claims_html,
+    null_claims,
+    outcome_claims,
+    perturbation_claims,
+    shift_claims,
+)
 from workbench.experiments import Ablation, Condition, ablate
+from workbench.figure_files import write_figures
 from workbench.folders import made_with, run_folder, write_json, write_tables
 from workbench.followed import follow
+from workbench.null_figures import null_figures
+from workbench.nulls import NullShift, weight_nulls
 from workbench.outcome_figures import ablation_figures
 from workbench.pairs import ModelPair
+from workbench.perturbation import Perturbation, perturb, responses_for
+from workbench.perturbation_figures import perturbation_figures
 from workbench.problems import Problem
 from workbench.report import write_report
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift
@@ -44,6 +58,11 @@ class Study:
     agreement: pd.DataFrame
     ablation: Ablation | None
     """None where no interventions were asked for."""
+    perturbation: Perturbation | None
+    nulls: NullShift | None
+    """None, like the perturbation, where these were not asked for."""
+    claims: tuple[Claim, ...]
+    """The paper's claims, as far as this study speaks about them."""
     hint: str | None
     """Why there are no PNG figures, in one line; None when there are."""
 
@@ -56,8 +75,13 @@ class Study:
         return f"Study({self.folder}: {self.shift.verdict})"
 
     def _repr_html_(self) -> str:
-        found = "" if self.ablation is None else self.ablation._repr_html_()
-        return markup.facts({"report": str(self.report)}) + self.shift._repr_html_() + found
+        ablation = "" if self.ablation is None else self.ablation._repr_html_()
+        return (
+            markup.facts({"report": str(self.report)})
+            + self.shift._repr_html_()
+            + ablation
+            + markup.folded(f"{len(self.claims)} claims of the paper", claims_html(self.claims))
+        )
 
 
 def study(
@@ -74,6 +98,8 @@ def study(
     interventions: Mapping[str, Condition] | None = None,
     samples: int = 16,
     max_new_tokens: int = 1024,
+    perturbed: bool = False,
+    controls: Mapping[str, ModelPair] | None = None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -93,6 +119,8 @@ def study(
         interventions: what `ablate` compares, such as `default_matrix(pair.depth)`; None leaves that part out.
         samples: sampled responses per problem and intervention.
         max_new_tokens: where a response is cut off.
+        perturbed: also disturb pictures (`perturb`) and weights (`weight_nulls`, which needs room for a third model).
+        controls: for the latter, pairs of the same base that RL did not train, such as `controls_of(pair)`.
         notes: what else the spec should say, such as where the problems came from.
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
@@ -112,6 +140,11 @@ def study(
     if interventions:
         made = {n: c if isinstance(c, str) else asdict(c) for n, c in interventions.items()}
         settings |= {"interventions": made, "samples": samples, "max_new_tokens": max_new_tokens}
+    if perturbed:
+        settings |= {
+            "perturbed": True,
+            "controls": {n: dict(c.provenance) for n, c in (controls or {}).items()},
+        }
     spec = {
         "pair": dict(pair.provenance),
         "problems": _describe(problems),
@@ -140,16 +173,43 @@ def study(
                 keep=work / "ablation",
                 progress=lambda what, done, total: tell(f"answering: {what}", done, total),
             )
+        moved, nulls = None, None
+        if perturbed:
+            moved = perturb(
+                pair,
+                problems,
+                responses=responses_for(problems),
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                resamples=resamples,
+                batch_size=batch_size,
+                keep=work / "perturbation",
+                progress=lambda done, total: tell("disturbing the pictures", done, total),
+            )
+            nulls = weight_nulls(
+                pair,
+                problems,
+                others=controls,
+                bins=bins,
+                seed=seed,
+                resamples=resamples,
+                batch_size=batch_size,
+                progress=lambda what, done, total: tell(f"null model: {what}", done, total),
+            )
+        claims = _claims(shift, agreement, found, moved, nulls, resamples=resamples, seed=seed)
         traced.save(built / "trace")
-        tables = _tables(traced, shift, agreement)
+        tables = _tables(traced, shift, agreement) | {"claims": claim_table(claims)}
         tell("drawing the figures", 0, 1)
         drawn = figures.study_figures(shift.table, shift.correlations, agreement, depth=traced.depth)
         drawn |= _grids(traced)
         if found:
             tables |= found.tables()
             drawn |= ablation_figures(found.summary, found.drift)
+        if moved and nulls:
+            tables |= moved.tables() | nulls.tables()
+            drawn |= perturbation_figures(moved.table, moved.slopes) | null_figures(nulls.table)
         write_tables(built / "tables", tables, large=("cells", "responses"))
-        hint = figures.write(drawn, built / "figures")
+        hint = write_figures(drawn, built / "figures")
         tell("drawing the figures", 1, 1)
         spec |= {"made_with": made_with(), "seconds": round(time.time() - started, 1)}
         write_report(
@@ -158,11 +218,14 @@ def study(
             shift=shift,
             agreement=agreement,
             followed=follow(pair, problems[:TABLED_PROBLEMS], traced, batch_size=batch_size),
+            claims=claims,
             outcomes=(found.summary, found.drift) if found else None,
+            perturbation=(moved.table, moved.slopes) if moved else None,
+            nulls=nulls.table if nulls else None,
             spec=_flat(spec),
         )
         write_json(built / "spec.json", spec)
-    return Study(out, traced, shift, agreement, found, hint)
+    return Study(out, traced, shift, agreement, found, moved, nulls, tuple(claims), hint)
 
 
 def _traced(
@@ -193,6 +256,24 @@ def _traced(
     if not shards:
         trace(pair, problems)  # says what is wrong with no problems
     return LensTrace.join(shards)
+
+
+def _claims(
+    shift: ShiftTable,
+    agreement: pd.DataFrame,
+    found: Ablation | None,
+    moved: Perturbation | None,
+    nulls: NullShift | None,
+    **settings: int,
+) -> list[Claim]:
+    claims = shift_claims(shift, agreement)
+    if nulls:
+        claims += null_claims(nulls.contrasts)
+    if moved:
+        claims += perturbation_claims(moved.slopes)
+    if found:
+        claims += outcome_claims(found.responses, found.drift, **settings)
+    return claims
 
 
 def _tables(traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> dict[str, pd.DataFrame]:
