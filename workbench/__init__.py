@@ -12,6 +12,7 @@ _HOME = {
     "InputError": "errors",
     "Problem": "problems",
     "load_problems": "problems",
+    "sample_frames": "video",
     "EncodedPrompt": "prompts",
     "TokenKind": "prompts",
     "ModelPair": "pairs",

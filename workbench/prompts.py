@@ -81,6 +81,8 @@ class EncodedPrompt:
     """Display string of every position."""
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     """Per view: the part of its picture that the model sees (of a video, the first frame); may be empty."""
+    frames: tuple[tuple[Image.Image, ...], ...] = field(default=(), repr=False)
+    """Per view: the frames of its video, none for an image; may be empty. Some families read several as one t."""
 
     def __post_init__(self) -> None:
         length = len(self.input_ids)
@@ -89,9 +91,10 @@ class EncodedPrompt:
                 raise InputError(
                     f"`{name}` has {len(getattr(self, name))} entries, expected {length}, one a position"
                 )
-        if len(self.sources) != len(self.grids) or len(self.images) not in (0, len(self.grids)):
+        views = len(self.grids)
+        if len(self.sources) != views or {len(self.images), len(self.frames)} - {0, views}:
             raise InputError(
-                f"`sources` and `images` must have one entry for each of the {len(self.grids)} `grids`"
+                f"`sources`, `images` and `frames` must have one entry for each of the {views} `grids`"
             )
 
     @property
@@ -302,7 +305,7 @@ def _describe(
         "grids": layout.grids,
         "sources": layout.sources,
         "tokens": tuple(shown[i] for i in ids.tolist()),
-        "images": () if problem is None else _pictures(processor, anatomy, problem, layout),
+        **({} if problem is None else _pictures(processor, anatomy, problem, layout)),
     }
 
 
@@ -313,10 +316,15 @@ def _special_ids(tokenizer: Any, anatomy: Anatomy) -> set[int]:
     return set(named_token_ids(anatomy.model))
 
 
-def _pictures(processor: Any, anatomy: Anatomy, problem: Problem, layout: Layout) -> tuple[Image.Image, ...]:
+def _pictures(processor: Any, anatomy: Anatomy, problem: Problem, layout: Layout) -> dict[str, Any]:
     shown = shown_pictures(processor, anatomy, problem)
-    # Gemma 3's pan-and-scan crops are pictures that the problem does not hold.
-    return tuple(shown[source] for source in layout.sources) if len(shown) == len(set(layout.sources)) else ()
+    if len(shown) != len(set(layout.sources)):  # Gemma 3's pan-and-scan crops the problem does not hold
+        return {}
+    frames = [()] * len(problem.images) + [problem.video] * bool(problem.video)
+    return {
+        "images": tuple(shown[source] for source in layout.sources),
+        "frames": tuple(frames[source] for source in layout.sources),
+    }
 
 
 # --- the user's own tensors ----------------------------------------------------------------------------
