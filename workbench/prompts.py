@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from workbench.anatomy import Anatomy, named_token_ids
-from workbench.chat import processor_call, shown_pictures, tokenizer_of
+from workbench.chat import Message, processor_call, shown_pictures, tokenizer_of, with_turns
 from workbench.errors import InputError
 from workbench.layouts import Grid, Layout, locate
 from workbench.problems import Problem
@@ -169,8 +169,10 @@ class EncodedPrompt:
         return cls(**_describe(pair.processor, pair.base, inputs, None), problem_id=problem_id)
 
 
-def encode(processor: Any, anatomy: Anatomy, problem: Problem) -> EncodedPrompt:
-    """Encode a problem with a transformers processor or tokenizer.
+def encode(
+    processor: Any, anatomy: Anatomy, problem: Problem, turns: Sequence[Message] = ()
+) -> EncodedPrompt:
+    """Encode a problem, and the turns after it, with a transformers processor or tokenizer.
 
     Raises:
         InputError: there is no processor, the problem's pictures do not fit the model or the text, or the
@@ -183,7 +185,8 @@ def encode(processor: Any, anatomy: Anatomy, problem: Problem) -> EncodedPrompt:
             "processor=<folder or hub id>)`, or bring your own tensors with "
             "`EncodedPrompt.from_tensors(pair, input_ids=..., ...)`"
         )
-    call = processor_call(processor, anatomy, problem)
+    call = processor_call(processor, anatomy, problem, turns)
+    problem = with_turns(problem, turns)
     try:
         encoding = processor(**call)
     except Exception as error:  # processors raise whatever their arithmetic on sizes leads to
