@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny
 
@@ -56,7 +57,7 @@ def test_help_loads_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    for command in ("study", "ablate", "conform", "doctor", "organism"):
+    for command in ("study", "ablate", "agent", "conform", "doctor", "organism"):
         assert command in done.stdout
 
 
@@ -99,6 +100,32 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
     code, _, err = workbench(*arguments[:-1], "other", "--tau", "2")
     assert code == 2
     assert "`tau` is 2" in err
+
+
+def test_agent_on_own_models(folders, tmp_path, workbench):
+    lines = []
+    for i in range(2):
+        tiny.image(seed=i).save(tmp_path / f"{i}.png")
+        row = {"id": i, "question": "How many?", "image": f"{i}.png", "system": "Look."}
+        lines.append(json.dumps(row | ({"answer": "3"} if i else {})))
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    models = ("--base", str(folders / "base"), "--rlvr", str(folders / "rlvr"))
+    settings = ("--turns", "2", "--max-new-tokens", "3", "--threshold", "quantile", "--layers", "2")
+    arguments = ("agent", *models, "--problems", "mine.jsonl", *settings)
+    code, out, err = workbench(*arguments, "--intervention", "tokens", "--lens", "--out", "run")
+    assert code == 0, err
+    assert "2 problems, 0 answered\n0 of 1 correct" in out
+    assert {p.name for p in (tmp_path / "run" / "transcripts").iterdir()} == {"0001.html", "0002.html"}
+    turns = pd.read_parquet(tmp_path / "run" / "tables" / "turns.parquet")
+    assert turns["problem"].tolist() == ["mine/0"] * 2 + ["mine/1"] * 2
+    assert (turns["made_last_loss"] <= turns["made_first_loss"]).all()
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    name, chosen = spec["settings"]["intervention"]
+    assert (name, chosen["select"], chosen["threshold"]) == ("Replay", "low", "quantile")
+    assert workbench(*arguments, "--out", "run")[0] == 2
+    code, _, err = workbench(*arguments, "--turns", "0", "--out", "other")
+    assert code == 2
+    assert "`turns` is 0" in err
 
 
 @pytest.mark.parametrize(

@@ -509,6 +509,23 @@ def test_several_images_and_frames_have_their_own_overlays(page, trace):
     assert "view 2, row 3, column 2" in where(page)  # where one was
 
 
+def test_each_frame_of_a_video_has_its_own_picture(browser, trace, tmp_path):
+    shades = [picture(28, 28).point(lambda _, shade=shade: shade) for shade in (0, 40, 80, 120, 160, 200)]
+    one = trace.select(prompt=2)  # three moments
+    prompts = (replace(one.prompts[0], images=tuple(shades[:1]), frames=(tuple(shades),)),)
+    page, trouble = open_page(browser, Explorer.of(replace(one, prompts=prompts)).save(tmp_path / "e.html"))
+    assert "picture: the first of its 2 frames" in page.locator(".view figcaption").inner_text()
+    for moment in (1, 0, 2):
+        page.locator(".moment").fill(str(moment))
+        assert page.locator(".view img").get_attribute("src") == picture_uri(shades[2 * moment])
+    click(page, 10)
+    assert page.locator(".view img").get_attribute("src") == picture_uri(shades[4])
+    page.keyboard.press("ArrowUp")  # the picture follows the position, as the overlay does
+    assert page.locator(".view img").get_attribute("src") == picture_uri(shades[2])
+    assert trouble == []
+    page.context.close()
+
+
 def test_pictures(page):
     images = page.locator(".view img")
     assert images.evaluate_all("all => all.map(i => i.alt)") == ["image of p0"]

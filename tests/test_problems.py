@@ -403,7 +403,7 @@ GOOD = {"question": "fine?", "image": b64(picture())}
         ({"question": "q", "image": "[1.png]"}, "`image` starts with '[1.png]' but is no list"),
         ({"question": "q", "image": [GOOD["image"], 3]}, "`image`, image 1, is a int"),
         ({"question": "q", "image": "https://example.org/1.png"}, "nothing is downloaded"),
-        ({"question": "q", "video": "clip.mp4"}, "`video` is a movie file 'clip.mp4'"),
+        ({"question": "q", "video": "clip.mp4"}, "`video` 'clip.mp4' is missing: no file"),
         ({"question": "q", "video": "cut.webp"}, "`video` could not be read"),
         ({"question": "q", "video": "empty"}, "`video` is a folder without images"),
         ({"question": "q", "choices": ["only"]}, "`choices` is ['only']; expected at least two texts"),

@@ -329,6 +329,6 @@ def test_fields_that_do_not_fit_each_other(tiny_pair):
     with pytest.raises(InputError, match=r"`tokens` has 3 entries, expected 46, one a position"):
         EncodedPrompt(**fields | {"tokens": prompt.tokens[:3]})
     with pytest.raises(
-        InputError, match=r"`sources` and `images` must have one entry for each of the 1 `grids`"
+        InputError, match=r"`sources`, `images` and `frames` must have one entry for each of the 1 `grids`"
     ):
         EncodedPrompt(**fields | {"sources": (0, 1)})

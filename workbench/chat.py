@@ -1,11 +1,15 @@
 """From a problem to what a processor is called with: one text with placeholders, and the pictures beside it.
 
 The chat template is the processor's, else the tokenizer's, else none. Pictures come before the question,
-images before the video. Options are appended to the question as VLMEvalKit does.
+images before the video. Options are appended to the question as VLMEvalKit does. Turns may follow: what the model said,
+and what it was told, with further pictures in their places.
 """
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 from PIL import Image, ImageOps
@@ -16,6 +20,19 @@ from workbench.problems import Problem
 
 FRAME_RATE = 2.0
 """Frames per second of ``Problem.video`` where ``problem.metadata["fps"]`` does not say (Qwen's own rate)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """One turn after the problem: texts and pictures in their order."""
+
+    role: Literal["assistant", "user"]
+    parts: tuple[str | Image.Image, ...]
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """Its pictures alone."""
+        return tuple(part for part in self.parts if not isinstance(part, str))
 
 
 def tokenizer_of(processor: Any) -> Any:
@@ -34,15 +51,37 @@ def question_text(problem: Problem) -> str:
     return "\n".join([problem.question, "Options:", *options, ask])
 
 
-def processor_call(processor: Any, anatomy: Anatomy, problem: Problem) -> dict[str, Any]:
-    """Keyword arguments with which ``processor`` (or a tokenizer) encodes the problem.
+def with_turns(problem: Problem, turns: Sequence[Message]) -> Problem:
+    """The problem with the pictures of the turns after its own."""
+    added = tuple(picture for turn in turns for picture in turn.images)
+    return replace(problem, images=(*problem.images, *added)) if added else problem
+
+
+def as_said(processor: Any, text: str) -> str:
+    """A model's own words as text for a turn: spelled special tokens are broken up, so that they end no turn and show nothing."""
+    tokenizer = tokenizer_of(processor)
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= {*tokenizer.all_special_tokens, *_marks_of(processor)}
+    spelled = re.compile(
+        "|".join(re.escape(token) for token in sorted(special - {""}, key=len, reverse=True))
+    )
+    while spelled.pattern and spelled.search(text):
+        text = spelled.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", text)
+    return text
+
+
+def processor_call(
+    processor: Any, anatomy: Anatomy, problem: Problem, turns: Sequence[Message] = ()
+) -> dict[str, Any]:
+    """Keyword arguments with which ``processor`` (or a tokenizer) encodes the problem and the turns after it.
 
     Raises:
         InputError: pictures that this processor or model cannot read, or a text that holds a placeholder
             itself.
     """
-    _check_pictures(processor, anatomy, problem)
-    tokenizer, text = tokenizer_of(processor), render(processor, problem)
+    whole = with_turns(problem, turns)
+    _check_pictures(processor, anatomy, whole, turns)
+    tokenizer, text = tokenizer_of(processor), render(processor, problem, turns)
     templated = getattr(processor, "chat_template", None) is not None
     begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     if processor is tokenizer:
@@ -53,24 +92,29 @@ def processor_call(processor: Any, anatomy: Anatomy, problem: Problem) -> dict[s
         "return_tensors": "pt",
         "text_kwargs": {"add_special_tokens": not begins},
     }
-    if problem.images:
-        call["images"] = [list(problem.images)]  # nested: several images of one prompt, not of several
+    if whole.images:
+        call["images"] = [list(whole.images)]  # nested: several images of one prompt, not of several
     if problem.video:
         call["videos"] = [list(problem.video)]
         call["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": [_video_metadata(problem)]}
     return call
 
 
-def render(processor: Any, problem: Problem) -> str:
-    """The problem as one text, with a placeholder for each picture.
+def render(processor: Any, problem: Problem, turns: Sequence[Message] = ()) -> str:
+    """The problem and the turns after it as one text, with a placeholder for each picture.
 
     Raises:
-        InputError: the chat template refuses the problem.
+        InputError: the chat template refuses them, or there are turns and no template.
     """
     multimodal = tokenizer_of(processor) is not processor
     pictures = [{"type": "image"}] * len(problem.images) + [{"type": "video"}] * bool(problem.video)
     question = question_text(problem)
     if getattr(processor, "chat_template", None) is None:
+        if turns:
+            raise InputError(
+                f"problem {problem.id!r}: `turns` need a chat template, and `processor` has none; give one that has, "
+                "load_pair(..., processor=<folder or hub id>)"
+            )
         marks = "".join(getattr(processor, f"{part['type']}_token") for part in pictures)
         return "\n".join(part for part in (problem.system, marks, question) if part)
     messages: list[dict[str, Any]] = []
@@ -79,6 +123,7 @@ def render(processor: Any, problem: Problem) -> str:
         messages.append({"role": "system", "content": content})
     content = [*pictures, {"type": "text", "text": question}] if multimodal else question
     messages.append({"role": "user", "content": content})
+    messages += [{"role": turn.role, "content": _content(turn, multimodal)} for turn in turns]
     try:
         return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
@@ -102,7 +147,17 @@ def shown_pictures(processor: Any, anatomy: Anatomy, problem: Problem) -> list[I
     return pictures
 
 
-def _check_pictures(processor: Any, anatomy: Anatomy, problem: Problem) -> None:
+def _content(turn: Message, multimodal: bool) -> Any:
+    if not multimodal:
+        return "".join(part for part in turn.parts if isinstance(part, str))
+    return [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in turn.parts]
+
+
+def _marks_of(processor: Any) -> set[str]:
+    return {mark for name in ("image", "video") if (mark := getattr(processor, f"{name}_token", None))}
+
+
+def _check_pictures(processor: Any, anatomy: Anatomy, problem: Problem, turns: Sequence[Message]) -> None:
     here = f"problem {problem.id!r}"
     if (problem.images or problem.video) and not anatomy.visual_token_ids:
         raise InputError(
@@ -116,14 +171,17 @@ def _check_pictures(processor: Any, anatomy: Anatomy, problem: Problem) -> None:
                 f"{type(processor).__name__} without a {what}_processor: load the pair with `processor=` a "
                 f"complete one, or leave the {what}s out"
             )
+    if problem.video and any(turn.images for turn in turns):
+        raise InputError(f"{here} has a `video`, and `turns` have images; leave one of them out")
     if problem.images and problem.video and anatomy.family == "smolvlm":
         raise InputError(
             f"{here} has `images` and a `video`; SmolVLM reads one or the other: leave one of them out"
         )
     marks = {tokenizer_of(processor).convert_ids_to_tokens(token) for token in anatomy.visual_token_ids}
     marks |= {getattr(processor, name, None) for name in ("image_token", "video_token") if marks}
+    said = [part for turn in turns for part in turn.parts if isinstance(part, str)]
     for mark in sorted(marks - {None}):
-        if mark in "\n".join([problem.system or "", question_text(problem)]):
+        if mark in "\n".join([problem.system or "", question_text(problem), *said]):
             raise InputError(
                 f"{here}: its text holds the placeholder {mark!r}; take it out: pictures come from `images` "
                 "and `video`, and are placed before the question"

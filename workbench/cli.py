@@ -220,6 +220,73 @@ def make_figures(
 
 
 @app.command()
+def agent(
+    problems: options.Problems = "shapes",
+    pair: options.Pair = None,
+    base: options.Base = None,
+    rlvr: options.Rlvr = None,
+    split: options.Split = "test",
+    limit: options.Limit = 8,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to make; the default is runs/agent-<date>-<time>.")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = None,
+    dtype: options.PairDtype = None,
+    attn_implementation: options.Attention = None,
+    intervention: Annotated[
+        options.Agents, typer.Option(help="Made anew at every turn, at low entropy.")
+    ] = options.Agents.NONE,
+    turns: Annotated[int, typer.Option(help="Responses at most.")] = 10,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    seed: options.Seed = 0,
+    max_new_tokens: options.NewTokens = None,
+    lens: Annotated[bool, typer.Option(help="Overlays of both models on every page.")] = False,
+    tau: options.Tau = None,
+    alpha: options.Alpha = None,
+    layers: options.Layers = None,
+    threshold: options.HowLow = None,
+) -> None:
+    """Let the RLVR model work with the zoom tool, turn by turn: a page per problem, and a table."""
+    quiet()
+    from dataclasses import asdict
+
+    from workbench.agent import run_agents
+    from workbench.folders import check_output, made_with, run_folder, write_json, write_tables
+    from workbench.presets import longest_answer
+
+    out = out or _run_name("agent")
+    check_output(out, overwrite=overwrite)
+    listed = problems_of(problems, split, limit, seed)
+    with progress_bars() as progress:
+        loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
+        named = {options.Agents.TOKENS: "tokens, low", options.Agents.PATCH: "patch, low"}
+        matrix = matrix_of(loaded, tau, alpha, layers, threshold)
+        settings: dict[str, Any] = {
+            "intervention": matrix[named[intervention]] if intervention in named else None,
+            "turns": turns,
+            "temperature": temperature,
+            "seed": seed,
+            "max_new_tokens": max_new_tokens or longest_answer(loaded),
+            "lens": lens,
+        }
+        made = settings["intervention"]
+        told = {"intervention": made and [type(made).__name__, asdict(made)]}
+        spec = {"pair": dict(loaded.provenance), "settings": settings | told}
+        spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
+        with run_folder(out, "agent", spec, overwrite=overwrite) as work:
+            tables = run_agents(loaded, listed, work / "run" / "transcripts", work, progress, **settings)
+            write_tables(work / "run" / "tables", tables)
+            write_json(work / "run" / "spec.json", {**spec, "made_with": made_with()})
+    agents = tables["agents"]
+    known = agents["correct"].dropna().tolist()
+    typer.echo(f"{len(agents)} problems, {agents['ended'].tolist().count('answer')} answered")
+    if known:
+        typer.echo(f"{sum(known)} of {len(known)} correct")
+    typer.echo(f"Transcripts  {out / 'transcripts'}\nTables       {out / 'tables'}")
+
+
+@app.command()
 def conform(
     folders: Annotated[
         list[Path],

@@ -33,6 +33,7 @@ EXTRAS = {
     "notebooks": "the notebooks",
     "export": "PNG files of the figures",
     "train": "training the bundled pair, easy-vqa problems, and data sets of the hub",
+    "video": "movie files",
     "dev": "the tests",
 }
 

@@ -6,7 +6,6 @@ any widget extension; ``save`` writes it as a file; a study's report holds the s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from workbench.errors import InputError
 from workbench.followed import Followed, follow
 from workbench.interventions import Intervention
 from workbench.packing import pack
-from workbench.pages import inline_json, render, source, write_page
+from workbench.pages import frame, inline_json, render, source, write_page
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt
@@ -101,13 +100,8 @@ class Explorer:
         return f"Explorer({self.trace!r}, followed={self.followed!r})"
 
     def _repr_html_(self) -> str:
-        """A frame that holds the page; the frame keeps the page's style and keys apart from the notebook's."""
-        # In ASCII alone: right in whatever encoding the page around it was saved.
-        page = escape(self.html()).encode("ascii", "xmlcharrefreplace").decode()
-        return (
-            f'<iframe srcdoc="{page}" title="{escape(self._title())}" width="100%" '
-            f'height="{HEIGHT}" style="border:0;display:block;max-width:100%" loading="lazy"></iframe>'
-        )
+        """A frame that holds the page."""
+        return frame(self.html(), self._title(), HEIGHT)
 
     def html(self) -> str:
         """The page, whole: nothing in it is fetched from anywhere."""

@@ -7,7 +7,7 @@ broken image costs a message and not a half-finished run.
 import base64
 import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from workbench.errors import InputError
 PIXEL_LIMIT = 64_000_000  # width x height of the largest image accepted: two 8K frames
 FRAME_LIMIT = 16  # evenly spaced frames kept of a folder of frames or an animation
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-MOVIES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
 _ORIENTATION = 0x0112
 
@@ -103,9 +102,9 @@ def decode_base64(text: str, where: str) -> bytes:
         ) from error
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """The image files directly in a folder, ordered by name with numbers counted as numbers."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
     return sorted(found, key=lambda path: (_natural(path.name), path.name))
 
 
@@ -113,7 +112,7 @@ def open_frames(path: Path, where: str) -> tuple[Image.Image, ...]:
     """At most `FRAME_LIMIT` evenly spaced frames of a video given as a folder of images or an animated image.
 
     Raises:
-        InputError: missing, broken, without frames, or a movie file (no codec is bundled).
+        InputError: missing, broken, or without frames.
     """
     if path.is_dir():
         files = image_files(path)
@@ -122,11 +121,6 @@ def open_frames(path: Path, where: str) -> tuple[Image.Image, ...]:
                 f"{where} is a folder without images: {str(path)!r}; expected frames, for example 001.png"
             )
         return tuple(open_image(files[i], f"{where}, frame {files[i].name!r},") for i in _spread(len(files)))
-    if path.suffix.lower() in MOVIES:
-        raise InputError(
-            f"{where} is a movie file {path.name!r}; expected a folder of frames, a list of images or an "
-            f"animated image: `mkdir frames; ffmpeg -i {path.name} -vf fps=1 frames/%03d.png`"
-        )
     first = open_image(path, where)  # its checks come first: size, truncation
     with Image.open(path) as animation:
         try:

@@ -37,6 +37,14 @@ class When(StrEnum):
     NO = "no"
 
 
+class Agents(StrEnum):
+    """What is done to an agent at every turn."""
+
+    NONE = "none"
+    TOKENS = "tokens"
+    PATCH = "patch"
+
+
 Pair = Annotated[str | None, typer.Option(help="A bundled pair; the default is `shapes`.")]
 Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
 Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]

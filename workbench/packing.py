@@ -14,7 +14,7 @@ from workbench.tables import visible
 
 if TYPE_CHECKING:
     from workbench.followed import Followed
-    from workbench.records import LensTrace
+    from workbench.records import LensTrace, PromptInfo
 
 PICTURE_SIDE = 768
 """Longest side in pixels of a picture in the page."""
@@ -79,7 +79,7 @@ def _pack_one(
         "kinds": one.kind.tolist(),
         # a visual token without a cell (a newline or class token) is at -1
         "places": [[view, *cell] if cell[0] >= 0 else None for view, cell in places],
-        "views": [_view(info.grids, index, info.images) for index in range(len(info.grids))],
+        "views": [_view(info, index) for index in range(len(info.grids))],
         "entropyBase": _base64(one.entropy_base.numpy(), "<f4"),
         "entropyRlvr": _base64(one.entropy_rlvr.numpy(), "<f4"),
         "kl": _base64(one.kl.numpy(), "<f4"),
@@ -102,15 +102,21 @@ def _pack_one(
     return packed
 
 
-def _view(grids: Sequence[tuple[int, int, int]], index: int, images: Sequence[Image.Image]) -> dict[str, Any]:
-    image = images[index] if images else None
-    width, height = image.size if image else grids[index][:0:-1]
+def _view(info: "PromptInfo", index: int) -> dict[str, Any]:
+    image = info.images[index] if info.images else None
+    frames = info.frames[index] if info.frames else ()
+    moments = info.grids[index][0]
+    span = -(-len(frames) // moments)  # frames that the family reads as one
+    width, height = image.size if image else info.grids[index][:0:-1]
     return {
-        "name": view_name(grids, index),
-        "grid": grids[index],
+        "name": view_name(info.grids, index),
+        "grid": info.grids[index],
         "width": width,
         "height": height,
         "image": picture_uri(image) if image else None,
+        # of every moment the first frame; empty where they are not known
+        "frames": [picture_uri(frame) for frame in frames[::span]] if moments > 1 and frames else [],
+        "span": span,
         "small": max(width, height) < 400,
     }
 

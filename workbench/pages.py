@@ -7,6 +7,7 @@ a page through Jinja's autoescaping, or as JSON without a ``<``, and scripts onl
 import json
 import os
 import tempfile
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ def inline_json(content: Any) -> Markup:
     """JSON that is safe inside a script element: no ``<``, so neither ``</script`` nor ``<!--``."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
+
+
+def frame(page: str, title: str, height: int) -> str:
+    """A page inside a frame, for a notebook: the frame keeps the page's style and keys apart from what is around it."""
+    # In ASCII alone: right in whatever encoding the page around it was saved.
+    held = escape(page).encode("ascii", "xmlcharrefreplace").decode()
+    return (
+        f'<iframe srcdoc="{held}" title="{escape(title)}" width="100%" '
+        f'height="{height}" style="border:0;display:block;max-width:100%" loading="lazy"></iframe>'
+    )
 
 
 def write_page(path: str | Path, html: str) -> Path:

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from workbench.anatomy import Anatomy, dissect, probe
-from workbench.chat import tokenizer_of
+from workbench.chat import Message, tokenizer_of
 from workbench.checkpoints import Placement, load_model, load_processor
 from workbench.displays import pair_html
 from workbench.errors import InputError
@@ -91,9 +91,9 @@ class ModelPair:
             return pad
         return next(i for i in range(self.vocab_size) if i not in self.base.visual_token_ids)
 
-    def encode(self, problem: Problem) -> EncodedPrompt:
-        """Encode a problem for both models, on the CPU; raises what `prompts.encode` raises."""
-        return encode(self.processor, self.base, problem)
+    def encode(self, problem: Problem, turns: Sequence[Message] = ()) -> EncodedPrompt:
+        """Encode a problem, and the turns after it, for both models, on the CPU; raises what `prompts.encode` raises."""
+        return encode(self.processor, self.base, problem, turns)
 
     def decode_token(self, token_id: int) -> str:
         """Display string of a token id; ``"#17"`` when there is no tokenizer."""

@@ -14,9 +14,17 @@ from PIL import Image
 from workbench.errors import InputError
 from workbench.images import as_rgb, data_uri
 from workbench.rows import FIELDS, LETTERS, nearest
-from workbench.sources import NAMES, read_dataset, read_easy_vqa, read_hub, read_path, read_shapes
+from workbench.sources import (
+    FOLDER_QUESTION,
+    NAMES,
+    read_dataset,
+    read_easy_vqa,
+    read_hub,
+    read_path,
+    read_shapes,
+)
 
-FOLDER_QUESTION = "Describe this image."
+__all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
 
 
 class Verifier(StrEnum):
@@ -135,7 +143,7 @@ def load_problems(
 
     Args:
         source: ``"shapes"``, ``"easy-vqa"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``
-            file or a folder of images; ``"hf:owner/name"`` (also
+            file or a folder of images or movies; ``"hf:owner/name"`` (also
             ``"hf:owner/name:configuration@revision"``; streamed); or a data set object of the library
             `datasets`.
         split: of ``shapes`` (train, validation, test), of ``easy-vqa`` (train, test) or of a data set; files
@@ -147,10 +155,11 @@ def load_problems(
         columns: where a row's fields are, such as ``{"question": "query", "image": "picture"}``; the fields
             are the keys of `workbench.rows.FIELDS`. An empty name leaves a field out; ``{"id": ""}`` numbers
             the rows.
-        question: asked of every image of a folder (by default `FOLDER_QUESTION`).
+        question: asked of every image and movie of a folder (by default `FOLDER_QUESTION`).
 
     A row's image is a path relative to the file, base64, or a list of these; in a TSV also the index of
-    another row. Its video is a folder of frames, an animated image, or a list of images. Choices come from
+    another row. Its video is a movie file (`sample_frames`; its sampling rate goes to ``metadata["fps"]``), a
+    folder of frames, an animated image, or a list of images. Choices come from
     one column or from columns A, B, ...; a ``hint`` goes before the question. An answer is verified by
     ``choice`` if it is one of the choices, by ``numeric`` if it is a number, else by ``exact``, unless the
     row's ``verifier`` says otherwise. Text and numbers in other columns go to ``metadata``.
@@ -167,7 +176,7 @@ def load_problems(
     elif isinstance(source, str) and source.startswith("hf:"):
         rows = read_hub(source, split, mapping)
     elif isinstance(source, str | os.PathLike):
-        rows = read_path(Path(source).expanduser(), mapping, question or FOLDER_QUESTION)
+        rows = read_path(Path(source).expanduser(), mapping, question)
     else:
         rows = read_dataset(source, split, mapping)
 

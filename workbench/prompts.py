@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from workbench.anatomy import Anatomy, named_token_ids
-from workbench.chat import processor_call, shown_pictures, tokenizer_of
+from workbench.chat import Message, processor_call, shown_pictures, tokenizer_of, with_turns
 from workbench.displays import prompt_html
 from workbench.errors import InputError
 from workbench.layouts import Grid, Layout, locate
@@ -82,6 +82,8 @@ class EncodedPrompt:
     """Display string of every position."""
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     """Per view: the part of its picture that the model sees (of a video, the first frame); may be empty."""
+    frames: tuple[tuple[Image.Image, ...], ...] = field(default=(), repr=False)
+    """Per view: the frames of its video, none for an image; may be empty. Some families read several as one t."""
 
     def __post_init__(self) -> None:
         length = len(self.input_ids)
@@ -90,9 +92,10 @@ class EncodedPrompt:
                 raise InputError(
                     f"`{name}` has {len(getattr(self, name))} entries, expected {length}, one a position"
                 )
-        if len(self.sources) != len(self.grids) or len(self.images) not in (0, len(self.grids)):
+        views = len(self.grids)
+        if len(self.sources) != views or {len(self.images), len(self.frames)} - {0, views}:
             raise InputError(
-                f"`sources` and `images` must have one entry for each of the {len(self.grids)} `grids`"
+                f"`sources`, `images` and `frames` must have one entry for each of the {views} `grids`"
             )
 
     @property
@@ -170,8 +173,10 @@ class EncodedPrompt:
         return cls(**_describe(pair.processor, pair.base, inputs, None), problem_id=problem_id)
 
 
-def encode(processor: Any, anatomy: Anatomy, problem: Problem) -> EncodedPrompt:
-    """Encode a problem with a transformers processor or tokenizer.
+def encode(
+    processor: Any, anatomy: Anatomy, problem: Problem, turns: Sequence[Message] = ()
+) -> EncodedPrompt:
+    """Encode a problem, and the turns after it, with a transformers processor or tokenizer.
 
     Raises:
         InputError: there is no processor, the problem's pictures do not fit the model or the text, or the
@@ -184,7 +189,8 @@ def encode(processor: Any, anatomy: Anatomy, problem: Problem) -> EncodedPrompt:
             "processor=<folder or hub id>)`, or bring your own tensors with "
             "`EncodedPrompt.from_tensors(pair, input_ids=..., ...)`"
         )
-    call = processor_call(processor, anatomy, problem)
+    call = processor_call(processor, anatomy, problem, turns)
+    problem = with_turns(problem, turns)
     try:
         encoding = processor(**call)
     except Exception as error:  # processors raise whatever their arithmetic on sizes leads to
@@ -306,7 +312,7 @@ def _describe(
         "grids": layout.grids,
         "sources": layout.sources,
         "tokens": tuple(shown[i] for i in ids.tolist()),
-        "images": () if problem is None else _pictures(processor, anatomy, problem, layout),
+        **({} if problem is None else _pictures(processor, anatomy, problem, layout)),
     }
 
 
@@ -317,10 +323,15 @@ def _special_ids(tokenizer: Any, anatomy: Anatomy) -> set[int]:
     return set(named_token_ids(anatomy.model))
 
 
-def _pictures(processor: Any, anatomy: Anatomy, problem: Problem, layout: Layout) -> tuple[Image.Image, ...]:
+def _pictures(processor: Any, anatomy: Anatomy, problem: Problem, layout: Layout) -> dict[str, Any]:
     shown = shown_pictures(processor, anatomy, problem)
-    # Gemma 3's pan-and-scan crops are pictures that the problem does not hold.
-    return tuple(shown[source] for source in layout.sources) if len(shown) == len(set(layout.sources)) else ()
+    if len(shown) != len(set(layout.sources)):  # Gemma 3's pan-and-scan crops the problem does not hold
+        return {}
+    frames = [()] * len(problem.images) + [problem.video] * bool(problem.video)
+    return {
+        "images": tuple(shown[source] for source in layout.sources),
+        "frames": tuple(frames[source] for source in layout.sources),
+    }
 
 
 # --- the user's own tensors ----------------------------------------------------------------------------

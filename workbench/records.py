@@ -62,6 +62,8 @@ class PromptInfo:
     grids: tuple[tuple[int, int, int], ...] = ()
     """Per image or video its size in visual tokens, (t, height, width)."""
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
+    frames: tuple[tuple[Image.Image, ...], ...] = field(default=(), repr=False)
+    """Per image or video: the frames of a video, none for an image."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -267,9 +269,18 @@ class LensTrace:
         listed = []
         for number, info in enumerate(self.prompts):
             names = [f"images/{number:05d}-{i}.png" for i in range(len(info.images))]
-            for name, image in zip(names, info.images, strict=True):
+            moments = [
+                [f"images/{number:05d}-{i}-{t}.png" for t in range(len(frames))]
+                for i, frames in enumerate(info.frames)
+            ]
+            for name, image in zip(
+                [*names, *itertools.chain(*moments)],
+                [*info.images, *itertools.chain(*info.frames)],
+                strict=True,
+            ):
                 image.save(folder / name)
-            listed.append({f.name: getattr(info, f.name) for f in fields(info)} | {"images": names})
+            pictures = {"images": names, "frames": moments}
+            listed.append({f.name: getattr(info, f.name) for f in fields(info)} | pictures)
         _write_json(folder / "prompts.json", listed)
         _write_json(folder / "vocabulary.json", {str(i): text for i, text in sorted(self.vocabulary.items())})
         manifest = {
@@ -332,9 +343,13 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _read_prompt(folder: Path, item: dict[str, Any]) -> PromptInfo:
-    images = []
-    for name in item["images"]:
-        with Image.open(folder / name) as image:
-            images.append(image.copy())
+    def read(names: Sequence[str]) -> tuple[Image.Image, ...]:
+        images = []
+        for name in names:
+            with Image.open(folder / name) as image:
+                images.append(image.copy())
+        return tuple(images)
+
+    pictures = {"images": read(item["images"]), "frames": tuple(map(read, item.get("frames", ())))}
     grids = tuple(tuple(grid) for grid in item["grids"])
-    return PromptInfo(**item | {"tokens": tuple(item["tokens"]), "grids": grids, "images": tuple(images)})
+    return PromptInfo(**item | {"tokens": tuple(item["tokens"]), "grids": grids} | pictures)

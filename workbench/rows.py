@@ -16,6 +16,7 @@ from PIL import Image
 
 from workbench.errors import InputError
 from workbench.images import SUFFIXES, as_rgb, decode_base64, open_frames, open_image
+from workbench.video import MOVIES, read_clip
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -121,17 +122,18 @@ def _record(
         *(name for names in FIELDS.values() for name in names),
     }
     left = {name: cell for name, cell in row.items() if name and name not in taken and not _blank(cell)}
+    video, told = _video(value["video"], f"{where}: `video`", folder)
     return {
         "id": f"{prefix}/{number if value['id'] is None else value['id']}",
         "question": question,
         "answer": answer,
         "images": images,
-        "video": _video(value["video"], f"{where}: `video`", folder),
+        "video": video,
         "choices": choices,
         "family": str(value["family"] or ""),
         "verifier": value["verifier"] or _verifier(answer, choices),
         "system": value["system"],
-        "metadata": {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)},
+        "metadata": told | {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)},
     }
 
 
@@ -181,13 +183,24 @@ def _image(item: Any, where: str, folder: Path) -> Image.Image:
     return open_image(decode_base64(item, where), where)
 
 
-def _video(value: Any, where: str, folder: Path) -> tuple[Image.Image, ...]:
+def _video(value: Any, where: str, folder: Path) -> tuple[tuple[Image.Image, ...], dict[str, float]]:
+    """The frames of a cell, and what a movie file tells about them."""
     if value is None:
-        return ()
+        return (), {}
     items = _as_list(value, where)
-    if len(items) == 1 and isinstance(items[0], str) and not items[0].startswith("data:"):
-        return open_frames(folder / items[0], where)
-    return read_images(items, where, folder)
+    item = items[0] if len(items) == 1 else None
+    if isinstance(item, Mapping):  # an undecoded video of the library `datasets`
+        item = item.get("bytes") or item.get("path")
+    if isinstance(item, bytes) and not isinstance(items[0], bytes):
+        clip = read_clip(item, where)
+        return clip.frames, clip.metadata
+    if isinstance(item, str) and not item.startswith(("data:", "http://", "https://")):
+        path = folder / item
+        if path.suffix.lower() in MOVIES and not path.is_dir():
+            clip = read_clip(path, f"{where} {item!r}")
+            return clip.frames, clip.metadata
+        return open_frames(path, where), {}
+    return read_images(items, where, folder), {}
 
 
 def _choices(value: Any, row: Mapping[str, Any], where: str) -> tuple[str, ...]:

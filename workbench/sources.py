@@ -15,10 +15,13 @@ from PIL import Image
 
 from workbench import shapes
 from workbench.errors import InputError
-from workbench.images import image_files, open_image
+from workbench.images import SUFFIXES, image_files, open_image
 from workbench.rows import Columns, Rows, is_file, nearest, read_images, to_records
+from workbench.video import MOVIES, read_clip
 
 NAMES = ("shapes", "easy-vqa")
+FOLDER_QUESTION = "Describe this image."
+MOVIE_QUESTION = "Describe this video."
 _REFERENCE = (
     64  # VLMEvalKit: an `image` cell no longer than this is the index of the row that holds the image
 )
@@ -61,13 +64,18 @@ def read_easy_vqa(split: str, limit: int | None, seed: int) -> Rows:
         yield where, {**record, "family": families.get(answers[i], "color"), "metadata": {"image": image}}
 
 
-def read_path(path: Path, columns: Columns, question: str) -> Rows:
-    """A folder of images in natural order, each with ``question``, or the rows of a .tsv or .jsonl file."""
+def read_path(path: Path, columns: Columns, question: str | None) -> Rows:
+    """A folder of images and movies in natural order, each with ``question``, or the rows of a .tsv or .jsonl file."""
     kind = path.suffix.lower()
     if path.is_dir():
-        for file in image_files(path):
+        for file in image_files(path, SUFFIXES | MOVIES):
             where = f"{path.name}/{file.name}"
-            yield where, {"id": where, "question": question, "images": (open_image(file, where),)}
+            if file.suffix.lower() in MOVIES:
+                clip = read_clip(file, where)
+                seen = {"video": clip.frames, "metadata": clip.metadata, "question": MOVIE_QUESTION}
+            else:
+                seen = {"images": (open_image(file, where),), "question": FOLDER_QUESTION}
+            yield where, {"id": where, **seen, **({"question": question} if question else {})}
     elif path.exists() and kind in (".tsv", ".jsonl", ".ndjson"):
         rows = _tsv_with_images(path, columns) if kind == ".tsv" else _jsonl(path)
         yield from to_records(rows, columns, path.stem, path.parent)

@@ -241,5 +241,10 @@ def _listed(problems: Iterable[Problem | EncodedPrompt]) -> list[Problem | Encod
 def _info(item: Problem | EncodedPrompt, prompt: EncodedPrompt) -> PromptInfo:
     asked = {"question": item.question, "answer": item.answer} if isinstance(item, Problem) else {}
     return PromptInfo(
-        prompt.problem_id, **asked, tokens=prompt.tokens, grids=prompt.grids, images=prompt.images
+        prompt.problem_id,
+        **asked,
+        tokens=prompt.tokens,
+        grids=prompt.grids,
+        images=prompt.images,
+        frames=prompt.frames,
     )

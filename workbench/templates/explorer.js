@@ -96,7 +96,7 @@ function lensExplorer(root) {
     if (moments > 1) {
       const moment = lensMake("input", { type: "range", min: 0, max: moments - 1, step: 1, className: "moment", "aria-label": `Frame of ${view.name}` });
       moment.addEventListener("input", () => { frames[index] = Number(moment.value); layOut(); });
-      caption.append(lensMake("label", { className: "moments" }, lensMake("output"), moment), view.image ? "picture: first frame" : "");
+      caption.append(lensMake("label", { className: "moments" }, lensMake("output"), moment), view.frames.length ? (view.span > 1 ? `picture: the first of its ${view.span} frames` : "") : view.image ? "picture: first frame" : "");
     }
     return lensMake("figure", { className: "view" }, frame, caption);
   }
@@ -118,6 +118,8 @@ function lensExplorer(root) {
       const moment = figure.querySelector(".moment");
       if (moment) {
         moment.value = frames[view];
+        const seen = raw.views[view].frames[frames[view]];
+        if (seen) figure.querySelector("img").src = seen;
         figure.querySelector(".moments output").textContent = `frame ${frames[view] + 1} of ${raw.views[view].grid[0]}`;
       }
     });

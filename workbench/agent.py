@@ -1,0 +1,273 @@
+"""Visual agents: a model that looks closer, turn by turn, until it answers.
+
+1. Each turn's prompt is the whole conversation: system text, problem, what the model said and what it was shown. An
+   intervention is made anew on that prompt, with all its images: tokens are learnt, or cells recorded.
+2. The model responds, up to the first ``</tool_call>`` or ``</answer>``.
+3. An answer ends it. A call brings a crop as a new image, anything else a sentence about what is wrong (`zoom`).
+4. It also ends after ``turns`` responses, or when the next one would not fit the context.
+
+The model's words go back into the prompt as text; a special token that they spell is broken up. Every turn draws from a
+random stream of its own, made of the seed, the problem's id and the turn's number.
+
+The scenario is that of DeepEyes in arXiv 2511.19972 (Table 3). Its released loop evaluates model output as Python, and
+patches; here a call is strict JSON, and replay is possible at every turn.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.chat import Message, as_said
+from workbench.decoding import Intervention, Model, Response, decode
+from workbench.errors import InputError
+from workbench.folders import kept
+from workbench.pairs import ModelPair
+from workbench.patching import Patch, PreparedPatch, prepare_patch
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt, TokenKind
+from workbench.replay import LearnedTokens, Replay, learn_tokens
+from workbench.traces import trace
+from workbench.transcripts import Ended, Transcript, Turn
+from workbench.zoom import STOPS, ZoomTool, utf8
+
+Respond = Callable[[ModelPair, EncodedPrompt, Intervention | None], Response]
+"""How a turn is decoded: (pair, prompt, its intervention) -> one response."""
+
+_ZOOM = ZoomTool()
+_CHARACTERS = 16  # a token stands for no more, on average: longer texts are not even tokenized
+_UNKNOWN = 32_768  # positions of a model whose config does not say
+
+
+def run_agent(
+    pair: ModelPair,
+    problem: Problem,
+    *,
+    model: Model = "rlvr",
+    intervention: Replay | Patch | None = None,
+    turns: int = 10,
+    temperature: float = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 1024,
+    max_context: int | None = None,
+    tool: ZoomTool = _ZOOM,
+    lens: bool = False,
+    respond: Respond | None = None,
+) -> Transcript:
+    """Let a model work on a problem with images; the module's text tells how.
+
+    Args:
+        pair: what `load_pair` returned, with a processor whose chat template knows several turns.
+        problem: a problem with images. Its ``system`` must explain the tool; without one the tool explains itself.
+        model: which of the two answers.
+        intervention: made anew at every turn; None for the plain model.
+        turns: responses at most.
+        temperature: 0 is greedy.
+        seed: of the samples.
+        max_new_tokens: where a response is cut off.
+        max_context: tokens of prompt and response together at most; default: what the models' config allows.
+        tool: how calls are read.
+        lens: also trace both models on every turn's prompt, for overlays on the transcript's page.
+        respond: draws the responses instead of `decode`, for example from an engine.
+
+    Raises:
+        InputError: a number outside its range, a problem without images, an intervention that does not fit the model,
+            a first prompt that exceeds the context, or a chat template that refuses several turns.
+    """
+    limit = _limit(pair) if max_context is None else max_context
+    _check(problem, model, intervention, turns, limit)
+    how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
+    answer = respond or _decoder(model, how)
+    asked = problem if problem.system is not None else replace(problem, system=tool.instructions)
+    images, said, done = [*problem.images], list[Message](), list[Turn]()
+    ended: Ended = "turns"
+    for number in range(1, turns + 1):
+        if sum(len(p) for m in said for p in m.parts if isinstance(p, str)) > _CHARACTERS * limit:
+            ended = "context"
+            break
+        prompt = pair.encode(replace(asked, id=f"{problem.id}/turn {number}"), said)
+        if len(prompt) + max_new_tokens > limit:
+            if not done:
+                raise InputError(
+                    f"`problem` {problem.id!r} has {len(prompt)} tokens, with `max_new_tokens` {max_new_tokens} more than "
+                    f"the context of {limit}; lower max_new_tokens, or shrink the images"
+                )
+            ended = "context"
+            break
+        begun = time.perf_counter()
+        made = _make(pair, prompt, intervention)
+        making = time.perf_counter()
+        response = answer(pair, prompt, made)
+        seconds = time.perf_counter() - making
+        step = tool.read(utf8(response.text), [image.size for image in images])
+        crop = tool.crop(step.call, images) if step.call else None
+        done.append(
+            Turn(
+                number=number,
+                positions=len(prompt),
+                visual=int((prompt.kinds == TokenKind.VISUAL).sum()),
+                images=len(images),
+                text=utf8(response.text),
+                tokens=response.tokens,
+                call=step.call,
+                error=step.error,
+                crop=crop,
+                made=_summary(made),
+                making_seconds=making - begun if made else 0.0,
+                seconds=seconds,
+                trace=trace(pair, [prompt], top_k=5, null_draws=0) if lens else None,
+            )
+        )
+        if step.answered:
+            ended = "answer"
+            break
+        reply = tool.reply(step, crop, len(images))
+        images += [crop] if crop else []
+        if len(step.text) > _CHARACTERS * limit:  # before its special tokens are looked for
+            ended = "context"
+            break
+        said.append(Message("assistant", (as_said(pair.processor, step.text),)))
+        said.append(
+            Message("user", tuple(as_said(pair.processor, p) if isinstance(p, str) else p for p in reply))
+        )
+    settings = {
+        "pair": pair.name,
+        "model": model,
+        "intervention": None if intervention is None else [type(intervention).__name__, asdict(intervention)],
+        "turns": turns,
+        **how,
+        "max_context": limit,
+        "tool": asdict(tool),
+    }
+    return Transcript(problem, tuple(done), ended, settings)
+
+
+def run_agents(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    pages: Path,
+    keep: Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    **settings: Any,
+) -> dict[str, pd.DataFrame]:
+    """`run_agent` on every problem: a page each in the folder ``pages``, and two tables.
+
+    Args:
+        pair: what `load_pair` returned.
+        problems: problems with images.
+        pages: where ``0001.html`` and so on go.
+        keep: a folder for what is finished; the same call with the same folder goes on from there.
+        progress: called with ("agent", problems done, problems in all).
+        settings: of `run_agent`.
+
+    Returns:
+        ``agents``: a row a problem: problem, family, turns, calls, errors, ended, answer, correct (None: not known),
+        positions (of the last prompt), seconds, page; ``turns``: `Transcript.to_dataframe` of all.
+    """
+    pages.mkdir(parents=True, exist_ok=True)
+    shown = pages if keep is None else keep / "pages"
+    shown.mkdir(parents=True, exist_ok=True)
+    found = []
+    for number, problem in enumerate(problems, start=1):
+        page = f"{number:04d}.html"
+
+        def make(problem: Problem = problem, page: str = page) -> list[pd.DataFrame]:
+            transcript = run_agent(pair, problem, **settings)
+            transcript.save(shown / page)
+            return [_row(transcript, page), transcript.to_dataframe()]
+
+        asked = (problem.id, problem.question, problem.answer, [image.size for image in problem.images])
+        found.append(
+            kept(keep, {"pair": pair.provenance, "problem": asked, **settings}, ("agents", "turns"), make)
+        )
+        if keep is not None:
+            shutil.copyfile(shown / page, pages / page)
+        if progress:
+            progress("agent", number, len(problems))
+    agents, turns = zip(*found, strict=True)
+    return {"agents": pd.concat(agents, ignore_index=True), "turns": pd.concat(turns, ignore_index=True)}
+
+
+def _row(transcript: Transcript, page: str) -> pd.DataFrame:
+    problem, turns = transcript.problem, transcript.turns
+    row = {
+        "problem": problem.id,
+        "family": problem.family,
+        "turns": len(turns),
+        "calls": sum(turn.call is not None for turn in turns),
+        "errors": sum(turn.error is not None for turn in turns),
+        "ended": transcript.ended,
+        "answer": transcript.answer or "",
+        "correct": transcript.outcome().correct if problem.answer is not None else None,
+        "positions": turns[-1].positions,
+        "seconds": sum(turn.seconds + turn.making_seconds for turn in turns),
+        "page": page,
+    }
+    return pd.DataFrame([row]).astype({"correct": "boolean"})
+
+
+def _decoder(model: Model, how: Mapping[str, Any]) -> Respond:
+    def respond(pair: ModelPair, prompt: EncodedPrompt, made: Intervention | None) -> Response:
+        return decode(pair, prompt, model=model, intervention=made, stop=STOPS, **how)[0]
+
+    return respond
+
+
+def _make(
+    pair: ModelPair, prompt: EncodedPrompt, intervention: Replay | Patch | None
+) -> LearnedTokens | PreparedPatch | None:
+    """The intervention on this turn's whole context."""
+    if isinstance(intervention, Replay):
+        return learn_tokens(pair, prompt, intervention)
+    return None if intervention is None else prepare_patch(pair, prompt, intervention)
+
+
+def _summary(made: LearnedTokens | PreparedPatch | None) -> dict[str, Any]:
+    if made is None:
+        return {}
+    if isinstance(made, PreparedPatch):
+        return {"cells": float(made.mask.float().mean())}
+    losses = made.losses.tolist() or [float("nan")]
+    share = float(made.mask[:, made.visual].float().mean())
+    return {"cells": share, "first_loss": losses[0], "last_loss": losses[-1], "stopped": made.stopped}
+
+
+def _limit(pair: ModelPair) -> int:
+    """Positions that both models were made for."""
+    configs = [anatomy.model.config.get_text_config() for anatomy in (pair.base, pair.rlvr)]
+    return min(getattr(config, "max_position_embeddings", None) or _UNKNOWN for config in configs)
+
+
+def _check(
+    problem: Problem, model: Model, intervention: Replay | Patch | None, turns: int, limit: int
+) -> None:
+    call = "run_agent(pair, problem, turns=10)"
+    for name, value in (("turns", turns), ("max_context", limit)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"`{name}` is {value!r}; expected a whole number of at least 1: {call}")
+    if not problem.images or problem.video:
+        found = "a video" if problem.video else "no images"
+        raise InputError(
+            f"`problem` {problem.id!r} has {found}; the zoom tool needs images: Problem(..., images=(picture,))"
+        )
+    if intervention is not None and not isinstance(intervention, Replay | Patch):
+        raise InputError(
+            f"`intervention` is a {type(intervention).__name__}; expected None, a Replay or a Patch, of which each turn's "
+            "own is made: run_agent(pair, problem, intervention=Replay(layers=5))"
+        )
+    direction = getattr(intervention, "direction", "base_to_rlvr")
+    if direction == "self":
+        raise InputError(
+            "`intervention` has direction 'self', which needs a disturbed copy of every crop; agents have 'base_to_rlvr' "
+            "and 'reverse': Replay(direction='base_to_rlvr')"
+        )
+    fits = "base" if direction == "reverse" else "rlvr"
+    if model not in ("base", "rlvr") or (intervention is not None and model != fits):
+        raise InputError(
+            f"`model` is {model!r}; expected {'base or rlvr' if intervention is None else repr(fits)} with this "
+            f"intervention: run_agent(pair, problem, model={fits!r})"
+        )
