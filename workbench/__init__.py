@@ -16,6 +16,7 @@ _HOME = {
     "TokenKind": "prompts",
     "ModelPair": "pairs",
     "load_pair": "pairs",
+    "PairPreset": "pair_presets",
     "LensHead": "lens",
     "LensStats": "lens",
     "LensTrace": "traces",

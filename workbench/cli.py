@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 organism = typer.Typer(no_args_is_help=True, help="Train and evaluate the bundled pair `shapes`.")
 app.add_typer(organism, name="organism")
+pairs = typer.Typer(no_args_is_help=True, help="Pairs that can be loaded by name.")
+app.add_typer(pairs, name="pairs")
 
 
 @app.command()
@@ -66,8 +68,7 @@ def study(
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
     quiet()
     from workbench.folders import check_output
-    from workbench.pairs import BUNDLED
-    from workbench.presets import batch_of, controls_of, longest_answer
+    from workbench.presets import batch_of, controls_of, is_bundled, longest_answer
     from workbench.studies import study as run
 
     out = out or _run_name("study")
@@ -76,7 +77,7 @@ def study(
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
         asked, perturbed = (
-            when is options.When.YES or (when is options.When.AUTO and loaded.name in BUNDLED)
+            when is options.When.YES or (when is options.When.AUTO and is_bundled(loaded))
             for when in (ablate, perturb)
         )
         result = run(
@@ -246,6 +247,26 @@ def doctor() -> None:
     report = examine()
     Console().print(report)
     raise typer.Exit(report.exit_code)
+
+
+@pairs.command("list")
+def pairs_list(
+    file: Annotated[Path | None, typer.Argument(help="Your own file; the default is the package's.")] = None,
+) -> None:
+    """List them, with where their models lie on this machine."""
+    from rich.console import Console
+
+    from workbench.pair_presets import preset_table, read_presets
+
+    Console().print(preset_table(read_presets(file).values()))
+
+
+@pairs.command("show")
+def pairs_show(name: Annotated[str, typer.Argument(help="NAME, or FILE.yaml:NAME.")]) -> None:
+    """Print all that is known of one, as YAML."""
+    from workbench.pair_presets import pair_preset
+
+    typer.echo(pair_preset(name).to_yaml())
 
 
 @organism.command("train")

@@ -37,7 +37,10 @@ class When(StrEnum):
     NO = "no"
 
 
-Pair = Annotated[str | None, typer.Option(help="A bundled pair; the default is `shapes`.")]
+Pair = Annotated[
+    str | None,
+    typer.Option(help="A name of `workbench pairs list`, or FILE.yaml:NAME; the default is `shapes`."),
+]
 Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
 Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]
 Problems = Annotated[
@@ -49,15 +52,15 @@ Overwrite = Annotated[bool, typer.Option(help="Replace `out` if it exists.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is the GPU where there is one.")
 ]
-PairDtype = Annotated[Dtype | None, typer.Option(help="The default is as stored.")]
+PairDtype = Annotated[Dtype | None, typer.Option(help="The default is the pair's preset, else as stored.")]
 Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
 BatchSize = Annotated[
-    int | None, typer.Option(help="Prompts per forward; the default is 8, or 32 for a bundled pair.")
+    int | None, typer.Option(help="Prompts per forward; the default is the pair's preset, else 8.")
 ]
 Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
 NewTokens = Annotated[
     int | None,
-    typer.Option(help="Where a response is cut off; the default is 1024, less for a bundled pair."),
+    typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024."),
 ]
 Run = Annotated[
     Path | None, typer.Option(help="A finished study or ablation to take tables from; nothing is computed.")
@@ -102,7 +105,7 @@ def pair_of(
 def matrix_of(
     pair: Any, tau: float | None, alpha: float | None, layers: int | None, threshold: Threshold | None
 ) -> dict[str, Any]:
-    """The default interventions with what the options change; the bundled pair has settings of its own."""
+    """The default interventions with what the options change; a pair loaded by name has settings of its own."""
     from workbench.presets import default_matrix, settings_for
 
     given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}

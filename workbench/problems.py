@@ -17,6 +17,8 @@ from workbench.rows import FIELDS, LETTERS, nearest
 from workbench.sources import NAMES, read_dataset, read_easy_vqa, read_hub, read_path, read_shapes
 
 FOLDER_QUESTION = "Describe this image."
+OPTIONS_TEMPLATE = "{question}\nOptions:\n{options}\nPlease select the correct answer from the options above."
+"""How VLMEvalKit asks a question with options."""
 
 
 class Verifier(StrEnum):
@@ -47,6 +49,9 @@ class Problem:
     verifier: str = Verifier.EXACT
     metadata: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None
+    """None leaves it to the pair's preset, if it has one; "" is none."""
+    template: str | None = None
+    """Wording around ``{question}`` and ``{options}`` (lettered lines); None is VLMEvalKit's."""
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -86,7 +91,9 @@ class Problem:
         texts = [("id", self.id), ("question", self.question), ("family", self.family)]
         texts += [("choices", option) for option in options]
         texts += [
-            (name, value) for name in ("answer", "system") if (value := getattr(self, name)) is not None
+            (name, value)
+            for name in ("answer", "system", "template")
+            if (value := getattr(self, name)) is not None
         ]
         for name, text in texts:
             if not isinstance(text, str) or (name in ("id", "question") and not text.strip()):
@@ -120,6 +127,13 @@ class Problem:
         if self.answer is not None:
             lines.append(f"answer: <b>{html.escape(self.answer)}</b>")
         return f"<div>{'<br>'.join(filter(None, lines))}</div>"
+
+
+def wording(problem: Problem) -> str:
+    """The problem's template, or what stands for none."""
+    if problem.template is not None:
+        return problem.template
+    return OPTIONS_TEMPLATE if problem.choices else "{question}"
 
 
 def load_problems(
