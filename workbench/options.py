@@ -44,7 +44,10 @@ Pair = Annotated[
 Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
 Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]
 Problems = Annotated[
-    str, typer.Option(help="shapes, easy-vqa, a .tsv or .jsonl file, a folder of images, hf:owner/name.")
+    str,
+    typer.Option(
+        help="shapes, easy-vqa, a set of the paper (mathvista, ...), a .tsv or .jsonl file, a folder of images, hf:owner/name."
+    ),
 ]
 Split = Annotated[str, typer.Option(help="Split of the problem set.")]
 Limit = Annotated[int, typer.Option(help="How many problems.")]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from workbench.errors import InputError
 from workbench.images import as_rgb, data_uri
+from workbench.problem_presets import preset_rows, read_problem_presets
 from workbench.rows import FIELDS, LETTERS, nearest
 from workbench.sources import NAMES, read_dataset, read_easy_vqa, read_hub, read_path, read_shapes
 
@@ -148,10 +149,11 @@ def load_problems(
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
     Args:
-        source: ``"shapes"``, ``"easy-vqa"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``
-            file or a folder of images; ``"hf:owner/name"`` (also
-            ``"hf:owner/name:configuration@revision"``; streamed); or a data set object of the library
-            `datasets`.
+        source: ``"shapes"``, ``"easy-vqa"``; one of the paper's sets, as ``"mathvista"`` (`data/problems.yaml` in
+            the package), found in VLMEvalKit's folder or the Hugging Face cache, or ``"mathvista:FILE"``; the path
+            of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``, ``.json`` or ``.parquet`` file, or a folder of
+            images; ``"hf:owner/name"`` (also ``"hf:owner/name:configuration@revision"``; streamed); or a data set
+            object of the library `datasets`.
         split: of ``shapes`` (train, validation, test), of ``easy-vqa`` (train, test) or of a data set; files
             and folders have none.
         limit: how many problems; None means all there are, of ``shapes`` 300. Files, folders and data sets
@@ -164,7 +166,7 @@ def load_problems(
         question: asked of every image of a folder (by default `FOLDER_QUESTION`).
 
     A row's image is a path relative to the file, base64, or a list of these; in a TSV also the index of
-    another row. Its video is a folder of frames, an animated image, or a list of images. Choices come from
+    another row. Its video is a video file, a folder of frames, an animated image, or a list of images. Choices come from
     one column or from columns A, B, ...; a ``hint`` goes before the question. An answer is verified by
     ``choice`` if it is one of the choices, by ``numeric`` if it is a number, else by ``exact``, unless the
     row's ``verifier`` says otherwise. Text and numbers in other columns go to ``metadata``.
@@ -181,7 +183,10 @@ def load_problems(
     elif isinstance(source, str) and source.startswith("hf:"):
         rows = read_hub(source, split, mapping)
     elif isinstance(source, str | os.PathLike):
-        rows = read_path(Path(source).expanduser(), mapping, question or FOLDER_QUESTION)
+        rows = isinstance(source, str) and preset_rows(source, mapping)
+        rows = rows or read_path(
+            Path(source).expanduser(), mapping, question or FOLDER_QUESTION, (*NAMES, *read_problem_presets())
+        )
     else:
         rows = read_dataset(source, split, mapping)
 

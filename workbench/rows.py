@@ -5,6 +5,7 @@ record does not. ``where`` names file and line, for messages. Everything a row s
 """
 
 import ast
+import importlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.images import SUFFIXES, as_rgb, decode_base64, open_frames, open_image
+from workbench.images import MOVIES, SUFFIXES, as_rgb, decode_base64, open_frames, open_image
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -32,6 +33,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "hint": ("hint",),
     "system": ("system",),
     "verifier": ("verifier",),
+    "template": ("template",),
 }
 
 Columns = Mapping[str, str]
@@ -59,7 +61,7 @@ def to_records(rows: Rows, columns: Columns, prefix: str, folder: Path) -> Rows:
 
 def read_images(value: Any, where: str, folder: Path) -> tuple[Image.Image, ...]:
     """Images of a cell: one or a list of PIL images, bytes, paths relative to ``folder``, or base64."""
-    items = _as_list(value, where)
+    items = as_list(value, where)
     names = [where] if len(items) == 1 else [f"{where}, image {i}," for i in range(len(items))]
     return tuple(_image(item, name, folder) for item, name in zip(items, names, strict=True))
 
@@ -111,7 +113,7 @@ def _record(
     if value["image"] is not None:
         images = read_images(value["image"], f"{where}: `image`", folder)
     else:
-        paths = [str(path) for path in _as_list(value["image_path"] or [], f"{where}: `image_path`")]
+        paths = [str(path) for path in as_list(value["image_path"] or [], f"{where}: `image_path`")]
         images = tuple(open_image(folder / path, f"{where}: `image_path` {path!r}") for path in paths)
     choices = _choices(value["choices"], row, where)
     answer = _answer(value["answer"], choices, where)
@@ -131,6 +133,7 @@ def _record(
         "family": str(value["family"] or ""),
         "verifier": value["verifier"] or _verifier(answer, choices),
         "system": value["system"],
+        "template": value["template"],
         "metadata": {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)},
     }
 
@@ -141,7 +144,7 @@ def _blank(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
-def _as_list(value: Any, where: str) -> list[Any]:
+def as_list(value: Any, where: str) -> list[Any]:
     """A list as it is, the list that a text spells (JSON or Python literals; nothing runs), or one value."""
     if isinstance(value, list | tuple):
         return list(value)
@@ -184,10 +187,22 @@ def _image(item: Any, where: str, folder: Path) -> Image.Image:
 def _video(value: Any, where: str, folder: Path) -> tuple[Image.Image, ...]:
     if value is None:
         return ()
-    items = _as_list(value, where)
+    items = as_list(value, where)
     if len(items) == 1 and isinstance(items[0], str) and not items[0].startswith("data:"):
-        return open_frames(folder / items[0], where)
+        path = folder / items[0]
+        return _decoded(path, where) if path.suffix.lower() in MOVIES else open_frames(path, where)
     return read_images(items, where, folder)
+
+
+def _decoded(path: Path, where: str) -> tuple[Image.Image, ...]:
+    """Frames of a movie, sampled as the paper does: 16, of at most 200704 pixels."""
+    try:
+        decoder = importlib.import_module("workbench.video")
+    except ModuleNotFoundError:
+        return open_frames(path, where)  # says what to do instead
+    if not is_file(path):
+        raise InputError(f"{where}: no file {str(path)!r}; fetch the videos too, or leave the row out")
+    return tuple(decoder.sample_frames(path, frames=16, max_pixels=200704))
 
 
 def _choices(value: Any, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -199,7 +214,7 @@ def _choices(value: Any, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
                 f"{where}: options {', '.join(filled)} have a gap; expected columns A, B, ... in order"
             )
         return tuple(str(row[letter]) for letter in filled)
-    options = _as_list(list(value.values()) if isinstance(value, Mapping) else value, f"{where}: `choices`")
+    options = as_list(list(value.values()) if isinstance(value, Mapping) else value, f"{where}: `choices`")
     if len(options) < 2 or any(isinstance(o, list | Mapping) or _blank(o) for o in options):
         raise InputError(
             f'{where}: `choices` is {value!r}; expected at least two texts: "choices": ["red", "blue"]'
