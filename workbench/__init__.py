@@ -48,6 +48,7 @@ _HOME = {
     "study": "studies",
     "conform": "conformance",
     "doctor": "diagnosis",
+    "predict_memory": "memory",
     "null_pair": "null_models",
     "weight_nulls": "nulls",
     "NullShift": "nulls",

@@ -16,6 +16,7 @@ from workbench.options import (
     progress_bars,
     quiet,
     refusals,
+    size_of,
 )
 
 app = typer.Typer(
@@ -238,9 +239,39 @@ def conform(
 
 
 @app.command()
-def doctor() -> None:
-    """Show what is installed and works here, what would fail, and how to mend it."""
+def doctor(
+    pair: Annotated[
+        str | None, typer.Option(help="Predict the memory that this pair needs instead, from configs alone.")
+    ] = None,
+    base: options.Base = None,
+    rlvr: options.Rlvr = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Length of the prompt; the default has 300 of text.")
+    ] = None,
+    image: Annotated[str, typer.Option(help="Size of its picture in pixels, 0x0 for none.")] = "1000x1000",
+    placement: Annotated[
+        str, typer.Option(help="together, or sequential: one model at a time.")
+    ] = "together",
+    dtype: options.PairDtype = None,
+) -> None:
+    """Show what is installed and works here, what would fail, and how to mend it; or what memory a pair needs."""
     from rich.console import Console
+
+    if pair or base or rlvr:
+        quiet()
+        from workbench.memory import forecast_pair
+
+        told = forecast_pair(
+            pair,
+            base=base,
+            rlvr=rlvr,
+            dtype=dtype.value if dtype else None,
+            tokens=tokens,
+            image=size_of(image),
+            placement=placement,
+        )
+        Console().print(told)
+        return
 
     from workbench.diagnosis import doctor as examine
 

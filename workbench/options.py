@@ -1,6 +1,7 @@
 """Options that several commands share, and what becomes of them: a pair, problems, progress bars."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,15 @@ def matrix_of(
     return default_matrix(
         pair.depth, **settings_for(pair) | {k: v for k, v in given.items() if v is not None}
     )
+
+
+def size_of(text: str) -> tuple[int, int] | None:
+    """Width and height that an option gives as 1000x800; None for 0x0."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise InputError(f"`--image` is {text!r}; expected width and height in pixels: --image 1000x800")
+    width, height = int(found[1]), int(found[2])
+    return (width, height) if width and height else None
 
 
 def extra(module: str) -> Any:
