@@ -7,8 +7,9 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-import workbench.pairs
+import workbench.pair_presets
 from workbench.errors import InputError
+from workbench.pair_presets import PACKAGED
 from workbench.pairs import fingerprint, load_pair
 from workbench.prompts import EncodedPrompt
 
@@ -107,10 +108,7 @@ def test_a_processor_given_settles_differing_templates(saved, tmp_path):
     assert "".join(pair.encode(tiny.problem()).tokens).endswith("<|im_start|>helper\n")
 
 
-def test_a_bundled_pair_is_float32_unless_told_otherwise(saved, monkeypatch):
-    monkeypatch.setattr(workbench.pairs, "files", lambda package: saved / package)
-    (saved / "workbench" / "organism").mkdir(parents=True, exist_ok=True)
-    (saved / "workbench" / "organism" / "weights").symlink_to(saved)
+def test_a_bundled_pair_is_float32_unless_told_otherwise():
     pair = load_pair("shapes", device="cpu")
     assert (pair.name, pair.dtype) == ("shapes", torch.float32)
     assert load_pair("shapes", dtype="bfloat16", device="cpu").dtype == torch.bfloat16
@@ -122,10 +120,13 @@ def test_a_bundled_pair_is_float32_unless_told_otherwise(saved, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shape", r"`name` 'shape' is not a bundled pair, there are \['shapes'\], did you mean 'shapes'\?"),
+        (
+            "shape",
+            r"`name` 'shape' is not a known pair \(did you mean 'shapes'\?\); there are shapes, mm-eureka",
+        ),
         (
             "Qwen/x",
-            r"`name` 'Qwen/x' is not a bundled pair, there are \['shapes'\]; call `load_pair\(\"shapes\"\)`",
+            r"`name` 'Qwen/x' is not a known pair; .*: load_pair\(\"shapes\"\), or give your own models",
         ),
     ],
 )
@@ -155,7 +156,8 @@ def test_weights_have_a_fingerprint(tmp_path):
 
 
 def test_a_bundled_pair_that_is_not_installed(monkeypatch, tmp_path):
-    monkeypatch.setattr(workbench.pairs, "files", lambda package: tmp_path)
+    (tmp_path / "pairs.yaml").write_text(PACKAGED.read_text())
+    monkeypatch.setattr(workbench.pair_presets, "PACKAGED", tmp_path / "pairs.yaml")
     with pytest.raises(
         InputError, match=r"the weights of base and rlvr are not in .*; reinstall the package, or train"
     ):

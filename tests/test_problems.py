@@ -340,7 +340,7 @@ def test_hugging_face_failure_is_passed_on(monkeypatch):
         (
             "shaeps",
             {},
-            "neither a known problem set (shapes, easy-vqa) nor a file or folder (did you mean 'shapes'?)",
+            "neither a known problem set (shapes, easy-vqa, mathverse, ",
         ),
         ("nowhere/set.tsv", {}, "`source` 'nowhere/set.tsv': no such file or folder"),
         (7, {}, "`source` is of type int; expected a name, a path or a data set"),
@@ -462,7 +462,8 @@ def test_bad_file(tmp_path):
         load_problems(tmp_path / "latin.jsonl")
     (tmp_path / "set.csv").write_text("question\n")
     with pytest.raises(
-        InputError, match=r"'set.csv' is a file of unknown kind; expected .tsv, .jsonl or a folder"
+        InputError,
+        match=r"'set.csv' is a file of unknown kind; expected .tsv, .jsonl, .ndjson, .json, .parquet or a folder",
     ):
         load_problems(tmp_path / "set.csv")
     with pytest.raises(InputError, match=r"no such file or folder \(did you mean 'latin.jsonl'\?\)"):

@@ -5,6 +5,7 @@ images before the video. Options are appended to the question as VLMEvalKit does
 and what it was told, with further pictures in their places.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 
 from workbench.anatomy import Anatomy
 from workbench.errors import InputError
-from workbench.problems import Problem
+from workbench.problems import Problem, wording
 
 FRAME_RATE = 2.0
 """Frames per second of ``Problem.video`` where ``problem.metadata["fps"]`` does not say (Qwen's own rate)."""
@@ -41,14 +42,12 @@ def tokenizer_of(processor: Any) -> Any:
 
 
 def question_text(problem: Problem) -> str:
-    """The question, and its options as lettered lines where it has some."""
-    if not problem.choices:
-        return problem.question
-    options = [
+    """The question and its options in the words of the problem's template."""
+    options = "\n".join(
         f"{letter}. {option}" for letter, option in zip(ascii_uppercase, problem.choices, strict=False)
-    ]
-    ask = "Please select the correct answer from the options above."
-    return "\n".join([problem.question, "Options:", *options, ask])
+    )
+    filled = {"{question}": problem.question, "{options}": options}
+    return re.sub(r"\{question\}|\{options\}", lambda match: filled[match[0]], wording(problem))
 
 
 def with_turns(problem: Problem, turns: Sequence[Message]) -> Problem:
@@ -145,6 +144,42 @@ def shown_pictures(processor: Any, anatomy: Anatomy, problem: Problem) -> list[I
         padded = [ImageOps.pad(p, (max(p.size), max(p.size)), color=color) for p in problem.images]
         return padded + pictures[len(padded) :]
     return pictures
+
+
+def within_budget(
+    processor: Any, anatomy: Anatomy, image: tuple[int, int] | None, frame: tuple[int, int] | None
+) -> Any:
+    """A processor that resizes pictures to no less and no more pixels than told; the given one stays as it is.
+
+    Raises:
+        InputError: the family does not cut pictures of any size into patches.
+    """
+    changed = processor
+    for name, part, budget in (
+        ("image_pixels", "image_processor", image),
+        ("frame_pixels", "video_processor", frame),
+    ):
+        if budget is None:
+            continue
+        inner: Any = getattr(processor, part, None)
+        if pixel_budget(inner) is None:
+            raise InputError(
+                f"`{name}` {list(budget)} is for families that cut a picture of any size into patches (Qwen-VL); "
+                f"{type(processor).__name__} of {anatomy.family} has sizes of its own: leave `{name}` out"
+            )
+        changed = copy.copy(processor) if changed is processor else changed
+        inner = copy.copy(inner)
+        inner.size = type(inner.size)(shortest_edge=budget[0], longest_edge=budget[1])
+        setattr(changed, part, inner)
+    return changed
+
+
+def pixel_budget(part: Any) -> list[int] | None:
+    """Least and most pixels of an image or video processor; None where it has sizes of another kind."""
+    size = getattr(part, "size", None)
+    if size is None or getattr(part, "merge_size", None) is None:
+        return None
+    return [size["shortest_edge"], size["longest_edge"]]
 
 
 def _content(turn: Message, multimodal: bool) -> Any:

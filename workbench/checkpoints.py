@@ -135,13 +135,28 @@ def read_depth(role: str, source: str | Path, *, revision: str | None, trust_rem
         InputError: there is no readable config.
     """
     where = _located(role, source)
+    config = read_config(role, where, revision=revision, trust_remote_code=trust_remote_code)
+    return config.get_text_config(decoder=True).num_hidden_layers
+
+
+def read_config(
+    role: str, source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """A checkpoint's config; it needs no weights.
+
+    Raises:
+        InputError: there is no readable config.
+    """
+    where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else str(source)
     try:
-        config = transformers.AutoConfig.from_pretrained(
+        return transformers.AutoConfig.from_pretrained(
             where, revision=revision, trust_remote_code=trust_remote_code
         )
     except Exception as error:
-        raise InputError(f"`{role}` {str(source)!r}: its config can't be read ({_told(error)})") from error
-    return config.get_text_config(decoder=True).num_hidden_layers
+        raise InputError(
+            f"`{role}` {str(source)!r}: its config can't be read ({_told(error)}); give a folder with a config.json, or "
+            "the id of a model that is in the local cache or can be fetched"
+        ) from error
 
 
 def _truncate(config: Any, layers: int) -> None:

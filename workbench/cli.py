@@ -17,6 +17,7 @@ from workbench.options import (
     progress_bars,
     quiet,
     refusals,
+    size_of,
 )
 
 app = typer.Typer(
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 organism = typer.Typer(no_args_is_help=True, help="Train and evaluate the bundled pair `shapes`.")
 app.add_typer(organism, name="organism")
+pairs = typer.Typer(no_args_is_help=True, help="Pairs that can be loaded by name.")
+app.add_typer(pairs, name="pairs")
 
 
 @app.command()
@@ -67,8 +70,7 @@ def study(
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
     quiet()
     from workbench.folders import check_output
-    from workbench.pairs import BUNDLED
-    from workbench.presets import batch_of, controls_of, longest_answer
+    from workbench.presets import batch_of, controls_of, is_bundled, longest_answer
     from workbench.studies import study as run
 
     out = out or _run_name("study")
@@ -77,7 +79,7 @@ def study(
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
         asked, perturbed = (
-            when is options.When.YES or (when is options.When.AUTO and loaded.name in BUNDLED)
+            when is options.When.YES or (when is options.When.AUTO and is_bundled(loaded))
             for when in (ablate, perturb)
         )
         result = run(
@@ -305,15 +307,65 @@ def conform(
 
 
 @app.command()
-def doctor() -> None:
-    """Show what is installed and works here, what would fail, and how to mend it."""
+def doctor(
+    pair: Annotated[
+        str | None, typer.Option(help="Predict the memory that this pair needs instead, from configs alone.")
+    ] = None,
+    base: options.Base = None,
+    rlvr: options.Rlvr = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Length of the prompt; the default has 300 of text.")
+    ] = None,
+    image: Annotated[str, typer.Option(help="Size of its picture in pixels, 0x0 for none.")] = "1000x1000",
+    placement: Annotated[
+        str, typer.Option(help="together, or sequential: one model at a time.")
+    ] = "together",
+    dtype: options.PairDtype = None,
+) -> None:
+    """Show what is installed and works here, what would fail, and how to mend it; or what memory a pair needs."""
     from rich.console import Console
+
+    if pair or base or rlvr:
+        quiet()
+        from workbench.memory import forecast_pair
+
+        told = forecast_pair(
+            pair,
+            base=base,
+            rlvr=rlvr,
+            dtype=dtype.value if dtype else None,
+            tokens=tokens,
+            image=size_of(image),
+            placement=placement,
+        )
+        Console().print(told)
+        return
 
     from workbench.diagnosis import doctor as examine
 
     report = examine()
     Console().print(report)
     raise typer.Exit(report.exit_code)
+
+
+@pairs.command("list")
+def pairs_list(
+    file: Annotated[Path | None, typer.Argument(help="Your own file; the default is the package's.")] = None,
+) -> None:
+    """List them, with where their models lie on this machine."""
+    from rich.console import Console
+
+    from workbench.pair_presets import preset_table, read_presets
+
+    Console().print(preset_table(read_presets(file).values()))
+
+
+@pairs.command("show")
+def pairs_show(name: Annotated[str, typer.Argument(help="NAME, or FILE.yaml:NAME.")]) -> None:
+    """Print all that is known of one, as YAML."""
+    from workbench.pair_presets import pair_preset
+
+    typer.echo(pair_preset(name).to_yaml())
 
 
 @organism.command("train")

@@ -37,7 +37,7 @@ _BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
 # A CPU sums a block in strips of positions that stay in the second-level cache of each core: a third faster.
 _STRIP_ELEMENTS = 1 << 17
 # Top predictions are looked for only in those stretches of vocabulary rows whose maximum is high enough.
-_STRETCH = 64
+STRETCH = 64
 
 Residuals: TypeAlias = Float[Tensor, "positions hidden"]  # before the final norm
 
@@ -266,7 +266,7 @@ def _sums(z: Tensor, peak: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
 
     The second sum is that of base and RLVR model, the third that of all but the base.
     """
-    maxima = z.unflatten(2, (-1, math.gcd(z.shape[2], _STRETCH))).amax(3)
+    maxima = z.unflatten(2, (-1, math.gcd(z.shape[2], STRETCH))).amax(3)
     peak = torch.maximum(peak, maxima.amax(2))
     # Memory that is used again is in the cache already, where an allocator may hand out what is not even mapped.
     s, e, change = (part[: z.numel()].view_as(z) for part in scratch)
@@ -274,6 +274,18 @@ def _sums(z: Tensor, peak: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
     torch.sub(s[:, :1], s[:, 1:], out=change[:, 1:])
     total, moment = e.sum(2), s[:, :2].mul_(e[:, :2]).sum(2)
     return maxima, peak, total, moment, e[:, 1:].sub_(e[:, :1]).addcmul_(e[:, :1], change[:, 1:]).sum(2)
+
+
+def working_sizes(
+    positions: int, distributions: int, vocabulary: int, device: str, block: int | None = None
+) -> tuple[int, int]:
+    """Vocabulary rows in a block and positions in a strip; memory is (positions + 3 strip) x distributions x block."""
+    on_cpu = device == "cpu"
+    elements = _BLOCK_ELEMENTS["cpu" if on_cpu else "cuda"]
+    block = block or max(4, elements // (positions * distributions) // STRETCH) * STRETCH
+    block = min(block, vocabulary)
+    strip = max(1, _STRIP_ELEMENTS * torch.get_num_threads() // (distributions * block))
+    return block, min(strip, positions) if on_cpu else positions
 
 
 class _Running:
@@ -285,12 +297,8 @@ class _Running:
     def __init__(self, heads: Heads, dtype: torch.dtype, top_k: int, block: int | None):
         self.heads, self.dtype = heads, dtype
         (head, hidden), count = heads[0], len(heads)
-        self.vocabulary, on_cpu = len(head.weight), hidden.device.type == "cpu"
-        elements = _BLOCK_ELEMENTS["cpu" if on_cpu else "cuda"]
-        block = block or max(4, elements // (len(hidden) * count) // _STRETCH) * _STRETCH
-        self.block = min(block, self.vocabulary)
-        strip = max(1, _STRIP_ELEMENTS * torch.get_num_threads() // (count * self.block))
-        self.strip = min(strip, len(hidden)) if on_cpu else len(hidden)
+        self.vocabulary = len(head.weight)
+        self.block, self.strip = working_sizes(len(hidden), count, self.vocabulary, hidden.device.type, block)
         self.peak = hidden.new_full((len(hidden), count), torch.finfo(dtype).min, dtype=dtype)
         self.total = torch.zeros_like(self.peak, dtype=torch.float64)
         self.moment, self.cross = torch.zeros_like(self.total[:, :2]), torch.zeros_like(self.total[:, 1:])

@@ -1,6 +1,7 @@
 """Options that several commands share, and what becomes of them: a pair, problems, progress bars."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,11 +46,17 @@ class Agents(StrEnum):
     PATCH = "patch"
 
 
-Pair = Annotated[str | None, typer.Option(help="A bundled pair; the default is `shapes`.")]
+Pair = Annotated[
+    str | None,
+    typer.Option(help="A name of `workbench pairs list`, or FILE.yaml:NAME; the default is `shapes`."),
+]
 Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
 Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]
 Problems = Annotated[
-    str, typer.Option(help="shapes, easy-vqa, a .tsv or .jsonl file, a folder of images, hf:owner/name.")
+    str,
+    typer.Option(
+        help="shapes, easy-vqa, a set of the paper (mathvista, ...), a .tsv or .jsonl file, a folder of images, hf:owner/name."
+    ),
 ]
 Split = Annotated[str, typer.Option(help="Split of the problem set.")]
 Limit = Annotated[int, typer.Option(help="How many problems.")]
@@ -57,15 +64,15 @@ Overwrite = Annotated[bool, typer.Option(help="Replace `out` if it exists.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is the GPU where there is one.")
 ]
-PairDtype = Annotated[Dtype | None, typer.Option(help="The default is as stored.")]
+PairDtype = Annotated[Dtype | None, typer.Option(help="The default is the pair's preset, else as stored.")]
 Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
 BatchSize = Annotated[
-    int | None, typer.Option(help="Prompts per forward; the default is 8, or 32 for a bundled pair.")
+    int | None, typer.Option(help="Prompts per forward; the default is the pair's preset, else 8.")
 ]
 Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
 NewTokens = Annotated[
     int | None,
-    typer.Option(help="Where a response is cut off; the default is 1024, less for a bundled pair."),
+    typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024."),
 ]
 Run = Annotated[
     Path | None, typer.Option(help="A finished study or ablation to take tables from; nothing is computed.")
@@ -110,13 +117,22 @@ def pair_of(
 def matrix_of(
     pair: Any, tau: float | None, alpha: float | None, layers: int | None, threshold: Threshold | None
 ) -> dict[str, Any]:
-    """The default interventions with what the options change; the bundled pair has settings of its own."""
+    """The default interventions with what the options change; a pair loaded by name has settings of its own."""
     from workbench.presets import default_matrix, settings_for
 
     given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
     return default_matrix(
         pair.depth, **settings_for(pair) | {k: v for k, v in given.items() if v is not None}
     )
+
+
+def size_of(text: str) -> tuple[int, int] | None:
+    """Width and height that an option gives as 1000x800; None for 0x0."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise InputError(f"`--image` is {text!r}; expected width and height in pixels: --image 1000x800")
+    width, height = int(found[1]), int(found[2])
+    return (width, height) if width and height else None
 
 
 def extra(module: str) -> Any:

@@ -5,12 +5,10 @@
 3. Probe each model with two text tokens (``anatomy``): its lens must reproduce its own logits.
 """
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,14 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from workbench.anatomy import Anatomy, dissect, probe
-from workbench.chat import Message, tokenizer_of
+from workbench.chat import Message, pixel_budget, tokenizer_of, within_budget
 from workbench.checkpoints import Placement, load_model, load_processor
 from workbench.displays import pair_html
 from workbench.errors import InputError
+from workbench.pair_presets import ROLES, PairPreset, check_budget, pair_preset
 from workbench.preflight import check_pair, check_processor, check_processors, check_weights
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, encode, show_token
-
-BUNDLED = ("shapes",)
-"""Pairs that ship with the package."""
 
 Source = str | Path | nn.Module
 """A hub id, a local folder, or a transformers module in memory."""
@@ -48,6 +44,8 @@ class ModelPair:
     """A transformers processor, or a tokenizer for text-only pairs; with None only `from_tensors` encodes."""
     provenance: Mapping[str, Any] = field(repr=False)
     """What was loaded (ids, revisions, dtype, device, attention kernel) and the library versions."""
+    preset: PairPreset | None = field(default=None, repr=False)
+    """What it was loaded by, where it was loaded by name."""
 
     def __repr__(self) -> str:
         return (
@@ -92,8 +90,12 @@ class ModelPair:
         return next(i for i in range(self.vocab_size) if i not in self.base.visual_token_ids)
 
     def encode(self, problem: Problem, turns: Sequence[Message] = ()) -> EncodedPrompt:
-        """Encode a problem, and the turns after it, for both models, on the CPU; raises what `prompts.encode` raises."""
-        return encode(self.processor, self.base, problem, turns)
+        """Encode a problem, and the turns after it, for both models, on the CPU; raises what `prompts.encode` raises.
+
+        A pair loaded by name is asked in its preset's words.
+        """
+        asked = problem if self.preset is None else self.preset.asked(problem)
+        return encode(self.processor, self.base, asked, turns)
 
     def decode_token(self, token_id: int) -> str:
         """Display string of a token id; ``"#17"`` when there is no tokenizer."""
@@ -112,12 +114,17 @@ def load_pair(
     device: str | torch.device | None = None,
     device_map: Any | None = None,
     attn_implementation: str | None = None,
+    image_pixels: tuple[int, int] | None = None,
+    frame_pixels: tuple[int, int] | None = None,
     trust_remote_code: bool = False,
 ) -> ModelPair:
-    """Load a bundled pair by name, or any two checkpoints or modules of the same family.
+    """Load a pair by name, or any two checkpoints or modules of the same family.
 
     Args:
-        name: a bundled pair, ``"shapes"``; leave it out to give ``base`` and ``rlvr``.
+        name: a preset: ``"shapes"``, the bundled pair, ``"vl-rethinker-7b"``, ... (`workbench pairs list`), or
+            ``"FILE.yaml:NAME"``, one of yours. Its revisions, processor, dtype and pixel budgets hold unless given
+            here; its system prompt and wording go into what `encode` makes of a problem. Leave it out to give
+            ``base`` and ``rlvr``.
         checkpoint: of a bundled pair, what plays the RLVR model instead: the step of GRPO that it was saved at, or
             ``"sft"``, the base trained on for as many steps without RL.
         base: hub id, local folder, or transformers module in memory (which is put in eval mode).
@@ -125,20 +132,25 @@ def load_pair(
         processor: processor or tokenizer, or its hub id or folder. Default: the base's, else the RLVR
             model's, else none. Give one to settle which of two differing chat templates both models read.
         revision: hub revision of both, or (base's, rlvr's).
-        dtype: such as ``"bfloat16"``. Default: as stored, but float32 for bundled pairs.
+        dtype: such as ``"bfloat16"``. Default: as stored, or the preset's.
         device: default: the GPU where there is one, else the CPU. Modules in memory stay where they are.
         device_map: how to spread each model over devices, as in transformers (needs accelerate).
         attn_implementation: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
+        image_pixels: least and most pixels that an image is resized to (Qwen-VL). Default: as the processor is
+            configured.
+        frame_pixels: the same for a frame of a video.
         trust_remote_code: run Python code found in checkpoints. Off: only models that transformers knows.
 
     Raises:
         InputError: unknown name; missing, corrupt or ill-fitting checkpoint; NaN or infinite weights; a pair
             that cannot be compared position by position.
     """
-    if name is not None:
-        base, rlvr = _bundled(name, base, rlvr)
-        rlvr = rlvr if checkpoint is None else base
-        dtype = torch.float32 if dtype is None else dtype
+    preset = None if name is None else named_pair(name, base, rlvr)
+    if preset is not None:
+        base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint is None else "base")
+        dtype = preset.dtype if dtype is None else dtype
+        revision = tuple(map(preset.revision.get, ROLES)) if revision is None else revision
+        image_pixels, frame_pixels = image_pixels or preset.image_pixels, frame_pixels or preset.frame_pixels
     if base is None or rlvr is None:
         absent = [f"`{role}`" for role, source in (("base", base), ("rlvr", rlvr)) if source is None]
         raise InputError(f'{" and ".join(absent)} missing: call `load_pair("shapes")` or `{_CALL}`')
@@ -147,6 +159,12 @@ def load_pair(
         raise InputError(
             f"`revision` has {len(revisions)} entries, expected one for both models or (base's, rlvr's)"
         )
+    budgets = [
+        None if value is None else check_budget(f"`{what}`", value)
+        for what, value in (("image_pixels", image_pixels), ("frame_pixels", frame_pixels))
+    ]
+    if preset is not None and processor is None and preset.processor is not None:
+        processor = preset.source(preset.processor)
     settings = {
         "dtype": dtype,
         "device": device,
@@ -167,7 +185,8 @@ def load_pair(
         else:
             anatomies[role] = dissect(source)  # says what is wrong with it
     if isinstance(processor, (str, Path)):
-        folder, hub = processor, {"revision": None, "trust_remote_code": trust_remote_code}
+        folder, known = processor, dict(zip((base, rlvr), revisions, strict=True))
+        hub = {"revision": known.get(folder), "trust_remote_code": trust_remote_code}
         processor = load_processor("processor", folder, anatomies["base"], **hub)
         if processor is None:
             raise InputError(
@@ -182,6 +201,7 @@ def load_pair(
     check_pair(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
     if chosen is not None:
         check_processor(chosen, anatomies["base"])
+        chosen = within_budget(chosen, anatomies["base"], *budgets)
     if len(found) == 2 and None not in found:
         check_processors(*found)
     for role, anatomy in anatomies.items():
@@ -189,49 +209,51 @@ def load_pair(
     for anatomy in anatomies.values():
         probe(anatomy)
     if checkpoint is not None:
-        _advance(anatomies["rlvr"].model, checkpoint, name)
-    title = name or " -> ".join(_short(source) for source in (base, rlvr))
+        _advance(anatomies["rlvr"].model, checkpoint, preset)
+    title = preset.name if preset else " -> ".join(_short(source) for source in (base, rlvr))
     provenance = {
         "pair": title,
-        "base": _describe(base if name is None else f"{name}/base", revisions[0], anatomies["base"]),
-        "rlvr": _describe(rlvr if name is None else f"{name}/rlvr", revisions[1], anatomies["rlvr"]),
+        "base": _describe(preset.id_of("base") if preset else base, revisions[0], anatomies["base"]),
+        "rlvr": _describe(preset.id_of("rlvr") if preset else rlvr, revisions[1], anatomies["rlvr"]),
         **({} if checkpoint is None else {"checkpoint": checkpoint}),
         "processor": None if chosen is None else type(chosen).__name__,
+        "pixels": {
+            part: pixel_budget(getattr(chosen, f"{part}_processor", None)) for part in ("image", "video")
+        },
+        **({} if preset is None or not preset.in_words() else {"asked": preset.in_words()}),
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
     }
-    return ModelPair(title, anatomies["base"], anatomies["rlvr"], chosen, provenance)
+    return ModelPair(title, anatomies["base"], anatomies["rlvr"], chosen, provenance, preset)
 
 
-def _bundled(name: str, base: Source | None, rlvr: Source | None) -> tuple[Path, Path]:
+def named_pair(name: str, base: Source | None, rlvr: Source | None) -> PairPreset:
+    """The preset of a name that was given without `base` and `rlvr`.
+
+    Raises:
+        InputError: no such name, one that came beside them, or a bundled pair without its weights.
+    """
     if base is not None or rlvr is not None:
         raise InputError(
             f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: `{_CALL}`"
         )
-    if name not in BUNDLED:
-        close = difflib.get_close_matches(name, BUNDLED, n=1, cutoff=0.5)
-        guess = f", did you mean {close[0]!r}?" if close else ";"
+    preset = pair_preset(name)
+    absent = [role for role in ROLES if not (Path(preset.source(role)) / "config.json").is_file()]
+    if preset.bundled and absent:
         raise InputError(
-            f"`name` {name!r} is not a bundled pair, there are {list(BUNDLED)}{guess} call `load_pair("
-            f'"{BUNDLED[0]}")`, or give your own models: `{_CALL}`'
+            f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {Path(preset.source(absent[0])).parent}; "
+            "reinstall the package, or train them with `workbench organism train`"
         )
-    home = Path(str(files("workbench") / "organism" / "weights"))
-    absent = [role for role in ("base", "rlvr") if not (home / role / "config.json").is_file()]
-    if absent:
-        raise InputError(
-            f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {home}; reinstall the "
-            "package, or train them with `workbench organism train`"
-        )
-    return home / "base", home / "rlvr"
+    return preset
 
 
-def _advance(model: nn.Module, checkpoint: int | str, name: str | None) -> None:
+def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None) -> None:
     """Add a bundled pair's saved difference to its base model, in place."""
-    home = Path(str(files("workbench") / "organism" / "weights"))
-    saved: dict[int | str, Path] = {
-        int(path.stem): path for path in sorted((home / "deltas").glob("*.safetensors"))
-    }
-    saved |= {path.stem: path for path in (home / "control").glob("*.safetensors")}
-    if name is None or checkpoint not in saved:
+    saved: dict[int | str, Path] = {}
+    if preset is not None and preset.bundled:
+        home = Path(preset.source("base")).parent
+        saved = {int(path.stem): path for path in sorted((home / "deltas").glob("*.safetensors"))}
+        saved |= {path.stem: path for path in (home / "control").glob("*.safetensors")}
+    if checkpoint not in saved:
         raise InputError(
             f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'
         )

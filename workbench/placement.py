@@ -20,9 +20,10 @@ import pandas as pd
 
 from workbench import markup
 from workbench.anatomy import Anatomy, dissect, probe
+from workbench.chat import within_budget
 from workbench.checkpoints import Placement, load_model, load_processor, read_depth
 from workbench.errors import InputError
-from workbench.pairs import ModelPair, load_pair
+from workbench.pairs import ModelPair, load_pair, named_pair
 from workbench.preflight import check_processor, check_weights
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt
@@ -65,8 +66,9 @@ def learn_problems(
     problems: Sequence[Problem],
     replay: Replay,
     *,
-    base: str | Path,
-    rlvr: str | Path,
+    name: str | None = None,
+    base: str | Path | None = None,
+    rlvr: str | Path | None = None,
     placement: Placing = "together",
     revision: str | None = None,
     dtype: Any | None = None,
@@ -81,6 +83,7 @@ def learn_problems(
     Args:
         problems: what to learn them for.
         replay: the settings. ``sequential`` needs the direction base -> RLVR.
+        name: a preset, as in `load_pair`; or give ``base`` and ``rlvr``.
         base: hub id or folder.
         rlvr: hub id or folder.
         placement: ``together`` loads both models, ``sequential`` one at a time.
@@ -101,14 +104,21 @@ def learn_problems(
             f"`placement` is {placement!r}; expected 'together' or 'sequential': learn_problems(..., placement='sequential')"
         )
     tell = progress or (lambda what, done, total: None)
-    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    preset = None if name is None else named_pair(name, base, rlvr)
+    if preset is not None:
+        base, rlvr, dtype = preset.source("base"), preset.source("rlvr"), dtype or preset.dtype
+    if base is None or rlvr is None:
+        raise InputError(
+            "`base` and `rlvr`, or a `name`, are needed: learn_problems(problems, replay, name='vl-rethinker-7b')"
+        )
     chosen: dict[str, Any] = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation}
     learning: dict[str, Any] = {
         "batch_size": batch_size,
         "progress": lambda done, total: tell("learning", done, total),
     }
     if placement == "together":
-        pair = load_pair(base=base, rlvr=rlvr, **chosen, **hub)
+        sources: dict[str, Any] = {"name": name} if preset else {"base": base, "rlvr": rlvr}
+        pair = load_pair(**sources, **chosen, revision=revision, trust_remote_code=trust_remote_code)
         prompts = [pair.encode(problem) for problem in problems]
         return LearnedProblems(learn_many(pair, prompts, replay, **learning), prompts, pair)
     if replay.direction != "base_to_rlvr":
@@ -117,18 +127,28 @@ def learn_problems(
             "learn_problems(..., placement='together') does the others"
         )
 
+    def hub(role: str) -> dict[str, Any]:
+        wanted = preset.revision.get(role) if preset and revision is None else revision
+        return {"revision": wanted, "trust_remote_code": trust_remote_code}
+
     def alone(role: str, source: str | Path, layers: int | None) -> ModelPair:
         anatomy = dissect(
-            load_model(role, source, Placement(**chosen, device_map=None), **hub, layers=layers)
+            load_model(role, source, Placement(**chosen, device_map=None), **hub(role), layers=layers)
         )
-        processor = load_processor(role, source, anatomy, **hub)
+        reader = (preset and preset.processor) or role
+        where = preset.source(reader) if preset else source
+        processor = load_processor(reader, where, anatomy, **hub(reader))
         if processor is not None:
             check_processor(processor, anatomy)
+            budgets = (preset.image_pixels, preset.frame_pixels) if preset else (None, None)
+            processor = within_budget(processor, anatomy, *budgets)
         check_weights(role, anatomy)
         probe(anatomy)
-        return ModelPair(Path(source).name, anatomy, anatomy, processor, {role: str(source), **hub})
+        return ModelPair(
+            Path(source).name, anatomy, anatomy, processor, {role: str(source), **hub(role)}, preset
+        )
 
-    depth = read_depth("base", base, **hub)
+    depth = read_depth("base", base, **hub("base"))
     layers = replay.loss_layers(depth)
     tell("taking aim", 0, len(problems))
     teacher = alone("base", base, layers[-1] + 1)

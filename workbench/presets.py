@@ -1,41 +1,41 @@
-"""Settings that suit a pair: the paper's, or for a bundled pair those chosen on its validation split."""
+"""Settings that suit a pair: those of its preset, else the paper's; and the default matrix of interventions."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from workbench.pair_presets import PairPreset
 from workbench.pairs import ModelPair, load_pair
 from workbench.patching import Patch
 from workbench.replay import Replay
 
-CHOSEN: Mapping[str, Mapping[str, Any]] = {
-    "shapes": {"threshold": "quantile", "tau": 0.4, "alpha": 100.0, "layers": 5}
-}
-"""Settings of replay on bundled pairs; analyses/LOG.md tells how they were chosen."""
-LONGEST: Mapping[str, int] = {"shapes": 64}
-"""Tokens of the longest responses of bundled pairs, with room to spare."""
-
 
 def settings_for(pair: ModelPair) -> dict[str, Any]:
-    """Settings of `default_matrix` for a pair: the paper's, or for a bundled pair those chosen on its validation split."""
-    return dict(CHOSEN.get(pair.name, {}))
+    """Arguments of `default_matrix` and `Replay` for a pair: its preset's, else none, which is the paper's."""
+    return dict(pair.preset.replay) if pair.preset else {}
+
+
+def is_bundled(pair: ModelPair) -> bool:
+    """Whether the pair ships with the package."""
+    return pair.preset is not None and pair.preset.bundled
 
 
 def longest_answer(pair: ModelPair) -> int:
     """Where `decode` may cut a pair's responses off without loss, in tokens."""
-    return LONGEST.get(pair.name, 1024)
+    return (pair.preset or _NONE).longest_answer
 
 
 def batch_of(pair: ModelPair) -> int:
     """Prompts per forward that suit a pair: many for tiny bundled ones, whose cost is mostly per call."""
-    return 32 if pair.name in CHOSEN else 8
+    return (pair.preset or _NONE).batch_size
 
 
 def controls_of(pair: ModelPair) -> dict[str, ModelPair]:
     """Pairs of the same base that RL did not train, by name: for a bundled pair its control, for others none."""
-    if pair.name not in CHOSEN or "checkpoint" in pair.provenance:
+    if pair.preset is None or pair.preset.control is None or "checkpoint" in pair.provenance:
         return {}
-    control = load_pair(pair.name, checkpoint="sft", dtype=pair.dtype, device=pair.device)
+    control = load_pair(
+        pair.preset.name, checkpoint=pair.preset.control, dtype=pair.dtype, device=pair.device
+    )
     return {"fine-tuned without RL": control}
 
 
@@ -46,9 +46,13 @@ def default_matrix(
     alpha: float = 10.0,
     layers: int | None = None,
     threshold: Any = "max_fraction",
+    iterations: int = 25,
+    top_v: int | None = 50,
 ) -> dict[str, Replay | Patch]:
     """The card's comparisons: low and high by tokens and by cross-model patch, and every control, in one setting."""
-    tokens = Replay(tau=tau, alpha=alpha, layers=layers, threshold=threshold)
+    tokens = Replay(
+        tau=tau, alpha=alpha, layers=layers, threshold=threshold, iterations=iterations, top_v=top_v
+    )
     layers = len(tokens.loss_layers(depth))
     patch = Patch(tau=tau, threshold=threshold, layers=layers)
     return {
@@ -62,3 +66,6 @@ def default_matrix(
         "patch, low": patch,
         "patch, high": replace(patch, select="high"),
     }
+
+
+_NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name

@@ -13,6 +13,7 @@ from PIL import Image
 
 from workbench.errors import InputError
 from workbench.images import as_rgb, data_uri
+from workbench.problem_presets import preset_rows, read_problem_presets
 from workbench.rows import FIELDS, LETTERS, nearest
 from workbench.sources import (
     FOLDER_QUESTION,
@@ -25,6 +26,9 @@ from workbench.sources import (
 )
 
 __all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
+
+OPTIONS_TEMPLATE = "{question}\nOptions:\n{options}\nPlease select the correct answer from the options above."
+"""How VLMEvalKit asks a question with options."""
 
 
 class Verifier(StrEnum):
@@ -55,6 +59,9 @@ class Problem:
     verifier: str = Verifier.EXACT
     metadata: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None
+    """None leaves it to the pair's preset, if it has one; "" is none."""
+    template: str | None = None
+    """Wording around ``{question}`` and ``{options}`` (lettered lines); None is VLMEvalKit's."""
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -94,7 +101,9 @@ class Problem:
         texts = [("id", self.id), ("question", self.question), ("family", self.family)]
         texts += [("choices", option) for option in options]
         texts += [
-            (name, value) for name in ("answer", "system") if (value := getattr(self, name)) is not None
+            (name, value)
+            for name in ("answer", "system", "template")
+            if (value := getattr(self, name)) is not None
         ]
         for name, text in texts:
             if not isinstance(text, str) or (name in ("id", "question") and not text.strip()):
@@ -130,6 +139,13 @@ class Problem:
         return f"<div>{'<br>'.join(filter(None, lines))}</div>"
 
 
+def wording(problem: Problem) -> str:
+    """The problem's template, or what stands for none."""
+    if problem.template is not None:
+        return problem.template
+    return OPTIONS_TEMPLATE if problem.choices else "{question}"
+
+
 def load_problems(
     source: Any,
     *,
@@ -142,10 +158,11 @@ def load_problems(
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
     Args:
-        source: ``"shapes"``, ``"easy-vqa"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``
-            file or a folder of images or movies; ``"hf:owner/name"`` (also
-            ``"hf:owner/name:configuration@revision"``; streamed); or a data set object of the library
-            `datasets`.
+        source: ``"shapes"``, ``"easy-vqa"``; one of the paper's sets, as ``"mathvista"`` (`data/problems.yaml` in
+            the package), found in VLMEvalKit's folder or the Hugging Face cache, or ``"mathvista:FILE"``; the path
+            of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``, ``.json`` or ``.parquet`` file, or a folder of
+            images or movies; ``"hf:owner/name"`` (also ``"hf:owner/name:configuration@revision"``; streamed); or a
+            data set object of the library `datasets`.
         split: of ``shapes`` (train, validation, test), of ``easy-vqa`` (train, test) or of a data set; files
             and folders have none.
         limit: how many problems; None means all there are, of ``shapes`` 300. Files, folders and data sets
@@ -176,7 +193,9 @@ def load_problems(
     elif isinstance(source, str) and source.startswith("hf:"):
         rows = read_hub(source, split, mapping)
     elif isinstance(source, str | os.PathLike):
-        rows = read_path(Path(source).expanduser(), mapping, question)
+        rows = isinstance(source, str) and preset_rows(source, mapping)
+        known = (*NAMES, *read_problem_presets())
+        rows = rows or read_path(Path(source).expanduser(), mapping, question, known)
     else:
         rows = read_dataset(source, split, mapping)
 

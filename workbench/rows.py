@@ -33,6 +33,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "hint": ("hint",),
     "system": ("system",),
     "verifier": ("verifier",),
+    "template": ("template",),
 }
 
 Columns = Mapping[str, str]
@@ -60,7 +61,7 @@ def to_records(rows: Rows, columns: Columns, prefix: str, folder: Path) -> Rows:
 
 def read_images(value: Any, where: str, folder: Path) -> tuple[Image.Image, ...]:
     """Images of a cell: one or a list of PIL images, bytes, paths relative to ``folder``, or base64."""
-    items = _as_list(value, where)
+    items = as_list(value, where)
     names = [where] if len(items) == 1 else [f"{where}, image {i}," for i in range(len(items))]
     return tuple(_image(item, name, folder) for item, name in zip(items, names, strict=True))
 
@@ -112,7 +113,7 @@ def _record(
     if value["image"] is not None:
         images = read_images(value["image"], f"{where}: `image`", folder)
     else:
-        paths = [str(path) for path in _as_list(value["image_path"] or [], f"{where}: `image_path`")]
+        paths = [str(path) for path in as_list(value["image_path"] or [], f"{where}: `image_path`")]
         images = tuple(open_image(folder / path, f"{where}: `image_path` {path!r}") for path in paths)
     choices = _choices(value["choices"], row, where)
     answer = _answer(value["answer"], choices, where)
@@ -133,6 +134,7 @@ def _record(
         "family": str(value["family"] or ""),
         "verifier": value["verifier"] or _verifier(answer, choices),
         "system": value["system"],
+        "template": value["template"],
         "metadata": told | {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)},
     }
 
@@ -143,7 +145,7 @@ def _blank(cell: Any) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
-def _as_list(value: Any, where: str) -> list[Any]:
+def as_list(value: Any, where: str) -> list[Any]:
     """A list as it is, the list that a text spells (JSON or Python literals; nothing runs), or one value."""
     if isinstance(value, list | tuple):
         return list(value)
@@ -187,7 +189,7 @@ def _video(value: Any, where: str, folder: Path) -> tuple[tuple[Image.Image, ...
     """The frames of a cell, and what a movie file tells about them."""
     if value is None:
         return (), {}
-    items = _as_list(value, where)
+    items = as_list(value, where)
     item = items[0] if len(items) == 1 else None
     if isinstance(item, Mapping):  # an undecoded video of the library `datasets`
         item = item.get("bytes") or item.get("path")
@@ -212,7 +214,7 @@ def _choices(value: Any, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
                 f"{where}: options {', '.join(filled)} have a gap; expected columns A, B, ... in order"
             )
         return tuple(str(row[letter]) for letter in filled)
-    options = _as_list(list(value.values()) if isinstance(value, Mapping) else value, f"{where}: `choices`")
+    options = as_list(list(value.values()) if isinstance(value, Mapping) else value, f"{where}: `choices`")
     if len(options) < 2 or any(isinstance(o, list | Mapping) or _blank(o) for o in options):
         raise InputError(
             f'{where}: `choices` is {value!r}; expected at least two texts: "choices": ["red", "blue"]'

@@ -6,12 +6,14 @@ Files are read row by row, for they may be gigabytes; a data set of the Hugging 
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pyarrow import ArrowException
+from pyarrow.parquet import ParquetFile
 
 from workbench import shapes
 from workbench.errors import InputError
@@ -22,6 +24,8 @@ from workbench.video import MOVIES, read_clip
 NAMES = ("shapes", "easy-vqa")
 FOLDER_QUESTION = "Describe this image."
 MOVIE_QUESTION = "Describe this video."
+KINDS = (".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+"""Endings of files that hold rows."""
 _REFERENCE = (
     64  # VLMEvalKit: an `image` cell no longer than this is the index of the row that holds the image
 )
@@ -64,8 +68,8 @@ def read_easy_vqa(split: str, limit: int | None, seed: int) -> Rows:
         yield where, {**record, "family": families.get(answers[i], "color"), "metadata": {"image": image}}
 
 
-def read_path(path: Path, columns: Columns, question: str | None) -> Rows:
-    """A folder of images and movies in natural order, each with ``question``, or the rows of a .tsv or .jsonl file."""
+def read_path(path: Path, columns: Columns, question: str | None, known: Sequence[str] = NAMES) -> Rows:
+    """A folder of images and movies in natural order, each with ``question``, or the rows of a file."""
     kind = path.suffix.lower()
     if path.is_dir():
         for file in image_files(path, SUFFIXES | MOVIES):
@@ -76,12 +80,11 @@ def read_path(path: Path, columns: Columns, question: str | None) -> Rows:
             else:
                 seen = {"images": (open_image(file, where),), "question": FOLDER_QUESTION}
             yield where, {"id": where, **seen, **({"question": question} if question else {})}
-    elif path.exists() and kind in (".tsv", ".jsonl", ".ndjson"):
-        rows = _tsv_with_images(path, columns) if kind == ".tsv" else _jsonl(path)
-        yield from to_records(rows, columns, path.stem, path.parent)
+    elif path.exists() and kind in KINDS:
+        yield from to_records(read_rows(path, columns), columns, path.stem, path.parent)
     elif path.exists():
         raise InputError(
-            f"`source` {path.name!r} is a file of unknown kind; expected .tsv, .jsonl or a folder of images: "
+            f"`source` {path.name!r} is a file of unknown kind; expected {', '.join(KINDS)} or a folder of images: "
             "load_problems('problems.jsonl')"
         )
     elif kind or len(path.parts) > 1:
@@ -92,8 +95,8 @@ def read_path(path: Path, columns: Columns, question: str | None) -> Rows:
         )
     else:
         raise InputError(
-            f"`source` {str(path)!r} is neither a known problem set ({', '.join(NAMES)}) nor a file or folder"
-            f"{nearest(path.name, NAMES)}: load_problems('shapes')"
+            f"`source` {str(path)!r} is neither a known problem set ({', '.join(known)}) nor a file or folder"
+            f"{nearest(path.name, known)}: load_problems('shapes')"
         )
 
 
@@ -148,6 +151,43 @@ def _rows(dataset: Any, name: str) -> Rows:
             return
         yield where, row
         number += 1
+
+
+def read_rows(path: Path, columns: Columns) -> Rows:
+    """Rows of a file of one of `KINDS`.
+
+    Raises:
+        InputError: it can't be read, or a row is malformed.
+    """
+    kind = path.suffix.lower()
+    if kind == ".tsv":
+        return _tsv_with_images(path, columns)
+    return {".json": _json, ".parquet": _parquet}.get(kind, _jsonl)(path)
+
+
+def _json(path: Path) -> Rows:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, getattr(error, "lineno", 1), error) from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(
+            f'{path.name} holds no list of objects; expected [{{"question": "How many?", "image": "1.png", "answer": "3"}}]'
+        )
+    yield from ((f"{path.name}, row {number}", row) for number, row in enumerate(rows))
+
+
+def _parquet(path: Path) -> Rows:
+    number = 0
+    try:
+        for batch in ParquetFile(path).iter_batches(batch_size=16):
+            for row in batch.to_pylist():
+                yield f"{path.name}, row {number}", row
+                number += 1
+    except (OSError, ArrowException) as error:
+        raise InputError(
+            f"{path.name}, near row {number}: could not be read ({error}); fetch it again"
+        ) from error
 
 
 def _tsv(path: Path) -> Rows:

@@ -1,0 +1,252 @@
+"""Pair presets: two models by name, with what it takes to run them as they were meant to be run. A preset is data.
+
+``NAME`` is one of the package's (``data/pairs.yaml`` says what its fields mean), ``FILE.yaml:NAME`` one in a file of
+your own with the same fields, ``FILE.yaml`` the only one in it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from workbench.errors import InputError
+from workbench.problems import Problem, Verifier, wording
+from workbench.rows import nearest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PACKAGED = Path(__file__).parent / "data" / "pairs.yaml"
+"""The package's own presets."""
+
+ROLES = ("base", "rlvr")
+_CALL = 'load_pair(base="Qwen/Qwen2.5-VL-7B-Instruct", rlvr="TIGER-Lab/VL-Rethinker-7B")'
+_REPLAY: dict[str, tuple[type, ...]] = {
+    "layers": (int,),
+    "tau": (float, int),
+    "alpha": (float, int),
+    "iterations": (int,),
+    "top_v": (int,),
+    "threshold": (str,),
+}
+
+
+@dataclass(frozen=True)
+class PairPreset:
+    """Two models and their settings; `data/pairs.yaml` in the package says more on each field.
+
+    Raises InputError for a field of the wrong kind.
+    """
+
+    name: str
+    base: str
+    rlvr: str
+    revision: Mapping[str, str | None] = field(default_factory=dict)
+    """By role; a role that is missing or None has the newest."""
+    processor: str | None = None
+    dtype: str | None = None
+    system: str | None = None
+    template: str | None = None
+    endings: Mapping[str, str] = field(default_factory=dict)
+    """By verifier of the problem."""
+    image_pixels: tuple[int, int] | None = None
+    frame_pixels: tuple[int, int] | None = None
+    replay: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `Replay` and `default_matrix`; what is not there has its default."""
+    longest_answer: int = 1024
+    batch_size: int = 8
+    control: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where facts are from, by field."""
+    file: Path = field(default_factory=lambda: PACKAGED)
+    """The file that it was read from."""
+
+    def __post_init__(self) -> None:
+        for name in ("base", "rlvr", "processor", "dtype", "system", "template", "control"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value.strip()) and (value is not None or name in ROLES):
+                raise self._wrong(name, "text", "base: Qwen/Qwen2.5-VL-7B-Instruct")
+        for name, known in (("revision", ROLES), ("endings", tuple(Verifier)), ("replay", tuple(_REPLAY))):
+            table = getattr(self, name) or {}
+            if not isinstance(table, Mapping) or not set(table) <= set(known):
+                raise self._wrong(name, f"entries among {', '.join(known)}", "replay: {tau: 0.4, layers: 16}")
+            kept = {key: value for key, value in table.items() if value is not None}
+            for key, value in kept.items():
+                kinds = _REPLAY[key] if name == "replay" else (str,)
+                if not isinstance(value, kinds) or isinstance(value, bool):
+                    raise self._wrong(
+                        name, f"`{key}` as {kinds[0].__name__}", "replay: {tau: 0.4, layers: 16}"
+                    )
+            object.__setattr__(self, name, kept)
+        for name in ("image_pixels", "frame_pixels"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_budget(f"{self._here}: `{name}`", value))
+        for name in ("longest_answer", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise self._wrong(name, "a whole number of at least 1", f"{name}: 8")
+        if self.template is not None and self.template.count("{question}") != 1:
+            raise self._wrong(
+                "template", "text with one {question} in it", 'template: "{question}\\nThink first."'
+            )
+        if not isinstance(self.sources, Mapping):
+            raise self._wrong("sources", "a text by field", "sources: {system: its model card}")
+
+    @property
+    def _here(self) -> str:
+        return f"preset {self.name!r} in {self.file.name}"
+
+    def _wrong(self, name: str, expected: str, line: str) -> InputError:
+        return InputError(f"{self._here}: `{name}` is {getattr(self, name)!r}; expected {expected}: {line}")
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the models themselves ship with the package."""
+        return self.file == PACKAGED and self.base.startswith(".")
+
+    def source(self, role: str) -> str | Path:
+        """Hub id or folder of ``base`` or ``rlvr``, or of whatever else `processor` names."""
+        value = getattr(self, role) if role in ROLES else role
+        return (self.file.parent / value).resolve() if value.startswith(".") else value
+
+    def id_of(self, role: str) -> str:
+        """What provenance calls a model."""
+        return f"{self.name}/{role}" if self.bundled else str(self.source(role))
+
+    def asked(self, problem: Problem) -> Problem:
+        """The problem as this pair is asked it: with the system prompt, unless it has one ("" for none), and the wording."""
+        system = self.system if problem.system is None else problem.system
+        ending = self.endings.get(problem.verifier, "")
+        if self.template is None and not ending:
+            return replace(problem, system=system)
+        template = (self.template or "{question}").replace("{question}", wording(problem)) + ending
+        return replace(problem, system=system, template=template)
+
+    def to_yaml(self) -> str:
+        """As it could stand in a file of your own."""
+        told = {name: value for name, value in asdict(self).items() if name not in ("name", "file")}
+        told |= {role: str(self.source(role)) for role in ROLES}
+        told |= {name: list(told[name]) for name in ("image_pixels", "frame_pixels") if told[name]}
+        return yaml.safe_dump({self.name: told}, sort_keys=False, allow_unicode=True, width=110).rstrip()
+
+    def in_words(self) -> dict[str, Any]:
+        """What it adds to a problem's text, for provenance."""
+        told = {"system": self.system, "template": self.template, "endings": dict(self.endings)}
+        return {name: value for name, value in told.items() if value}
+
+    def found(self, role: str) -> Path | None:
+        """Where a model's weights lie on this machine: its folder, or in the cache of the hub; None if nowhere."""
+        folder = Path(self.source(role)).expanduser()
+        if not folder.is_dir() and not folder.is_absolute():
+            from huggingface_hub import try_to_load_from_cache
+
+            file = try_to_load_from_cache(str(folder), "config.json", revision=self.revision.get(role))
+            folder = Path(file).parent if isinstance(file, str) else folder
+        return folder if next(folder.glob("*.safetensors"), None) else None
+
+
+def preset_table(presets: Iterable[PairPreset]) -> "Table":
+    """Presets as a table for the terminal."""
+    from rich.table import Table
+
+    table = Table("name", "base, RLVR", "replay", "pixels", "asked with", "on this machine")
+    for preset in presets:
+        replay = {"layers": "16 of 28", "tau": 0.4, "alpha": 10.0, **preset.replay}
+        budgets = {"image": preset.image_pixels, "frame": preset.frame_pixels}
+        sources = [preset.id_of(role) for role in ROLES]
+        table.add_row(
+            preset.name,
+            "\n".join(sources),
+            f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}",
+            "\n".join(f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b) or "as configured",
+            ", ".join(preset.in_words()) or "nothing added",
+            "\n".join("yes" if preset.found(role) else "no" for role in ROLES),
+        )
+    return table
+
+
+def check_budget(here: str, value: Any) -> tuple[int, int]:
+    """A pixel budget as (least, most).
+
+    Raises:
+        InputError: starts with `here`.
+    """
+    pair = tuple(value) if isinstance(value, list | tuple) else ()
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
+    if len(pair) != 2 or not whole or not 0 < pair[0] <= pair[1]:
+        raise InputError(f"{here} is {value!r}; expected least and most pixels: [3136, 1003520]")
+    return pair
+
+
+def read_presets(file: Path | None = None) -> dict[str, PairPreset]:
+    """Every preset of a file, by name; of the package, if none is given.
+
+    Raises:
+        InputError: no such file, no YAML, or a preset with an unknown, missing or ill-formed field.
+    """
+    file = file or PACKAGED
+    tables = read_tables(file, "pairs", "mine:\n  base: Qwen/Qwen2.5-VL-7B-Instruct\n  rlvr: runs/my-model")
+    known = [f.name for f in fields(PairPreset) if f.name not in ("name", "file")]
+    presets = {}
+    for name, table in tables.items():
+        check_fields(f"preset {name!r} in {file.name}", table, known, ROLES)
+        given = {key: value for key, value in table.items() if value is not None}
+        presets[name] = PairPreset(**given, name=name, file=file)
+    return presets
+
+
+def read_tables(file: Path, what: str, example: str) -> dict[str, dict[str, Any]]:
+    """A YAML file of named tables.
+
+    Raises:
+        InputError: no such file, or other content.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{file} could not be read as YAML ({told}); expected {what} by name:\n{example}"
+        ) from error
+    if not isinstance(content, dict) or not content or not all(isinstance(t, dict) for t in content.values()):
+        raise InputError(f"{file} holds a {type(content).__name__}; expected {what} by name:\n{example}")
+    return {str(name): table for name, table in content.items()}
+
+
+def check_fields(here: str, table: Mapping[str, Any], known: Any, needed: Any) -> None:
+    """Refuse unknown and missing fields.
+
+    Raises:
+        InputError: starts with `here`.
+    """
+    for name in table:
+        if name not in known:
+            raise InputError(
+                f"{here} has an unknown field {name!r}{nearest(str(name), known)}; expected {', '.join(known)}"
+            )
+    if absent := [name for name in needed if table.get(name) is None]:
+        raise InputError(f"{here} lacks {', '.join(f'`{name}`' for name in absent)}")
+
+
+def pair_preset(name: str) -> PairPreset:
+    """The preset that a name stands for: ``NAME``, ``FILE.yaml:NAME``, or ``FILE.yaml``.
+
+    Raises:
+        InputError: there is none, or its file is wrong.
+    """
+    file, own = PACKAGED, name
+    if match := re.fullmatch(r"(.+\.ya?ml)(?::(.*))?", name, re.DOTALL):
+        file, own = Path(match[1]).expanduser().resolve(), match[2] or ""
+    presets = read_presets(file)
+    if not own and len(presets) == 1:
+        return next(iter(presets.values()))
+    if own not in presets:
+        where = "is not a known pair" if file == PACKAGED else f"is not in {file}"
+        raise InputError(
+            f"`name` {own!r} {where}{nearest(own, presets)}; there are {', '.join(presets)}: "
+            f'load_pair("{next(iter(presets))}"), or give your own models: {_CALL}'
+        )
+    return presets[own]

@@ -1,0 +1,235 @@
+"""Problem-set presets: the paper's sets by name, found on this machine, and how their rows become problems.
+
+Nothing is downloaded. ``data/problems.yaml`` says what each preset's fields mean; rows are adapted to the columns that
+``rows`` knows, which does the rest.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.answers import VERIFIERS
+from workbench.errors import InputError
+from workbench.rows import FIELDS, LETTERS, Columns, Rows, as_list, nearest, to_records
+from workbench.sources import read_rows
+
+PACKAGED = Path(__file__).parent / "data" / "problems.yaml"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file that holds a set, and what its columns are."""
+
+    file: str
+    hub: str | None = None
+    """Data set of the Hugging Face hub; None: a file of VLMEvalKit's."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
+    remove: Mapping[str, str] = field(default_factory=dict)
+    video: str | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} of {self.hub} in the Hugging Face cache"
+            if self.hub
+            else str(kit_folder() / self.file)
+        )
+
+    def column(self, name: str, row: Mapping[str, Any], *, missing: str | None = None) -> str:
+        """The column of a row that holds a field; KeyError where there is none, unless told what to say instead."""
+        named = (self.columns[name],) if name in self.columns else FIELDS[name]
+        if found := [c for c in named if c in row]:
+            return found[0]
+        if missing is None:
+            raise KeyError(named[0])
+        return missing
+
+    def find(self) -> list[Path]:
+        """The files, in order; empty if they are not on this machine."""
+        if self.hub is None:
+            return sorted(kit_folder().glob(self.file))
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            copy = snapshot_download(self.hub, repo_type="dataset", local_files_only=True)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+            return []
+        return sorted(Path(copy).glob(self.file))
+
+
+@dataclass(frozen=True)
+class ProblemPreset:
+    """A problem set; `data/problems.yaml` in the package says more on each field."""
+
+    name: str
+    title: str
+    answer: str
+    """In words."""
+    places: tuple[Place, ...]
+    template: str
+    sources: str
+    letters: int = 0
+    verifier: str | Mapping[str, Mapping[str, str]] | None = None
+
+    def adapt(self, row: Mapping[str, Any], place: Place) -> dict[str, Any] | None:
+        """A row with the columns that `rows` knows, or None for one that the set leaves out."""
+        if any(str(row.get(column)) != value for column, value in place.where.items()):
+            return None
+        made = dict(row)
+        for name, text in place.remove.items():
+            column = place.column(name, row)
+            cell = row[column]
+            made[column] = (
+                [str(part).replace(text, "", 1).strip() for part in cell]
+                if isinstance(cell, list)
+                else str(cell).replace(text, "", 1).strip()
+            )
+        if place.video is not None:
+            made["video"] = re.sub(r"\{([^}]+)\}", lambda match: str(row[match[1]]), place.video)
+        options = _options(made, place)
+        verifier = self._verifier(made)
+        answer = str(made.get(place.columns.get("answer", "answer"), "")).strip()
+        if not options and self.letters and verifier == "choice":
+            options = list(LETTERS[: self.letters])
+        if verifier == "choice" and answer not in options and answer.upper() not in LETTERS[: len(options)]:
+            verifier = (
+                None  # several letters, or an option that is not there: rows decides by the answer's look
+            )
+        if self.verifier == "math" and options:
+            verifier = None
+        for letter in LETTERS:
+            made.pop(letter, None)
+        column = place.columns.get("choices", "choices")
+        made.pop("options", None)
+        made[column] = options or None
+        made["verifier"] = verifier
+        named = "{options}" in self.template
+        made["template"] = self.template if options or not named else "{question}"
+        return made
+
+    def _verifier(self, row: Mapping[str, Any]) -> str | None:
+        if self.verifier is None or isinstance(self.verifier, str):
+            return self.verifier
+        ((column, known),) = self.verifier.items()
+        return known.get(str(row.get(column)))
+
+
+def _options(row: Mapping[str, Any], place: Place) -> list[str]:
+    """Options of a column (list, dictionary, or the text of one) or of columns A, B, ...; letters before them go."""
+    cell = row[column] if (column := place.column("choices", row, missing="")) else None
+    if isinstance(cell, str) and not cell.strip():
+        cell = None
+    if cell is None:
+        told = [row.get(letter) for letter in LETTERS]
+    else:
+        told = list(cell.values()) if isinstance(cell, Mapping) else as_list(cell, "`choices`")
+    kept = [
+        str(option).strip()
+        for option in told
+        if option is not None and option == option and str(option).strip()
+    ]
+    if kept and all(
+        re.match(rf"\(?{letter}[.):]\s", option) for letter, option in zip(LETTERS, kept, strict=False)
+    ):
+        kept = [re.sub(r"^\(?[A-Z][.):]\s+", "", option) for option in kept]
+    return kept
+
+
+def kit_folder() -> Path:
+    """Where VLMEvalKit keeps its data."""
+    return Path(os.environ.get("LMUData") or Path.home() / "LMUData")  # noqa: SIM112  (its name)
+
+
+def read_problem_presets(file: Path | None = None) -> dict[str, ProblemPreset]:
+    """Every preset by name.
+
+    Raises:
+        InputError: a preset with an unknown, missing or ill-formed field.
+    """
+    file = file or PACKAGED
+    presets = {}
+    for name, table in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+        here = f"problem set {name!r} in {file.name}"
+        try:
+            places = tuple(Place(**place) for place in table.get("places", ()))
+            preset = ProblemPreset(**{**table, "name": name, "places": places})
+        except TypeError as error:
+            known = ", ".join(f.name for f in (*fields(ProblemPreset), *fields(Place)))
+            raise InputError(f"{here}: {error}; the fields are {known}") from error
+        rules = preset.verifier
+        verifiers = (
+            [rules] if isinstance(rules, str) else [v for t in (rules or {}).values() for v in t.values()]
+        )
+        fields_named = {f for place in places for f in (*place.columns, *place.remove)}
+        if not places or not set(verifiers) <= set(VERIFIERS) or not fields_named <= set(FIELDS):
+            raise InputError(
+                f"{here}: expected at least one place, fields among {', '.join(FIELDS)}, verifiers among "
+                f"{', '.join(VERIFIERS)}"
+            )
+        presets[name] = preset
+    return presets
+
+
+def preset_rows(source: str, columns: Columns) -> Rows | None:
+    """Records of ``NAME`` or ``NAME:FILE``; None where NAME is no preset.
+
+    Raises:
+        InputError: the set is not on this machine, or anything wrong with a row.
+    """
+    presets = read_problem_presets()
+    name, _, own = source.partition(":")
+    if name not in presets:
+        return None
+    preset = presets[name]
+    if columns:
+        raise InputError(
+            f"`columns` applies to files and data sets, not to {name!r}, which knows its columns"
+        )
+    place, files = _located(preset, own)
+    return to_records(_adapted(preset, place, files), place.columns, name, files[0].parent)
+
+
+def _located(preset: ProblemPreset, own: str) -> tuple[Place, list[Path]]:
+    if own:
+        file = Path(own).expanduser()
+        if not file.is_file():
+            raise InputError(
+                f"`source` '{preset.name}:{own}': no such file; expected {preset.title} as one of "
+                f"{', '.join(p.file for p in preset.places)}: load_problems('{preset.name}:{preset.places[0].file}')"
+            )
+        fitting = [p for p in preset.places if fnmatch(file.name, Path(p.file).name)]
+        alike = [p for p in preset.places if Path(p.file).suffix == file.suffix]
+        return (*fitting, *alike, *preset.places)[0], [file]
+    for place in preset.places:
+        if files := place.find():
+            return place, files
+    hubs = sorted({place.hub for place in preset.places if place.hub})
+    get = [f"`hf download {hub} --repo-type dataset`" for hub in hubs]
+    get += [f"VLMEvalKit, which fetches {p.file}" for p in preset.places[:1] if p.hub is None]
+    raise InputError(
+        f"`source` {preset.name!r} ({preset.title}) is not on this machine; looked for "
+        f"{'; '.join(map(str, preset.places))}. Get it with {' or '.join(get)}, or name a file of your own: "
+        f"load_problems('{preset.name}:FILE')"
+    )
+
+
+def _adapted(preset: ProblemPreset, place: Place, files: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in files:
+        for where, row in read_rows(file, place.columns):
+            try:
+                adapted = preset.adapt(row, place)
+            except KeyError as error:
+                found = ", ".join(map(str, row))
+                missing = error.args[0]
+                raise InputError(
+                    f"{where}: no column {missing!r}{nearest(str(missing), row)}, which {preset.name!r} needs; found {found}"
+                ) from error
+            if adapted is not None:
+                yield where, adapted
