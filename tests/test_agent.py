@@ -13,6 +13,7 @@ from workbench.agent import run_agent, run_agents
 from workbench.chat import Message, as_said, render
 from workbench.decoding import Response, decode
 from workbench.errors import InputError
+from workbench.pair_presets import pair_preset
 from workbench.zoom import ZoomTool
 
 # Qwen2.5-VL's own, in the parts that matter here: a system text of its own, pictures numbered on request.
@@ -116,6 +117,15 @@ def test_the_tool_explains_itself_where_the_problem_does_not(tiny_pair):
     respond = script(ANSWER)
     run_agent(tiny_pair, tiny.problem(), respond=respond, max_new_tokens=5, tool=ZoomTool(name="look"))
     assert '"name": "look"' in text_of(respond.heard[0][0])
+
+
+def test_a_presets_system_prompt_that_explains_the_tool_takes_its_place(tiny_pair):
+    deepeyes = replace(tiny_pair, preset=pair_preset("deepeyes-7b"))
+    other = replace(tiny_pair, preset=replace(pair_preset("deepeyes-7b"), system="Be brief.", template=None))
+    for pair, system in ((deepeyes, deepeyes.preset.system), (other, ZoomTool().instructions)):
+        respond = script("<answer>3</answer>")
+        run_agent(pair, tiny.problem(), respond=respond, max_new_tokens=5)
+        assert f"system\n{system}<|im_end|>" in text_of(respond.heard[0][0])
 
 
 def test_qwens_own_template(tiny_pair):

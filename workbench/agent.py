@@ -62,7 +62,8 @@ def run_agent(
 
     Args:
         pair: what `load_pair` returned, with a processor whose chat template knows several turns.
-        problem: a problem with images. Its ``system`` must explain the tool; without one the tool explains itself.
+        problem: a problem with images. Its ``system`` must explain the tool; without one the pair's preset does, or else
+            the tool explains itself.
         model: which of the two answers.
         intervention: made anew at every turn; None for the plain model.
         turns: responses at most.
@@ -82,7 +83,9 @@ def run_agent(
     _check(problem, model, intervention, turns, limit)
     how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
     answer = respond or _decoder(model, how)
-    asked = problem if problem.system is not None else replace(problem, system=tool.instructions)
+    theirs = (pair.preset and pair.preset.system) or ""
+    explained = problem.system is not None or tool.name in theirs
+    asked = problem if explained else replace(problem, system=tool.instructions)
     images, said, done = [*problem.images], list[Message](), list[Turn]()
     ended: Ended = "turns"
     for number in range(1, turns + 1):
