@@ -217,12 +217,14 @@ class Given:
     @cached_property
     def nulls(self) -> dict[str, pd.DataFrame]:
         """``table`` and ``contrasts`` of null models in weights."""
-        o, names = self.options, ["nulls", "null_contrasts"]
+        o, names = self.options, {"table": "nulls", "contrasts": "null_contrasts"}
         if o.run:
-            return dict(zip(("table", "contrasts"), map(self.table, names), strict=True))
+            return {key: self.table(name) for key, name in names.items()}
         spec = {**self.spec, "nulls": True}
-        made = kept(o.cache / "nulls", spec, names, lambda: [*self._null_shift().tables().values()])
-        return dict(zip(("table", "contrasts"), made, strict=True))
+        made = kept(
+            o.cache / "nulls", spec, [*names.values()], lambda: [*self._null_shift().tables().values()]
+        )
+        return dict(zip(names, made, strict=True))
 
     def _null_shift(self) -> NullShift:
         return weight_nulls(
@@ -297,22 +299,20 @@ def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.
     plain = told.loc[told["setting"] == "rlvr"].set_index(["table", "model", "benchmark"])
     rows = []
     for row in told.loc[told["setting"].isin(list(settings))].to_dict("records"):
-        key = (row["table"], row["model"], row["benchmark"])
+        key, accuracy = (row["table"], row["model"], row["benchmark"]), row["accuracy_percent"]
         if key in plain.index:
-            change = row["accuracy_percent"] - float(plain.loc[key, "accuracy_percent"])
             rows.append(
                 {
                     "source": "published",
                     "row": f"{row['model']} ({row['table']})",
                     "benchmark": row["benchmark"],
+                    "setting": settings[row["setting"]],
+                    "accuracy": accuracy,
+                    "change": accuracy - float(plain.loc[key, "accuracy_percent"]),
+                    "low": np.nan,
+                    "high": np.nan,
                 }
             )
-            rows[-1] |= {
-                "setting": settings[row["setting"]],
-                "accuracy": row["accuracy_percent"],
-                "change": change,
-            }
-            rows[-1] |= {"low": np.nan, "high": np.nan}
     return pd.DataFrame(rows)
 
 
