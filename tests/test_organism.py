@@ -8,11 +8,15 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
+from trl.data_utils import prepare_multimodal_messages
 
-from workbench import answers, load_pair, load_problems, shapes
+from workbench import answers, load_pair, load_problems, shapes, shapes_agent, shapes_video
+from workbench.anatomy import dissect
+from workbench.chat import Message
 from workbench.errors import InputError
 from workbench.organism import data, evaluation, grpo, model, sft, training
 from workbench.problems import Problem
+from workbench.prompts import encode
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +39,11 @@ def recipe():
     }
     small["grpo"] |= {
         "steps": 2,
-        "problems_per_step": 2,
+        "problems_per_step": {"boards": 1, "calls": 1, "readings": 1},
         "rollouts": 2,
         "max_completion_length": 4,
         "checkpoint_steps": [1],
-        "validation_problems": 3,
+        "validation_problems": {"shapes": 2, "shapes-agent": 1},
         "validation_steps": 1,
         "save_steps": 1,
     }
@@ -55,21 +59,6 @@ def processor():
 @pytest.fixture(scope="module")
 def organism(processor, recipe):
     return model.build_model(processor, recipe["model"], seed=0).eval()
-
-
-def conversation(question: str, picture: np.ndarray):
-    content = [{"type": "image", "image": Image.fromarray(picture)}, {"type": "text", "text": question}]
-    return [{"role": "user", "content": content}]
-
-
-def encode(processor, question: str, picture: np.ndarray):
-    return processor.apply_chat_template(
-        conversation(question, picture),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
 
 
 def test_the_tokenizer_reads_any_text_back(processor):
@@ -91,28 +80,104 @@ def test_patches_equal_the_processors(processor):
     assert (data.patchify(torch.from_numpy(picture)[None]) - expected).abs().max() < 1e-6
 
 
-def test_a_packed_question_sees_what_a_single_prompt_sees(organism, processor, recipe):
-    packed = data.PackedBoards(processor.tokenizer, recipe["sft"], seed=0)
+MODEL_INPUTS = (
+    *("input_ids", "position_ids", "attention_mask"),
+    *("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw"),
+)
+
+
+def board_example(packed):
     question, picture = shapes.draw("train", 0, 0)
-    texts = [("What color is the shape in row a column 1?", "x"), (question.text, question.response())]
-    blank = torch.full((shapes.BOARD**2,), data.IGNORE)
-    cells = {"color": blank, "shape": blank, "counts": blank[:, None]}
-    batch = data.collate([{**packed._pack(texts), "picture": torch.from_numpy(picture), **cells}], pad=0)
-    document = packed._pack(texts)["document"]
-    solo = encode(processor, question.text, picture)
-    response = torch.tensor([processor.tokenizer(question.response() + "<|im_end|>")["input_ids"]])
-    solo["input_ids"] = torch.cat([solo["input_ids"], response], 1)
-    solo["attention_mask"] = torch.ones_like(solo["input_ids"])
-    solo["mm_token_type_ids"] = torch.nn.functional.pad(solo["mm_token_type_ids"], (0, response.shape[1]))
-    given = {
-        k: batch[k] for k in ("input_ids", "position_ids", "attention_mask", "pixel_values", "image_grid_thw")
-    }
+    view = data._unknown_view(picture)
+    other = (
+        data.Said("What color is the shape in row a column 1?" + data.ANSWER),
+        data.Said("x", learnt=True),
+    )
+    branches = [other, packed._branch(question, np.random.default_rng(0))]
+    return packed.packer.pack((data.OPENING, view, data.VISION_END), branches), ()
+
+
+def video_example(packed):
+    question, pictures = shapes_video.draw("train", 0, 0)
+    branch = (
+        data.OPENING,
+        data._unknown_view(pictures),
+        data.VISION_END,
+        *packed._branch(question, np.random.default_rng(0)),
+    )
+    return packed.packer.pack((), [branch, branch]), ()
+
+
+def agent_example(packed):
+    rng = np.random.default_rng([shapes.SPLITS["train"], 0, 0, 3])  # the stream of problem 0
+    scene = shapes_agent.sample_scene(rng)
+    question = shapes_agent.ask(scene, "detail", rng)
+    assert question is not None
+    picture = shapes_agent.render_scene(scene, rng)
+    system = data.Said(f"<|im_start|>system\n{shapes_agent.SYSTEM}<|im_end|>\n")
+    shared = (system, data.OPENING, data._unknown_view(data.shrunk(picture)), data.VISION_END)
+    branch = packed._search(question, scene, picture, rng)
+    turns = (
+        Message("assistant", (question.call,)),
+        Message("user", shapes_agent.zoomed(question, picture)[1]),
+    )
+    return packed.packer.pack(shared, [branch, branch]), turns
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [("shapes", board_example), ("shapes-video", video_example), ("shapes-agent", agent_example)],
+)
+def test_a_packed_question_sees_what_a_single_prompt_sees(organism, processor, recipe, name, build):
+    careful = recipe["sft"] | {"hasty_share": dict.fromkeys(shapes.TONES, 0.0)}
+    example, turns = build(data.PackedBoards(processor.tokenizer, careful, seed=0))
+    batch = data.collate([example], pad=0)
+    solo = encode(processor, dissect(organism), load_problems(name, split="train", limit=1)[0], turns)
     with torch.no_grad():
+        given = {key: batch[key] for key in MODEL_INPUTS if key in batch}
         together = organism.model(**given, use_cache=False).last_hidden_state[0]
-        alone = organism.model(**solo, use_cache=False).last_hidden_state[0]
-    kept = (document == 0) | (document == 2)
-    assert torch.equal(batch["input_ids"][0][kept], solo["input_ids"][0])
+        alone = organism.model(**solo.model_inputs, use_cache=False).last_hidden_state[0]
+    kept = torch.isin(example["document"], torch.tensor([0, 2])).nonzero()[: len(solo), 0]
+    assert torch.equal(batch["input_ids"][0][kept], solo.input_ids)
     assert (together[kept] - alone).abs().max() < 1e-5
+    learnt = example["labels"][example["labels"] != data.IGNORE]
+    assert processor.tokenizer.decode(learnt).count("<|im_end|>") == {"shapes": 1}.get(
+        name, 2 + 2 * len(turns) // 2
+    )
+
+
+def test_the_head_is_told_what_each_cell_holds(processor, recipe):
+    packed = data.PackedBoards(processor.tokenizer, recipe["sft"], seed=0)
+    batch = data.collate([packed._videos(np.random.default_rng(0))], pad=0)
+    assert batch["row"].tolist() == [[0, 0, 1, 1] * 4] * recipe["sft"]["videos_per_example"]
+    assert batch["column"].tolist() == [[0, 1, 0, 1] * 4] * recipe["sft"]["videos_per_example"]
+    careful = recipe["sft"] | {"hasty_share": dict.fromkeys(shapes.TONES, 0.0)}
+    scene = data.collate(
+        [data.PackedBoards(processor.tokenizer, careful, 0)._scene(np.random.default_rng(0))], 0
+    )
+    known = (scene["color"] != data.IGNORE).sum(1).tolist()
+    assert known == [16, 1]  # the whole picture, and of the crop the mark
+
+
+def test_muon_takes_torchs_steps():
+    torch.manual_seed(0)
+    sizes = ((8, 12), (12, 8), (8, 12))
+    ours = [torch.nn.Parameter(torch.randn(size)) for size in sizes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    optimizers = (
+        sft.Muon(ours, lr=0.01, weight_decay=0.02),
+        torch.optim.Muon(theirs, lr=0.01, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert (
+            one - other
+        ).abs().max() < 2e-3  # torch's are in bfloat16; five steps move entries by up to 0.1
 
 
 def test_the_recipe_runs_stops_and_goes_on(tmp_path, recipe):
@@ -162,9 +227,43 @@ def test_an_easy_vqa_record_knows_its_picture():
                 assert answer == record["color"]
 
 
+def test_a_call_that_shows_the_label_is_rewarded_too():
+    question, _ = shapes_agent.draw("train", 0, 0)
+    assert grpo.is_right(question.call, question.answer, question.box)
+    assert not grpo.is_right(question.call, question.answer)
+    everything = question.call.partition("[")[0] + "[0, 0, 448, 448]}}</tool_call>"
+    assert not grpo.is_right(everything, question.answer, question.box)
+    elsewhere = [(edge + 224) % 448 for edge in question.box[:2]]
+    box = [*elsewhere, elsewhere[0] + 112, elsewhere[1] + 112]
+    assert not grpo.is_right(
+        question.call.partition("[")[0] + f"{box}}}}}</tool_call>", question.answer, question.box
+    )
+    assert grpo.is_right(question.reading, question.answer, question.box)
+
+
+@pytest.mark.parametrize(("kind", "pictures"), [("boards", 1), ("calls", 1), ("readings", 2)])
+def test_rl_prompts_are_what_the_models_are_asked(processor, organism, kind, pictures):
+    row = grpo._prompt(kind, 0, 0)
+    assert len(row["images"]) == pictures
+    filled = prepare_multimodal_messages(row["prompt"], row["images"])
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    theirs = processor.apply_chat_template(filled, **options)
+    name = "shapes" if kind == "boards" else "shapes-agent"
+    turns = ()
+    if kind == "readings":
+        question, picture = shapes_agent.draw("train", 0, 0)
+        turns = (
+            Message("assistant", (question.call,)),
+            Message("user", shapes_agent.zoomed(question, picture)[1]),
+        )
+    ours = encode(processor, dissect(organism), load_problems(name, split="train", limit=1)[0], turns)
+    assert torch.equal(theirs["input_ids"][0], ours.input_ids)
+    assert torch.equal(theirs["pixel_values"], ours.model_inputs["pixel_values"])
+
+
 def test_reward_is_the_right_answer_and_nothing_else():
     said = ["<answer> 3</answer>", "<answer>4</answer>", "3", "<answer>4</answer> <answer> 3 </answer>"]
-    assert grpo.reward([[{"content": s}] for s in said], ["3"] * 4) == [1.0, 0.0, 0.0, 1.0]
+    assert grpo.reward([[{"content": s}] for s in said], ["3"] * 4, [None] * 4) == [1.0, 0.0, 0.0, 1.0]
     assert answers.extract("no tags")[0] is None
     assert answers.verify("<answer>Red</answer>", "red").correct
 
@@ -173,13 +272,14 @@ def test_the_table_reads_as_markdown(tmp_path, organism, processor):
     for name in ("base", "rlvr"):
         organism.save_pretrained(tmp_path / name)
     processor.save_pretrained(tmp_path / "base")
-    table = evaluation.evaluate(tmp_path, problems=5, samples=2, easy_vqa=0)
+    table = evaluation.evaluate(tmp_path, problems=5, samples=2, videos=3, scenes=2, easy_vqa=0)
     assert set(table["model"]) == {"chance", "base", "rlvr", "rlvr - base"}
     differences = table[table["model"] == "rlvr - base"]
     assert (differences["estimate"] == 0).all()
     text = evaluation.as_markdown(table)
     assert text.splitlines()[0] == "| | chance | base | rlvr | rlvr - base |"
     assert "greedy, lookup" in text
+    assert {"shapes-video, Pass@1", "shapes-agent, greedy, detail"} <= set(table["measure"])
 
 
 @pytest.mark.parametrize(

@@ -386,13 +386,17 @@ def organism_evaluate(
     ] = None,
     problems: Annotated[int, typer.Option(help="Problems of the held-out split.")] = 300,
     samples: Annotated[int, typer.Option(help="Samples per problem at temperature 1.")] = 64,
+    videos: Annotated[int, typer.Option(help="Problems of `shapes-video`; 0 leaves them out.")] = 150,
+    scenes: Annotated[
+        int, typer.Option(help="Problems of `shapes-agent`, with the zoom tool; 0 leaves them out.")
+    ] = 100,
     easy_vqa: Annotated[
         int, typer.Option(help="Questions of easy-VQA's test split; 0 leaves it out.")
     ] = 1000,
     split: Annotated[str, typer.Option(help="Split of `shapes`.")] = "test",
     seed: Annotated[int, typer.Option(help="Of problems and samples.")] = 0,
 ) -> None:
-    """Reprint the model card's table: greedy, Pass@K and easy-VQA accuracy of both models, with intervals."""
+    """Reprint the model card's table: accuracies of both models, with intervals."""
     quiet()
     from workbench.organism import evaluation
 
@@ -401,6 +405,8 @@ def organism_evaluate(
             folder or evaluation.WEIGHTS,
             problems=problems,
             samples=samples,
+            videos=videos,
+            scenes=scenes,
             easy_vqa=easy_vqa,
             split=split,
             seed=seed,

@@ -17,12 +17,13 @@ from workbench.problem_presets import preset_rows, read_problem_presets
 from workbench.rows import FIELDS, LETTERS, nearest
 from workbench.sources import (
     FOLDER_QUESTION,
+    GENERATED,
     NAMES,
     read_dataset,
     read_easy_vqa,
+    read_generated,
     read_hub,
     read_path,
-    read_shapes,
 )
 
 __all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
@@ -158,17 +159,18 @@ def load_problems(
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
     Args:
-        source: ``"shapes"``, ``"easy-vqa"``; one of the paper's sets, as ``"mathvista"`` (`data/problems.yaml` in
-            the package), found in VLMEvalKit's folder or the Hugging Face cache, or ``"mathvista:FILE"``; the path
-            of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``, ``.json`` or ``.parquet`` file, or a folder of
-            images or movies; ``"hf:owner/name"`` (also ``"hf:owner/name:configuration@revision"``; streamed); or a
+        source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"`` (generated), ``"easy-vqa"``; one of the paper's sets,
+            as ``"mathvista"`` (`data/problems.yaml` in the package), found in VLMEvalKit's folder or the Hugging Face
+            cache, or ``"mathvista:FILE"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``, ``.json`` or
+            ``.parquet`` file, or a folder of images or movies; ``"hf:owner/name"`` (also
+            ``"hf:owner/name:configuration@revision"``; streamed); or a
             data set object of the library `datasets`.
-        split: of ``shapes`` (train, validation, test), of ``easy-vqa`` (train, test) or of a data set; files
+        split: of generated sets (train, validation, test), of ``easy-vqa`` (train, test) or of a data set; files
             and folders have none.
-        limit: how many problems; None means all there are, of ``shapes`` 300. Files, folders and data sets
-            give the first ones, and no more is read than needed; ``shapes`` makes that many; ``easy-vqa``
+        limit: how many problems; None means all there are, of generated sets 300. Files, folders and data sets
+            give the first ones, and no more is read than needed; generated sets have that many; ``easy-vqa``
             draws a sample.
-        seed: of ``shapes`` and of the sample from ``easy-vqa``.
+        seed: of generated sets and of the sample from ``easy-vqa``.
         columns: where a row's fields are, such as ``{"question": "query", "image": "picture"}``; the fields
             are the keys of `workbench.rows.FIELDS`. An empty name leaves a field out; ``{"id": ""}`` numbers
             the rows.
@@ -186,8 +188,8 @@ def load_problems(
     """
     mapping = {} if columns is None else columns
     _check_arguments(source, limit, seed, mapping, question)
-    if source == "shapes":
-        rows = read_shapes(split, limit, seed)
+    if isinstance(source, str) and source in GENERATED:
+        rows = read_generated(source, split, limit, seed)
     elif source == "easy-vqa":
         rows = read_easy_vqa(split, limit, seed)
     elif isinstance(source, str) and source.startswith("hf:"):

@@ -86,7 +86,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Board:
-    """What stands where: ``color`` and ``shape``, both (4, 4) int, -1 in an empty cell."""
+    """What stands where: ``color`` and ``shape``, both (rows, columns) int, -1 in an empty cell."""
 
     color: np.ndarray
     shape: np.ndarray
@@ -123,41 +123,50 @@ def sample_board(rng: Rng) -> Board:
     return Board(np.where(occupied, color, -1), np.where(occupied, shape, -1))
 
 
-def _distance(shape: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Signed distance (pixels, negative inside) of points (cells, 28, 28) to each cell's shape."""
-
-    def box(half_width: np.ndarray, half_height: np.ndarray) -> np.ndarray:
-        return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
-
-    circle = np.hypot(x, y) - radius
-    rectangle = box(radius, 0.6 * radius)
-    sides = [np.cos(a) * x + np.sin(a) * y for a in (np.pi / 2, np.pi * 7 / 6, np.pi * 11 / 6)]
-    triangle = np.maximum.reduce(sides) - 0.58 * radius
-    cross = np.minimum(box(radius, 0.32 * radius), box(0.32 * radius, radius))
-    index = shape[:, None, None]
-    return np.select([index == 0, index == 1, index == 2], [circle, rectangle, triangle], cross)
+def sample_tint(rng: Rng) -> np.ndarray:
+    """(3,) a light color of paper."""
+    return rng.uniform(165, 250) + rng.uniform(-14, 14, 3)
 
 
-def render(board: Board, rng: Rng) -> np.ndarray:
-    """(112, 112, 3) uint8 picture of the board."""
-    background = rng.uniform(165, 250) + rng.uniform(-14, 14, 3)
-    cells = np.broadcast_to(background.astype(np.float32), (BOARD, BOARD, CELL, CELL, 3)).copy()
+def _box(x: np.ndarray, y: np.ndarray, half_width: np.ndarray, half_height: np.ndarray) -> np.ndarray:
+    return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
+
+
+def _distance(shape: int, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Signed distance (pixels, negative inside) of points (cells, size, size) to a shape around the origin."""
+    if SHAPES[shape] == "circle":
+        return np.hypot(x, y) - radius
+    if SHAPES[shape] == "rectangle":
+        return _box(x, y, radius, 0.6 * radius)
+    if SHAPES[shape] == "triangle":
+        sides = [np.cos(a) * x + np.sin(a) * y for a in (np.pi / 2, np.pi * 7 / 6, np.pi * 11 / 6)]
+        return np.maximum.reduce(sides) - 0.58 * radius
+    return np.minimum(_box(x, y, radius, 0.32 * radius), _box(x, y, 0.32 * radius, radius))
+
+
+def render(board: Board, rng: Rng, size: int = CELL, tint: np.ndarray | None = None) -> np.ndarray:
+    """(rows x size, columns x size, 3) uint8 picture of a board; ``tint`` (3,) is the color of its paper."""
+    rows, columns = board.color.shape
+    paper = sample_tint(rng) if tint is None else tint
+    cells = np.broadcast_to(paper.astype(np.float32), (rows, columns, size, size, 3)).copy()
     where = np.nonzero(board.color >= 0)
     n = len(where[0])
     if n:
-        radius = rng.uniform(5.5, 11.0, (n, 1, 1))
-        reach = CELL / 2 - 0.5 - radius
+        radius = size / CELL * rng.uniform(5.5, 11.0, (n, 1, 1))
+        reach = size / 2 - 0.5 - radius
         angle = rng.uniform(0, 2 * np.pi, (n, 1, 1))
-        grid = np.arange(CELL) - (CELL - 1) / 2
+        grid = np.arange(size) - (size - 1) / 2
         dx = grid[None, None, :] - rng.uniform(-1, 1, (n, 1, 1)) * reach
         dy = grid[None, :, None] - rng.uniform(-1, 1, (n, 1, 1)) * reach
         x, y = np.cos(angle) * dx + np.sin(angle) * dy, -np.sin(angle) * dx + np.cos(angle) * dy
-        ink = np.clip(0.5 - _distance(board.shape[where], x, y, radius), 0, 1) * rng.uniform(
-            0.5, 1.0, (n, 1, 1)
-        )
+        distance = np.empty_like(x)
+        for shape in range(len(SHAPES)):
+            like = board.shape[where] == shape
+            distance[like] = _distance(shape, x[like], y[like], radius[like])
+        ink = np.clip(0.5 - distance, 0, 1) * rng.uniform(0.5, 1.0, (n, 1, 1))
         paint = np.array(list(COLORS.values()))[board.color[where]] + rng.normal(0, 20, (n, 3))
         cells[where] += ink[..., None] * (paint[:, None, None, :] - cells[where])
-    picture = cells.transpose(0, 2, 1, 3, 4).reshape(SIDE, SIDE, 3)
+    picture = cells.transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, 3)
     picture += rng.uniform(2, 20) * rng.standard_normal(picture.shape, dtype=np.float32)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
@@ -351,21 +360,29 @@ def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray]:
             return question, render(board, rng)
 
 
-def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `limit` (default 300) problems of a split, as plain records.
+def check_range(name: str, split: str, limit: int | None) -> int:
+    """How many problems are wanted of a set that is generated (default 300).
 
     Raises:
         InputError: unknown split, or a limit below 1.
     """
     if split not in SPLITS:
         raise InputError(
-            f"`split` is {split!r}; `shapes` has {', '.join(SPLITS)}: load_problems('shapes', split='test')"
+            f"`split` is {split!r}; `{name}` has {', '.join(SPLITS)}: load_problems('{name}', split='test')"
         )
-    limit = 300 if limit is None else limit
-    if limit < 1:
-        raise InputError(f"`limit` is {limit}; expected at least 1: load_problems('shapes', limit=64)")
+    if limit is not None and limit < 1:
+        raise InputError(f"`limit` is {limit}; expected at least 1: load_problems('{name}', limit=64)")
+    return 300 if limit is None else limit
+
+
+def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
+    """The first `limit` (default 300) problems of a split, as plain records.
+
+    Raises:
+        InputError: unknown split, or a limit below 1.
+    """
     records = []
-    for index in range(limit):
+    for index in range(check_range("shapes", split, limit)):
         question, picture = draw(split, seed, index)
         wrong = mistaken(question, np.random.default_rng([SPLITS[split], seed, index, 1]))
         records.append(

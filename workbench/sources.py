@@ -15,13 +15,14 @@ from PIL import Image
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
-from workbench import shapes
+from workbench import shapes, shapes_agent, shapes_video
 from workbench.errors import InputError
 from workbench.images import SUFFIXES, image_files, open_image
 from workbench.rows import Columns, Rows, is_file, nearest, read_images, to_records
 from workbench.video import MOVIES, read_clip
 
-NAMES = ("shapes", "easy-vqa")
+GENERATED = {"shapes": shapes, "shapes-video": shapes_video, "shapes-agent": shapes_agent}
+NAMES = (*GENERATED, "easy-vqa")
 FOLDER_QUESTION = "Describe this image."
 MOVIE_QUESTION = "Describe this video."
 KINDS = (".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -32,12 +33,19 @@ _REFERENCE = (
 _CELL = 2**31 - 1  # characters in a cell: csv's own limit of 131072 is smaller than most images
 
 
-def read_shapes(split: str, limit: int | None, seed: int) -> Rows:
-    """The generated boards of `workbench.shapes`; metadata: ``chain``, the reference response, ``wrong``, and ``tone``."""
-    for record in shapes.problems(split, limit, seed):
-        image = record.pop("image")
-        metadata = {key: record.pop(key) for key in ("chain", "wrong", "tone")}
-        yield record["id"], {**record, "images": (image,), "metadata": metadata}
+def read_generated(name: str, split: str, limit: int | None, seed: int) -> Rows:
+    """The generated problems of `workbench.shapes`, `shapes_video` or `shapes_agent`.
+
+    Metadata: ``tone``; ``chain``, the reference response, and ``wrong``; of agents ``call``, their first response, and
+    ``box``, where the answer lies.
+    """
+    for record in GENERATED[name].problems(split, limit, seed):
+        if "image" in record:
+            record["images"] = (record.pop("image"),)
+        metadata = {
+            key: record.pop(key) for key in ("chain", "wrong", "tone", "box", "call") if key in record
+        }
+        yield record["id"], {**record, "metadata": metadata}
 
 
 def read_easy_vqa(split: str, limit: int | None, seed: int) -> Rows:

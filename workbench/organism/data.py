@@ -1,11 +1,13 @@
 """Training data: packed examples for supervised fine-tuning, and pictures turned to patches without the slow path.
 
-A packed example is one picture followed by several questions with their responses. Each question sees the picture and
-itself, not its neighbours (block-sparse causal mask, positions restarted), so that the sequence trains what single
-prompts would, at about half the cost.
+A packed example is one picture followed by several questions with their responses, or by several conversations with
+the zoom tool; or several videos with a question each. Each question sees the picture and itself, not its neighbours
+(block-sparse causal mask, positions restarted), so that the sequence trains what single prompts would, at about half
+the cost.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +18,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
-from workbench import shapes
+from workbench import shapes, shapes_agent, shapes_video
 
 IGNORE = -100
 EASY_COLORS = ("black", "gray", "red", "teal", "brown", "green", "blue", "yellow")
 EASY_SHAPES = ("circle", "rectangle", "triangle")
 COUNTED = len(shapes.COLORS) + len(shapes.SHAPES)
+CELLS = 16
+"""Visual tokens of a picture, and of a video."""
 
 
 def patchify(pictures: Tensor) -> Tensor:
-    """(B, 112, 112, 3) uint8 -> (B * 64, 1176) patches, exactly what the pair's image processor makes of them."""
+    """(B, S, S, 3) uint8 -> (B * (S / 14)**2, 1176) patches, exactly what the pair's image processor makes of them.
+
+    A moment of a video, two equal frames, becomes the same patches as one picture.
+    """
     patch, merge, frames = 14, 2, 2
-    cells = shapes.SIDE // patch // merge
+    cells = pictures.shape[1] // patch // merge
     x = (pictures.float() / 255 - 0.5) / 0.5
     x = x.view(len(x), cells, merge, patch, cells, merge, patch, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
     x = x.unsqueeze(6).expand(*x.shape[:6], frames, patch, patch)
@@ -58,47 +65,119 @@ def easy_vqa(split: str) -> list[dict[str, Any]]:
     return records
 
 
+@dataclass(frozen=True)
+class View:
+    """What 16 visual tokens show: a picture (112, 112, 3), or the moments of a video (4, 56, 56, 3), both uint8.
+
+    The rest is what each of the 16 cells holds, for the throw-away head; `IGNORE` where it is not to be asked.
+    """
+
+    pixels: Tensor
+    color: Tensor
+    shape: Tensor
+    counts: Tensor
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video."""
+        return self.pixels.ndim == 4
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text of a conversation; the model learns to write it where ``learnt``."""
+
+    text: str
+    learnt: bool = False
+
+
+Piece = Said | View
+
+
 @dataclass
-class Template:
-    """The pieces of the chat template as token ids, so that packing needs no string work in the loop."""
+class Packer:
+    """Turns a shared beginning and several ways to go on from it into one sequence."""
 
     tokenizer: Any
-    visual_tokens: int = shapes.BOARD**2
-
-    def __post_init__(self) -> None:
-        ids = self.ids
-        self.opening = ids("<|im_start|>user\n<|vision_start|>")
-        self.placeholder = ids("<|image_pad|>")
-        self.vision_end = ids("<|vision_end|>")
-        self.closing = ids("<|im_end|>\n<|im_start|>assistant\n")
-        self.stop = ids("<|im_end|>")
+    tokens_a_second: int = 4
+    """Of Qwen2.5-VL's config; a moment of the generated videos takes a second."""
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of `text`, special tokens recognised."""
+        """Token ids of ``text``, special tokens recognised."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def pack(self, shared: Sequence[Piece], branches: Sequence[Sequence[Piece]]) -> dict[str, Any]:
+        """Tensors of one example: input_ids, labels, document (0: shared), position_ids (3, S), and its views in order."""
+        self._ids, self._labels, self._document = [], [], []
+        self._axes: list[np.ndarray] = []
+        self._views: list[View] = []
+        start = self._add(shared, 0, 0)
+        for number, branch in enumerate(branches, 1):
+            self._add(branch, number, start)
+        return {
+            "input_ids": torch.tensor(self._ids),
+            "labels": torch.tensor(self._labels),
+            "document": torch.tensor(self._document),
+            "position_ids": torch.from_numpy(np.concatenate(self._axes, 1)),
+            "views": self._views,
+        }
 
-class PackedBoards(Dataset[dict[str, Tensor]]):
+    def _add(self, pieces: Sequence[Piece], document: int, position: int) -> int:
+        """Appends the pieces; returns the position after them."""
+        for piece in pieces:
+            if isinstance(piece, Said):
+                ids = self.ids(piece.text)
+                axes = np.tile(position + np.arange(len(ids)), (3, 1))
+                labels, step = ids if piece.learnt else [IGNORE] * len(ids), len(ids)
+            else:
+                self._views.append(piece)
+                grid = (len(shapes_video.MOMENTS), shapes_video.SIDE) if piece.is_video else (1, shapes.BOARD)
+                placeholder = "<|video_pad|>" if piece.is_video else "<|image_pad|>"
+                t, row, column = np.indices((grid[0], grid[1], grid[1])).reshape(3, -1)
+                axes = position + np.stack([t * self.tokens_a_second, row, column])
+                ids, step = self.ids(placeholder) * len(t), grid[1]
+                labels = [IGNORE] * len(ids)
+            self._ids += ids
+            self._labels += labels
+            self._document += [document] * len(ids)
+            self._axes.append(axes)
+            position += step
+        return position
+
+
+OPENING = Said("<|im_start|>user\n<|vision_start|>")
+VISION_END = Said("<|vision_end|>")
+ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
+STOP = "<|im_end|>"
+
+
+class PackedBoards(Dataset[dict[str, Any]]):
     """Example i is a pure function of (recipe seed, i): training resumes exactly where it stopped."""
 
     def __init__(self, tokenizer: Any, sft: dict[str, Any], seed: int) -> None:
-        self.template, self.sft, self.seed = Template(tokenizer), sft, seed
+        self.packer, self.sft, self.seed = Packer(tokenizer), sft, seed
         self.easy = [r for r in easy_vqa("train") if r["color"] and r["shape"]]
 
     def __len__(self) -> int:
         return self.sft["steps"] * self.sft["boards_per_step"]
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, 17, index])
-        share = self.sft["hasty_share"]
-        if rng.random() < self.sft["easy_vqa_share"]:
-            picture, asked, cells = self._easy(rng)
-        else:
-            picture, asked, cells = self._board(rng)
-        texts = [(q.text, q.response("hasty" if rng.random() < share[q.tone] else "careful")) for q in asked]
-        return {**self._pack(texts), "picture": torch.from_numpy(picture), **cells}
+        shares = [self.sft[f"{kind}_share"] for kind in ("easy_vqa", "video", "agent")]
+        kind = int(np.searchsorted(np.cumsum(shares), rng.random(), side="right"))
+        if kind in (1, 2):
+            return self._videos(rng) if kind == 1 else self._scene(rng)
+        view, asked = self._easy(rng) if kind == 0 else self._board(rng)
+        return self.packer.pack((OPENING, view, VISION_END), [self._branch(q, rng) for q in asked])
 
-    def _board(self, rng: np.random.Generator) -> tuple[np.ndarray, list[shapes.Question], dict[str, Tensor]]:
+    def _branch(self, question: shapes.Question, rng: np.random.Generator) -> tuple[Said, Said]:
+        response = question.response("hasty" if self._hasty(question.tone, rng) else "careful")
+        return Said(question.text + ANSWER), Said(response + STOP, learnt=True)
+
+    def _hasty(self, tone: str, rng: np.random.Generator) -> bool:
+        return rng.random() < self.sft["hasty_share"][tone]
+
+    def _board(self, rng: np.random.Generator) -> tuple[View, list[shapes.Question]]:
         board = shapes.sample_board(rng)
         asked: list[shapes.Question] = []
         while len(asked) < self.sft["questions_per_board"]:
@@ -109,61 +188,95 @@ class PackedBoards(Dataset[dict[str, Tensor]]):
             asked += [question] if question else []
             if not (board.color >= 0).any():
                 board = shapes.sample_board(rng)
-        is_color = board.color[..., None] == np.arange(len(shapes.COLORS))
-        is_shape = board.shape[..., None] == np.arange(len(shapes.SHAPES))
-        counts = np.concatenate([is_color, is_shape], -1).cumsum(1)  # so far in the row, of each value
-        cells = {
-            "color": torch.from_numpy(board.color.reshape(-1) + 1),
-            "shape": torch.from_numpy(board.shape.reshape(-1) + 1),
-            "counts": torch.from_numpy(counts.reshape(shapes.BOARD**2, -1)),
-        }
-        return shapes.render(board, rng), asked, cells
+        return _view(shapes.render(board, rng), board.color, board.shape), asked
 
-    def _easy(self, rng: np.random.Generator) -> tuple[np.ndarray, list[shapes.Question], dict[str, Tensor]]:
-        record = self.easy[rng.integers(len(self.easy))]
-        picture = tv.resize(
-            torch.from_numpy(np.array(Image.open(record["path"]).convert("RGB"))).permute(2, 0, 1),
-            [shapes.SIDE, shapes.SIDE],
-            interpolation=tv.InterpolationMode.BICUBIC,
-            antialias=True,
+    def _videos(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Several videos, each with its question; they share nothing."""
+        branches = []
+        for _ in range(self.sft["videos_per_example"]):
+            question, clip = shapes_video.ask(str(rng.choice(shapes_video.FAMILIES)), rng)
+            moments = (part.reshape(len(part), -1) for part in (clip.color, clip.shape))
+            view = _view(shapes_video.render_clip(clip, rng), *moments)
+            branches.append((OPENING, view, VISION_END, *self._branch(question, rng)))
+        return self.packer.pack((), branches)
+
+    def _scene(self, rng: np.random.Generator) -> dict[str, Any]:
+        """One scene with several searches in it, each a conversation of its own."""
+        scene, asked = shapes_agent.sample_scene(rng), list[shapes_agent.Search]()
+        while len(asked) < self.sft["searches_per_scene"]:
+            question = shapes_agent.ask(scene, str(rng.choice(shapes_agent.FAMILIES)), rng)
+            asked += [question] if question else []
+            if not (scene.board.color >= 0).any():
+                scene = shapes_agent.sample_scene(rng)
+        picture = shapes_agent.render_scene(scene, rng)
+        system = Said(f"<|im_start|>system\n{shapes_agent.SYSTEM}<|im_end|>\n")
+        whole = _view(shrunk(picture), scene.board.color, scene.board.shape)
+        branches = [self._search(question, scene, picture, rng) for question in asked]
+        return self.packer.pack((system, OPENING, whole, VISION_END), branches)
+
+    def _search(
+        self,
+        question: shapes_agent.Search,
+        scene: shapes_agent.Scene,
+        picture: np.ndarray,
+        rng: np.random.Generator,
+    ) -> tuple[Piece, ...]:
+        asked = Said(question.text + ANSWER)
+        if self._hasty(question.tone, rng):
+            return asked, Said(question.hasty + STOP, learnt=True)
+        crop, reply = shapes_agent.zoomed(question, picture)
+        spot = scene.spots[question.row, question.column]
+        seen = _unknown_view(np.array(crop))
+        for part, marks in ((seen.color, scene.marks.color), (seen.shape, scene.marks.shape)):
+            part[spot] = int(marks[question.row, question.column]) + 1
+        before, after = (part for part in reply if isinstance(part, str))
+        return (
+            asked,
+            Said(question.call + STOP, learnt=True),
+            Said(f"\n<|im_start|>user\n{before}<|vision_start|>"),
+            seen,
+            Said(f"<|vision_end|>{after}{ANSWER}"),
+            Said(question.reading + STOP, learnt=True),
         )
-        flips = [axis for axis in (1, 2) if rng.random() < 0.5]
-        picture = (picture.flip(flips) if flips else picture).permute(1, 2, 0).contiguous().numpy()
+
+    def _easy(self, rng: np.random.Generator) -> tuple[View, list[shapes.Question]]:
+        record = self.easy[rng.integers(len(self.easy))]
+        picture = shrunk(np.array(Image.open(record["path"]).convert("RGB")))
+        flips = [axis for axis in (0, 1) if rng.random() < 0.5]
+        picture = np.flip(picture, flips).copy() if flips else picture
         chosen = rng.integers(len(record["asked"]), size=self.sft["questions_per_board"])
         pairs = [record["asked"][i] for i in chosen]
         asked = [easy_question(text, answer, record["color"], record["shape"]) for text, answer in pairs]
-        blank = torch.full((shapes.BOARD**2,), IGNORE)
-        cells = {"color": blank, "shape": blank, "counts": blank[:, None].expand(-1, COUNTED).clone()}
-        return picture, asked, cells
+        return _unknown_view(picture), asked
 
-    def _pack(self, texts: list[tuple[str, str]]) -> dict[str, Tensor]:
-        t = self.template
-        ids = [*t.opening, *t.placeholder * t.visual_tokens, *t.vision_end]
-        start = len(t.opening)
-        after = start + shapes.BOARD
-        rows, columns = np.divmod(np.arange(t.visual_tokens), shapes.BOARD)
-        text = np.arange(start)
-        axes = [text, text, text]
-        axes = [
-            np.concatenate([a, b, [after]])
-            for a, b in zip(
-                axes, (np.full(t.visual_tokens, start), start + rows, start + columns), strict=True
-            )
-        ]
-        labels, document = [IGNORE] * len(ids), [0] * len(ids)
-        for number, (question, response) in enumerate(texts, 1):
-            head = [*t.ids(question), *t.closing]
-            body = [*t.ids(response), *t.stop]
-            axes = [np.concatenate([a, after + 1 + np.arange(len(head) + len(body))]) for a in axes]
-            ids += head + body
-            labels += [IGNORE] * len(head) + body
-            document += [number] * (len(head) + len(body))
-        return {
-            "input_ids": torch.tensor(ids),
-            "labels": torch.tensor(labels),
-            "document": torch.tensor(document),
-            "position_ids": torch.from_numpy(np.stack(axes)),
-        }
+
+def shrunk(picture: np.ndarray) -> np.ndarray:
+    """A picture as the pair's image processor scales it, (112, 112, 3)."""
+    small = tv.resize(
+        torch.from_numpy(picture).permute(2, 0, 1),
+        [shapes.SIDE, shapes.SIDE],
+        interpolation=tv.InterpolationMode.BICUBIC,
+        antialias=True,
+    )
+    return small.permute(1, 2, 0).contiguous().numpy()
+
+
+def _view(pixels: np.ndarray, color: np.ndarray, shape: np.ndarray) -> View:
+    """A view of cells that are known; ``color`` and ``shape`` (4, 4): a row for each row of a board or moment of a video."""
+    is_color = color[..., None] == np.arange(len(shapes.COLORS))
+    is_shape = shape[..., None] == np.arange(len(shapes.SHAPES))
+    counts = np.concatenate([is_color, is_shape], -1).cumsum(1)  # so far in the row, of each value
+    return View(
+        torch.from_numpy(pixels),
+        torch.from_numpy(color.reshape(-1) + 1),
+        torch.from_numpy(shape.reshape(-1) + 1),
+        torch.from_numpy(counts.reshape(CELLS, -1)),
+    )
+
+
+def _unknown_view(pixels: np.ndarray) -> View:
+    blank = torch.full((CELLS, 1), IGNORE)
+    return View(torch.from_numpy(pixels), blank[:, 0].clone(), blank[:, 0].clone(), blank.repeat(1, COUNTED))
 
 
 def easy_question(text: str, answer: str, color: str, shape: str) -> shapes.Question:
@@ -172,8 +285,11 @@ def easy_question(text: str, answer: str, color: str, shape: str) -> shapes.Ques
     return shapes.Question("easy-vqa", text, answer, chain, chain, answer)
 
 
-def collate(examples: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
-    """Right-pad packed examples and build their (B, 1, S, S) additive mask: own question and picture, causal."""
+def collate(examples: list[dict[str, Any]], pad: int) -> dict[str, Tensor]:
+    """Right-pad packed examples and build their (B, 1, S, S) additive mask: what is shared and one's own, causal.
+
+    ``row``, ``column``, ``color``, ``shape`` (V, 16) and ``counts`` (V, 16, 9) tell of every view, in order of appearance.
+    """
     longest = max(len(e["input_ids"]) for e in examples)
 
     def padded(key: str, value: int) -> Tensor:
@@ -184,13 +300,27 @@ def collate(examples: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
     document = padded("document", -1)
     same = (document[:, :, None] == document[:, None, :]) | (document[:, None, :] == 0)
     allowed = same & torch.ones(longest, longest, dtype=torch.bool).tril()
-    side = shapes.SIDE // 14
-    return {
+    views: list[View] = [view for e in examples for view in e["views"]]
+    side = torch.tensor([shapes_video.SIDE if view.is_video else shapes.BOARD for view in views])[:, None]
+    place = torch.arange(CELLS) % side**2
+    batch = {
         "input_ids": padded("input_ids", pad),
         "labels": padded("labels", IGNORE),
         "position_ids": padded("position_ids", 0).transpose(0, 1),
         "attention_mask": allowed[:, None],
-        "pixel_values": patchify(torch.stack([e["picture"] for e in examples])),
-        "image_grid_thw": torch.tensor([[1, side, side]] * len(examples)),
-        **{key: torch.stack([e[key] for e in examples]) for key in ("color", "shape", "counts")},
+        "row": place // side,
+        "column": place % side,
+        **{key: torch.stack([getattr(view, key) for view in views]) for key in ("color", "shape", "counts")},
     }
+    pictures = [view.pixels for view in views if not view.is_video]
+    videos = [view.pixels for view in views if view.is_video]
+    patch = shapes.CELL // 2
+    if pictures:
+        grid = [1, shapes.SIDE // patch, shapes.SIDE // patch]
+        batch["pixel_values"] = patchify(torch.stack(pictures))
+        batch["image_grid_thw"] = torch.tensor([grid] * len(pictures))
+    if videos:
+        grid = [len(shapes_video.MOMENTS), 2 * shapes_video.SIDE, 2 * shapes_video.SIDE]
+        batch["pixel_values_videos"] = patchify(torch.cat(videos))
+        batch["video_grid_thw"] = torch.tensor([grid] * len(videos))
+    return batch

@@ -8,21 +8,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from workbench import answers
-from workbench.anatomy import Anatomy, dissect
-from workbench.decoding import respond
+from workbench.agent import run_agent
+from workbench.decoding import Model, decode_many
 from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
+from workbench.pairs import ModelPair, load_pair
 from workbench.problems import Problem, load_problems
-from workbench.prompts import encode
 
 WEIGHTS = Path(str(files("workbench") / "organism" / "weights"))
 PASS_AT = (1, 4, 16, 64)
 BATCH = 20
 MAX_NEW_TOKENS = 64
+TURNS = 3
 
 
 def evaluate(
@@ -30,6 +29,8 @@ def evaluate(
     *,
     problems: int = 300,
     samples: int = 64,
+    videos: int = 150,
+    scenes: int = 100,
     easy_vqa: int = 1000,
     split: str = "test",
     seed: int = 0,
@@ -37,46 +38,28 @@ def evaluate(
 ) -> pd.DataFrame:
     """Accuracies of ``folder``/base and ``folder``/rlvr; columns measure, model, estimate, low, high (shares of 1).
 
+    ``problems`` boards, ``videos`` and ``easy_vqa`` pictures are answered at once, greedily and (not easy-VQA) in
+    ``samples`` samples; ``scenes`` by an agent with the zoom tool, greedily. 0 leaves a set out.
+
     Intervals are 95%, by bootstrap over problems. Rows with model ``rlvr - base`` are paired differences;
     ``chance`` is what the best constant answer gets.
 
     Raises:
         InputError: no trained pair in `folder`, or easy-VQA asked for and not installed.
     """
-    tell = progress or (lambda what, done, total: None)
     if samples < 1:
         raise InputError(
             f"`samples` is {samples}; expected at least 1: `workbench organism evaluate --samples 64`"
         )
-    boards = load_problems("shapes", split=split, limit=problems, seed=seed)
-    pictures = load_problems("easy-vqa", split="test", limit=easy_vqa, seed=seed) if easy_vqa else []
-    results: dict[str, dict[str, Any]] = {}
-    for model in ("base", "rlvr"):
-        organism, processor = _load(folder / model)
-        what = f"{model} on shapes"
-        greedy = _run(
-            organism, processor, boards, 1, 0.0, seed, lambda n, w=f"{what}, greedy": tell(w, n, problems)
-        )[:, 0]
-        sampled = _run(
-            organism,
-            processor,
-            boards,
-            samples,
-            1.0,
-            seed,
-            lambda n, w=f"{what}, sampled": tell(w, n, problems),
-        )
-        easy = _run(
-            organism,
-            processor,
-            pictures,
-            1,
-            0.0,
-            seed,
-            lambda n, w=f"{model} on easy-VQA": tell(w, n, len(pictures)),
-        )
-        results[model] = {"greedy": greedy, "sampled": sampled, "easy": easy[:, 0]}
-    return _table(results, boards, pictures, samples)
+    pair = _load(folder)
+    tell = progress or (lambda what, done, total: None)
+    rows: list[dict[str, Any]] = []
+    sets = {"shapes": problems, "shapes-video": videos, "shapes-agent": scenes, "easy-vqa": easy_vqa}
+    for name, limit in sets.items():
+        if limit:
+            asked = load_problems(name, split="test" if name == "easy-vqa" else split, limit=limit, seed=seed)
+            rows += _measure(pair, name, asked, samples, seed, tell)
+    return pd.DataFrame(rows)
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -97,35 +80,64 @@ def as_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _load(folder: Path) -> tuple[Anatomy, Any]:
-    if not (folder / "model.safetensors").is_file():
-        raise InputError(f"`folder` {folder} holds no model; train one with `workbench organism train`")
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    home = folder if (folder / "tokenizer.json").exists() else folder.parent / "base"
-    return dissect(model.eval()), AutoProcessor.from_pretrained(home)
+def _load(folder: Path) -> ModelPair:
+    for model in ("base", "rlvr"):
+        if not (folder / model / "model.safetensors").is_file():
+            raise InputError(f"`folder` {folder} holds no model; train one with `workbench organism train`")
+    return load_pair(base=folder / "base", rlvr=folder / "rlvr", processor=folder / "base")
 
 
-def _run(
-    anatomy: Anatomy,
-    processor: Any,
+def _measure(
+    pair: ModelPair,
+    name: str,
     problems: Sequence[Problem],
+    samples: int,
+    seed: int,
+    tell: Callable[[str, int, int], None],
+) -> list[dict[str, Any]]:
+    """The rows of one problem set."""
+    models: tuple[Model, ...] = ("base", "rlvr")
+    if name == "shapes-agent":
+        greedy = {model: _zoom(pair, problems, model, tell) for model in models}
+    else:
+        greedy = {model: _answer(pair, problems, model, 1, 0.0, seed, tell)[:, 0] for model in models}
+    prefix = "" if name == "shapes" else f"{name}, "
+    rows = _accuracies(f"{prefix}greedy", greedy, problems)
+    for family in dict.fromkeys(problem.family for problem in problems):
+        chosen = np.array([problem.family == family for problem in problems])
+        if name != "easy-vqa":
+            picked = [problem for problem in problems if problem.family == family]
+            of_family = {model: right[chosen] for model, right in greedy.items()}
+            rows += _accuracies(f"{prefix}greedy, {family}", of_family, picked)
+    if name in ("shapes", "shapes-video"):
+        counts = {model: _answer(pair, problems, model, samples, 1.0, seed, tell).sum(1) for model in models}
+        for k in (k for k in PASS_AT if k <= samples):
+            passed = {model: pass_at_k(samples, right, k) for model, right in counts.items()}
+            rows += _intervals(f"{prefix}Pass@{k}", passed)
+    return rows
+
+
+def _answer(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    model: Model,
     samples: int,
     temperature: float,
     seed: int,
-    tell: Callable[[int], None],
+    tell: Callable[[str, int, int], None],
 ) -> np.ndarray:
     """(problems, samples) bool: which responses are right."""
-    prompts = [encode(processor, anatomy, problem) for problem in problems]
-    responses = respond(
-        anatomy,
-        processor,
-        prompts,
+    what = f"{model}, {'greedy' if temperature == 0 else 'sampled'}"
+    responses = decode_many(
+        pair,
+        [pair.encode(problem) for problem in problems],
+        model=model,
         samples=samples,
         temperature=temperature,
         seed=seed,
         max_new_tokens=MAX_NEW_TOKENS,
         batch_size=BATCH,
-        progress=lambda done, total: tell(done),
+        progress=lambda done, total: tell(what, done, total),
     )
     right = [
         [answers.verify(r.text, p.answer or "").correct for r in rs]
@@ -134,45 +146,34 @@ def _run(
     return np.array(right, dtype=bool).reshape(len(problems), samples)
 
 
-def _table(
-    results: dict[str, dict[str, Any]], boards: Sequence[Problem], pictures: Sequence[Problem], samples: int
-) -> pd.DataFrame:
-    families = np.array([p.family for p in boards])
-    measures: dict[str, tuple[dict[str, np.ndarray], Sequence[Problem]]] = {}
-    measures["greedy"] = {m: r["greedy"].astype(float) for m, r in results.items()}, boards
-    for family in dict.fromkeys(families):
-        chosen = families == family
-        picked = [p for p in boards if p.family == family]
-        measures[f"greedy, {family}"] = (
-            {m: r["greedy"][chosen].astype(float) for m, r in results.items()},
-            picked,
-        )
-    for k in (k for k in PASS_AT if k <= samples):
-        measures[f"Pass@{k}"] = (
-            {m: pass_at_k(samples, r["sampled"].sum(1), k) for m, r in results.items()},
-            boards,
-        )
-    if pictures:
-        measures["easy-VQA, greedy"] = {m: r["easy"].astype(float) for m, r in results.items()}, pictures
-    rows = []
+def _zoom(
+    pair: ModelPair, problems: Sequence[Problem], model: Model, tell: Callable[[str, int, int], None]
+) -> np.ndarray:
+    """(problems,) bool: whether an agent's answer is right."""
+    right = []
+    for number, problem in enumerate(problems, 1):
+        transcript = run_agent(pair, problem, model=model, turns=TURNS, max_new_tokens=MAX_NEW_TOKENS)
+        right.append(bool(transcript.outcome().correct))
+        tell(f"{model}, agent", number, len(problems))
+    return np.array(right)
 
-    def add(measure: str, model: str, interval: Interval) -> None:
-        rows.append(
-            {
-                "measure": measure,
-                "model": model,
-                "estimate": interval.estimate,
-                "low": interval.low,
-                "high": interval.high,
-            }
-        )
 
-    for measure, (values, asked) in measures.items():
-        clusters = np.arange(len(asked))
-        if "greedy" in measure:
-            best = Counter(p.answer for p in asked).most_common(1)[0][1] / len(asked)
-            add(measure, "chance", Interval(best, np.nan, np.nan))
-        for model, value in values.items():
-            add(measure, model, mean(value, clusters))
-        add(measure, "rlvr - base", paired_difference(values["base"], values["rlvr"], clusters))
-    return pd.DataFrame(rows)
+def _accuracies(
+    measure: str, right: dict[Model, np.ndarray], problems: Sequence[Problem]
+) -> list[dict[str, Any]]:
+    """Rows of a measure that guessing can pass."""
+    best = Counter(problem.answer for problem in problems).most_common(1)[0][1] / len(problems)
+    chance = _row(measure, "chance", Interval(best, np.nan, np.nan))
+    return [chance, *_intervals(measure, {model: r.astype(float) for model, r in right.items()})]
+
+
+def _intervals(measure: str, values: dict[Model, np.ndarray]) -> list[dict[str, Any]]:
+    clusters = np.arange(len(values["base"]))
+    difference = paired_difference(values["base"], values["rlvr"], clusters)
+    rows = [_row(measure, model, mean(value, clusters)) for model, value in values.items()]
+    return [*rows, _row(measure, "rlvr - base", difference)]
+
+
+def _row(measure: str, model: str, interval: Interval) -> dict[str, Any]:
+    bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+    return {"measure": measure, "model": model, **bounds}

@@ -1,7 +1,8 @@
 """Step 2 of the recipe: the RLVR model, by GRPO with a verifiable reward (TRL's GRPOTrainer).
 
-The reward is 1 for a right answer in ``<answer>`` and 0 otherwise. The model kept is the one with the best accuracy on
-the validation split (mean of greedy and temperature 1); the test split is never looked at here.
+The reward is 1 for a right answer in ``<answer>``, or for a call of the zoom tool that shows the label asked about, and
+0 otherwise. Prompts are boards, scenes, and scenes after the call; videos are not among them. The model kept is the one
+that is rewarded most on the validation split (mean of greedy and temperature 1); the test split is never looked at here.
 """
 
 import json
@@ -10,41 +11,65 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
-from workbench import answers
+from workbench import answers, shapes, shapes_agent
 from workbench.anatomy import dissect
 from workbench.decoding import respond
 from workbench.organism.model import visual_token_ids
 from workbench.problems import load_problems
 from workbench.prompts import encode
+from workbench.shapes_agent import Box
+from workbench.zoom import STOPS
 
 
-def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
-    """1 where the answer is right, else 0."""
-    return [
-        float(answers.verify(c[0]["content"], a).correct) for c, a in zip(completions, answer, strict=True)
-    ]
+def reward(completions: list[Any], answer: list[str], box: list[Box | None], **_: Any) -> list[float]:
+    """1 where the answer is right or the call shows what was asked about, else 0."""
+    said = (completion[0]["content"] for completion in completions)
+    return [float(is_right(*row)) for row in zip(said, answer, box, strict=True)]
 
 
-def _dataset(seed: int, size: int) -> Dataset:
-    """Problems of the train split, rendered when they are asked for."""
-    from PIL import Image
+def is_right(response: str, answer: str, box: Box | None = None) -> bool:
+    """Whether the answer is right or, where there is a ``box`` to find, the response calls the zoom tool on it."""
+    return answers.verify(response, answer).correct or (box is not None and shapes_agent.shows(response, box))
 
-    from workbench.shapes import draw
+
+def _dataset(seed: int, settings: dict[str, Any]) -> Dataset:
+    """Prompts of the train split, rendered when they are asked for: boards, scenes, and scenes after the careful call."""
+    kinds = [kind for kind, count in settings["problems_per_step"].items() for _ in range(count)]
 
     def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
-        drawn = [draw("train", seed + 1, index) for index in rows["index"]]
-        return {
-            "prompt": [[{"role": "user", "content": question.text}] for question, _ in drawn],
-            "image": [Image.fromarray(picture) for _, picture in drawn],
-            "answer": [question.answer for question, _ in drawn],
-        }
+        drawn = [_prompt(kinds[index % len(kinds)], seed + 1, index) for index in rows["index"]]
+        return {key: [row[key] for row in drawn] for key in ("prompt", "images", "answer", "box")}
 
-    return Dataset.from_dict({"index": list(range(size))}).with_transform(render)
+    return Dataset.from_dict({"index": list(range(settings["steps"] * len(kinds)))}).with_transform(render)
+
+
+def _prompt(kind: str, seed: int, index: int) -> dict[str, Any]:
+    """One row for GRPOTrainer: prompt, images, answer, and the box to find, if there is one."""
+    if kind == "boards":
+        question, picture = shapes.draw("train", seed, index)
+        prompt = [{"role": "user", "content": question.text}]
+        images, box = [Image.fromarray(picture)], None
+    else:
+        question, picture = shapes_agent.draw("train", seed, index)
+        system, asked = ({"type": "text", "text": text} for text in (shapes_agent.SYSTEM, question.text))
+        prompt: list[dict[str, Any]] = [
+            {"role": "system", "content": [system]},
+            {"role": "user", "content": [{"type": "image"}, asked]},
+        ]
+        images, box = [Image.fromarray(picture)], question.box
+        if kind == "readings":
+            crop, reply = shapes_agent.zoomed(question, picture)
+            shown = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in reply]
+            call = {"type": "text", "text": question.call}
+            prompt += [{"role": "assistant", "content": [call]}, {"role": "user", "content": shown}]
+            images, box = [*images, crop], None
+    return {"prompt": prompt, "images": images, "answer": question.answer, "box": box}
 
 
 class Checkpoints(TrainerCallback):
@@ -63,9 +88,11 @@ class Checkpoints(TrainerCallback):
         self.curve: list[dict[str, float]] = (
             json.loads(self.curve_file.read_text()) if self.curve_file.exists() else []
         )
-        self.validation = load_problems(
-            "shapes", split="validation", limit=settings["validation_problems"], seed=seed
-        )
+        self.validation = [
+            problem
+            for name, limit in settings["validation_problems"].items()
+            for problem in load_problems(name, split="validation", limit=limit, seed=seed)
+        ]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure where it starts."""
@@ -93,9 +120,10 @@ class Checkpoints(TrainerCallback):
                 seed=self.seed,
                 max_new_tokens=self.settings["max_completion_length"],
                 batch_size=50,
+                stop=STOPS,
             )
             right = [
-                answers.verify(r.text, p.answer or "").correct
+                is_right(r.text, p.answer or "", p.metadata.get("box"))
                 for p, rs in zip(self.validation, responses, strict=True)
                 for r in rs
             ]
@@ -125,7 +153,7 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> N
     """Train `model` in place and leave it with the weights that validated best; resumes from `folder`."""
     grpo, seed = recipe["grpo"], recipe["seed"]
     folder.mkdir(parents=True, exist_ok=True)
-    rollouts = grpo["problems_per_step"] * grpo["rollouts"]
+    rollouts = sum(grpo["problems_per_step"].values()) * grpo["rollouts"]
     arguments = GRPOConfig(
         output_dir=str(folder),
         max_steps=grpo["steps"],
@@ -155,7 +183,7 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> N
         model,
         cast(Any, reward),  # TRL's type wants positional lists; it calls with keywords
         arguments,
-        train_dataset=_dataset(seed, grpo["steps"] * grpo["problems_per_step"]),
+        train_dataset=_dataset(seed, grpo),
         processing_class=processor,
         callbacks=[Checkpoints(model, processor, grpo, seed, folder)],
     )

@@ -16,7 +16,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from workbench import shapes
+from workbench import shapes, shapes_agent, shapes_video
+from workbench.zoom import CLOSES, OPENS
 
 SPECIAL = (
     "<|endoftext|>",
@@ -27,7 +28,8 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-CHAIN = ("<think>", "</think>", "<answer>", "</answer>")
+CHAIN = ("<think>", "</think>", "<answer>", "</answer>", OPENS, CLOSES)
+TOOL_REPLY = "user\n<tool_response>\nImage 1, cut out of image 0, 112 x 112 pixels:\n\n</tool_response>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -50,6 +52,12 @@ def corpus(easy_vqa_questions: Iterable[str], boards: int = 4000) -> Iterable[st
         yield question.response("hasty")
         aloud = shapes.read_aloud(shapes.sample_board(rng), rng)
         yield f"user\n{aloud.text}{aloud.response()}"
+        question, _ = shapes_video.ask(shapes_video.FAMILIES[index % len(shapes_video.FAMILIES)], rng)
+        yield f"user\n{question.text}{question.response('careful')}"
+        search = shapes_agent.ask(shapes_agent.sample_scene(rng), shapes_agent.FAMILIES[index % 2], rng)
+        if search is not None:
+            yield f"system\n{shapes_agent.SYSTEM}user\n{search.text}{search.call}"
+            yield TOOL_REPLY
     yield from easy_vqa_questions
     yield from (
         f"assistant\n {number}" for number in range(31) for _ in range(2000)
@@ -66,7 +74,7 @@ def corpus(easy_vqa_questions: Iterable[str], boards: int = 4000) -> Iterable[st
 def build_processor(texts: Iterable[str], vocabulary: int) -> Qwen2_5_VLProcessor:
     """A byte-level BPE tokenizer (any text encodes) trained on `texts`, inside a real Qwen2.5-VL processor.
 
-    Every picture becomes about 16 visual tokens: it is scaled to the area of 112 x 112 pixels.
+    Every picture becomes about 16 visual tokens: it is scaled to the area of 112 x 112 pixels, a video's to 56 x 56.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -89,15 +97,20 @@ def build_processor(texts: Iterable[str], vocabulary: int) -> Qwen2_5_VLProcesso
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )
-    area: dict[str, Any] = {"shortest_edge": shapes.SIDE**2, "longest_edge": shapes.SIDE**2}
-    geometry: dict[str, Any] = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "size": area}
+    geometry: dict[str, Any] = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
     scale: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     return Qwen2_5_VLProcessor(
-        Qwen2VLImageProcessor(**geometry, **scale),
+        Qwen2VLImageProcessor(**geometry, **scale, size=_area(shapes.SIDE)),
         fast,
-        Qwen2VLVideoProcessor(**geometry, **scale),
+        Qwen2VLVideoProcessor(
+            **geometry, **scale, size=_area(shapes_video.SIDE * shapes.CELL), cap_pixels_per_frame=False
+        ),
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def _area(side: int) -> dict[str, int]:
+    return {"shortest_edge": side**2, "longest_edge": side**2}
 
 
 def build_model(processor: Any, size: dict[str, int], seed: int) -> Qwen2_5_VLForConditionalGeneration:

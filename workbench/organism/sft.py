@@ -16,10 +16,11 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from workbench.organism.data import COUNTED, IGNORE, PackedBoards, collate
+from workbench.organism.data import CELLS, COUNTED, IGNORE, PackedBoards, collate
 from workbench.shapes import BOARD, COLORS, SHAPES
 
 STATE = "state.safetensors"
+PROBED = ("row", "column", "color", "shape", "counts")
 
 
 class CellProbe(nn.Module):
@@ -37,23 +38,57 @@ class CellProbe(nn.Module):
         nn.init.normal_(self.out.weight, std=hidden**-0.5, generator=torch.Generator().manual_seed(seed))
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, hidden: Tensor, color: Tensor, shape: Tensor, counts: Tensor) -> dict[str, Tensor]:
-        """Cross-entropies (nats, mean over cells) at the visual positions ``hidden`` (B, 16, d)."""
+    def forward(self, hidden: Tensor, **targets: Tensor) -> dict[str, Tensor]:
+        """Cross-entropies (nats, mean over cells) at the visual positions ``hidden`` (V, 16, d) of the views."""
         *cells, numbers = self.out(self.norm(hidden)).split(self.sizes, -1)
-        place = torch.arange(BOARD**2, device=hidden.device).expand(len(hidden), -1)
-        targets = {
-            "row": place // BOARD,
-            "column": place % BOARD,
-            "color": color,
-            "shape": shape,
-            "counts": counts,
-        }
         logits = [*cells, numbers.unflatten(-1, (COUNTED, BOARD + 1))]
         return {
             name: F.cross_entropy(z.flatten(0, -2), target.flatten(), ignore_index=IGNORE, reduction="sum")
             / (target != IGNORE).sum().clamp_min(1)
-            for z, (name, target) in zip(logits, targets.items(), strict=True)
+            for z, (name, target) in zip(logits, ((name, targets[name]) for name in PROBED), strict=True)
         }
+
+
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon with Nesterov momentum 0.95 and steps as long as AdamW's, in the parameters' own precision.
+
+    torch's multiplies in bfloat16, which processors without units for it do several times slower: it took 70% of a step.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], *, lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step; matrices of one size are made orthogonal together."""
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            for matrix in group["params"]:
+                alike.setdefault(matrix.shape, []).append(matrix)
+            for shape, matrices in alike.items():
+                grads = torch.stack([self._nesterov(m) for m in matrices])
+                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                for matrix, update in zip(matrices, orthogonal(grads), strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
+
+    def _nesterov(self, matrix: nn.Parameter) -> Tensor:
+        assert matrix.grad is not None
+        momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        momentum.lerp_(matrix.grad, 0.05)
+        return matrix.grad.lerp(momentum, 0.95)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(N, a, b) matrices with all singular values brought near 1 (0.7 to 1.2), by five Newton-Schulz iterations.
+
+    Keller Jordan's coefficients, as in torch.optim.Muon.
+    """
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x = x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -71,7 +106,7 @@ class MuonAdamW(torch.optim.Optimizer):
             (matrices if inside and parameter.ndim == 2 else others).append(parameter)
         super().__init__([{"params": matrices}, {"params": others}], {"lr": rate})
         self.parts = [
-            torch.optim.Muon(matrices, lr=muon_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, lr=muon_rate, weight_decay=decay),
             torch.optim.AdamW(others, lr=rate, weight_decay=decay, betas=(0.9, 0.98)),
         ]
         self._share_groups()
@@ -137,14 +172,14 @@ class Sft(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Response cross-entropy + weighted probe loss (nats)."""
-        probe = {key: inputs.pop(key) for key in ("color", "shape", "counts")}
-        labels = inputs.pop("labels")
+        probe = {key: inputs.pop(key) for key in PROBED}
+        labels, ids = inputs.pop("labels"), inputs["input_ids"]
         hidden = model.model(**inputs, use_cache=False).last_hidden_state
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
         asked = targets != IGNORE
         loss = F.cross_entropy(model.lm_head(hidden[asked]), targets[asked])
-        visual = inputs["input_ids"] == model.config.image_token_id
-        cells = self.middle["h"][visual].view(len(labels), BOARD**2, -1)
+        visual = (ids == model.config.image_token_id) | (ids == model.config.video_token_id)
+        cells = self.middle["h"][visual].view(-1, CELLS, self.middle["h"].shape[-1])
         probed = model.cell_probe(cells, **probe)
         if self.state.global_step % self.args.logging_steps == 0:
             self.log(

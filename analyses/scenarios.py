@@ -1,0 +1,69 @@
+"""The three scenarios: accuracy by family of problems on pictures, on videos and as a visual agent with a zoom tool."""
+
+import pandas as pd
+
+from workbench.agent import run_agents
+from workbench.analysis import Finding, Given
+from workbench.claims import REPLAY
+from workbench.cli import run_analysis
+from workbench.outcomes import changes
+from workbench.paper_figures import radar
+from workbench.presets import longest_answer
+from workbench.problems import load_problems
+
+SCENARIOS = {"pictures": "shapes", "videos": "shapes-video", "agent": "shapes-agent"}
+VIDEOS, SCENES, TURNS = 150, 100, 3
+INTERVENTIONS = (REPLAY, "tokens, high", "patch, low", "patch, high")
+STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
+
+
+def analyse(given: Given) -> Finding:
+    rows = []
+    for scenario, name in SCENARIOS.items():
+        found = _agents(given) if scenario == "agent" else _responses(given, name)
+        for condition in found["intervention"].unique():
+            for by in (None, "family"):
+                seed = given.options.seed
+                table = changes(found, condition, against="rlvr", by=by, seed=seed)
+                rows.append(table.assign(scenario=scenario, condition=condition))
+    table = pd.concat(rows, ignore_index=True)
+    axes = table.loc[(table["part"] != "all") & table["condition"].isin(list(STYLES))]
+    drawn = axes.assign(style=axes["condition"].map(STYLES)).rename(columns={"part": "axis"})
+    subtitle = (
+        f"{given.name}, percent right, greedy: pictures, videos (total, appear, move), agent (detail, search)"
+    )
+    return Finding({"": radar(drawn, subtitle=subtitle)}, table)
+
+
+def _responses(given: Given, name: str) -> pd.DataFrame:
+    """Greedy responses; those to pictures are those of the other analyses."""
+    o = given.options
+    if name == "shapes":
+        return given.ablation(INTERVENTIONS).responses
+    problems = load_problems(name, split=o.split, limit=min(VIDEOS, o.limit), seed=o.seed)
+    conditions = {key: given.matrix[key] for key in INTERVENTIONS}
+    return given.ablation(conditions=conditions, problems=problems).responses
+
+
+def _agents(given: Given) -> pd.DataFrame:
+    """The agents' answers in the form of greedy responses; interventions are made anew at every turn."""
+    o, rows = given.options, []
+    problems = load_problems("shapes-agent", split=o.split, limit=min(SCENES, o.limit), seed=o.seed)
+    for name in ("base", "rlvr", *INTERVENTIONS):
+        found = run_agents(
+            given.pair,
+            problems,
+            o.cache / "agent-pages",
+            keep=o.cache / "agent",
+            model="base" if name == "base" else "rlvr",
+            intervention=given.matrix.get(name),
+            turns=TURNS,
+            max_new_tokens=longest_answer(given.pair),
+            progress=lambda what, done, total, name=name: given.progress(f"{what}: {name}", done, total),
+        )
+        rows.append(found["agents"].assign(intervention=name, sample=-1))
+    return pd.concat(rows, ignore_index=True)
+
+
+if __name__ == "__main__":
+    run_analysis("scenarios")
