@@ -6,7 +6,8 @@ import pytest
 import tiny
 import torch
 
-from workbench.decoding import decode, decode_many, export_visual_embeddings, respond
+from workbench.decoding import decode, decode_many, respond
+from workbench.engines import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.patching import Patch, prepare_patch
 from workbench.prompts import TokenKind
