@@ -248,11 +248,12 @@ def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
 
 def _next_position(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
     """Position id of the first new token: (prompts, 1), or (3, prompts, 1) where positions have three axes."""
-    length = inputs["attention_mask"].sum(1, keepdim=True)
+    mask = inputs["attention_mask"]
     holder = getattr(anatomy.model, "model", anatomy.model)
     deltas = getattr(holder, "rope_deltas", None)
     if not hasattr(holder, "rope_deltas"):
-        return length
+        return torch.full_like(mask[:, :1], mask.shape[1])  # prefill counts padding too
+    length = mask.sum(1, keepdim=True)
     if deltas is not None:
         length = length + deltas.view(-1, 1).to(length.device)
     return length.expand(3, -1, -1)

@@ -248,7 +248,7 @@ def _with_deepstack(anatomy: Anatomy, prompt: EncodedPrompt, rows: Tensor) -> Te
 
 def _check_family(anatomy: Anatomy, prompt: EncodedPrompt) -> None:
     """Refuse pictures whose embeddings vLLM would not put where the model itself does."""
-    family, video = anatomy.family, bool((prompt.input_ids == anatomy.video_token_id).any())
+    family, video = anatomy.family, anatomy.video_token_id in prompt.input_ids.tolist()
     reason = _REFUSED.get(family)
     if family not in (*_GRIDS, "llava"):
         reason = reason or "its documented input of embeddings for this family is not known here"
