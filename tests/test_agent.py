@@ -326,6 +326,7 @@ def test_responses_stop_at_the_first_closing_tag(tiny_pair, monkeypatch):
     assert asked[0] == {
         "model": "base",
         "intervention": None,
+        "engine": None,
         "stop": ("</tool_call>", "</answer>"),
         "temperature": 0.5,
         "seed": 4,

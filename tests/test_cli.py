@@ -102,6 +102,20 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
     assert "`tau` is 2" in err
 
 
+def test_an_engine_leaves_out_what_it_cannot_draw(folders, tmp_path, workbench, monkeypatch):
+    monkeypatch.setattr("workbench.engines.find_spec", lambda name: None)
+    tiny.image(seed=0).save(tmp_path / "0.png")
+    row = {"id": "q", "question": "How many?", "answer": "3", "image": "0.png"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    models = ("--base", str(folders / "base"), "--rlvr", str(folders / "rlvr"))
+    code, _, err = workbench(
+        "ablate", *models, "--problems", "mine.jsonl", "--layers", "2", "--engine", "vllm"
+    )
+    assert code == 2
+    assert "no more: mid tokens, low; patch, low; patch, high." in err
+    assert "replay-workbench[vllm]" in err
+
+
 def test_agent_on_own_models(folders, tmp_path, workbench):
     lines = []
     for i in range(2):

@@ -6,7 +6,9 @@ import pytest
 import tiny
 import torch
 
-from workbench.decoding import decode, decode_many, export_visual_embeddings, respond
+from workbench import decoding
+from workbench.decoding import decode, decode_many, respond
+from workbench.engines import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.patching import Patch, prepare_patch
 from workbench.prompts import TokenKind
@@ -30,6 +32,30 @@ def test_greedy_equals_the_models_own_generate(pair_of, family):
     )
     expected = pair.tokenizer.decode(ids[0, len(prompt) :], skip_special_tokens=True)
     assert decode(pair, prompt, max_new_tokens=8)[0].text == expected
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_dropping_finished_rows_changes_no_response(pair_of, family, monkeypatch):
+    pair = pair_of(family)
+    prompts = [pair.encode(tiny.problem(family, seed=3 * i)) for i in range(3)]
+    # One token in eight ends a response, so that samples end early, late and not at all.
+    monkeypatch.setattr(pair.rlvr.model.generation_config, "eos_token_id", [*range(0, tiny.VOCAB, 8)])
+    widths = []
+    step = pair.rlvr.unembedding.register_forward_hook(lambda _, args, out: widths.append(len(out)))
+    found = {}
+    for share in (0.25, 2.0):
+        monkeypatch.setattr(decoding, "DROP_AT", share)
+        widths.clear()
+        settings = {"samples": 4, "temperature": 2.0, "max_new_tokens": 16}
+        found[share] = decode_many(pair, prompts, **settings), [*widths]
+    step.remove()
+    assert found[0.25][0] == found[2.0][0]
+    assert found[0.25][1][-1] < 12
+    assert {*found[2.0][1][1:]} == {12}
+    lengths = {r.tokens for responses in found[2.0][0] for r in responses}
+    assert len(lengths) > 3
+    alone = [decode(pair, prompt, **settings) for prompt in prompts]
+    assert alone == found[0.25][0]
 
 
 def test_neither_the_batch_nor_more_samples_change_a_sample(tiny_pair):

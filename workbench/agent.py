@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.chat import Message, as_said
-from workbench.decoding import Intervention, Model, Response, decode
+from workbench.decoding import Engine, Intervention, Model, Response, decode
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.pairs import ModelPair
@@ -56,6 +56,7 @@ def run_agent(
     max_context: int | None = None,
     tool: ZoomTool = _ZOOM,
     lens: bool = False,
+    engine: Engine | None = None,
     respond: Respond | None = None,
 ) -> Transcript:
     """Let a model work on a problem with images; the module's text tells how.
@@ -73,7 +74,8 @@ def run_agent(
         max_context: tokens of prompt and response together at most; default: what the models' config allows.
         tool: how calls are read.
         lens: also trace both models on every turn's prompt, for overlays on the transcript's page.
-        respond: draws the responses instead of `decode`, for example from an engine.
+        engine: what draws the responses, as in `decode`.
+        respond: draws the responses instead of `decode`.
 
     Raises:
         InputError: a number outside its range, a problem without images, an intervention that does not fit the model,
@@ -82,7 +84,7 @@ def run_agent(
     limit = _limit(pair) if max_context is None else max_context
     _check(problem, model, intervention, turns, limit)
     how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
-    answer = respond or _decoder(model, how)
+    answer = respond or _decoder(model, {**how, "engine": engine})
     theirs = (pair.preset and pair.preset.system) or ""
     explained = problem.system is not None or tool.name in theirs
     asked = problem if explained else replace(problem, system=tool.instructions)
@@ -143,6 +145,7 @@ def run_agent(
         "intervention": None if intervention is None else [type(intervention).__name__, asdict(intervention)],
         "turns": turns,
         **how,
+        **({} if engine is None else {"engine": str(engine)}),
         "max_context": limit,
         "tool": asdict(tool),
     }

@@ -62,6 +62,7 @@ def study(
     ] = options.When.AUTO,
     samples: options.Samples = 16,
     max_new_tokens: options.NewTokens = None,
+    engine: options.Engine = None,
     tau: options.Tau = None,
     alpha: options.Alpha = None,
     layers: options.Layers = None,
@@ -91,9 +92,10 @@ def study(
             null_draws=null_draws,
             bins=bins,
             batch_size=batch_size or batch_of(loaded),
-            interventions=matrix_of(loaded, tau, alpha, layers, threshold) if asked else None,
+            interventions=matrix_of(loaded, tau, alpha, layers, threshold, engine) if asked else None,
             samples=samples,
             max_new_tokens=max_new_tokens or longest_answer(loaded),
+            engine=engine.value if engine else None,
             perturbed=perturbed,
             controls=controls_of(loaded) if perturbed else None,
             notes={"source": {"problems": problems, "split": split, "limit": limit}},
@@ -128,6 +130,7 @@ def ablate(
     samples: options.Samples = 16,
     temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
     max_new_tokens: options.NewTokens = None,
+    engine: options.Engine = None,
     tau: options.Tau = None,
     alpha: options.Alpha = None,
     layers: options.Layers = None,
@@ -150,13 +153,14 @@ def ablate(
     listed = problems_of(problems, split, limit, seed)
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
-        matrix = matrix_of(loaded, tau, alpha, layers, threshold)
+        matrix = matrix_of(loaded, tau, alpha, layers, threshold, engine)
         settings: dict[str, Any] = {
             "samples": samples,
             "temperature": temperature,
             "seed": seed,
             "max_new_tokens": max_new_tokens or longest_answer(loaded),
             "batch_size": batch_size or batch_of(loaded),
+            **({} if engine is None else {"engine": engine.value}),
         }
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
         spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
@@ -243,6 +247,7 @@ def agent(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: options.Seed = 0,
     max_new_tokens: options.NewTokens = None,
+    engine: options.Engine = None,
     lens: Annotated[bool, typer.Option(help="Overlays of both models on every page.")] = False,
     tau: options.Tau = None,
     alpha: options.Alpha = None,
@@ -271,6 +276,7 @@ def agent(
             "seed": seed,
             "max_new_tokens": max_new_tokens or longest_answer(loaded),
             "lens": lens,
+            **({} if engine is None else {"engine": engine.value}),
         }
         made = settings["intervention"]
         told = {"intervention": made and [type(made).__name__, asdict(made)]}

@@ -2,12 +2,12 @@
 
 1. Prefill: one forward over a left-padded batch of prompts; an intervention writes here and nowhere else.
 2. The key-value cache of every prompt is repeated for its n samples, not computed again.
-3. One token at a time from the unmodified model, until every sample has stopped. Placeholders of images and videos
-   are never
-   drawn: a model refuses its own output that has placeholders without pixels.
+3. One token at a time from the unmodified model, until every sample has stopped; finished ones are dropped as it goes.
+   Placeholders of images and videos are never drawn: a model refuses its own output that has placeholders without pixels.
 
 A problem draws from a random stream of its own, made of the seed and its id, and sample i reads row i of it:
-neither the batch nor the number of samples changes a response, beyond rounding.
+neither the batch nor the number of samples changes a response, beyond rounding. An engine (``engines``) does all of it in
+its own way, and has random streams of its own.
 """
 
 import time
@@ -16,19 +16,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from workbench.anatomy import Anatomy
-from workbench.chat import tokenizer_of
 from workbench.displays import response_html
+from workbench.engines import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
+from workbench.prompts import EncodedPrompt, batches, collate, problem_seed
+from workbench.stops import Stops
 from workbench.tracing import prefill
 
-Model = Literal["base", "rlvr"]
+Engine = VllmEngine | Literal["vllm"]
+"""What can draw responses instead of the models in this process."""
+
+DROP_AT = 0.25
+"""Share of finished rows at which a batch goes on without them; above 1 it never does."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def decode(
     seed: int = 0,
     max_new_tokens: int = 256,
     stop: Sequence[str] = (),
+    engine: Engine | None = None,
 ) -> list[Response]:
     """Responses to one prompt; see `decode_many` for several and for what the arguments mean."""
     return decode_many(
@@ -72,6 +77,7 @@ def decode(
         seed=seed,
         max_new_tokens=max_new_tokens,
         stop=stop,
+        engine=engine,
     )[0]
 
 
@@ -87,6 +93,7 @@ def decode_many(
     max_new_tokens: int = 256,
     stop: Sequence[str] = (),
     batch_size: int = 8,
+    engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Response]]:
     """`samples` responses to each prompt.
@@ -101,11 +108,14 @@ def decode_many(
         seed: of the samples.
         max_new_tokens: where a response is cut off.
         stop: strings that end a response; it ends right after the first of them.
-        batch_size: prompts per prefill.
+        batch_size: prompts per prefill; an engine gets all prompts at once, and forms batches itself.
+        engine: what draws the responses: None for this process, ``"vllm"`` for the model's own checkpoint in vLLM, loaded
+            once (extra ``vllm``), or a `VllmEngine`. Its samples are other draws than those in process.
         progress: called with (prompts done, prompts in all).
 
     Raises:
-        InputError: a number outside its range, no tokenizer, or an intervention that was made for another prompt.
+        InputError: a number outside its range, no tokenizer, an intervention that was made for another prompt, or what
+            `vllm_request` refuses.
     """
     if model not in ("base", "rlvr"):
         raise InputError(
@@ -122,6 +132,7 @@ def decode_many(
         max_new_tokens=max_new_tokens,
         stop=stop,
         batch_size=batch_size,
+        engine=engine_for(pair, model, engine),
         progress=progress,
     )
 
@@ -138,54 +149,36 @@ def respond(
     max_new_tokens: int = 256,
     stop: Sequence[str] = (),
     batch_size: int = 8,
+    engine: VllmEngine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Response]]:
     """What `decode_many` does, for one model with its processor or tokenizer."""
-    tokenizer = tokenizer_of(processor)
-    _check(tokenizer, samples, temperature, max_new_tokens)
+    _check(samples, temperature, max_new_tokens)
     given = one_each(interventions, [prompt.problem_id for prompt in prompts])
-    stops = _Stops(tokenizer, anatomy, stop)
+    stops = Stops(processor, anatomy, stop)
     done: list[list[Response]] = []
-    for batch in batches(prompts, batch_size):
+    for batch in batches(prompts, batch_size if engine is None else max(1, len(prompts))):
         begun = time.perf_counter()
         chosen = given[len(done) : len(done) + len(batch)]
-        uniforms = torch.stack([_uniforms(seed, p.problem_id, samples, max_new_tokens) for p in batch])
-        ids = _generate(anatomy, batch, chosen, uniforms, temperature, stops)
+        if engine is None:
+            uniforms = torch.stack([_uniforms(seed, p.problem_id, samples, max_new_tokens) for p in batch])
+            ids = _generate(anatomy, batch, chosen, uniforms, temperature, stops)
+        else:
+            how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
+            ids = engine.generate(
+                [
+                    vllm_request(anatomy, prompt, stops, intervention=made, samples=samples, **how)
+                    for prompt, made in zip(batch, chosen, strict=True)
+                ]
+            )
         seconds = (time.perf_counter() - begun) / (len(batch) * samples)
         done += [
-            [stops.response(prompt.problem_id, i, row, seconds) for i, row in enumerate(rows.tolist())]
+            [Response(prompt.problem_id, i, *stops.read(row), seconds) for i, row in enumerate(rows)]
             for prompt, rows in zip(batch, ids, strict=True)
         ]
         if progress:
             progress(len(done), len(prompts))
     return done
-
-
-def export_visual_embeddings(
-    pair: ModelPair, prompt: EncodedPrompt, intervention: Intervention | None = None
-) -> list[Float[Tensor, "visual hidden"]]:
-    """The visual embeddings that the RLVR model's decoder reads, one tensor an image, with learnt tokens added.
-
-    This is what the image-embedding input of an inference engine takes (one (visual tokens, hidden) tensor for
-    each image), so that an engine with unmodified weights can draw the samples.
-
-    Raises:
-        InputError: an intervention elsewhere than at the input of layer 0, which no embedding can express.
-    """
-    from workbench.tracing import read_calls
-
-    hidden = read_calls(pair.rlvr, prompt.model_inputs, 1)[0].hidden[0]
-    if intervention is not None:
-        if intervention.sites != (0,):
-            raise InputError(
-                f"`intervention` writes the input of layers {intervention.sites}; only tokens at layer 0 can be exported as "
-                "embeddings: learn_tokens(pair, prompt, Replay(site='tokens'))"
-            )
-        hidden = intervention.apply(0, hidden)
-    visual = prompt.kinds == TokenKind.VISUAL
-    pictures = prompt.image_index[visual].to(hidden.device)
-    rows = hidden[visual.to(hidden.device)]
-    return [rows[pictures == picture].clone() for picture in pictures.unique().tolist()]
 
 
 def _uniforms(seed: int, problem_id: str, samples: int, length: int) -> Tensor:
@@ -201,9 +194,9 @@ def _generate(
     interventions: Sequence[Intervention | None],
     uniforms: Tensor,
     temperature: float,
-    stops: "_Stops",
-) -> Tensor:
-    """Token ids (prompts, samples, up to max_new_tokens); -1 after the end of a response."""
+    stops: Stops,
+) -> list[list[list[int]]]:
+    """Token ids of every sample of every prompt, up to the end of the response."""
     count, samples, longest = uniforms.shape
     inputs = {name: value.to(anatomy.device) for name, value in collate(prompts, stops.ends[0]).items()}
     output = prefill(anatomy, inputs, write=batch_edits(prompts, interventions))
@@ -216,16 +209,22 @@ def _generate(
     mask = inputs["attention_mask"].repeat_interleave(samples, 0)
     position = _next_position(anatomy, inputs).repeat_interleave(samples, -2)
     draws = uniforms.flatten(0, 1).to(logits.device)
-    forbidden = sorted(stops.forbidden)
-    ids, finished = [], torch.zeros(count * samples, dtype=torch.bool, device=logits.device)
+    ids = torch.full((count * samples, longest), -1, device=logits.device)
+    rows = torch.arange(len(ids), device=logits.device)  # of `ids`, which the batch still holds
+    finished = torch.zeros_like(rows, dtype=torch.bool)
     for step in range(longest):
-        logits[:, forbidden] = -torch.inf
+        logits[:, stops.forbidden] = -torch.inf
         token = _pick(logits, temperature, draws[:, step])
-        ids.append(torch.where(finished, -1, token))
-        token = torch.where(finished, stops.ends[0], token)
-        finished = finished | stops.ended(token, ids)
-        if finished.all() or step == longest - 1:
+        ids[rows, step] = torch.where(finished, -1, token)
+        finished = finished | stops.ended(ids[rows, max(0, step + 1 - stops.tail) : step + 1])
+        done = int(finished.sum())
+        if done == len(rows) or step == longest - 1:
             break
+        if done >= DROP_AT * len(rows):
+            kept = (~finished).nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            mask, draws, position = mask[kept], draws[kept], position.index_select(-2, kept)
+            rows, token, finished = rows[kept], token[kept], finished[kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         output = anatomy.model(
             input_ids=token[:, None],
@@ -235,7 +234,7 @@ def _generate(
             **{cache_name: cache},
         )
         logits = output.logits[:, -1].float()
-    return torch.stack(ids, 1).view(count, samples, -1).cpu()
+    return [[[i for i in row if i >= 0] for row in rows] for rows in ids.view(count, samples, -1).tolist()]
 
 
 def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
@@ -249,58 +248,18 @@ def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
 
 def _next_position(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
     """Position id of the first new token: (prompts, 1), or (3, prompts, 1) where positions have three axes."""
-    length = inputs["attention_mask"].sum(1, keepdim=True)
+    mask = inputs["attention_mask"]
     holder = getattr(anatomy.model, "model", anatomy.model)
     deltas = getattr(holder, "rope_deltas", None)
     if not hasattr(holder, "rope_deltas"):
-        return length
+        return torch.full_like(mask[:, :1], mask.shape[1])  # prefill counts padding too
+    length = mask.sum(1, keepdim=True)
     if deltas is not None:
         length = length + deltas.view(-1, 1).to(length.device)
     return length.expand(3, -1, -1)
 
 
-class _Stops:
-    """Where a response ends, and what may never be drawn."""
-
-    def __init__(self, tokenizer: Any, anatomy: Anatomy, strings: Sequence[str]) -> None:
-        self.tokenizer, self.strings = tokenizer, tuple(strings)
-        settings = getattr(anatomy.model, "generation_config", None)
-        named = getattr(settings, "eos_token_id", None)
-        ends = {named} if isinstance(named, int) else {*(named or ())}
-        own = getattr(tokenizer, "eos_token_id", None)
-        self.ends = sorted(ends if own is None else ends | {own})
-        if not self.ends:
-            raise InputError(
-                "`pair` names no token that ends a response; set `model.generation_config.eos_token_id`, or give a tokenizer "
-                "that has an `eos_token`"
-            )
-        self.forbidden = {*anatomy.visual_token_ids, *(getattr(settings, "suppress_tokens", None) or ())}
-        self.tail = max((len(s) for s in self.strings), default=0)
-
-    def ended(self, token: Tensor, ids: Sequence[Tensor]) -> Tensor:
-        """Which rows end with this token."""
-        over = torch.isin(token, torch.tensor(self.ends, device=token.device))
-        if self.strings:
-            # A stop string may begin inside an earlier token, but never more than its own length of tokens ago.
-            recent = torch.stack(list(ids[-self.tail :]), 1).tolist()
-            texts = [self._text([i for i in row if i >= 0]) for row in recent]
-            found = [any(s in text for s in self.strings) for text in texts]
-            over = over | torch.tensor(found, device=token.device)
-        return over
-
-    def response(self, problem_id: str, sample: int, row: list[int], seconds: float) -> Response:
-        """A row of ids as a response."""
-        ids = [token for token in row if token >= 0]
-        text = self._text(ids)
-        cuts = [text.index(s) + len(s) for s in self.strings if s in text]
-        finished = bool(cuts) or ids[-1] in self.ends
-        return Response(problem_id, sample, text[: min(cuts)] if cuts else text, len(ids), finished, seconds)
-
-    def _text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def _check(tokenizer: Any, samples: int, temperature: float, max_new_tokens: int) -> None:
+def _check(samples: int, temperature: float, max_new_tokens: int) -> None:
     for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(
@@ -309,8 +268,4 @@ def _check(tokenizer: Any, samples: int, temperature: float, max_new_tokens: int
     if not 0 <= temperature < float("inf"):
         raise InputError(
             f"`temperature` is {temperature}; expected 0 (greedy) or more: decode(pair, prompt, temperature=1.0)"
-        )
-    if tokenizer is None:
-        raise InputError(
-            "`pair` has no tokenizer, so responses can't be turned into text: load_pair(..., processor=<folder or hub id>)"
         )

@@ -34,6 +34,7 @@ EXTRAS = {
     "export": "PNG files of the figures",
     "train": "training the bundled pair, easy-vqa problems, and data sets of the hub",
     "video": "movie files",
+    "vllm": "responses drawn by vLLM",
     "dev": "the tests",
 }
 

@@ -25,6 +25,7 @@ from workbench.answers import verify
 from workbench.decoding import decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
+from workbench.engines import engine_for
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.interventions import Intervention, batch_edits
@@ -116,6 +117,7 @@ def ablate(
     seed: int = 0,
     max_new_tokens: int = 256,
     batch_size: int = 8,
+    engine: Literal["vllm"] | None = None,
     pass_at: Sequence[int] | None = None,
     resamples: int = 1000,
     keep: str | Path | None = None,
@@ -132,24 +134,28 @@ def ablate(
         seed: of samples, random selections, jitter and bootstrap.
         max_new_tokens: where a response is cut off.
         batch_size: prompts per forward.
+        engine: what draws the responses, as in `decode_many`; ``"vllm"`` holds one of the two models at a time.
         pass_at: K of Pass@K; default: those of 1, 2, 4, ... that the samples allow.
         resamples: of the bootstrap over problems.
         keep: a folder for finished shards; the same call with the same folder goes on from there.
         progress: told what is going on.
 
     Raises:
-        InputError: no problems, a problem without an answer, fewer samples than a K of `pass_at`, or what the
-            interventions themselves refuse.
+        InputError: no problems, a problem without an answer, fewer samples than a K of `pass_at`, a condition that the
+            engine can't draw, or what the interventions themselves refuse.
     """
     ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
     conditions = _named(interventions)
     _check(pair, problems, conditions, samples, ks)
+    if engine is not None:
+        _check_engine(pair, conditions, engine)
     settings = {
         "samples": samples,
         "temperature": temperature,
         "seed": seed,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
+        **({} if engine is None else {"engine": engine}),
     }
     folder = Path(keep) if keep is not None else None
     responses, drifts = [], []
@@ -171,6 +177,11 @@ def ablate(
     moved = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)
     made = {name: value if isinstance(value, str) else asdict(value) for name, value in conditions.items()}
     return Ablation(table, summary, moved, settings | {"interventions": made, "pair": dict(pair.provenance)})
+
+
+def drawn_by_engine(condition: Condition) -> bool:
+    """Whether an engine can draw the responses: those of the plain models, and those with tokens at layer 0."""
+    return isinstance(condition, str) or (isinstance(condition, Replay) and condition.site == "tokens")
 
 
 def intervene(
@@ -209,6 +220,7 @@ def _run(
         "seed": seed,
         "max_new_tokens": settings["max_new_tokens"],
         "batch_size": batch_size,
+        "engine": settings.get("engine"),
     }
     greedy = decode_many(pair, prompts, **shared)
     sampled = decode_many(
@@ -302,6 +314,17 @@ def _spec(
         "problems": [(p.id, p.question, p.answer, [image.size for image in p.images]) for p in problems],
         "settings": settings,
     }
+
+
+def _check_engine(pair: ModelPair, conditions: Mapping[str, Condition], engine: str) -> None:
+    others = [name for name, condition in conditions.items() if not drawn_by_engine(condition)]
+    if others:
+        raise InputError(
+            f"`engine` is {engine!r}, which takes tokens at layer 0 and no more, and `interventions` has {', '.join(others)}; "
+            "leave these out, or decode in process: ablate(..., engine=None)"
+        )
+    engine_for(pair, "base", engine)
+    engine_for(pair, "rlvr", engine)
 
 
 def _check(

@@ -46,6 +46,12 @@ class Agents(StrEnum):
     PATCH = "patch"
 
 
+class Engines(StrEnum):
+    """What can draw responses instead of the models in this process."""
+
+    VLLM = "vllm"
+
+
 Pair = Annotated[
     str | None,
     typer.Option(help="A name of `workbench pairs list`, or FILE.yaml:NAME; the default is `shapes`."),
@@ -73,6 +79,10 @@ Samples = Annotated[int, typer.Option(help="Sampled responses per problem and in
 NewTokens = Annotated[
     int | None,
     typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024."),
+]
+Engine = Annotated[
+    Engines | None,
+    typer.Option(help="What draws the responses: vllm (extra `vllm`); the default is this process."),
 ]
 Run = Annotated[
     Path | None, typer.Option(help="A finished study or ablation to take tables from; nothing is computed.")
@@ -115,15 +125,32 @@ def pair_of(
 
 
 def matrix_of(
-    pair: Any, tau: float | None, alpha: float | None, layers: int | None, threshold: Threshold | None
+    pair: Any,
+    tau: float | None,
+    alpha: float | None,
+    layers: int | None,
+    threshold: Threshold | None,
+    engine: Engines | None = None,
 ) -> dict[str, Any]:
-    """The default interventions with what the options change; a pair loaded by name has settings of its own."""
+    """The default interventions with what the options change; a pair loaded by name has settings of its own.
+
+    With an engine those that it can't draw are left out, and named on the terminal.
+    """
+    from workbench.experiments import drawn_by_engine
     from workbench.presets import default_matrix, settings_for
 
     given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
-    return default_matrix(
+    matrix = default_matrix(
         pair.depth, **settings_for(pair) | {k: v for k, v in given.items() if v is not None}
     )
+    left = [
+        name for name, condition in matrix.items() if engine is not None and not drawn_by_engine(condition)
+    ]
+    if left:
+        typer.echo(
+            f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}.", err=True
+        )
+    return {name: condition for name, condition in matrix.items() if name not in left}
 
 
 def size_of(text: str) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -98,6 +98,7 @@ def study(
     interventions: Mapping[str, Condition] | None = None,
     samples: int = 16,
     max_new_tokens: int = 1024,
+    engine: Literal["vllm"] | None = None,
     perturbed: bool = False,
     controls: Mapping[str, ModelPair] | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -119,6 +120,7 @@ def study(
         interventions: what `ablate` compares, such as `default_matrix(pair.depth)`; None leaves that part out.
         samples: sampled responses per problem and intervention.
         max_new_tokens: where a response is cut off.
+        engine: what draws the responses, as in `ablate`.
         perturbed: also disturb pictures (`perturb`) and weights (`weight_nulls`, which needs room for a third model).
         controls: for the latter, pairs of the same base that RL did not train, such as `controls_of(pair)`.
         notes: what else the spec should say, such as where the problems came from.
@@ -140,6 +142,7 @@ def study(
     if interventions:
         made = {n: c if isinstance(c, str) else asdict(c) for n, c in interventions.items()}
         settings |= {"interventions": made, "samples": samples, "max_new_tokens": max_new_tokens}
+        settings |= {} if engine is None else {"engine": engine}
     if perturbed:
         settings |= {
             "perturbed": True,
@@ -170,6 +173,7 @@ def study(
                 seed=seed,
                 resamples=resamples,
                 batch_size=batch_size,
+                engine=engine,
                 keep=work / "ablation",
                 progress=lambda what, done, total: tell(f"answering: {what}", done, total),
             )
