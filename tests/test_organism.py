@@ -39,7 +39,7 @@ def recipe():
     }
     small["grpo"] |= {
         "steps": 2,
-        "problems_per_step": {"boards": 1, "calls": 1, "readings": 1},
+        "problems_per_step": {"boards": 1, "scenes": 1},
         "rollouts": 2,
         "max_completion_length": 4,
         "checkpoint_steps": [1],
@@ -241,22 +241,13 @@ def test_a_call_that_shows_the_label_is_rewarded_too():
     assert grpo.is_right(question.reading, question.answer, question.box)
 
 
-@pytest.mark.parametrize(("kind", "pictures"), [("boards", 1), ("calls", 1), ("readings", 2)])
-def test_rl_prompts_are_what_the_models_are_asked(processor, organism, kind, pictures):
+@pytest.mark.parametrize(("kind", "name"), [("boards", "shapes"), ("scenes", "shapes-agent")])
+def test_rl_prompts_are_what_the_models_are_asked(processor, organism, kind, name):
     row = grpo._prompt(kind, 0, 0)
-    assert len(row["images"]) == pictures
     filled = prepare_multimodal_messages(row["prompt"], row["images"])
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     theirs = processor.apply_chat_template(filled, **options)
-    name = "shapes" if kind == "boards" else "shapes-agent"
-    turns = ()
-    if kind == "readings":
-        question, picture = shapes_agent.draw("train", 0, 0)
-        turns = (
-            Message("assistant", (question.call,)),
-            Message("user", shapes_agent.zoomed(question, picture)[1]),
-        )
-    ours = encode(processor, dissect(organism), load_problems(name, split="train", limit=1)[0], turns)
+    ours = encode(processor, dissect(organism), load_problems(name, split="train", limit=1)[0])
     assert torch.equal(theirs["input_ids"][0], ours.input_ids)
     assert torch.equal(theirs["pixel_values"], ours.model_inputs["pixel_values"])
 

@@ -1,7 +1,7 @@
 """Step 2 of the recipe: the RLVR model, by GRPO with a verifiable reward (TRL's GRPOTrainer).
 
 The reward is 1 for a right answer in ``<answer>``, or for a call of the zoom tool that shows the label asked about, and
-0 otherwise. Prompts are boards, scenes, and scenes after the call; videos are not among them. The model kept is the one
+0 otherwise. Prompts are boards and scenes, of these the first turn; videos are not among them. The model kept is the one
 that is rewarded most on the validation split (mean of greedy and temperature 1); the test split is never looked at here.
 """
 
@@ -54,21 +54,15 @@ def _prompt(kind: str, seed: int, index: int) -> dict[str, Any]:
     if kind == "boards":
         question, picture = shapes.draw("train", seed, index)
         prompt = [{"role": "user", "content": question.text}]
-        images, box = [Image.fromarray(picture)], None
+        box = None
     else:
         question, picture = shapes_agent.draw("train", seed, index)
-        system, asked = ({"type": "text", "text": text} for text in (shapes_agent.SYSTEM, question.text))
-        prompt: list[dict[str, Any]] = [
-            {"role": "system", "content": [system]},
-            {"role": "user", "content": [{"type": "image"}, asked]},
+        prompt = [
+            {"role": "system", "content": shapes_agent.SYSTEM},
+            {"role": "user", "content": question.text},
         ]
-        images, box = [Image.fromarray(picture)], question.box
-        if kind == "readings":
-            crop, reply = shapes_agent.zoomed(question, picture)
-            shown = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in reply]
-            call = {"type": "text", "text": question.call}
-            prompt += [{"role": "assistant", "content": [call]}, {"role": "user", "content": shown}]
-            images, box = [*images, crop], None
+        box = question.box
+    images = [Image.fromarray(picture)]
     return {"prompt": prompt, "images": images, "answer": question.answer, "box": box}
 
 
