@@ -36,6 +36,7 @@ def study(
     problems: options.Problems = "shapes",
     split: options.Split = "test",
     limit: options.Limit = 64,
+    frames: options.Frames = 16,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make; the default is runs/study-<date>-<time>.")
     ] = None,
@@ -72,7 +73,7 @@ def study(
 
     out = out or _run_name("study")
     check_output(out, overwrite=overwrite)
-    listed = problems_of(problems, split, limit, seed)
+    listed = problems_of(problems, split, limit, seed, frames)
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
         asked, perturbed = (
@@ -94,7 +95,7 @@ def study(
             engine=engine.value if engine else None,
             perturbed=perturbed,
             controls=controls_of(loaded) if perturbed else None,
-            notes={"source": {"problems": problems, "split": split, "limit": limit}},
+            notes={"source": {"problems": problems, "split": split, "limit": limit, "frames": frames}},
             overwrite=overwrite,
             progress=progress,
         )
@@ -114,6 +115,7 @@ def ablate(
     problems: options.Problems = "shapes",
     split: options.Split = "test",
     limit: options.Limit = 64,
+    frames: options.Frames = 16,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make; the default is runs/ablate-<date>-<time>.")
     ] = None,
@@ -146,7 +148,7 @@ def ablate(
 
     out = out or _run_name("ablate")
     check_output(out, overwrite=overwrite)
-    listed = problems_of(problems, split, limit, seed)
+    listed = problems_of(problems, split, limit, seed, frames)
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
         matrix = matrix_of(loaded, tau, alpha, layers, threshold, engine)
@@ -159,7 +161,7 @@ def ablate(
             **({} if engine is None else {"engine": engine.value}),
         }
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
-        spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
+        spec |= {"source": {"problems": problems, "split": split, "limit": limit, "frames": frames}}
         with run_folder(out, "ablate", spec, overwrite=overwrite) as work:
             found = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
             built = work / "run"
