@@ -192,7 +192,7 @@ def _image(item: Any, where: str, folder: Path) -> Image.Image:
 
 
 def _video(
-    value: Any, where: str, folder: Path, frames: int
+    value: Any, where: str, folder: Path, frames: int = FRAME_LIMIT
 ) -> tuple[tuple[Image.Image, ...], dict[str, float]]:
     """The frames of a cell, and what a movie file tells about them."""
     if value is None:
