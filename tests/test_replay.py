@@ -1,4 +1,4 @@
-"""Every variant of replay against a naive loop over the whole model (`test_families` has each family); identities; what is refused."""
+"""Variants of replay against a naive loop over the whole model (`test_families` has families); identities; what is refused."""
 
 from dataclasses import asdict, replace
 
