@@ -48,8 +48,9 @@ def naive_replay(learner: Any, teacher: Any, inputs: dict[str, Any], visual: Ten
     """Activation Replay as METHOD tells it and no better: whole model, whole prompt, whole vocabulary, in every
     iteration.
 
-    `learner` and `teacher` are anatomies; `visual` (T,) bool; settings as in `Replay`. Returns tokens, losses and
-    masks, or the loss as a function of x if `only_loss`.
+    `learner` and `teacher` are anatomies; `visual` (T,) bool; settings as in `Replay`; `pictures` (T,) says which image a
+    position belongs to, each with a threshold of its own. Returns tokens, losses and masks, or the loss as a function of x
+    if `only_loss`.
     """
     start = s.get("layer") or 0
     layers = [start] if s.get("layer") is not None else list(range(s["layers"]))
@@ -57,9 +58,12 @@ def naive_replay(learner: Any, teacher: Any, inputs: dict[str, Any], visual: Ten
         outputs = hooked_residuals(teacher.model, teacher.layers, {**inputs, "use_cache": False})
         log_p = [teacher.logits(outputs[layer][0]).log_softmax(-1) for layer in layers]
     mask = torch.zeros(len(layers), len(visual), dtype=torch.bool)
+    pictures = s.get("pictures", torch.zeros_like(visual, dtype=torch.int))
     for row, lp in enumerate(log_p):
-        e = entropy(lp)[visual]
-        mask[row, visual] = e <= s["tau"] * e.max()
+        for picture in pictures[visual].unique():
+            here = visual & (pictures == picture)
+            e = entropy(lp)[here]
+            mask[row, here] = e <= s["tau"] * e.max()
     if s.get("mask") is not None:
         mask = s["mask"]
 

@@ -432,3 +432,9 @@ def test_bad_arguments(tiny_pair, changes, message):
 def test_a_problem_needs_images(tiny_pair, pictures, found):
     with pytest.raises(InputError, match=f"has {found}; the zoom tool needs images"):
         run_agent(tiny_pair, tiny.problem(images=pictures[0], frames=pictures[1]))
+
+
+def test_every_problem_is_looked_at_before_any_answer(tiny_pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.agent.decode", None)  # nothing is asked
+    with pytest.raises(InputError, match="'p1' has a video"):
+        run_agents(tiny_pair, [tiny.problem(), tiny.problem(images=0, frames=2, seed=1)], tmp_path / "a")

@@ -1,4 +1,4 @@
-"""Decoding against the models' own generate; batches, samples, stops, interventions."""
+"""Decoding (`test_families` compares it with the models' own `generate`): batches, samples, stops, interventions."""
 
 from collections import Counter
 
@@ -20,18 +20,6 @@ LEARN = Replay(layers=2, threshold="quantile", alpha=2000.0, iterations=3)
 
 def texts(responses):
     return [r.text for r in responses]
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_greedy_equals_the_models_own_generate(pair_of, family):
-    pair = pair_of(family)
-    prompt = pair.encode(tiny.problem(family))
-    forbidden = sorted(pair.rlvr.visual_token_ids)
-    ids = pair.rlvr.model.generate(
-        **prompt.model_inputs, max_new_tokens=8, do_sample=False, suppress_tokens=forbidden or None
-    )
-    expected = pair.tokenizer.decode(ids[0, len(prompt) :], skip_special_tokens=True)
-    assert decode(pair, prompt, max_new_tokens=8)[0].text == expected
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

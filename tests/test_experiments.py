@@ -82,6 +82,9 @@ def test_a_kept_run_goes_on_where_it_stopped(tiny_pair, problems, tmp_path, monk
     pd.testing.assert_frame_equal(first.summary, again.summary)
     ablate(tiny_pair, problems, [replace(TOKENS, alpha=1.0)], **SETTINGS, keep=tmp_path)
     assert len(calls) == 1
+    other = [replace(p, video=(tiny.image(),)) for p in problems]  # the same questions, another picture
+    ablate(tiny_pair, other, [], **SETTINGS, keep=tmp_path)
+    assert len(calls) == 3
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from workbench import lens
 from workbench.errors import InputError
-from workbench.lens import LensHead, LensStats
+from workbench.heads import LensHead
+from workbench.lens import LensStats
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 

@@ -8,7 +8,7 @@ from workbench.errors import InputError
 from workbench.patching import Patch, prepare_patch, record
 from workbench.prompts import TokenKind
 from workbench.traces import trace
-from workbench.tracing import read_calls, read_logits
+from workbench.tracing import read_calls
 
 
 def edits(prepared):
@@ -50,17 +50,6 @@ def test_visual_positions_only(tiny_pair):
     prompt = tiny_pair.encode(tiny.problem())
     mask = prepare_patch(tiny_pair, prompt, Patch(select="all", layers=2, positions="visual")).mask
     assert torch.equal(mask, (prompt.kinds == TokenKind.VISUAL).expand(2, -1))
-
-
-@pytest.mark.parametrize("select", ["low", "high", "random", "all"])
-def test_a_patch_from_the_model_itself_changes_no_bit(tiny_pair, select):
-    prompt = tiny_pair.encode(tiny.problem())
-    patch = Patch(select=select, layers=2, threshold="quantile", tau=0.5)
-    prepared = prepare_patch(tiny_pair, prompt, patch, source=record(tiny_pair.rlvr, prompt, (0, 1)))
-    plain = read_logits(tiny_pair.rlvr, prompt.model_inputs, last=len(prompt))
-    assert torch.equal(
-        read_logits(tiny_pair.rlvr, prompt.model_inputs, last=len(prompt), write=edits(prepared)), plain
-    )
 
 
 def test_patching_all_cells_of_all_layers_gives_the_bases_last_input(tiny_pair):

@@ -377,10 +377,10 @@ def test_video_sets_are_decoded_by_the_video_module(name, kit, hub, monkeypatch)
     write(home / file, rows)
     source = name.split(" ")[0]
 
-    def read_clip(path, where):
+    def read_clip(path, where, frames):
         asked.append(path.resolve())
-        frames = tuple(tiny.image(seed=i) for i in range(16))
-        return SimpleNamespace(frames=frames, metadata={"fps": 2.0})
+        pictures = tuple(tiny.image(seed=i) for i in range(frames))
+        return SimpleNamespace(frames=pictures, metadata={"fps": 2.0})
 
     with pytest.raises(InputError, match=r"`video` '.*\.mp4' is missing: no file"):
         load_problems(source)
@@ -393,7 +393,8 @@ def test_video_sets_are_decoded_by_the_video_module(name, kit, hub, monkeypatch)
     assert (question_text(problem), problem.answer, problem.verifier) == expected
     assert len(problem.video) == 16
     assert problem.metadata["fps"] == 2.0
-    assert asked == [(home / video).resolve()]
+    assert len(load_problems(source, frames=4)[0].video) == 4
+    assert asked == [(home / video).resolve()] * 2
 
 
 def test_every_set_has_a_fixture():

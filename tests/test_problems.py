@@ -8,11 +8,13 @@ import struct
 import sys
 import tempfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -246,6 +248,8 @@ def test_video_from_frames_folder_animation_and_list(tmp_path):
     assert (color(folder.video[0])[0], color(folder.video[-1])[0]) == (0, 39)  # natural order: 9 before 10
     assert [color(f)[0] for f in listed.video] == [0, 9]
     assert [color(f)[0] for f in still.video] == [3]
+    fewer = load_problems(tmp_path / "v.jsonl", frames=4)
+    assert [[color(f)[0] for f in p.video] for p in fewer] == [[0, 13, 26, 39], [0, 13, 26, 39], [0, 9], [3]]
 
 
 @settings(max_examples=25, deadline=None)
@@ -261,6 +265,16 @@ def test_text_is_taken_as_it_is(text):
 
 
 # --- folders and data sets
+
+
+def test_the_fingerprint_is_of_every_field_and_every_pixel():
+    problem = tiny.problem(images=1, frames=2)
+    same = tiny.problem(images=1, frames=2)
+    changes = [{"answer": "4"}, {"choices": ("3", "4")}, {"system": "Look."}, {"metadata": {"fps": 1}}]
+    changes += [{"images": same.images * 2}, {"images": ()}, {"video": same.video[::-1]}]
+    prints = {replace(problem, **change).fingerprint for change in changes}
+    assert problem.fingerprint == same.fingerprint
+    assert len(prints - {problem.fingerprint}) == len(changes)
 
 
 def test_folder_of_images_in_natural_order(tmp_path):
@@ -351,6 +365,8 @@ def test_hugging_face_failure_is_passed_on(monkeypatch):
         ("shapes", {"limit": 0}, "`limit` is 0; expected an integer of at least 1"),
         ("shapes", {"limit": 2.5}, "`limit` is 2.5; expected an integer of at least 1"),
         ("shapes", {"seed": -1}, "`seed` is -1; expected an integer of at least 0"),
+        ("shapes", {"frames": 0}, "`frames` is 0; expected an integer of at least 1: load_problems('clips'"),
+        ("shapes", {"frames": True}, "`frames` is True; expected an integer of at least 1"),
         (
             "shapes",
             {"columns": {"question": "q"}},

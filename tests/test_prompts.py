@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from copy import deepcopy
 
 import pytest
@@ -7,7 +6,6 @@ import torch
 from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from workbench.chat import tokenizer_of
 from workbench.errors import InputError
@@ -16,11 +14,6 @@ from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, encode
 
 # (family, images, frames of a video)
 CASES = [(f, n, 0) for f in tiny.MULTIMODAL for n in (0, 1, 2)] + [(f, 0, 4) for f in tiny.VIDEO]
-
-
-def run(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
-    with torch.no_grad():
-        return model(**inputs).logits
 
 
 # --- text ----------------------------------------------------------------------------------------------
@@ -99,25 +92,6 @@ def test_a_token_is_shown_as_text_or_as_its_piece(tiny_pair):
 
 
 # --- batches -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_batch_gives_what_each_prompt_gives_alone(family, pair_of):
-    pair = pair_of(family)
-    counts = [(1, 0), (2, 0), (1, 0)]
-    problems = [tiny.problem(family, *c, seed=i * 3) for i, c in enumerate(counts)]
-    groups = [problems]
-    if family in tiny.VIDEO:
-        groups.append([tiny.problem(family, 0, frames=4, seed=i) for i in range(2)])
-    for group in groups:
-        prompts = [pair.encode(p) for p in group]
-        assert [len(b) for b in batches(prompts, 8)] == [len(group)]
-        batch = collate(prompts, pair.pad_id)
-        logits = run(pair.base.model, batch)
-        for row, prompt in enumerate(prompts):
-            alone = run(pair.base.model, prompt.model_inputs)[0]
-            assert int(batch["attention_mask"][row].sum()) == len(prompt)
-            torch.testing.assert_close(logits[row, -len(prompt) :], alone, rtol=1e-4, atol=2e-5)
 
 
 def test_batches_keep_order_and_only_join_what_fits(tiny_pair):

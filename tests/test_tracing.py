@@ -1,4 +1,4 @@
-"""`tracing` against plain hooks, on a tiny random model of every supported family."""
+"""`tracing`: what is read, what is written, what is left behind (`test_families` compares reads with plain hooks)."""
 
 import gc
 import weakref
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workbench.anatomy import Anatomy, dissect
 from workbench.errors import InputError
-from workbench.prompts import EncodedPrompt, batches, collate, encode
+from workbench.prompts import EncodedPrompt, encode
 from workbench.tracing import read_logits, read_residuals
 
 
@@ -68,37 +68,6 @@ def hooks_on(model: torch.nn.Module) -> int:
 
 
 # --- reading
-
-
-def test_every_layer_equals_a_raw_hook_bit_for_bit(family: str):
-    anatomy, inputs = anatomy_of(family), prompt_of(family).model_inputs
-    hooked = oracle.hooked_residuals(anatomy.model, anatomy.layers, inputs)
-    read = read_residuals(anatomy, inputs)
-    assert list(read) == list(range(anatomy.depth))
-    for layer, expected in enumerate(hooked):
-        assert torch.equal(read[layer], expected)
-        assert read[layer].shape == (1, len(prompt_of(family)), anatomy.hidden_size)
-
-
-def test_the_last_layer_leads_to_the_models_own_logits(family: str):
-    anatomy, inputs = anatomy_of(family), prompt_of(family).model_inputs
-    own = oracle.own_logits(anatomy.model, inputs)
-    last = read_residuals(anatomy, inputs, layers=[anatomy.depth - 1])[anatomy.depth - 1]
-    torch.testing.assert_close(anatomy.logits(last), own, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(read_logits(anatomy, inputs, last=3), own[:, -3:], rtol=1e-5, atol=1e-5)
-
-
-def test_left_padding_does_not_change_residuals(family: str):
-    anatomy = anatomy_of(family)
-    prompts = [prompt_of(family, seed, images) for seed, images in ((0, 1), (5, 1), (2, 2), (9, 2))]
-    for batch in batches(prompts, size=4):
-        inputs = collate(batch, pad_id=tiny.tokenizer(family).pad_token_id)
-        together = read_residuals(anatomy, inputs)
-        for row, prompt in enumerate(batch):
-            alone = read_residuals(anatomy, prompt.model_inputs)
-            for layer, expected in alone.items():
-                padded = together[layer][row, -len(prompt) :]
-                torch.testing.assert_close(padded, expected[0], rtol=1e-5, atol=2e-5)
 
 
 def test_only_what_reduce_returns_is_kept_and_without_gradient(inputs: dict[str, Tensor]):

@@ -267,6 +267,10 @@ def test_movies_of_a_table_and_of_a_folder(tmp_path):
     assert first.question == "Describe this video."
     assert len(first.video) == 16
     assert load_problems(tmp_path / "clips", question="Where?")[0].question == "Where?"
+    for name in ("set.jsonl", "clips"):
+        *_, fewer = load_problems(tmp_path / name, frames=4)
+        assert numbers(fewer.video) == [0, 10, 20, 30]
+        assert fewer.metadata["fps"] == 1.0
 
 
 def test_movies_of_a_data_set_are_read_from_bytes(tmp_path):
@@ -274,8 +278,9 @@ def test_movies_of_a_data_set_are_read_from_bytes(tmp_path):
 
     content = write(tmp_path / "a.mp4", steady(31, 10)).read_bytes()
     rows = Dataset.from_list([{"question": "q", "video": {"bytes": content, "path": None}}])
-    (problem,) = load_problems(rows)
+    (problem,), (fewer,) = load_problems(rows), load_problems(rows, frames=4)
     assert numbers(problem.video) == list(range(0, 32, 2))
+    assert numbers(fewer.video) == [0, 10, 20, 30]
 
 
 def test_a_row_with_a_broken_movie_is_named(tmp_path):

@@ -18,7 +18,7 @@ _HOME = {
     "ModelPair": "pairs",
     "load_pair": "pairs",
     "PairPreset": "pair_presets",
-    "LensHead": "lens",
+    "LensHead": "heads",
     "LensStats": "lens",
     "LensTrace": "traces",
     "trace": "traces",

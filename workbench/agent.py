@@ -174,6 +174,8 @@ def run_agents(
         ``agents``: a row a problem: problem, family, turns, calls, errors, ended, answer, correct (None: not known),
         positions (of the last prompt), seconds, page; ``turns``: `Transcript.to_dataframe` of all.
     """
+    for problem in problems:
+        _check_images(problem)
     pages.mkdir(parents=True, exist_ok=True)
     shown = pages if keep is None else keep / "pages"
     shown.mkdir(parents=True, exist_ok=True)
@@ -186,10 +188,8 @@ def run_agents(
             transcript.save(shown / page)
             return [_row(transcript, page), transcript.to_dataframe()]
 
-        asked = (problem.id, problem.question, problem.answer, [image.size for image in problem.images])
-        found.append(
-            kept(keep, {"pair": pair.provenance, "problem": asked, **settings}, ("agents", "turns"), make)
-        )
+        spec = {"pair": pair.provenance, "problem": problem.fingerprint, **settings}
+        found.append(kept(keep, spec, ("agents", "turns"), make))
         if keep is not None:
             shutil.copyfile(shown / page, pages / page)
         if progress:
@@ -248,6 +248,14 @@ def _limit(pair: ModelPair) -> int:
     return min(getattr(config, "max_position_embeddings", None) or _UNKNOWN for config in configs)
 
 
+def _check_images(problem: Problem) -> None:
+    if not problem.images or problem.video:
+        found = "a video" if problem.video else "no images"
+        raise InputError(
+            f"`problem` {problem.id!r} has {found}; the zoom tool needs images: Problem(..., images=(picture,))"
+        )
+
+
 def _check(
     problem: Problem, model: Model, intervention: Replay | Patch | None, turns: int, limit: int
 ) -> None:
@@ -255,11 +263,7 @@ def _check(
     for name, value in (("turns", turns), ("max_context", limit)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"`{name}` is {value!r}; expected a whole number of at least 1: {call}")
-    if not problem.images or problem.video:
-        found = "a video" if problem.video else "no images"
-        raise InputError(
-            f"`problem` {problem.id!r} has {found}; the zoom tool needs images: Problem(..., images=(picture,))"
-        )
+    _check_images(problem)
     if intervention is not None and not isinstance(intervention, Replay | Patch):
         raise InputError(
             f"`intervention` is a {type(intervention).__name__}; expected None, a Replay or a Patch, of which each turn's "

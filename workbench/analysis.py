@@ -126,7 +126,7 @@ class Given:
         if o.run:
             return LensTrace.load(o.run / "trace")
         problems = self.problems()
-        spec = {"pair": self.spec["pair"], "problems": [p.id for p in problems], "seed": o.seed}
+        spec = {"pair": self.spec["pair"], "problems": [p.fingerprint for p in problems], "seed": o.seed}
         kept = o.cache / f"trace-{digest_of(spec)}"
         if not (kept / "manifest.json").exists():
             traced = trace(

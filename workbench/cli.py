@@ -6,11 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench import options
+from workbench import groups, options
 from workbench.errors import InputError
 from workbench.options import (
-    extra,
-    interruptible,
     matrix_of,
     pair_of,
     problems_of,
@@ -26,10 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What RLVR changes inside a large multimodal model, seen through the logit lens.",
 )
-organism = typer.Typer(no_args_is_help=True, help="Train and evaluate the bundled pair `shapes`.")
-app.add_typer(organism, name="organism")
-pairs = typer.Typer(no_args_is_help=True, help="Pairs that can be loaded by name.")
-app.add_typer(pairs, name="pairs")
+app.add_typer(groups.organism, name="organism")
+app.add_typer(groups.pairs, name="pairs")
 
 
 @app.command()
@@ -40,6 +36,7 @@ def study(
     problems: options.Problems = "shapes",
     split: options.Split = "test",
     limit: options.Limit = 64,
+    frames: options.Frames = 16,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make; the default is runs/study-<date>-<time>.")
     ] = None,
@@ -76,7 +73,7 @@ def study(
 
     out = out or _run_name("study")
     check_output(out, overwrite=overwrite)
-    listed = problems_of(problems, split, limit, seed)
+    listed = problems_of(problems, split, limit, seed, frames)
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
         asked, perturbed = (
@@ -98,7 +95,7 @@ def study(
             engine=engine.value if engine else None,
             perturbed=perturbed,
             controls=controls_of(loaded) if perturbed else None,
-            notes={"source": {"problems": problems, "split": split, "limit": limit}},
+            notes={"source": {"problems": problems, "split": split, "limit": limit, "frames": frames}},
             overwrite=overwrite,
             progress=progress,
         )
@@ -118,6 +115,7 @@ def ablate(
     problems: options.Problems = "shapes",
     split: options.Split = "test",
     limit: options.Limit = 64,
+    frames: options.Frames = 16,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make; the default is runs/ablate-<date>-<time>.")
     ] = None,
@@ -150,7 +148,7 @@ def ablate(
 
     out = out or _run_name("ablate")
     check_output(out, overwrite=overwrite)
-    listed = problems_of(problems, split, limit, seed)
+    listed = problems_of(problems, split, limit, seed, frames)
     with progress_bars() as progress:
         loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
         matrix = matrix_of(loaded, tau, alpha, layers, threshold, engine)
@@ -163,7 +161,7 @@ def ablate(
             **({} if engine is None else {"engine": engine.value}),
         }
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
-        spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
+        spec |= {"source": {"problems": problems, "split": split, "limit": limit, "frames": frames}}
         with run_folder(out, "ablate", spec, overwrite=overwrite) as work:
             found = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
             built = work / "run"
@@ -352,73 +350,6 @@ def doctor(
     report = examine()
     Console().print(report)
     raise typer.Exit(report.exit_code)
-
-
-@pairs.command("list")
-def pairs_list(
-    file: Annotated[Path | None, typer.Argument(help="Your own file; the default is the package's.")] = None,
-) -> None:
-    """List them, with where their models lie on this machine."""
-    from rich.console import Console
-
-    from workbench.pair_presets import preset_table, read_presets
-
-    Console().print(preset_table(read_presets(file).values()))
-
-
-@pairs.command("show")
-def pairs_show(name: Annotated[str, typer.Argument(help="NAME, or FILE.yaml:NAME.")]) -> None:
-    """Print all that is known of one, as YAML."""
-    from workbench.pair_presets import pair_preset
-
-    typer.echo(pair_preset(name).to_yaml())
-
-
-@organism.command("train")
-def organism_train(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and both models.")] = Path("organism-run"),
-    recipe: Annotated[Path | None, typer.Option(help="A changed copy of the recipe.")] = None,
-) -> None:
-    """Make base and RLVR model from nothing; the same command goes on where it stopped."""
-    training = extra("workbench.organism.training")
-    with interruptible():
-        training.train(out, training.read_recipe(recipe or training.RECIPE))
-
-
-@organism.command("evaluate")
-def organism_evaluate(
-    folder: Annotated[
-        Path | None, typer.Option(help="A trained pair; the default is the bundled one.")
-    ] = None,
-    problems: Annotated[int, typer.Option(help="Problems of the held-out split.")] = 300,
-    samples: Annotated[int, typer.Option(help="Samples per problem at temperature 1.")] = 64,
-    videos: Annotated[int, typer.Option(help="Problems of `shapes-video`; 0 leaves them out.")] = 150,
-    scenes: Annotated[
-        int, typer.Option(help="Problems of `shapes-agent`, with the zoom tool; 0 leaves them out.")
-    ] = 100,
-    easy_vqa: Annotated[
-        int, typer.Option(help="Questions of easy-VQA's test split; 0 leaves it out.")
-    ] = 1000,
-    split: Annotated[str, typer.Option(help="Split of `shapes`.")] = "test",
-    seed: Annotated[int, typer.Option(help="Of problems and samples.")] = 0,
-) -> None:
-    """Reprint the model card's table: accuracies of both models, with intervals."""
-    quiet()
-    from workbench.organism import evaluation
-
-    with progress_bars() as progress:
-        table = evaluation.evaluate(
-            folder or evaluation.WEIGHTS,
-            problems=problems,
-            samples=samples,
-            videos=videos,
-            scenes=scenes,
-            easy_vqa=easy_vqa,
-            split=split,
-            seed=seed,
-            progress=progress,
-        )
-    typer.echo(evaluation.as_markdown(table))
 
 
 def run_analysis(name: str) -> None:

@@ -311,7 +311,7 @@ def _spec(
         "condition": condition
         if isinstance(condition, str)
         else [type(condition).__name__, asdict(condition)],
-        "problems": [(p.id, p.question, p.answer, [image.size for image in p.images]) for p in problems],
+        "problems": [p.fingerprint for p in problems],
         "settings": settings,
     }
 

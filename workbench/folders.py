@@ -65,6 +65,9 @@ def run_folder(out: Path, kind: str, spec: Any, *, overwrite: bool = False) -> I
             f"`out` {out} could not be written: {error.strerror or error}. Nothing that was there before has changed; "
             "free some space or name another folder, and the same command goes on where it stopped"
         ) from error
+    finally:
+        if not any(path.is_file() for path in work.rglob("*")):  # nothing to go on from
+            shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(work, ignore_errors=True)
 
 

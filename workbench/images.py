@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, ImageSequence
 from workbench.errors import InputError
 
 PIXEL_LIMIT = 64_000_000  # width x height of the largest image accepted: two 8K frames
-FRAME_LIMIT = 16  # evenly spaced frames kept of a folder of frames or an animation
+FRAME_LIMIT = 16  # evenly spaced frames kept of a video, unless told otherwise
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 _ORIENTATION = 0x0112
@@ -108,8 +108,8 @@ def image_files(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path
     return sorted(found, key=lambda path: (_natural(path.name), path.name))
 
 
-def open_frames(path: Path, where: str) -> tuple[Image.Image, ...]:
-    """At most `FRAME_LIMIT` evenly spaced frames of a video given as a folder of images or an animated image.
+def open_frames(path: Path, where: str, frames: int = FRAME_LIMIT) -> tuple[Image.Image, ...]:
+    """At most ``frames`` evenly spaced frames of a video given as a folder of images or an animated image.
 
     Raises:
         InputError: missing, broken, or without frames.
@@ -120,14 +120,15 @@ def open_frames(path: Path, where: str) -> tuple[Image.Image, ...]:
             raise InputError(
                 f"{where} is a folder without images: {str(path)!r}; expected frames, for example 001.png"
             )
-        return tuple(open_image(files[i], f"{where}, frame {files[i].name!r},") for i in _spread(len(files)))
+        chosen = [files[i] for i in _spread(len(files), frames)]
+        return tuple(open_image(file, f"{where}, frame {file.name!r},") for file in chosen)
     first = open_image(path, where)  # its checks come first: size, truncation
     with Image.open(path) as animation:
         try:
             count = getattr(animation, "n_frames", 1)
-            wanted = set(_spread(count))
-            frames = enumerate(ImageSequence.Iterator(animation)) if count > 1 else ()
-            return tuple(as_rgb(frame.copy(), where) for i, frame in frames if i in wanted) or (first,)
+            wanted = set(_spread(count, frames))
+            shown = enumerate(ImageSequence.Iterator(animation)) if count > 1 else ()
+            return tuple(as_rgb(frame.copy(), where) for i, frame in shown if i in wanted) or (first,)
         except InputError:
             raise
         except Exception as error:  # as in `as_rgb`
@@ -151,9 +152,9 @@ def _broken(where: str, error: Exception) -> InputError:
     )
 
 
-def _spread(count: int) -> Sequence[int]:
-    """Indices of at most `FRAME_LIMIT` of ``count`` frames, the first and the last among them."""
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, FRAME_LIMIT)).round()})
+def _spread(count: int, frames: int) -> Sequence[int]:
+    """Indices of at most ``frames`` of ``count`` frames, the first among them, and the last if there are two."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, frames)).round()})
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

@@ -61,11 +61,13 @@ Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]
 Problems = Annotated[
     str,
     typer.Option(
-        help="shapes, easy-vqa, a set of the paper (mathvista, ...), a .tsv or .jsonl file, a folder of images, hf:owner/name."
+        help="shapes, easy-vqa, a set of the paper (mathvista, ...), a .tsv or .jsonl file, a folder of images or movies, "
+        "hf:owner/name."
     ),
 ]
 Split = Annotated[str, typer.Option(help="Split of the problem set.")]
 Limit = Annotated[int, typer.Option(help="How many problems.")]
+Frames = Annotated[int, typer.Option(help="Of every video at most, evenly spaced in time.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace `out` if it exists.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is the GPU where there is one.")
@@ -96,11 +98,11 @@ Layers = Annotated[int | None, typer.Option(help="Layers that replay and patches
 HowLow = Annotated[Threshold | None, typer.Option(help="What `tau` is a part of.")]
 
 
-def problems_of(source: str, split: str, limit: int, seed: int) -> list[Any]:
+def problems_of(source: str, split: str, limit: int, seed: int, frames: int = 16) -> list[Any]:
     """The problems that the options name."""
     from workbench.problems import load_problems
 
-    return list(load_problems(source, split=split, limit=limit, seed=seed))
+    return list(load_problems(source, split=split, limit=limit, seed=seed, frames=frames))
 
 
 def pair_of(

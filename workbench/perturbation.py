@@ -175,10 +175,7 @@ def perturb(
             folder,
             {
                 "pair": pair.provenance,
-                "problems": [
-                    (p.id, p.question, p.answer, dict(p.metadata), [image.size for image in p.images])
-                    for p in part
-                ],
+                "problems": [p.fingerprint for p in part],
                 "settings": settings,
             },
             ["perturbation"],

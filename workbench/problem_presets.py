@@ -16,6 +16,7 @@ import yaml
 
 from workbench.answers import VERIFIERS
 from workbench.errors import InputError
+from workbench.images import FRAME_LIMIT
 from workbench.rows import FIELDS, LETTERS, Columns, Rows, as_list, nearest, to_records
 from workbench.sources import read_rows
 
@@ -177,7 +178,7 @@ def read_problem_presets(file: Path | None = None) -> dict[str, ProblemPreset]:
     return presets
 
 
-def preset_rows(source: str, columns: Columns) -> Rows | None:
+def preset_rows(source: str, columns: Columns, frames: int = FRAME_LIMIT) -> Rows | None:
     """Records of ``NAME`` or ``NAME:FILE``; None where NAME is no preset.
 
     Raises:
@@ -193,7 +194,7 @@ def preset_rows(source: str, columns: Columns) -> Rows | None:
             f"`columns` applies to files and data sets, not to {name!r}, which knows its columns"
         )
     place, files = _located(preset, own)
-    return to_records(_adapted(preset, place, files), place.columns, name, files[0].parent)
+    return to_records(_adapted(preset, place, files), place.columns, name, files[0].parent, frames)
 
 
 def _located(preset: ProblemPreset, own: str) -> tuple[Place, list[Path]]:

@@ -1,10 +1,11 @@
 """Problems: a question with its image(s) or video, the answer, and how an answer is verified."""
 
+import hashlib
 import html
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.images import as_rgb, data_uri
+from workbench.images import FRAME_LIMIT, as_rgb, data_uri
 from workbench.problem_presets import preset_rows, read_problem_presets
 from workbench.rows import FIELDS, LETTERS, nearest
 from workbench.sources import (
@@ -122,6 +123,18 @@ class Problem:
                     "clean it with text.encode('utf-8', 'replace').decode()"
                 ) from error
 
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand for all of it, every pixel included."""
+        digest = hashlib.sha256()
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            pictures = value if name in ("images", "video") else ()
+            digest.update(repr((name, [p.size for p in pictures] if pictures else value)).encode())
+            for picture in pictures:
+                digest.update(picture.tobytes())
+        return digest.hexdigest()[:16]
+
     def __repr__(self) -> str:
         question = self.question if len(self.question) <= 60 else f"{self.question[:57]}..."
         pictures = "".join(f", {n}={len(getattr(self, n))}" for n in ("images", "video") if getattr(self, n))
@@ -155,6 +168,7 @@ def load_problems(
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
     question: str | None = None,
+    frames: int = FRAME_LIMIT,
 ) -> list[Problem]:
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
@@ -175,6 +189,8 @@ def load_problems(
             are the keys of `workbench.rows.FIELDS`. An empty name leaves a field out; ``{"id": ""}`` numbers
             the rows.
         question: asked of every image and movie of a folder (by default `FOLDER_QUESTION`).
+        frames: of every video at most, evenly spaced; a list of images is taken whole. How large a model sees them
+            is the pair's setting: `load_pair(..., frame_pixels=...)`.
 
     A row's image is a path relative to the file, base64, or a list of these; in a TSV also the index of
     another row. Its video is a movie file (`sample_frames`; its sampling rate goes to ``metadata["fps"]``), a
@@ -187,19 +203,19 @@ def load_problems(
         InputError: anything wrong with the arguments, the files or a row; rows are named by file and line.
     """
     mapping = {} if columns is None else columns
-    _check_arguments(source, limit, seed, mapping, question)
+    _check_arguments(source, limit, seed, mapping, question, frames)
     if isinstance(source, str) and source in GENERATED:
         rows = read_generated(source, split, limit, seed)
     elif source == "easy-vqa":
         rows = read_easy_vqa(split, limit, seed)
     elif isinstance(source, str) and source.startswith("hf:"):
-        rows = read_hub(source, split, mapping)
+        rows = read_hub(source, split, mapping, frames)
     elif isinstance(source, str | os.PathLike):
-        rows = isinstance(source, str) and preset_rows(source, mapping)
+        rows = isinstance(source, str) and preset_rows(source, mapping, frames)
         known = (*NAMES, *read_problem_presets())
-        rows = rows or read_path(Path(source).expanduser(), mapping, question, known)
+        rows = rows or read_path(Path(source).expanduser(), mapping, question, known, frames)
     else:
-        rows = read_dataset(source, split, mapping)
+        rows = read_dataset(source, split, mapping, frames=frames)
 
     problems: dict[str, Problem] = {}
     for where, record in itertools.islice(rows, limit):
@@ -222,8 +238,12 @@ def load_problems(
 
 
 def _check_arguments(
-    source: Any, limit: Any, seed: Any, columns: Mapping[str, str], question: str | None
+    source: Any, limit: Any, seed: Any, columns: Mapping[str, str], question: str | None, frames: Any
 ) -> None:
+    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+        raise InputError(
+            f"`frames` is {frames!r}; expected an integer of at least 1: load_problems('clips', frames=16)"
+        )
     for name, value, least in (("limit", 1 if limit is None else limit, 1), ("seed", seed, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(

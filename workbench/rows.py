@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.images import SUFFIXES, as_rgb, decode_base64, open_frames, open_image
+from workbench.images import FRAME_LIMIT, SUFFIXES, as_rgb, decode_base64, open_frames, open_image
 from workbench.video import MOVIES, read_clip
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -47,8 +47,8 @@ def nearest(name: str, known: Iterable[Any]) -> str:
     return f" (did you mean {spelled[match[0]]!r}?)" if match else ""
 
 
-def to_records(rows: Rows, columns: Columns, prefix: str, folder: Path) -> Rows:
-    """Records of rows; ids start with ``prefix``, image paths are relative to ``folder``.
+def to_records(rows: Rows, columns: Columns, prefix: str, folder: Path, frames: int = FRAME_LIMIT) -> Rows:
+    """Records of rows; ids start with ``prefix``, image paths are relative to ``folder``; ``frames`` of a video at most.
 
     Raises:
         InputError: a column that is not there, or anything wrong with a row.
@@ -56,7 +56,7 @@ def to_records(rows: Rows, columns: Columns, prefix: str, folder: Path) -> Rows:
     for number, (where, row) in enumerate(rows):
         if number == 0:
             _check_columns(row, columns, where)
-        yield where, _record(where, row, number, columns, prefix, folder)
+        yield where, _record(where, row, number, columns, prefix, folder, frames)
 
 
 def read_images(value: Any, where: str, folder: Path) -> tuple[Image.Image, ...]:
@@ -95,7 +95,13 @@ def _names(field: str, columns: Columns) -> tuple[str, ...]:
 
 
 def _record(
-    where: str, row: Mapping[str, Any], number: int, columns: Columns, prefix: str, folder: Path
+    where: str,
+    row: Mapping[str, Any],
+    number: int,
+    columns: Columns,
+    prefix: str,
+    folder: Path,
+    frames: int,
 ) -> dict[str, Any]:
     value = {
         field: next((row[name] for name in _names(field, columns) if not _blank(row.get(name))), None)
@@ -123,7 +129,7 @@ def _record(
         *(name for names in FIELDS.values() for name in names),
     }
     left = {name: cell for name, cell in row.items() if name and name not in taken and not _blank(cell)}
-    video, told = _video(value["video"], f"{where}: `video`", folder)
+    video, told = _video(value["video"], f"{where}: `video`", folder, frames)
     return {
         "id": f"{prefix}/{number if value['id'] is None else value['id']}",
         "question": question,
@@ -185,7 +191,9 @@ def _image(item: Any, where: str, folder: Path) -> Image.Image:
     return open_image(decode_base64(item, where), where)
 
 
-def _video(value: Any, where: str, folder: Path) -> tuple[tuple[Image.Image, ...], dict[str, float]]:
+def _video(
+    value: Any, where: str, folder: Path, frames: int = FRAME_LIMIT
+) -> tuple[tuple[Image.Image, ...], dict[str, float]]:
     """The frames of a cell, and what a movie file tells about them."""
     if value is None:
         return (), {}
@@ -194,14 +202,14 @@ def _video(value: Any, where: str, folder: Path) -> tuple[tuple[Image.Image, ...
     if isinstance(item, Mapping):  # an undecoded video of the library `datasets`
         item = item.get("bytes") or item.get("path")
     if isinstance(item, bytes) and not isinstance(items[0], bytes):
-        clip = read_clip(item, where)
+        clip = read_clip(item, where, frames)
         return clip.frames, clip.metadata
     if isinstance(item, str) and not item.startswith(("data:", "http://", "https://")):
         path = folder / item
         if path.suffix.lower() in MOVIES and not path.is_dir():
-            clip = read_clip(path, f"{where} {item!r}")
+            clip = read_clip(path, f"{where} {item!r}", frames)
             return clip.frames, clip.metadata
-        return open_frames(path, where), {}
+        return open_frames(path, where, frames), {}
     return read_images(items, where, folder), {}
 
 

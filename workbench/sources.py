@@ -17,7 +17,7 @@ from pyarrow.parquet import ParquetFile
 
 from workbench import shapes, shapes_agent, shapes_video
 from workbench.errors import InputError
-from workbench.images import SUFFIXES, image_files, open_image
+from workbench.images import FRAME_LIMIT, SUFFIXES, image_files, open_image
 from workbench.rows import Columns, Rows, is_file, nearest, read_images, to_records
 from workbench.video import MOVIES, read_clip
 
@@ -76,20 +76,26 @@ def read_easy_vqa(split: str, limit: int | None, seed: int) -> Rows:
         yield where, {**record, "family": families.get(answers[i], "color"), "metadata": {"image": image}}
 
 
-def read_path(path: Path, columns: Columns, question: str | None, known: Sequence[str] = NAMES) -> Rows:
+def read_path(
+    path: Path,
+    columns: Columns,
+    question: str | None,
+    known: Sequence[str] = NAMES,
+    frames: int = FRAME_LIMIT,
+) -> Rows:
     """A folder of images and movies in natural order, each with ``question``, or the rows of a file."""
     kind = path.suffix.lower()
     if path.is_dir():
         for file in image_files(path, SUFFIXES | MOVIES):
             where = f"{path.name}/{file.name}"
             if file.suffix.lower() in MOVIES:
-                clip = read_clip(file, where)
+                clip = read_clip(file, where, frames)
                 seen = {"video": clip.frames, "metadata": clip.metadata, "question": MOVIE_QUESTION}
             else:
                 seen = {"images": (open_image(file, where),), "question": FOLDER_QUESTION}
             yield where, {"id": where, **seen, **({"question": question} if question else {})}
     elif path.exists() and kind in KINDS:
-        yield from to_records(read_rows(path, columns), columns, path.stem, path.parent)
+        yield from to_records(read_rows(path, columns), columns, path.stem, path.parent, frames)
     elif path.exists():
         raise InputError(
             f"`source` {path.name!r} is a file of unknown kind; expected {', '.join(KINDS)} or a folder of images: "
@@ -108,7 +114,7 @@ def read_path(path: Path, columns: Columns, question: str | None, known: Sequenc
         )
 
 
-def read_hub(source: str, split: str, columns: Columns) -> Rows:
+def read_hub(source: str, split: str, columns: Columns, frames: int = FRAME_LIMIT) -> Rows:
     """``hf:owner/name[:configuration][@revision]`` from the Hugging Face hub or its local cache, streamed."""
     parts = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+)?)(?::([^@]+))?(?:@(.+))?", source)
     if parts is None:
@@ -129,10 +135,12 @@ def read_hub(source: str, split: str, columns: Columns) -> Rows:
             f"`source` {source!r} could not be opened ({type(error).__name__}: {error}); expected a data set "
             f"with a split {split!r}: load_problems('hf:owner/name:configuration', split='train')"
         ) from error
-    yield from read_dataset(dataset, split, columns, name)
+    yield from read_dataset(dataset, split, columns, name, frames)
 
 
-def read_dataset(dataset: Any, split: str, columns: Columns, name: str = "data set") -> Rows:
+def read_dataset(
+    dataset: Any, split: str, columns: Columns, name: str = "data set", frames: int = FRAME_LIMIT
+) -> Rows:
     """A data set object of the library `datasets`, or the named split of a dictionary of them."""
     if isinstance(dataset, Mapping):
         if split not in dataset:
@@ -141,7 +149,7 @@ def read_dataset(dataset: Any, split: str, columns: Columns, name: str = "data s
                 f"{nearest(split, dataset)}: load_problems(data, split={next(iter(dataset), 'test')!r})"
             )
         dataset = dataset[split]
-    yield from to_records(_rows(dataset, name), columns, name, Path())
+    yield from to_records(_rows(dataset, name), columns, name, Path(), frames)
 
 
 def _rows(dataset: Any, name: str) -> Rows:

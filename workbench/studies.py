@@ -5,7 +5,6 @@ place when it is whole. An interrupted run therefore leaves nothing half-written
 where it stopped: traces are kept every `SHARD` problems.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from workbench.claims import (
 )
 from workbench.experiments import Ablation, Condition, ablate
 from workbench.figure_files import write_figures
-from workbench.folders import made_with, run_folder, write_json, write_tables
+from workbench.folders import digest_of, made_with, run_folder, write_json, write_tables
 from workbench.followed import follow
 from workbench.null_figures import null_figures
 from workbench.nulls import NullShift, weight_nulls
@@ -316,8 +315,7 @@ def _grids(traced: LensTrace) -> dict[str, Any]:
 
 
 def _describe(problems: Sequence[Problem]) -> dict[str, Any]:
-    listed = [(p.id, p.question, p.answer, *(image.size for image in p.images)) for p in problems]
-    return {"count": len(problems), "digest": hashlib.sha256(repr(listed).encode()).hexdigest()[:16]}
+    return {"count": len(problems), "digest": digest_of([p.fingerprint for p in problems])}
 
 
 def _flat(spec: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

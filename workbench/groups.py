@@ -1,0 +1,78 @@
+"""Commands that come in groups: `workbench pairs ...` and `workbench organism ...`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.options import extra, interruptible, progress_bars, quiet
+
+pairs = typer.Typer(no_args_is_help=True, help="Pairs that can be loaded by name.")
+organism = typer.Typer(no_args_is_help=True, help="Train and evaluate the bundled pair `shapes`.")
+
+
+@pairs.command("list")
+def pairs_list(
+    file: Annotated[Path | None, typer.Argument(help="Your own file; the default is the package's.")] = None,
+) -> None:
+    """List them, with where their models lie on this machine."""
+    from rich.console import Console
+
+    from workbench.pair_presets import preset_table, read_presets
+
+    Console().print(preset_table(read_presets(file).values()))
+
+
+@pairs.command("show")
+def pairs_show(name: Annotated[str, typer.Argument(help="NAME, or FILE.yaml:NAME.")]) -> None:
+    """Print all that is known of one, as YAML."""
+    from workbench.pair_presets import pair_preset
+
+    typer.echo(pair_preset(name).to_yaml())
+
+
+@organism.command("train")
+def organism_train(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and both models.")] = Path("organism-run"),
+    recipe: Annotated[Path | None, typer.Option(help="A changed copy of the recipe.")] = None,
+) -> None:
+    """Make base and RLVR model from nothing; the same command goes on where it stopped."""
+    training = extra("workbench.organism.training")
+    with interruptible():
+        training.train(out, training.read_recipe(recipe or training.RECIPE))
+
+
+@organism.command("evaluate")
+def organism_evaluate(
+    folder: Annotated[
+        Path | None, typer.Option(help="A trained pair; the default is the bundled one.")
+    ] = None,
+    problems: Annotated[int, typer.Option(help="Problems of the held-out split.")] = 300,
+    samples: Annotated[int, typer.Option(help="Samples per problem at temperature 1.")] = 64,
+    videos: Annotated[int, typer.Option(help="Problems of `shapes-video`; 0 leaves them out.")] = 150,
+    scenes: Annotated[
+        int, typer.Option(help="Problems of `shapes-agent`, with the zoom tool; 0 leaves them out.")
+    ] = 100,
+    easy_vqa: Annotated[
+        int, typer.Option(help="Questions of easy-VQA's test split; 0 leaves it out.")
+    ] = 1000,
+    split: Annotated[str, typer.Option(help="Split of `shapes`.")] = "test",
+    seed: Annotated[int, typer.Option(help="Of problems and samples.")] = 0,
+) -> None:
+    """Reprint the model card's table: accuracies of both models, with intervals."""
+    quiet()
+    from workbench.organism import evaluation
+
+    with progress_bars() as progress:
+        table = evaluation.evaluate(
+            folder or evaluation.WEIGHTS,
+            problems=problems,
+            samples=samples,
+            videos=videos,
+            scenes=scenes,
+            easy_vqa=easy_vqa,
+            split=split,
+            seed=seed,
+            progress=progress,
+        )
+    typer.echo(evaluation.as_markdown(table))
