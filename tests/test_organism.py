@@ -1,5 +1,7 @@
 """The recipe runs, resumes, and trains on exactly what single prompts would show; the evaluation counts right."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,7 +49,7 @@ def recipe():
         "validation_steps": 1,
         "save_steps": 1,
     }
-    small["control"] |= {"steps": 2, "warmup_steps": 1}
+    small["control"] |= {"warmup_steps": 1}
     return small
 
 
@@ -157,6 +159,13 @@ def test_the_head_is_told_what_each_cell_holds(processor, recipe):
     )
     known = (scene["color"] != data.IGNORE).sum(1).tolist()
     assert known == [16, 1]  # the whole picture, and of the crop the mark
+
+
+def test_the_step_that_validates_best_is_kept_of_equals_the_last(tmp_path):
+    curve = [(0, 0.9, 0.9), (25, 0.5, 0.4), (50, 0.4, 0.5), (75, 0.3, 0.3)]
+    rows = [{"step": step, "greedy": greedy, "sampled": sampled} for step, greedy, sampled in curve]
+    (tmp_path / grpo.CURVE).write_text(json.dumps(rows))
+    assert grpo.kept_step(tmp_path) == 50
 
 
 def test_muon_takes_torchs_steps():

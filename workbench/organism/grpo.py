@@ -26,6 +26,8 @@ from workbench.prompts import encode
 from workbench.shapes_agent import Box
 from workbench.zoom import STOPS
 
+CURVE = "validation.json"
+
 
 def reward(completions: list[Any], answer: list[str], box: list[Box | None], **_: Any) -> list[float]:
     """1 where the answer is right or the call shows what was asked about, else 0."""
@@ -66,6 +68,12 @@ def _prompt(kind: str, seed: int, index: int) -> dict[str, Any]:
     return {"prompt": prompt, "images": images, "answer": question.answer, "box": box}
 
 
+def kept_step(folder: Path) -> int:
+    """The step of the model that a finished run in ``folder`` kept: the best on the validation split, of equals the last."""
+    rows = [row for row in json.loads((folder / CURVE).read_text()) if row["step"]]
+    return max(rows, key=lambda row: (row["greedy"] + row["sampled"], row["step"]))["step"]
+
+
 class Checkpoints(TrainerCallback):
     """Keeps weight deltas (bf16) at chosen steps, and the weights that validate best."""
 
@@ -78,7 +86,7 @@ class Checkpoints(TrainerCallback):
             folder,
         )
         self.start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        self.curve_file = folder / "validation.json"
+        self.curve_file = folder / CURVE
         self.curve: list[dict[str, float]] = (
             json.loads(self.curve_file.read_text()) if self.curve_file.exists() else []
         )

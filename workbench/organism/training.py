@@ -66,7 +66,9 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
         organism = Qwen2_5_VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
         start = {name: tensor.clone() for name, tensor in organism.state_dict().items()}
         processor = AutoProcessor.from_pretrained(base)
-        sft.train(organism, processor, recipe, folder / "control", control=True)
+        steps = recipe["control"]["steps"] or grpo.kept_step(folder / "grpo")
+        settings = recipe | {"control": recipe["control"] | {"steps": steps}}
+        sft.train(organism, processor, settings, folder / "control", control=True)
         now = organism.state_dict()
         save_file({name: (now[name] - tensor).bfloat16() for name, tensor in start.items()}, str(control))
 
@@ -111,7 +113,7 @@ def curves(folder: Path) -> pd.DataFrame:
             rows += [
                 {"stage": stage, "step": entry["step"], "measure": k, "value": v} for k, v in numbers.items()
             ]
-    for entry in json.loads((folder / "grpo" / "validation.json").read_text()):
+    for entry in json.loads((folder / "grpo" / grpo.CURVE).read_text()):
         rows += [
             {"stage": "validation", "step": entry["step"], "measure": key, "value": entry[key]}
             for key in ("greedy", "sampled")
