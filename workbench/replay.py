@@ -14,8 +14,7 @@ The algorithm (arXiv 2511.19972, section 4, and its released code), for the dire
 earlier, as the released code does.
 
 What does not change from one iteration to the next is computed once: everything before the first layer; the keys
-and values of the positions before the first visual token (they cannot see x); the targets; the rows of the
-unembedding that they need. Positions after the last visual token, which it cannot see, and layers after K never
+and values of the positions before the first visual token (they cannot see x); the targets. Positions after the last visual token, which it cannot see, and layers after K never
 run.
 """
 
@@ -316,7 +315,7 @@ def _learn(
     start = loss_layers[0] if replay.site == "mid_tokens" else 0
     segment = Segment(learner, calls, start, last + int(after), int(cells.position.min()))
     readouts = {
-        layer: Readout.of(learner, cells, target, chosen, normalize=replay.normalize, vocabulary=vocabulary)
+        layer: Readout.of(learner, cells, target, chosen, normalize=replay.normalize)
         for layer, target, chosen in zip(loss_layers, targets, mask, strict=True)
     }
     tokens, losses, stopped = descend(
