@@ -123,9 +123,7 @@ class Readout:
         device = learner.unembedding.weight.device
         ids = None if target.ids is None else target.ids[index.to(target.ids.device)].to(device)
         log_p = target.log_p[index.to(target.log_p.device)].to(device)
-        return cls(
-            learner, index, prompt.to(device), share[prompt].to(device), ids, log_p, len(cells.counts)
-        )
+        return cls(learner, index, prompt.to(device), share[prompt].to(device), ids, log_p, len(cells.counts))
 
     def losses(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, " prompts"]:
         """Each prompt's mean KL (nats) over its chosen cells, weighted, from the residual stream at all cells."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from workbench.anatomy import Anatomy
+from workbench.backoff import piecewise
 from workbench.errors import InputError
 from workbench.heads import LensHead
 from workbench.interventions import Intervention, batch_edits, one_each
@@ -82,13 +83,16 @@ def trace(
     infos: list[PromptInfo] = []
     parts: list[dict[str, Tensor]] = []
     encoded = (item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in listed)
-    for batch in batches(encoded, batch_size):
+
+    def traced(batch: Sequence[EncodedPrompt], here: slice) -> dict[str, Tensor]:
         reduce = _cells(batch, heads, top_k, null_draws, seed)
-        write = batch_edits(batch, made[len(infos) : len(infos) + len(batch)])
+        write = batch_edits(batch, made[here])
         read = list(compare_residuals(pair, batch, reduce, layers=layers, write=write).values())
-        cells = {
+        return {
             name: torch.stack([part[name] for part in read], AXES[name][0].index("L")) for name in read[0]
         }
+
+    for batch, cells in piecewise(batches(encoded, batch_size), traced, model=pair.base, what="tracing"):
         parts.append(cells | _places(batch, len(infos)))
         for prompt in batch:
             infos.append(_info(listed[len(infos)], prompt))
