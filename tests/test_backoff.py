@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 
-from workbench import backoff, decode_many, learn_many, lens, load_pair, trace
+from workbench import ablate, backoff, decode_many, learn_many, lens, load_pair, trace
 from workbench.backoff import MemoryBackoff, piecewise, ran_out, shrink
 from workbench.errors import InputError
 from workbench.lens import LensHead
@@ -194,6 +194,30 @@ def test_one_prompt_that_does_not_fit(pair):
         ),
     ):
         trace(pair, prompts_of(pair, 3))
+
+
+def test_a_folder_that_is_kept_is_not_made_again(pair, tmp_path):
+    problems = [tiny.problem(seed=seed) for seed in range(3)]
+    how: dict[str, Any] = {
+        "samples": 1,
+        "pass_at": [1],
+        "max_new_tokens": 3,
+        "resamples": 10,
+        "batch_size": 3,
+    }
+    whole = ablate(pair, problems, [SETTINGS], **how)
+    with memory_for(2, pair.rlvr.layers[1], ERRORS[0]) as taken, noted() as said:
+        found = ablate(pair, problems, [SETTINGS], **how, keep=tmp_path)
+        taken.clear()
+        again = ablate(pair, problems, [SETTINGS], **how, keep=tmp_path)
+    assert taken == []
+    assert {text.split(" with ")[0].removeprefix("memory ran out in ") for text in said} == {
+        "replay",
+        "decoding",
+        "tracing",
+    }
+    for one in (found, again):
+        assert list(one.responses["text"]) == list(whole.responses["text"])
 
 
 # --- the lens --------------------------------------------------------------------------------------------

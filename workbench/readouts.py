@@ -129,7 +129,9 @@ class Readout:
         """Each prompt's mean KL (nats) over its chosen cells, weighted, from the residual stream at all cells."""
         if not len(self.index):
             return self.log_p.new_zeros(self.prompts)
-        log_q = logits(self.learner, hidden[self.index], self.ids, self.log_p.shape[1]).log_softmax(-1)
+        log_q = logits(
+            self.learner, hidden[self.index.to(hidden.device)], self.ids, self.log_p.shape[1]
+        ).log_softmax(-1)
         kl = (self.log_p.exp() * (self.log_p - log_q)).sum(-1)
         return kl.new_zeros(self.prompts).index_add(0, self.prompt, kl * self.weight)
 

@@ -313,7 +313,7 @@ def _learn(
         calls = read_calls(learner, collate(shown, pair.pad_id), last + 1)
         below = None
         if replay.only_where_base_lower:
-            own = [cells.take(calls[layer].output) for layer in loss_layers]
+            own = [cells.take(calls[layer].output).to(device) for layer in loss_layers]
             below = torch.stack([summarise(h, lens_head(learner, vocabulary), top_k=1).entropy for h in own])
         mask = _mask(torch.stack([target.entropy for target in targets]), below, cells, prompts, replay)
     _refuse_empty(mask, cells, prompts, replay)

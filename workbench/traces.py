@@ -13,7 +13,6 @@ Only numbers per (layer, position) leave the device; (layers, positions, vocabul
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
 from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
@@ -159,17 +158,22 @@ def lens_heads(pair: ModelPair) -> tuple[LensHead, LensHead]:
 
 def lens_head(anatomy: Anatomy, vocabulary: int, device: torch.device | None = None) -> LensHead:
     """Norm and the first `vocabulary` rows of the unembedding, on `device` (None: where they are)."""
-    norm, weight, bias = anatomy.norm, anatomy.unembedding.weight, anatomy.unembedding.bias
+    weight, bias = anatomy.unembedding.weight, anatomy.unembedding.bias
     device = weight.device if device is None else device
-    if weight.device != device:
-        norm = deepcopy(norm).to(device)
     return LensHead(
-        norm=norm,
+        norm=_norm_on(anatomy, device),
         weight=weight.detach()[:vocabulary].to(device),
         bias=None if bias is None else bias.detach()[:vocabulary].to(device),
         softcap=anatomy.softcap,
         multiplier=anatomy.logit_multiplier,
     )
+
+
+def _norm_on(anatomy: Anatomy, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The final norm of what is on a device, computed where the model keeps it: a copy would be moved back by its hooks."""
+    norm: Any = anatomy.norm
+    home = norm.weight.device
+    return norm if home == device else lambda hidden: norm(hidden.to(home)).to(device)
 
 
 def _cells(
