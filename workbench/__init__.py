@@ -56,6 +56,7 @@ _HOME = {
     "conform": "conformance",
     "doctor": "diagnosis",
     "predict_memory": "memory",
+    "MemoryBackoff": "backoff",
     "null_pair": "null_models",
     "weight_nulls": "nulls",
     "NullShift": "nulls",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from workbench.anatomy import Anatomy
+from workbench.backoff import piecewise
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
 from workbench.readouts import Cells, Target
 from workbench.tracing import read_residuals
@@ -35,14 +36,18 @@ def take_aim(
         pad_id: as `ModelPair.pad_id`.
         batch_size: prompts per forward.
     """
-    aims: list[Aim] = []
-    for batch in batches([seen(prompt) for prompt in prompts], batch_size):
-        cells = Cells.of(batch, teacher.device)
+
+    def aimed(batch: Sequence[EncodedPrompt], _: slice) -> list[Aim]:
+        cells, device = Cells.of(batch, teacher.device), teacher.unembedding.weight.device
         shown = collate(batch, pad_id)
-        at = read_residuals(teacher, shown, layers=layers, reduce=lambda _, h, cells=cells: cells.take(h))
+        at = read_residuals(
+            teacher, shown, layers=layers, reduce=lambda _, hidden: cells.take(hidden).to(device)
+        )
         targets = [Target.of(teacher, at[layer], top_v, vocabulary) for layer in layers]
-        aims += zip(*(target.split(cells.counts) for target in targets), strict=True)
-    return aims
+        return list(zip(*(target.split(cells.counts) for target in targets), strict=True))
+
+    groups = batches([seen(prompt) for prompt in prompts], batch_size)
+    return [aim for _, aims in piecewise(groups, aimed, model=teacher, what="taking aim") for aim in aims]
 
 
 def seen(prompt: EncodedPrompt) -> EncodedPrompt:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,25 @@ class Placement:
     attn_implementation: str | None = None
 
     def __post_init__(self) -> None:
-        dtype, device = self.dtype, self.device
+        dtype, device, device_map = self.dtype, self.device, self.device_map
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype, "unknown")
         if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise InputError(f'`dtype` {self.dtype!r} is not a floating-point dtype; try dtype="bfloat16"')
-        if device is not None and self.device_map is not None:
+        if device is not None and device_map is not None:
             raise InputError('`device` and `device_map` were both given; give one, e.g. device_map="auto"')
+        if device == "auto":
+            device, device_map = None, "auto"
+        if device_map is not None and find_spec("accelerate") is None:
+            raise InputError(
+                f"`device_map` {device_map!r} needs a package that is missing: pip install 'replay-workbench[gpu]', which "
+                'brings accelerate; or name one device: device="cuda"'
+            )
+        if self.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
+            raise InputError(
+                "`attn_implementation` 'flash_attention_2' needs a package that is missing: pip install flash-attn; or leave "
+                "it out for sdpa"
+            )
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -54,6 +67,7 @@ class Placement:
             ) from error
         object.__setattr__(self, "dtype", dtype or "auto")
         object.__setattr__(self, "device", torch.device(device))
+        object.__setattr__(self, "device_map", device_map)
 
 
 def load_model(
@@ -113,6 +127,11 @@ def load_model(
             f"{here} could not be loaded: {_told(error)} (expected a transformers checkpoint, in a folder "
             "or on the hub: config.json and safetensors)"
         ) from error
+    if away := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise InputError(
+            f"{here} does not fit in the memory of the devices in `device_map` {placement.device_map!r}: {len(away)} weights "
+            f'such as {away[0]} would be left on CPU or disk; try dtype="bfloat16", more devices, or device="cpu"'
+        )
     _check_report(here, report, dissect(model), truncated=layers is not None)
     return model.eval().requires_grad_(False)
 

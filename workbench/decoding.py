@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from workbench.anatomy import Anatomy
+from workbench.backoff import piecewise
 from workbench.displays import response_html
 from workbench.engines import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
@@ -156,26 +157,30 @@ def respond(
     _check(samples, temperature, max_new_tokens)
     given = one_each(interventions, [prompt.problem_id for prompt in prompts])
     stops = Stops(processor, anatomy, stop)
-    done: list[list[Response]] = []
-    for batch in batches(prompts, batch_size if engine is None else max(1, len(prompts))):
+
+    def answered(batch: Sequence[EncodedPrompt], here: slice) -> list[list[Response]]:
         begun = time.perf_counter()
-        chosen = given[len(done) : len(done) + len(batch)]
         if engine is None:
             uniforms = torch.stack([_uniforms(seed, p.problem_id, samples, max_new_tokens) for p in batch])
-            ids = _generate(anatomy, batch, chosen, uniforms, temperature, stops)
+            ids = _generate(anatomy, batch, given[here], uniforms, temperature, stops)
         else:
             how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
             ids = engine.generate(
                 [
                     vllm_request(anatomy, prompt, stops, intervention=made, samples=samples, **how)
-                    for prompt, made in zip(batch, chosen, strict=True)
+                    for prompt, made in zip(batch, given[here], strict=True)
                 ]
             )
         seconds = (time.perf_counter() - begun) / (len(batch) * samples)
-        done += [
+        return [
             [Response(prompt.problem_id, i, *stops.read(row), seconds) for i, row in enumerate(rows)]
             for prompt, rows in zip(batch, ids, strict=True)
         ]
+
+    done: list[list[Response]] = []
+    groups = batches(prompts, batch_size if engine is None else max(1, len(prompts)))
+    for _, responses in piecewise(groups, answered, model=anatomy, what="decoding"):
+        done += responses
         if progress:
             progress(len(done), len(prompts))
     return done

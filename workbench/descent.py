@@ -33,19 +33,20 @@ class Loss:
     after: bool
     """Whether a layer is read after it has run, or before."""
 
-    @property
-    def where(self) -> tuple[Tensor, Tensor]:
-        """Row and position, in the segment, of every cell."""
-        return self.cells.prompt, self.cells.position - self.segment.cut
+    def where(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and position, in the segment, of every cell, on the device of a layer's residual stream."""
+        places = self.cells.prompt, self.cells.position - self.segment.cut
+        return places[0].to(hidden.device), places[1].to(hidden.device)
 
     def __call__(self, x: Float[Tensor, "n hidden"]) -> Float[Tensor, " prompts"]:
         """In nats."""
-        entry, where, total = self.segment.entry, self.where, None
+        entry, total = self.segment.entry, None
+        where = self.where(entry)
         hidden = entry.index_put(where, (entry[where] + x).to(entry.dtype))
         for layer, received, returned in self.segment.run(hidden):
             read = returned if self.after else received
             if layer in self.readouts and read is not None:
-                losses = self.readouts[layer].losses(read[where])
+                losses = self.readouts[layer].losses(read[self.where(read)])
                 total = losses if total is None else total + losses
         assert total is not None
         return total
@@ -58,14 +59,15 @@ def descend(
 
     ``patience``: stop a prompt after so many iterations without progress.
     """
-    (where, _), prompts, entry = loss_at.where, len(loss_at.cells.counts), loss_at.segment.entry
+    prompts, entry = len(loss_at.cells.counts), loss_at.segment.entry
+    where, positions = loss_at.where(entry)
     device, dtype = entry.device, torch.float64 if entry.dtype == torch.float64 else torch.float32
     x = torch.zeros(len(where), entry.shape[-1], dtype=dtype, device=device)
     alive = torch.ones(prompts, dtype=torch.bool, device=device)
     losses: list[list[float]] = [[] for _ in range(prompts)]
     stopped: list[str | None] = [None] * prompts
     best, waited = [math.inf] * prompts, [0] * prompts
-    limit = _DIVERGED * _largest(entry[loss_at.where].to(dtype), where, prompts)
+    limit = _DIVERGED * _largest(entry[where, positions].to(dtype), where, prompts)
     if not any(len(readout.index) for readout in loss_at.readouts.values()):
         return x, [[0.0] * iterations for _ in range(prompts)], stopped
     with frozen(learner), torch.enable_grad():

@@ -22,6 +22,7 @@ import pandas as pd
 
 from workbench import markup
 from workbench.answers import verify
+from workbench.backoff import piecewise
 from workbench.decoding import decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
@@ -262,16 +263,18 @@ def _drift(
         return pd.DataFrame({column: [] for column in columns})
     if getattr(condition, "direction", "") == "reverse":
         pair = replace(pair, base=pair.rlvr, rlvr=pair.base)
-    rows, done = [], 0
-    for batch in batches(prompts, batch_size):
-        chosen = made[done : done + len(batch)]
-        done += len(batch)
+
+    def measured(batch: Sequence[EncodedPrompt], here: slice) -> tuple[Any, ...]:
         if not any(prompt.grids for prompt in batch):  # nothing visual
-            continue
+            return ()
         reference = Reference.of(pair, batch)
         before = drift(pair, batch, reference)
-        after = before if condition == "rlvr" else drift(pair, batch, reference, batch_edits(batch, chosen))
-        for prompt, (old, entropy), (new, _) in zip(batch, before, after, strict=True):
+        write = batch_edits(batch, made[here])
+        return before, before if condition == "rlvr" else drift(pair, batch, reference, write)
+
+    rows = []
+    for batch, both in piecewise(batches(prompts, batch_size), measured, model=pair.base, what="tracing"):
+        for prompt, (old, entropy), (new, _) in zip(batch, *both, strict=True) if both else ():
             for scope, stratum, mask in by_stratum(low_cells(prompt, entropy)):
                 means = [kl[mask].mean().item() for kl in (old, new)]  # NaN where there is no cell
                 rows.append((prompt.problem_id, scope, stratum, *means, int(mask.sum())))

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench import markup
+from workbench.backoff import piecewise
 from workbench.errors import InputError
 from workbench.heads import LensHead
 from workbench.interventions import Intervention, batch_edits, one_each
@@ -284,18 +285,20 @@ def follow(
     made = one_each(interventions, [prompt.problem_id for prompt in prompts])
     heads, report, parts, done = lens_heads(pair), progress or (lambda done, total: None), [], 0
     report(0, len(prompts))
-    for batch in batches(prompts, batch_size):
-        wanted = torch.cat(ids[done : done + len(batch)])
 
-        def read(
-            layer: int, h_base: Tensor, h_rlvr: Tensor, wanted: Tensor = wanted
-        ) -> tuple[Tensor, Tensor]:
+    def followed(batch: Sequence[EncodedPrompt], here: slice) -> list[tuple[Tensor, Tensor]]:
+        wanted = torch.cat(ids[here])
+
+        def read(layer: int, h_base: Tensor, h_rlvr: Tensor) -> tuple[Tensor, Tensor]:
             both = zip((h_base, h_rlvr), heads, strict=True)
             base, rlvr = (log_probabilities(h, wanted.clamp(min=0), head).cpu().float() for h, head in both)
             return base, rlvr
 
-        write = batch_edits(batch, made[done : done + len(batch)])
-        parts.append(list(compare_residuals(pair, batch, read, layers=trace.layers, write=write).values()))
+        write = batch_edits(batch, made[here])
+        return list(compare_residuals(pair, batch, read, layers=trace.layers, write=write).values())
+
+    for batch, part in piecewise(batches(prompts, batch_size), followed, model=pair.base, what="tracing"):
+        parts.append(part)
         done += len(batch)
         report(done, len(prompts))
     joined = torch.cat(ids).int()

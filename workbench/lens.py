@@ -28,15 +28,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.backoff import shrink
 from workbench.errors import InputError
 from workbench.heads import LensHead
 
-# Logits that exist at a time, all distributions together: enough for efficient matrix products, and no more.
+# Logits that exist at a time, all distributions together: enough for efficient matrix products, and no more. Less, for
+# the rest of the process, where memory ran out.
 _BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
 # A CPU sums a block in strips of positions that stay in the second-level cache of each core: a third faster.
 _STRIP_ELEMENTS = 1 << 17
 # Top predictions are looked for only in those stretches of vocabulary rows whose maximum is high enough.
 STRETCH = 64
+# Blocks are not smaller than this.
+_LEAST_BLOCK = 4 * STRETCH
 
 Residuals: TypeAlias = Float[Tensor, "positions hidden"]  # before the final norm
 
@@ -103,6 +107,7 @@ def compare(
 
     Raises:
         InputError: no positions, residuals not finite, or shapes, devices or numbers that do not fit.
+        MemoryError: memory ran out even with the smallest block.
     """
     if head_base.weight.shape != head_rlvr.weight.shape:
         raise InputError(
@@ -124,7 +129,7 @@ def compare(
             )
         _check(head_rlvr, "null", null.flatten(0, 1), top_k, block)
         heads += [(head_rlvr, head_rlvr.norm(draw).to(rlvr.dtype)) for draw in null]
-    running = _Running(heads, dtype, top_k, block).scan()
+    running = _scanned(heads, dtype, top_k, block)
     kl, entropy, ids, probs = running.divergence(), running.entropy(), *running.best()
     if (head_rlvr.masked() & ~head_base.masked()).any():
         kl = torch.full_like(kl, math.inf)
@@ -152,7 +157,7 @@ def summarise(h: Residuals, head: LensHead, *, top_k: int = 10, block: int | Non
     """
     _check(head, "h", h, top_k, block)
     dtype = _precision(h)
-    running = _Running([(head, head.normed(h, dtype))], dtype, top_k, block).scan()
+    running = _scanned([(head, head.normed(h, dtype))], dtype, top_k, block)
     ids, probs = running.best()
     return HeadStats(running.entropy()[0], ids[0], probs[0])
 
@@ -218,10 +223,28 @@ def working_sizes(
     """Vocabulary rows in a block and positions in a strip; memory is (positions + 3 strip) x distributions x block."""
     on_cpu = device == "cpu"
     elements = _BLOCK_ELEMENTS["cpu" if on_cpu else "cuda"]
-    block = block or max(4, elements // (positions * distributions) // STRETCH) * STRETCH
+    block = block or max(_LEAST_BLOCK, elements // (positions * distributions) // STRETCH * STRETCH)
     block = min(block, vocabulary)
     strip = max(1, _STRIP_ELEMENTS * torch.get_num_threads() // (distributions * block))
     return block, min(strip, positions) if on_cpu else positions
+
+
+def _scanned(heads: Heads, dtype: torch.dtype, top_k: int, block: int | None) -> "_Running":
+    """The pass over the vocabulary, in smaller blocks where memory runs out."""
+    (head, hidden), count = heads[0], len(heads)
+    kind = "cpu" if hidden.device.type == "cpu" else "cuda"
+    block, _ = working_sizes(len(hidden), count, len(head.weight), kind, block)
+    running, fits = shrink(
+        lambda rows: _Running(heads, dtype, top_k, rows).scan(),
+        block,
+        least=min(block, _LEAST_BLOCK),
+        what="the lens",
+        unit="rows of the vocabulary",
+        advice="give fewer positions",
+    )
+    if fits < block:
+        _BLOCK_ELEMENTS[kind] = len(hidden) * count * fits
+    return running
 
 
 class _Running:
@@ -230,7 +253,7 @@ class _Running:
     Entropy and top predictions are those of the first two, divergences from the base those of all others.
     """
 
-    def __init__(self, heads: Heads, dtype: torch.dtype, top_k: int, block: int | None):
+    def __init__(self, heads: Heads, dtype: torch.dtype, top_k: int, block: int):
         self.heads, self.dtype = heads, dtype
         (head, hidden), count = heads[0], len(heads)
         self.vocabulary = len(head.weight)

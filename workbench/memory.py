@@ -28,7 +28,7 @@ from workbench.lens import STRETCH, working_sizes
 from workbench.meters import metered
 from workbench.pair_presets import ROLES
 from workbench.pairs import named_pair
-from workbench.readouts import Cells, Readout, rows_of
+from workbench.readouts import Cells, Readout
 from workbench.replay import Replay
 from workbench.segments import Segment
 from workbench.tracing import LayerCall
@@ -268,7 +268,7 @@ def _replay(
     learning = [
         ("what the layers were called with", calls),
         ("KV of what is before the picture", found["prefix"]),
-        ("rows of the unembedding", found["rows"]),
+        ("targets", found["targets"]),
         ("kept for the backward, and the backward", found["graph"]),
     ]
     aiming = [
@@ -339,7 +339,7 @@ def _calls(anatomy: Anatomy, hidden: Tensor, layers: int) -> list[LayerCall]:
 def _iteration(
     anatomy: Anatomy, replay: Replay, sizes: dict[str, int], layers: Sequence[int]
 ) -> dict[str, int]:
-    """One iteration of replay over some layers: bytes of the prefix, the readouts' rows, and graph with backward."""
+    """One iteration of replay over some layers: bytes of the prefix, the targets, and graph with backward."""
     visual, before = sizes["visual"], sizes["before"]
     chosen = (
         math.ceil(replay.tau * visual)
@@ -356,20 +356,19 @@ def _iteration(
         segment = Segment(anatomy, calls, 0, layers[-1] + 1, before)
     dtype = torch.float64 if anatomy.dtype == torch.float64 else torch.float32
     some = torch.empty(chosen, dtype=torch.long, **meta)
-    with metered() as rows:
+    with metered() as targets:
         readouts = {}
         for layer in layers:
             ids = (
                 None if replay.top_v is None else torch.empty(chosen, replay.top_v, dtype=torch.long, **meta)
             )
-            told = rows_of(anatomy, ids, anatomy.vocab_size)
             log_p = torch.empty(chosen, replay.top_v or anatomy.vocab_size, dtype=dtype, **meta)
-            readouts[layer] = Readout(anatomy, some, some, log_p[:, 0], told, log_p, 1)
+            readouts[layer] = Readout(anatomy, some, some, log_p[:, 0], ids, log_p, 1)
     loss = Loss(segment, readouts, cells, after=True)
     with metered() as graph, torch.enable_grad():
         x = torch.zeros(visual, anatomy.hidden_size, dtype=dtype, **meta).requires_grad_(True)
         torch.autograd.grad(loss(x).sum(), x)
-    return {"prefix": prefix.live, "rows": rows.live, "graph": graph.peak}
+    return {"prefix": prefix.live, "targets": targets.live, "graph": graph.peak}
 
 
 def _tower(anatomy: Anatomy, patches: tuple[int, int]) -> tuple[int, int]:

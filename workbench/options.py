@@ -70,7 +70,10 @@ Limit = Annotated[int, typer.Option(help="How many problems.")]
 Frames = Annotated[int, typer.Option(help="Of every video at most, evenly spaced in time.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace `out` if it exists.")]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is the GPU where there is one.")
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, ..., auto (spread over all GPUs); the default is the GPU where there is one."
+    ),
 ]
 PairDtype = Annotated[Dtype | None, typer.Option(help="The default is the pair's preset, else as stored.")]
 Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]

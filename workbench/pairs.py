@@ -133,9 +133,10 @@ def load_pair(
             model's, else none. Give one to settle which of two differing chat templates both models read.
         revision: hub revision of both, or (base's, rlvr's).
         dtype: such as ``"bfloat16"``. Default: as stored, or the preset's.
-        device: default: the GPU where there is one, else the CPU. Modules in memory stay where they are.
-        device_map: how to spread each model over devices, as in transformers (needs accelerate).
-        attn_implementation: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"``, ...
+        device: default: the GPU where there is one, else the CPU. ``"auto"`` spreads each model over all GPUs, for those
+            larger than one (needs accelerate). Modules in memory stay where they are.
+        device_map: how to spread each model over devices, as in transformers; ``"auto"`` is the same as for ``device``.
+        attn_implementation: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"`` (needs flash-attn and half precision), ...
         image_pixels: least and most pixels that an image is resized to (Qwen-VL). Default: as the processor is
             configured.
         frame_pixels: the same for a frame of a video.

@@ -29,7 +29,7 @@ from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind, problem_seed
 from workbench.strata import Select, Threshold, check_selection, select_cells
 from workbench.traces import lens_head
-from workbench.tracing import read_calls
+from workbench.tracing import LayerCall, read_calls
 
 Positions = Literal["all", "visual"]
 
@@ -119,8 +119,12 @@ def record(anatomy: Anatomy, prompt: EncodedPrompt, layers: Sequence[int]) -> Re
     """
     chosen = tuple(layers)
     calls = read_calls(anatomy, prompt.model_inputs, max(chosen) + 1)
-    hidden = torch.stack([calls[layer].hidden[0] for layer in chosen])
-    return Recording(prompt.problem_id, prompt.input_ids, chosen, hidden)
+    return Recording(prompt.problem_id, prompt.input_ids, chosen, _stacked(anatomy, calls, chosen))
+
+
+def _stacked(anatomy: Anatomy, calls: Sequence[LayerCall], layers: Sequence[int]) -> Tensor:
+    """What the layers received, on one device, though the model may be spread over several."""
+    return torch.stack([calls[layer].hidden[0].to(anatomy.device) for layer in layers])
 
 
 def prepare_patch(
@@ -162,7 +166,9 @@ def prepare_patch(
         role: torch.stack(
             [
                 summarise(
-                    calls[role][layer].output[0], lens_head(anatomy, pair.vocab_size), top_k=1
+                    calls[role][layer].output[0].to(anatomy.unembedding.weight.device),
+                    lens_head(anatomy, pair.vocab_size),
+                    top_k=1,
                 ).entropy.cpu()
                 for layer in layers
             ]
@@ -182,6 +188,6 @@ def prepare_patch(
         seed=problem_seed(patch.seed, prompt.problem_id),
     )
     if source is None:
-        hidden = torch.stack([calls["base"][layer].hidden[0] for layer in layers])
+        hidden = _stacked(pair.base, calls["base"], layers)
         source = Recording(prompt.problem_id, prompt.input_ids, layers, hidden)
     return PreparedPatch(prompt.problem_id, patch, mask, source)

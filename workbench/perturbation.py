@@ -23,6 +23,7 @@ import pandas as pd
 
 from workbench import markup
 from workbench.answers import verify
+from workbench.backoff import piecewise
 from workbench.decoding import decode_many
 from workbench.disturbances import DEFAULT_DISTURBANCES, Disturbance, EmbeddingNoise, disturb
 from workbench.drifts import SCOPES, Reference, by_stratum, drift, low_cells
@@ -217,36 +218,48 @@ def _run(
         for problem, prompt, said in zip(problems, prompts, responses, strict=True)
         if said is not None
     ]
-    rows, done = [], 0
-    for batch in batches([prompt for _, prompt, _ in known], settings["batch_size"]):
-        here = known[done : done + len(batch)]
-        done += len(batch)
-        ids = [response_ids(pair, said[which]) for which in (0, 1) for *_, said in here]
-        clean = Reference.of(pair, batch)
-        low = [
-            low_cells(prompt, entropy)
-            for prompt, (_, entropy) in zip(batch, drift(pair, batch, clean), strict=True)
-        ]
-        for kind, strength, draw, shown, made in _inputs(
-            pair, [problem for problem, *_ in here], batch, disturbances, settings
-        ):
-            write = batch_edits(shown, made)
-            base = clean if settings["reference"] == "clean" else Reference.of(pair, shown, write)
-            moved = [kl for kl, _ in drift(pair, shown, base, write)]
-            nats = response_nats(
-                pair.rlvr, [*shown, *shown], ids, pad_id=pair.pad_id, interventions=[*made, *made]
-            )
-            for place, (problem, *_) in enumerate(here):
-                means = {
-                    (scope, stratum): moved[place][mask].mean().item()
-                    for scope, stratum, mask in by_stratum(low[place])
-                }
-                both = (place, place + len(here))  # the right response, and the wrong one
-                said = (*(nats[i] for i in both), *(len(ids[i]) for i in both))
-                for scope in SCOPES:
-                    key = (problem.id, problem.family, kind, strength, draw, scope)
-                    rows.append((*key, means[scope, "low"], means[scope, "high"], *said))
-    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+
+    def measured(batch: Sequence[EncodedPrompt], here: slice) -> list[tuple[Any, ...]]:
+        return _measure(pair, batch, known[here], disturbances, settings)
+
+    groups = batches([prompt for _, prompt, _ in known], settings["batch_size"])
+    found = piecewise(groups, measured, model=pair.base, what="perturbing")
+    return pd.DataFrame([row for _, rows in found for row in rows], columns=pd.Index(COLUMNS))
+
+
+def _measure(
+    pair: ModelPair,
+    batch: Sequence[EncodedPrompt],
+    known: Sequence[tuple[Problem, EncodedPrompt, tuple[str, str]]],
+    disturbances: Sequence[Disturbance],
+    settings: Mapping[str, Any],
+) -> list[tuple[Any, ...]]:
+    """The rows of one batch."""
+    ids = [response_ids(pair, said[which]) for which in (0, 1) for *_, said in known]
+    clean, rows = Reference.of(pair, batch), []
+    low = [
+        low_cells(prompt, entropy)
+        for prompt, (_, entropy) in zip(batch, drift(pair, batch, clean), strict=True)
+    ]
+    shows = _inputs(pair, [problem for problem, *_ in known], batch, disturbances, settings)
+    for kind, strength, draw, shown, made in shows:
+        write = batch_edits(shown, made)
+        base = clean if settings["reference"] == "clean" else Reference.of(pair, shown, write)
+        moved = [kl for kl, _ in drift(pair, shown, base, write)]
+        nats = response_nats(
+            pair.rlvr, [*shown, *shown], ids, pad_id=pair.pad_id, interventions=[*made, *made]
+        )
+        for place, (problem, *_) in enumerate(known):
+            means = {
+                (scope, stratum): moved[place][mask].mean().item()
+                for scope, stratum, mask in by_stratum(low[place])
+            }
+            both = (place, place + len(known))  # the right response, and the wrong one
+            said = (*(nats[i] for i in both), *(len(ids[i]) for i in both))
+            for scope in SCOPES:
+                key = (problem.id, problem.family, kind, strength, draw, scope)
+                rows.append((*key, means[scope, "low"], means[scope, "high"], *said))
+    return rows
 
 
 def _inputs(

@@ -2,6 +2,9 @@
 
 Only the ``v`` most probable tokens of the target count, both distributions renormalised over them (the released
 code; None: the whole vocabulary), so that only their rows of the unembedding are ever multiplied.
+
+Every cell has rows of its own, and together they can be larger than the model: they are gathered and widened to the
+precision of the product a portion at a time, and again for the backward, and are never kept.
 """
 
 from collections.abc import Sequence
@@ -11,14 +14,15 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from workbench.anatomy import Anatomy
 from workbench.lens import summarise
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.traces import lens_head
 
-Rows = tuple[Tensor, Tensor | None]
-"""Unembedding rows, (cells, v, hidden) or the whole (vocabulary, hidden), and their bias where there is one."""
+# Entries of gathered rows that exist at a time: on a CPU what its caches hold, on a GPU enough for efficient products.
+_PORTION_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +71,7 @@ class Target:
         """From the teacher's residual stream at the cells, before the final norm."""
         stats = summarise(hidden, lens_head(teacher, vocabulary), top_k=min(top_v or 1, vocabulary))
         ids = None if top_v is None else stats.top_ids
-        return cls(
-            stats.entropy, ids, logits(teacher, hidden, rows_of(teacher, ids, vocabulary)).log_softmax(-1)
-        )
+        return cls(stats.entropy, ids, logits(teacher, hidden, ids, vocabulary).log_softmax(-1))
 
     def split(self, counts: Sequence[int]) -> list["Target"]:
         """One for each prompt, on the CPU."""
@@ -91,20 +93,21 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """One layer's part of the loss: m of the cells, what they should say, and the rows to read them with."""
+    """One layer's part of the loss: m of the cells, and what they should say."""
 
     learner: Anatomy
     index: Int[Tensor, " m"]
     prompt: Int[Tensor, " m"]
     weight: Float[Tensor, " m"]
     """1 / chosen cells of the prompt in this layer; normalised, also by its visual positions."""
-    rows: Rows
+    ids: Int[Tensor, "m v"] | None
+    """The tokens that count; None: the first v of the vocabulary."""
     log_p: Float[Tensor, "m v"]
     prompts: int
 
     @classmethod
     def of(
-        cls, learner: Anatomy, cells: Cells, target: Target, mask: Tensor, *, normalize: bool, vocabulary: int
+        cls, learner: Anatomy, cells: Cells, target: Target, mask: Tensor, *, normalize: bool
     ) -> "Readout":
         """For the cells in `mask` (n,)."""
         index = mask.nonzero()[:, 0].to(cells.prompt.device)
@@ -117,38 +120,74 @@ class Readout:
         )
         if normalize:
             share = share / torch.tensor(cells.counts, device=share.device)
-        ids = None if target.ids is None else target.ids[index.to(target.ids.device)]
-        rows = rows_of(learner, ids, vocabulary)
-        device = rows[0].device
+        device = learner.unembedding.weight.device
+        ids = None if target.ids is None else target.ids[index.to(target.ids.device)].to(device)
         log_p = target.log_p[index.to(target.log_p.device)].to(device)
-        return cls(
-            learner, index, prompt.to(device), share[prompt].to(device), rows, log_p, len(cells.counts)
-        )
+        return cls(learner, index, prompt.to(device), share[prompt].to(device), ids, log_p, len(cells.counts))
 
     def losses(self, hidden: Float[Tensor, "n hidden"]) -> Float[Tensor, " prompts"]:
         """Each prompt's mean KL (nats) over its chosen cells, weighted, from the residual stream at all cells."""
         if not len(self.index):
             return self.log_p.new_zeros(self.prompts)
-        log_q = logits(self.learner, hidden[self.index], self.rows).log_softmax(-1)
+        log_q = logits(
+            self.learner, hidden[self.index.to(hidden.device)], self.ids, self.log_p.shape[1]
+        ).log_softmax(-1)
         kl = (self.log_p.exp() * (self.log_p - log_q)).sum(-1)
         return kl.new_zeros(self.prompts).index_add(0, self.prompt, kl * self.weight)
 
 
-def rows_of(anatomy: Anatomy, ids: Int[Tensor, "n v"] | None, vocabulary: int) -> Rows:
-    """The rows of some ids, (n, v, hidden), or the first `vocabulary` rows."""
-    weight, bias = anatomy.unembedding.weight.detach(), anatomy.unembedding.bias
-    index: Any = slice(vocabulary) if ids is None else ids.to(weight.device)
-    return weight[index], None if bias is None else bias.detach()[index]
+def logits(
+    anatomy: Anatomy, hidden: Float[Tensor, "n hidden"], ids: Int[Tensor, "n v"] | None, vocabulary: int
+) -> Float[Tensor, "n v"]:
+    """Logits of residuals taken before the final norm, in float32 or, for float64 residuals, float64.
 
-
-def logits(anatomy: Anatomy, hidden: Float[Tensor, "n hidden"], rows: Rows) -> Float[Tensor, "n v"]:
-    """Logits of residuals taken before the final norm, in float32 or, for float64 residuals, float64."""
+    ``ids``: each residual's tokens; None: the first ``vocabulary`` of all.
+    """
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    weight, bias = rows
+    weight, bias = anatomy.unembedding.weight.detach(), anatomy.unembedding.bias
     normed = anatomy.norm(hidden).to(weight.device, dtype)
-    weight = weight.to(dtype)
-    z = normed @ weight.t() if weight.ndim == 2 else torch.bmm(weight, normed[:, :, None])[:, :, 0]
+    if ids is None:
+        index, z = slice(vocabulary), _Products.apply(normed, weight[:vocabulary], None)
+    else:
+        index = ids.to(weight.device)
+        z = _Products.apply(normed, weight, index)
     if bias is not None:
-        z = z + bias.to(dtype)
+        z = z + bias.detach()[index].to(dtype)
     z = z * anatomy.logit_multiplier
     return z if anatomy.softcap is None else torch.tanh(z / anatomy.softcap) * anatomy.softcap
+
+
+class _Products(torch.autograd.Function):
+    """Products (n, v) of normed residuals with rows of the unembedding: their own, or the same for all."""
+
+    @staticmethod
+    def forward(ctx: Any, normed: Tensor, weight: Tensor, ids: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight, ids)
+        out = normed.new_empty(len(normed), len(weight) if ids is None else ids.shape[1])
+        for part in _portions(weight, ids):
+            if ids is None:
+                torch.mm(normed, weight[part].to(normed.dtype).t(), out=out[:, part])
+            else:
+                rows = embedding(ids[part], weight).to(normed.dtype)
+                torch.bmm(normed[part, None], rows.mT, out=out[part, None])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight, ids = ctx.saved_tensors
+        out = gradient.new_zeros(len(gradient), weight.shape[1])
+        for part in _portions(weight, ids):
+            if ids is None:
+                out.addmm_(gradient[:, part], weight[part].to(gradient.dtype))
+            else:
+                rows = embedding(ids[part], weight).to(gradient.dtype)
+                torch.bmm(gradient[part, None], rows, out=out[part, None])
+        return out, None, None
+
+
+def _portions(weight: Tensor, ids: Tensor | None) -> list[slice]:
+    """Cells, or rows of the whole vocabulary, to be multiplied at a time."""
+    count, each = (len(weight), 1) if ids is None else ids.shape
+    most = _PORTION_ELEMENTS["cpu" if weight.is_cpu else "cuda"]
+    step = max(1, most // max(1, each * weight.shape[1]))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

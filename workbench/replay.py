@@ -14,9 +14,8 @@ The algorithm (arXiv 2511.19972, section 4, and its released code), for the dire
 earlier, as the released code does.
 
 What does not change from one iteration to the next is computed once: everything before the first layer; the keys
-and values of the positions before the first visual token (they cannot see x); the targets; the rows of the
-unembedding that they need. Positions after the last visual token, which it cannot see, and layers after K never
-run.
+and values of the positions before the first visual token (they cannot see x); the targets. Positions after the last
+visual token, which it cannot see, and layers after K never run.
 """
 
 import json
@@ -31,6 +30,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.aims import Aim, seen, take_aim
+from workbench.anatomy import Anatomy
+from workbench.backoff import piecewise
 from workbench.descent import Loss, descend
 from workbench.displays import learned_html
 from workbench.errors import InputError
@@ -251,6 +252,7 @@ def learn_many(
             layers than the models have, or ``students`` that do not fit.
     """
     loss_layers = replay.loss_layers(pair.depth)
+    learner = pair.base if replay.direction == "reverse" else pair.rlvr
     for prompt in prompts:
         if not (prompt.kinds == TokenKind.VISUAL).any():
             raise InputError(
@@ -267,11 +269,14 @@ def learn_many(
             "`students` differ from `prompts` in their positions; only pictures may be disturbed, not their sizes"
         )
     disturbed = prompts if students is None else students
-    done: list[LearnedTokens] = []
-    for batch in batches(prompts, batch_size):
-        here = slice(len(done), len(done) + len(batch))
+
+    def learnt(batch: Sequence[EncodedPrompt], here: slice) -> list[LearnedTokens]:
         aimed = aims_of(pair, batch, replay, batch_size=len(batch)) if aims is None else aims[here]
-        done += _learn(pair, batch, disturbed[here], aimed, replay, loss_layers)
+        return _learn(pair, learner, batch, disturbed[here], aimed, replay, loss_layers)
+
+    done: list[LearnedTokens] = []
+    for _, results in piecewise(batches(prompts, batch_size), learnt, model=learner, what="replay"):
+        done += results
         if progress:
             progress(len(done), len(prompts))
     return done
@@ -294,13 +299,13 @@ def aims_of(
 
 def _learn(
     pair: ModelPair,
+    learner: Anatomy,
     prompts: Sequence[EncodedPrompt],
     students: Sequence[EncodedPrompt],
     aims: Sequence[Aim],
     replay: Replay,
     loss_layers: tuple[int, ...],
 ) -> list[LearnedTokens]:
-    learner = pair.base if replay.direction == "reverse" else pair.rlvr
     shown, vocabulary, last = [seen(prompt) for prompt in students], pair.vocab_size, loss_layers[-1]
     cells, device = Cells.of(shown, learner.device), learner.unembedding.weight.device
     targets = [Target.join(parts, device) for parts in zip(*aims, strict=True)]
@@ -308,7 +313,7 @@ def _learn(
         calls = read_calls(learner, collate(shown, pair.pad_id), last + 1)
         below = None
         if replay.only_where_base_lower:
-            own = [cells.take(calls[layer].output) for layer in loss_layers]
+            own = [cells.take(calls[layer].output).to(device) for layer in loss_layers]
             below = torch.stack([summarise(h, lens_head(learner, vocabulary), top_k=1).entropy for h in own])
         mask = _mask(torch.stack([target.entropy for target in targets]), below, cells, prompts, replay)
     _refuse_empty(mask, cells, prompts, replay)
@@ -316,16 +321,11 @@ def _learn(
     start = loss_layers[0] if replay.site == "mid_tokens" else 0
     segment = Segment(learner, calls, start, last + int(after), int(cells.position.min()))
     readouts = {
-        layer: Readout.of(learner, cells, target, chosen, normalize=replay.normalize, vocabulary=vocabulary)
+        layer: Readout.of(learner, cells, target, chosen, normalize=replay.normalize)
         for layer, target, chosen in zip(loss_layers, targets, mask, strict=True)
     }
-    tokens, losses, stopped = descend(
-        Loss(segment, readouts, cells, after),
-        learner,
-        alpha=replay.alpha,
-        iterations=replay.iterations,
-        patience=replay.patience,
-    )
+    how = {name: getattr(replay, name) for name in ("alpha", "iterations", "patience")}
+    tokens, losses, stopped = descend(Loss(segment, readouts, cells, after), learner, **how)
     return _results(pair, prompts, replay, loss_layers, cells, mask, tokens, losses, stopped)
 
 

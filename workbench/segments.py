@@ -38,7 +38,7 @@ class Segment:
         self.entry = calls[start].hidden[:, self.cut :]
         # Qwen3-VL adds vision features between its first layers; whatever stands between two layers is a constant.
         gaps = [
-            after.hidden - before.output
+            after.hidden.to(before.output.device) - before.output
             for before, after in zip(calls[start:], calls[start + 1 :], strict=False)
         ]
         self.gaps = [gap[:, self.cut :] if gap.any() else None for gap in gaps]

@@ -13,7 +13,6 @@ Only numbers per (layer, position) leave the device; (layers, positions, vocabul
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
 from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from workbench.anatomy import Anatomy
+from workbench.backoff import piecewise
 from workbench.errors import InputError
 from workbench.heads import LensHead
 from workbench.interventions import Intervention, batch_edits, one_each
@@ -82,13 +82,16 @@ def trace(
     infos: list[PromptInfo] = []
     parts: list[dict[str, Tensor]] = []
     encoded = (item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in listed)
-    for batch in batches(encoded, batch_size):
+
+    def traced(batch: Sequence[EncodedPrompt], here: slice) -> dict[str, Tensor]:
         reduce = _cells(batch, heads, top_k, null_draws, seed)
-        write = batch_edits(batch, made[len(infos) : len(infos) + len(batch)])
+        write = batch_edits(batch, made[here])
         read = list(compare_residuals(pair, batch, reduce, layers=layers, write=write).values())
-        cells = {
+        return {
             name: torch.stack([part[name] for part in read], AXES[name][0].index("L")) for name in read[0]
         }
+
+    for batch, cells in piecewise(batches(encoded, batch_size), traced, model=pair.base, what="tracing"):
         parts.append(cells | _places(batch, len(infos)))
         for prompt in batch:
             infos.append(_info(listed[len(infos)], prompt))
@@ -155,17 +158,22 @@ def lens_heads(pair: ModelPair) -> tuple[LensHead, LensHead]:
 
 def lens_head(anatomy: Anatomy, vocabulary: int, device: torch.device | None = None) -> LensHead:
     """Norm and the first `vocabulary` rows of the unembedding, on `device` (None: where they are)."""
-    norm, weight, bias = anatomy.norm, anatomy.unembedding.weight, anatomy.unembedding.bias
+    weight, bias = anatomy.unembedding.weight, anatomy.unembedding.bias
     device = weight.device if device is None else device
-    if weight.device != device:
-        norm = deepcopy(norm).to(device)
     return LensHead(
-        norm=norm,
+        norm=_norm_on(anatomy, device),
         weight=weight.detach()[:vocabulary].to(device),
         bias=None if bias is None else bias.detach()[:vocabulary].to(device),
         softcap=anatomy.softcap,
         multiplier=anatomy.logit_multiplier,
     )
+
+
+def _norm_on(anatomy: Anatomy, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The final norm of what is on a device, computed where the model keeps it: a copy would be moved back by its hooks."""
+    norm: Any = anatomy.norm
+    home = norm.weight.device
+    return norm if home == device else lambda hidden: norm(hidden.to(home)).to(device)
 
 
 def _cells(
