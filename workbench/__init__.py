@@ -45,6 +45,7 @@ _HOME = {
     "run_agent": "agent",
     "ZoomTool": "zoom",
     "Transcript": "transcripts",
+    "VLMEvalKitModel": "vlmevalkit_model",
     "default_matrix": "presets",
     "perturb": "perturbation",
     "Perturbation": "perturbation",

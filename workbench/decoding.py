@@ -154,7 +154,7 @@ def respond(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Response]]:
     """What `decode_many` does, for one model with its processor or tokenizer."""
-    _check(samples, temperature, max_new_tokens)
+    check_sampling(samples, temperature, max_new_tokens)
     given = one_each(interventions, [prompt.problem_id for prompt in prompts])
     stops = Stops(processor, anatomy, stop)
 
@@ -264,7 +264,12 @@ def _next_position(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
     return length.expand(3, -1, -1)
 
 
-def _check(samples: int, temperature: float, max_new_tokens: int) -> None:
+def check_sampling(samples: int, temperature: float, max_new_tokens: int) -> None:
+    """Refuse what no response can be drawn with.
+
+    Raises:
+        InputError: a number outside its range.
+    """
     for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(

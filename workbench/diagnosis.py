@@ -35,6 +35,7 @@ EXTRAS = {
     "train": "training the bundled pair, easy-vqa problems, and data sets of the hub",
     "video": "movie files",
     "vllm": "responses drawn by vLLM",
+    "lmms-eval": "tasks of lmms-eval, in an environment of its own",
     "dev": "the tests",
 }
 

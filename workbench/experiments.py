@@ -26,7 +26,7 @@ from workbench.backoff import piecewise
 from workbench.decoding import decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
-from workbench.engines import engine_for
+from workbench.engines import Model, engine_for
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.interventions import Intervention, batch_edits
@@ -185,6 +185,11 @@ def drawn_by_engine(condition: Condition) -> bool:
     return isinstance(condition, str) or (isinstance(condition, Replay) and condition.site == "tokens")
 
 
+def answered_by(condition: Condition) -> Model:
+    """Which of the two models answers under a condition."""
+    return "base" if condition == "base" or getattr(condition, "direction", "") == "reverse" else "rlvr"
+
+
 def intervene(
     pair: ModelPair,
     problems: Sequence[Problem],
@@ -214,7 +219,7 @@ def _run(
     begun = time.perf_counter()
     made = intervene(pair, problems, prompts, condition, seed=seed, batch_size=batch_size)
     making = (time.perf_counter() - begun) / len(problems)
-    model = "base" if condition == "base" or getattr(condition, "direction", "") == "reverse" else "rlvr"
+    model = answered_by(condition)
     shared = {
         "model": model,
         "interventions": made,

@@ -40,6 +40,22 @@ def response_nats(
 ) -> list[float]:
     """Mean of ``-log p`` over the tokens of each response, given its prompt and the tokens before; in nats.
 
+    The arguments are those of `response_scores`.
+    """
+    scores = response_scores(anatomy, prompts, responses, pad_id=pad_id, interventions=interventions)
+    return [-log_p / len(ids) for (log_p, _), ids in zip(scores, responses, strict=True)]
+
+
+def response_scores(
+    anatomy: Anatomy,
+    prompts: Sequence[EncodedPrompt],
+    responses: Sequence[Int[Tensor, " tokens"]],
+    *,
+    pad_id: int,
+    interventions: Sequence[Intervention | None] | None = None,
+) -> list[tuple[float, bool]]:
+    """Sum of ``log p`` in nats over the tokens of each response, and whether each of them is the most probable there.
+
     Args:
         anatomy: the model.
         prompts: prompts that go into one batch.
@@ -51,9 +67,11 @@ def response_nats(
     made = [None] * len(rows) if interventions is None else interventions
     longest = max(len(ids) for ids in responses)
     logits = read_logits(anatomy, collate(rows, pad_id), last=longest + 1, write=batch_edits(rows, made))
-    nats = []
+    scores = []
     for row, ids in zip(logits, responses, strict=True):
         # One row at a time: float32 log probabilities of a whole batch would be the largest tensor around.
         log_p = row[-len(ids) - 1 : -1].float().log_softmax(-1)
-        nats.append(-log_p.gather(1, ids.to(log_p.device)[:, None]).mean().item())
-    return nats
+        said = ids.to(log_p.device)
+        total = log_p.gather(1, said[:, None]).sum().item()
+        scores.append((total, bool((log_p.argmax(-1) == said).all())))
+    return scores

@@ -73,6 +73,18 @@ class Patch:
         """The layers whose input is overwritten."""
         return tuple(range(self.layers)) if isinstance(self.layers, int) else tuple(self.layers)
 
+    def check_depth(self, depth: int) -> None:
+        """Refuse layers that a model of `depth` layers does not have.
+
+        Raises:
+            InputError: there are such.
+        """
+        if self.patched[-1] >= depth:
+            raise InputError(
+                f"`layers` of the patch go up to {self.patched[-1]}, but the models have layers 0 to {depth - 1}: "
+                f"Patch(layers={min(7, depth)})"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class Recording:
@@ -105,10 +117,13 @@ class PreparedPatch:
         return self.source.layers
 
     def apply(self, layer: int, hidden: Tensor) -> Tensor:
-        """The input of `layer`, (..., T, hidden), with masked positions overwritten."""
+        """The input of `layer`, (..., T or more, hidden), with masked positions overwritten; any after the prompt stay."""
         row = self.source.layers.index(layer)
         replacement = self.source.hidden[row].to(hidden.device, hidden.dtype)
-        return torch.where(self.mask[row].to(hidden.device)[:, None], replacement, hidden)
+        prompt, after = hidden.split([len(replacement), hidden.shape[-2] - len(replacement)], -2)
+        return torch.cat(
+            [torch.where(self.mask[row].to(hidden.device)[:, None], replacement, prompt), after], -2
+        )
 
 
 def record(anatomy: Anatomy, prompt: EncodedPrompt, layers: Sequence[int]) -> Recording:
@@ -142,11 +157,7 @@ def prepare_patch(
         InputError: more layers than the models have, a source recorded on another prompt or at other layers.
     """
     layers = patch.patched
-    if layers[-1] >= pair.depth:
-        raise InputError(
-            f"`layers` of the patch go up to {layers[-1]}, but the models have layers 0 to {pair.depth - 1}: "
-            f"Patch(layers={min(7, pair.depth)})"
-        )
+    patch.check_depth(pair.depth)
     if source is not None:
         if not torch.equal(source.input_ids, prompt.input_ids):
             raise InputError(

@@ -129,7 +129,7 @@ def _record(
         *(name for names in FIELDS.values() for name in names),
     }
     left = {name: cell for name, cell in row.items() if name and name not in taken and not _blank(cell)}
-    video, told = _video(value["video"], f"{where}: `video`", folder, frames)
+    video, told = read_video(value["video"], f"{where}: `video`", folder, frames)
     return {
         "id": f"{prefix}/{number if value['id'] is None else value['id']}",
         "question": question,
@@ -191,10 +191,14 @@ def _image(item: Any, where: str, folder: Path) -> Image.Image:
     return open_image(decode_base64(item, where), where)
 
 
-def _video(
+def read_video(
     value: Any, where: str, folder: Path, frames: int = FRAME_LIMIT
 ) -> tuple[tuple[Image.Image, ...], dict[str, float]]:
-    """The frames of a cell, and what a movie file tells about them."""
+    """The frames that a cell holds, and what a movie file tells about them.
+
+    Raises:
+        InputError: a file or a value that holds none.
+    """
     if value is None:
         return (), {}
     items = as_list(value, where)

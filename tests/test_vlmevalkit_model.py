@@ -1,0 +1,84 @@
+"""The class for VLMEvalKit: its messages are answered, and what fails is told in the words that VLMEvalKit knows."""
+
+import pytest
+import tiny
+
+import workbench as wb
+from workbench.decoding import decode
+from workbench.errors import InputError
+from workbench.replay import Replay, learn_tokens
+
+REPLAY = Replay(layers=2, threshold="quantile", iterations=2, alpha=1e4)
+
+
+@pytest.fixture(scope="module")
+def model(pair_of):
+    return wb.VLMEvalKitModel(pair_of("qwen2_5_vl"), REPLAY, max_new_tokens=8)
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / "1.png", tmp_path / "2.png"]
+    for image, path in zip(tiny.problem(images=2).images, paths, strict=True):
+        image.save(path)
+    return [str(path) for path in paths]
+
+
+def expected(pair, **problem):
+    prompt = pair.encode(wb.Problem("mine/1", images=tiny.problem(images=2).images, **problem))
+    return decode(pair, prompt, intervention=learn_tokens(pair, prompt, REPLAY), max_new_tokens=8)[0].text
+
+
+def test_a_message_is_answered_as_the_problem_it_is(model, tiny_pair, files):
+    message = [
+        {"type": "text", "value": "You count.", "role": "system"},
+        {"type": "text", "value": "Look."},
+        {"type": "image", "value": files[0]},
+        {"type": "image", "value": files[1]},
+        {"type": "text", "value": "How many?"},
+    ]
+    found = model.generate_inner(message, dataset="MathVista_MINI")
+    assert found == expected(tiny_pair, question="Look.\nHow many?", system="You count.")
+    assert model.generate(message, "MathVista_MINI") == found
+
+
+def test_bare_texts_and_paths_are_a_message(model, tiny_pair, files):
+    assert model.generate([*files, "How many?"]) == expected(tiny_pair, question="How many?")
+
+
+def test_a_movie_is_sampled(model, tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as movie:
+        stream = movie.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 56, 56, "yuv420p"
+        for image in tiny.problem(images=2).images * 8:
+            movie.mux(stream.encode(av.VideoFrame.from_image(image.resize((56, 56)))))
+        movie.mux(stream.encode())
+    assert model.VIDEO_LLM
+    found = model.generate([{"type": "video", "value": str(path)}, {"type": "text", "value": "What moves?"}])
+    assert found != model.FAILED
+
+
+def test_what_vlmevalkit_asks_of_a_model(model):
+    assert (model.INTERLEAVE, model.is_api, model.use_custom_prompt("MMMU_DEV_VAL")) == (False, False, False)
+    model.set_dump_image(print)
+    assert model.dump_image_func is print
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ([{"type": "image", "value": "nowhere.png"}, {"type": "text", "value": "What?"}], "is missing"),
+        ([{"type": "audio", "value": "a.wav"}], "an item of the message is"),
+        ([{"type": "text", "value": "Yes", "role": "assistant"}], "puts words into the model's mouth"),
+    ],
+)
+def test_a_message_that_fails_is_told_and_asked_again_later(model, message, told):
+    with pytest.warns(UserWarning, match=told):
+        assert model.generate_inner(message) == "Failed to obtain answer via API."
+
+
+def test_settings_are_checked_before_any_question():
+    with pytest.raises(InputError, match="`taau` is no setting"):
+        wb.VLMEvalKitModel("shapes", "replay", taau=0.4)

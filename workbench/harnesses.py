@@ -1,0 +1,307 @@
+"""Models for evaluation harnesses: texts and pictures in, a text out, by any condition that `ablate` compares.
+
+1. A question becomes a `Problem`, which shows its pictures before its text: the images in their order, then the video
+   (16 frames), then the texts in theirs, each on a line of its own. Where a picture stood between texts is lost.
+2. It is encoded as the pair is asked (the preset's system prompt, unless the question brings one, and its wording), the
+   intervention is made on it, and the response decoded.
+3. A question that fails (a broken picture, too little memory) costs no other its answer: a batch is tried again one by one.
+
+`vlmevalkit_model` and `lmms_eval_models` give this the shapes that the harnesses expect.
+"""
+
+import json
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.chat import Message
+from workbench.decoding import Intervention, check_sampling, decode_many
+from workbench.errors import InputError
+from workbench.experiments import Condition, answered_by, intervene
+from workbench.images import SUFFIXES
+from workbench.likelihoods import response_ids, response_scores
+from workbench.pairs import ModelPair, load_pair
+from workbench.patching import Patch
+from workbench.presets import batch_of, default_matrix, longest_answer, settings_for
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt, TokenKind
+from workbench.replay import Replay
+from workbench.rows import nearest, read_images, read_video
+
+Kind = Literal["text", "image", "video"]
+Part = tuple[Kind, Any]
+"""What a question is made of: a text, an image or a video; pictures in memory, as a path, or as base64."""
+
+_CALL = "`pair='shapes', intervention='replay', tau=0.4`"
+_NAMED = {"replay": "tokens, low", "patch": "patch, low"}
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A problem, and the turns after it."""
+
+    problem: Problem
+    turns: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Responder:
+    """A pair under one condition."""
+
+    pair: ModelPair
+    condition: Condition
+    batch_size: int
+    seed: int = 0
+    engine: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        pair: ModelPair | str | None = None,
+        intervention: Condition | str | None = None,
+        *,
+        batch_size: int | str | None = None,
+        seed: int = 0,
+        engine: str | None = None,
+        base: str | None = None,
+        rlvr: str | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+        device_map: str | None = None,
+        attn_implementation: str | None = None,
+        **settings: Any,
+    ) -> "Responder":
+        """From values, or from the words of a command line.
+
+        Args:
+            pair: what `load_pair` returned, or a name; None, without ``base`` and ``rlvr``: ``"shapes"``.
+            intervention: ``"rlvr"`` (or None: the plain RLVR model), ``"base"``, ``"replay"``, ``"patch"``, or a value.
+            batch_size: questions at a time; None or ``"auto"``: what suits the pair.
+            seed: of sampled responses.
+            engine: as `decode_many`: None, or ``"vllm"``, which takes larger batches.
+            base: as `load_pair`; so are rlvr, dtype, device, device_map and attn_implementation.
+            settings: of `Replay` or `Patch`, for a named intervention; without them those of the pair's preset, else the
+                paper's, hold. ``"none"`` is None, and ``"[4, 5]"`` a tuple.
+
+        Raises:
+            InputError: what `load_pair` refuses, an unknown intervention or setting, or one that does not fit the pair.
+        """
+        loading: dict[str, Any] = {"base": base, "rlvr": rlvr, "dtype": dtype, "device": device}
+        loading |= {"device_map": device_map, "attn_implementation": attn_implementation}
+        given = {name: value for name, value in loading.items() if value is not None}
+        _check_settings(intervention, settings)
+        if engine not in (None, "vllm"):
+            raise InputError(f"`engine` is {engine!r}; expected None or 'vllm': {_CALL}, engine='vllm'")
+        if isinstance(pair, ModelPair):
+            if given:
+                raise InputError(
+                    f"`{next(iter(given))}` was given beside a loaded `pair`; leave it out, or name the pair: {_CALL}"
+                )
+        else:
+            pair = load_pair(pair if pair or base or rlvr else "shapes", **given)
+        size = batch_of(pair) if batch_size in (None, "auto") else batch_size
+        if not str(size).isdecimal() or int(str(size)) < 1:
+            raise InputError(
+                f"`batch_size` is {batch_size!r}; expected a whole number of at least 1, or 'auto'"
+            )
+        condition = _condition(pair, intervention, settings)
+        if isinstance(condition, Replay):
+            condition.loss_layers(pair.depth)
+        if isinstance(condition, Patch):
+            condition.check_depth(pair.depth)
+        return cls(pair, condition, int(size), seed, engine)
+
+    def answer(
+        self,
+        questions: Sequence[Callable[[], Question]],
+        *,
+        temperature: float = 0.0,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> list[str | Exception]:
+        """What is said to each question, without the stop string that ended it; what went wrong in place of an answer.
+
+        Args:
+            questions: each makes its question when its turn comes, so that pictures are in memory no longer than needed.
+            temperature: 0 is greedy.
+            max_new_tokens: where a response is cut off; None: what suits the pair.
+            stop: strings that end a response.
+
+        Raises:
+            InputError: a number outside its range.
+        """
+        stops, longest = tuple(stop), max_new_tokens or longest_answer(self.pair)
+        check_sampling(1, temperature, longest)
+
+        def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[str]:
+            responses = decode_many(
+                self.pair,
+                prompts,
+                model=answered_by(self.condition),
+                interventions=made,
+                temperature=temperature,
+                seed=self.seed,
+                max_new_tokens=longest,
+                stop=stops,
+                batch_size=len(prompts),
+                engine=self.engine,
+            )
+            return [before_stop(found.text, stops) for (found,) in responses]
+
+        done: list[str | Exception] = []
+        for start in range(0, len(questions), self.batch_size):
+            done += self._isolated(questions[start : start + self.batch_size], work)
+        return done
+
+    def likelihoods(
+        self, question: Callable[[], Question], continuations: Sequence[str]
+    ) -> list[tuple[float, bool] | Exception]:
+        """Log probability in nats of each continuation of a question's prompt, and whether greedy decoding would say it.
+
+        The intervention is made once for all of them.
+        """
+
+        def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[Any]:
+            anatomy = self.pair.base if answered_by(self.condition) == "base" else self.pair.rlvr
+            ids = [response_ids(self.pair, text) for text in continuations]
+            scores: list[tuple[float, bool]] = []
+            for start in range(0, len(ids), self.batch_size):
+                batch = ids[start : start + self.batch_size]
+                scores += response_scores(
+                    anatomy,
+                    prompts * len(batch),
+                    batch,
+                    pad_id=self.pair.pad_id,
+                    interventions=made * len(batch),
+                )
+            return [scores]
+
+        (found,) = self._isolated([question], work)
+        return [found] * len(continuations) if isinstance(found, Exception) else found
+
+    def _isolated(
+        self,
+        questions: Sequence[Callable[[], Question]],
+        work: Callable[[list[EncodedPrompt], list[Intervention | None]], list[Any]],
+    ) -> list[Any]:
+        """The work done on a batch; if that fails, on each question alone, with the error where one fails again."""
+        try:
+            asked = [question() for question in questions]
+            prompts = [self.pair.encode(q.problem, q.turns) for q in asked]
+            return work(prompts, self._made([q.problem for q in asked], prompts))
+        except Exception as error:  # a task's own code, a file, memory: an evaluation of hours goes on
+            traceback.clear_frames(error.__traceback__)  # their tensors would be kept with it
+            if len(questions) == 1:
+                return [error]
+        return [found for question in questions for found in self._isolated([question], work)]
+
+    def _made(
+        self, problems: Sequence[Problem], prompts: Sequence[EncodedPrompt]
+    ) -> list[Intervention | None]:
+        """Each prompt's intervention; no tokens for a prompt without pictures, to which replay does nothing."""
+        seen = [(prompt.kinds == TokenKind.VISUAL).any().item() for prompt in prompts]
+        chosen = [i for i, sees in enumerate(seen) if sees or not isinstance(self.condition, Replay)]
+        made: list[Intervention | None] = [None] * len(prompts)
+        found = intervene(
+            self.pair,
+            [problems[i] for i in chosen],
+            [prompts[i] for i in chosen],
+            self.condition,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+        for i, intervention in zip(chosen, found, strict=True):
+            made[i] = intervention
+        return made
+
+
+def make_problem(name: str, parts: Sequence[Part], system: str | None = None) -> Problem:
+    """A problem of texts and pictures in any order; the module's text tells in which it shows them.
+
+    Args:
+        name: its id.
+        parts: texts and pictures.
+        system: None leaves it to the pair's preset.
+
+    Raises:
+        InputError: no text, several videos, or a picture that can't be read.
+    """
+    texts = [value for kind, value in parts if kind == "text" and value.strip()]
+    images = [image for kind, value in parts if kind == "image" for image in pictures(value, name)]
+    videos = [value for kind, value in parts if kind == "video"]
+    if len(videos) > 1:
+        raise InputError(
+            f"{name} has {len(videos)} videos; a problem has one at most: give the others as images"
+        )
+    frames, told = read_video(_local(videos[0]), f"{name}: video", Path()) if videos else ((), {})
+    return Problem(name, "\n".join(texts), images=tuple(images), video=frames, system=system, metadata=told)
+
+
+def pictures(value: Any, name: str) -> tuple[Any, ...]:
+    """The images that one value of a message stands for."""
+    return read_images(_local(value), f"{name}: image", Path())
+
+
+def kind_of(visual: Any) -> Kind:
+    """What a picture without a name of its kind is: a path by its ending, all else an image."""
+    if isinstance(visual, str | Path) and not str(visual).startswith("data:"):
+        return "image" if Path(visual).suffix.lower() in SUFFIXES - {".gif"} else "video"
+    return "image"
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """A response up to the first stop string."""
+    return text[: min((text.index(s) for s in stops if s in text), default=len(text))]
+
+
+def told(error: Exception) -> str:
+    """What went wrong, in a line."""
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+def _condition(pair: ModelPair, wanted: Condition | str | None, settings: Mapping[str, Any]) -> Condition:
+    if isinstance(wanted, Replay | Patch):
+        return wanted
+    if wanted in _NAMED:
+        chosen = default_matrix(pair.depth, **settings_for(pair))[_NAMED[wanted]]
+        return replace(chosen, **{name: _value(value) for name, value in settings.items()})
+    return "base" if wanted == "base" else "rlvr"
+
+
+def _check_settings(wanted: Condition | str | None, settings: Mapping[str, Any]) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    kinds = {"replay": Replay, "patch": Patch}
+    known = (None, "none", "rlvr", "base", *kinds)
+    if not isinstance(wanted, Replay | Patch) and wanted not in known:
+        raise InputError(
+            f"`intervention` is {wanted!r}; expected one of {', '.join(known[1:])}"
+            f"{nearest(str(wanted), known[1:])}, a Replay or a Patch: {_CALL}"
+        )
+    kind = kinds.get(wanted) if isinstance(wanted, str) else None
+    possible = [f.name for f in fields(kind)] if kind else []
+    for name in settings:
+        if name not in possible:
+            raise InputError(
+                f"`{name}` is no setting of intervention {wanted!r}{nearest(name, possible)}; "
+                f"it has {', '.join(possible) or 'none'}: {_CALL}"
+            )
+
+
+def _value(given: Any) -> Any:
+    """A setting as a value, if it came as a word."""
+    if not isinstance(given, str):
+        return given
+    if given.lower() == "none":
+        return None
+    if given.startswith("["):
+        try:
+            return tuple(json.loads(given))
+        except ValueError as error:
+            raise InputError(f"a setting is {given!r}; expected a list such as [4, 5, 6]") from error
+    return given
+
+
+def _local(value: Any) -> Any:
+    return str(value).removeprefix("file://") if isinstance(value, str | Path) else value
