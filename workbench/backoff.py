@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Errors that are no `torch.OutOfMemoryError`: of the CPU's allocator (Linux, Windows), cuBLAS and cuDNN, the driver.
-_TEXTS = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED", "out of memory")
+_TEXTS = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED", "error: out of memory")
 # By model and kind of work; an entry goes when the model does.
 _fits: WeakKeyDictionary[object, dict[str, int]] = WeakKeyDictionary()
 
