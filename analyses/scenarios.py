@@ -12,7 +12,7 @@ from workbench.presets import longest_answer
 from workbench.problems import load_problems
 
 SCENARIOS = {"pictures": "shapes", "videos": "shapes-video", "agent": "shapes-agent"}
-VIDEOS, SCENES, TURNS = 150, 100, 3
+VIDEOS, SCENES, TURNS = 150, 40, 3
 INTERVENTIONS = (REPLAY, "tokens, high", "patch, low", "patch, high")
 STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
 
