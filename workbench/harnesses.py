@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.chat import Message
-from workbench.decoding import Intervention, check_sampling, decode_many
+from workbench.decoding import Engine, Intervention, check_sampling, decode_many
 from workbench.errors import InputError
 from workbench.experiments import Condition, answered_by, intervene
 from workbench.images import SUFFIXES
@@ -54,7 +54,7 @@ class Responder:
     condition: Condition
     batch_size: int
     seed: int = 0
-    engine: str | None = None
+    engine: Engine | None = None
 
     @classmethod
     def of(
@@ -111,7 +111,7 @@ class Responder:
             condition.loss_layers(pair.depth)
         if isinstance(condition, Patch):
             condition.check_depth(pair.depth)
-        return cls(pair, condition, int(size), seed, engine)
+        return cls(pair, condition, int(size), seed, "vllm" if engine else None)
 
     def answer(
         self,

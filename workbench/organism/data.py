@@ -242,7 +242,7 @@ class PackedBoards(Dataset[dict[str, Any]]):
     def _easy(self, rng: np.random.Generator) -> tuple[View, list[shapes.Question]]:
         record = self.easy[rng.integers(len(self.easy))]
         picture = shrunk(np.array(Image.open(record["path"]).convert("RGB")))
-        flips = [axis for axis in (0, 1) if rng.random() < 0.5]
+        flips = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
         picture = np.flip(picture, flips).copy() if flips else picture
         chosen = rng.integers(len(record["asked"]), size=self.sft["questions_per_board"])
         pairs = [record["asked"][i] for i in chosen]

@@ -22,6 +22,8 @@ PASS_AT = (1, 4, 16, 64)
 BATCH = 20
 MAX_NEW_TOKENS = 64
 TURNS = 3
+Scores = dict[Model, np.ndarray]
+"""By model, a value a problem."""
 
 
 def evaluate(
@@ -98,7 +100,7 @@ def _measure(
     """The rows of one problem set."""
     models: tuple[Model, ...] = ("base", "rlvr")
     if name == "shapes-agent":
-        greedy = {model: _zoom(pair, problems, model, tell) for model in models}
+        greedy: Scores = {model: _zoom(pair, problems, model, tell) for model in models}
     else:
         greedy = {model: _answer(pair, problems, model, 1, 0.0, seed, tell)[:, 0] for model in models}
     prefix = "" if name == "shapes" else f"{name}, "
@@ -107,12 +109,14 @@ def _measure(
         chosen = np.array([problem.family == family for problem in problems])
         if name != "easy-vqa":
             picked = [problem for problem in problems if problem.family == family]
-            of_family = {model: right[chosen] for model, right in greedy.items()}
+            of_family: Scores = {model: right[chosen] for model, right in greedy.items()}
             rows += _accuracies(f"{prefix}greedy, {family}", of_family, picked)
     if name in ("shapes", "shapes-video"):
         counts = {model: _answer(pair, problems, model, samples, 1.0, seed, tell).sum(1) for model in models}
         for k in (k for k in PASS_AT if k <= samples):
-            passed = {model: pass_at_k(samples, right, k) for model, right in counts.items()}
+            passed: Scores = {
+                model: np.asarray(pass_at_k(samples, right, k)) for model, right in counts.items()
+            }
             rows += _intervals(f"{prefix}Pass@{k}", passed)
     return rows
 
@@ -158,16 +162,14 @@ def _zoom(
     return np.array(right)
 
 
-def _accuracies(
-    measure: str, right: dict[Model, np.ndarray], problems: Sequence[Problem]
-) -> list[dict[str, Any]]:
+def _accuracies(measure: str, right: Scores, problems: Sequence[Problem]) -> list[dict[str, Any]]:
     """Rows of a measure that guessing can pass."""
     best = Counter(problem.answer for problem in problems).most_common(1)[0][1] / len(problems)
     chance = _row(measure, "chance", Interval(best, np.nan, np.nan))
     return [chance, *_intervals(measure, {model: r.astype(float) for model, r in right.items()})]
 
 
-def _intervals(measure: str, values: dict[Model, np.ndarray]) -> list[dict[str, Any]]:
+def _intervals(measure: str, values: Scores) -> list[dict[str, Any]]:
     clusters = np.arange(len(values["base"]))
     difference = paired_difference(values["base"], values["rlvr"], clusters)
     rows = [_row(measure, model, mean(value, clusters)) for model, value in values.items()]
