@@ -112,7 +112,9 @@ def _measure(
             of_family: Scores = {model: right[chosen] for model, right in greedy.items()}
             rows += _accuracies(f"{prefix}greedy, {family}", of_family, picked)
     if name in ("shapes", "shapes-video"):
-        counts = {model: _answer(pair, problems, model, samples, 1.0, seed, tell).sum(1) for model in models}
+        counts: Scores = {
+            model: _answer(pair, problems, model, samples, 1.0, seed, tell).sum(1) for model in models
+        }
         for k in (k for k in PASS_AT if k <= samples):
             passed: Scores = {
                 model: np.asarray(pass_at_k(samples, right, k)) for model, right in counts.items()
