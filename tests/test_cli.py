@@ -195,7 +195,15 @@ def test_ctrl_c_leaves_no_traceback_and_no_run(folders, tmp_path):
         str(tmp_path / "run"),
     )
     command = [sys.executable, "-m", "workbench.cli", *arguments]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.time() + 120
     while not list(tmp_path.glob(".study-*/trace-*")) and time.time() < until:
         time.sleep(0.1)
