@@ -53,7 +53,7 @@ def _agents(given: Given) -> pd.DataFrame:
         found = run_agents(
             given.pair,
             problems,
-            o.cache / "agent-pages",
+            o.cache / "agent-pages" / name,
             keep=o.cache / "agent",
             model="base" if name == "base" else "rlvr",
             intervention=given.matrix.get(name),

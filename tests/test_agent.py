@@ -394,6 +394,7 @@ def test_many_problems_are_kept_and_resumed(tiny_pair, tmp_path, monkeypatch):
     found = run_agents(
         tiny_pair, problems, tmp_path / "a", progress=lambda *args: told.append(args), **arguments
     )
+    run_agents(tiny_pair, problems, tmp_path / "other", model="base", **arguments)  # has pages of its own
     monkeypatch.setattr("workbench.agent.decode", None)  # nothing is asked again
     again = run_agents(tiny_pair, problems, tmp_path / "b", **arguments)
     assert told == [("agent", 1, 2), ("agent", 2, 2)]

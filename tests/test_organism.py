@@ -127,10 +127,12 @@ def agent_example(packed):
 
 
 @pytest.mark.parametrize(
-    ("name", "build"),
-    [("shapes", board_example), ("shapes-video", video_example), ("shapes-agent", agent_example)],
+    ("name", "build", "responses"),
+    [("shapes", board_example, 1), ("shapes-video", video_example, 2), ("shapes-agent", agent_example, 4)],
 )
-def test_a_packed_question_sees_what_a_single_prompt_sees(organism, processor, recipe, name, build):
+def test_a_packed_question_sees_what_a_single_prompt_sees(
+    organism, processor, recipe, name, build, responses
+):
     careful = recipe["sft"] | {"hasty_share": dict.fromkeys(shapes.TONES, 0.0)}
     example, turns = build(data.PackedBoards(processor.tokenizer, careful, seed=0))
     batch = data.collate([example], pad=0)
@@ -143,9 +145,7 @@ def test_a_packed_question_sees_what_a_single_prompt_sees(organism, processor, r
     assert torch.equal(batch["input_ids"][0][kept], solo.input_ids)
     assert (together[kept] - alone).abs().max() < 1e-5
     learnt = example["labels"][example["labels"] != data.IGNORE]
-    assert processor.tokenizer.decode(learnt).count("<|im_end|>") == {"shapes": 1}.get(
-        name, 2 + 2 * len(turns) // 2
-    )
+    assert processor.tokenizer.decode(learnt).count("<|im_end|>") == responses
 
 
 def test_the_head_is_told_what_each_cell_holds(processor, recipe):

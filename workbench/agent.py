@@ -13,7 +13,6 @@ The scenario is that of DeepEyes in arXiv 2511.19972 (Table 3). Its released loo
 patches; here a call is strict JSON, and replay is possible at every turn.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from workbench.chat import Message, as_said
 from workbench.decoding import Engine, Intervention, Model, Response, decode
 from workbench.errors import InputError
 from workbench.folders import kept
+from workbench.pages import write_page
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, PreparedPatch, prepare_patch
 from workbench.problems import Problem
@@ -176,22 +176,19 @@ def run_agents(
     """
     for problem in problems:
         _check_images(problem)
-    pages.mkdir(parents=True, exist_ok=True)
-    shown = pages if keep is None else keep / "pages"
-    shown.mkdir(parents=True, exist_ok=True)
     found = []
     for number, problem in enumerate(problems, start=1):
         page = f"{number:04d}.html"
 
         def make(problem: Problem = problem, page: str = page) -> list[pd.DataFrame]:
             transcript = run_agent(pair, problem, **settings)
-            transcript.save(shown / page)
-            return [_row(transcript, page), transcript.to_dataframe()]
+            shown = pd.DataFrame({"html": [transcript.html()]})
+            return [_row(transcript, page), transcript.to_dataframe(), shown]
 
-        spec = {"pair": pair.provenance, "problem": problem.fingerprint, **settings}
-        found.append(kept(keep, spec, ("agents", "turns"), make))
-        if keep is not None:
-            shutil.copyfile(shown / page, pages / page)
+        spec = {"pair": pair.provenance, "problem": problem.fingerprint, "page": page, **settings}
+        *tables, shown = kept(keep, spec, ("agents", "turns", "pages"), make)
+        write_page(pages / page, shown["html"].item())
+        found.append(tables)
         if progress:
             progress("agent", number, len(problems))
     agents, turns = zip(*found, strict=True)

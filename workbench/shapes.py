@@ -18,9 +18,9 @@ A problem is a pure function of (split, seed, index): the splits never share a r
 response every problem has a wrong one, which misreads one thing and is careful with all the rest (``mistaken``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -82,6 +82,7 @@ REGIONS = {
 }
 
 Rng = np.random.Generator
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -171,13 +172,14 @@ def render(board: Board, rng: Rng, size: int = CELL, tint: np.ndarray | None = N
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def _ask(family: str, *asked: str, where: str, rng: Rng) -> tuple[str, str]:
-    """The question in a random tone, and the tone."""
+def worded(wordings: Sequence[str], *asked: str, where: str = "", rng: Rng) -> tuple[str, str]:
+    """A question in a random tone, and the tone; ``wordings`` are in the order of ``TONES``."""
     tone = int(rng.integers(len(TONES)))
-    return WORDINGS[family][tone].format(*asked, where=where), TONES[tone]
+    return wordings[tone].format(*asked, where=where), TONES[tone]
 
 
-def _phrase(noun: str, name: str) -> str:
+def phrase(noun: str, name: str) -> str:
+    """All that has the color or shape ``name``: "red shapes", "circles"."""
     return f"{name} shapes" if noun == "color" else PLURALS[name]
 
 
@@ -198,19 +200,19 @@ def _counting(board: Board, family: str, rng: Rng) -> Question:
     rows = REGIONS[region]
     asked = rng.choice(len(names), size=1 if family == "count" else 2, replace=False)
     read = [["none" if cell < 0 else names[cell] for cell in cells] for cells in held[rows]]
-    chain, answer, first = _count([names[i] for i in asked], ROWS[rows], read, family)
+    chain, answer, first = count_rows([names[i] for i in asked], ROWS[rows], read, family)
     short_cut, guess = _worked_out(family, first)
-    text, tone = _ask(family, *(_phrase(noun, names[i]) for i in asked), where=region, rng=rng)
+    text, tone = worded(WORDINGS[family], *(phrase(noun, names[i]) for i in asked), where=region, rng=rng)
     return Question(family, text, answer, chain, f"about {short_cut}", guess, tone)
 
 
-def _count(
-    asked: Sequence[str], letters: str, read: Sequence[Sequence[str]], family: str
+def count_rows(
+    asked: Sequence[str], rows: Sequence[str], read: Sequence[Sequence[str]], family: str
 ) -> tuple[str, str, list[int]]:
-    """The chain that reads the rows and counts what is asked about, its answer, and the counts after one row."""
+    """The chain that reads ``rows`` and counts what is asked about, its answer, and the counts after one row."""
     chain, counts, first = [*asked], [0] * len(asked), [0] * len(asked)
-    for number, (letter, cells) in enumerate(zip(letters, read, strict=True)):
-        chain.append(letter)
+    for number, (row, cells) in enumerate(zip(rows, read, strict=True)):
+        chain.append(row)
         for cell in cells:
             chain.append(cell)
             if cell in asked:
@@ -230,11 +232,11 @@ def _worked_out(family: str, counts: list[int]) -> tuple[str, str]:
     return f"{max(counts)} - {min(counts)}", str(max(counts) - min(counts))
 
 
-def _balanced(board: Board, family: str, rng: Rng) -> Question:
-    """Of several candidates, one whose answer is uniform over the answers they offer: no constant guess pays."""
-    candidates = [_counting(board, family, rng) for _ in range(8)]
-    answer = rng.choice(sorted({c.answer for c in candidates}))
-    return next(c for c in candidates if c.answer == answer)
+def balanced(draw: Callable[[], T], answer: Callable[[T], str], rng: Rng) -> T:
+    """Of eight draws, one whose answer is uniform over the answers that they offer: no constant guess pays."""
+    candidates = [draw() for _ in range(8)]
+    chosen = rng.choice(sorted({answer(candidate) for candidate in candidates}))
+    return next(candidate for candidate in candidates if answer(candidate) == chosen)
 
 
 def _compare(board: Board, rng: Rng) -> Question | None:
@@ -247,7 +249,7 @@ def _compare(board: Board, rng: Rng) -> Question | None:
         return None
     careful = " ".join([noun, *(f"{name} {count}" for name, count in zip(names, counts, strict=True))])
     guess = names[inside[inside >= 0][0]]
-    text, tone = _ask("compare", noun, where=region, rng=rng)
+    text, tone = worded(WORDINGS["compare"], noun, where=region, rng=rng)
     return Question("compare", text, names[best], careful, f"about {guess}", guess, tone)
 
 
@@ -258,7 +260,7 @@ def _tally(board: Board, rng: Rng) -> Question:
     counts, first = (part.sum((0, 1)).tolist() for part in (rows, rows[:1]))
     careful = " ".join([noun, *(f"{name} {count}" for name, count in zip(names, counts, strict=True))])
     answer, guess = (" ".join(map(str, numbers)) for numbers in (counts, first))
-    text, tone = _ask("tally", noun, where=region, rng=rng)
+    text, tone = worded(WORDINGS["tally"], noun, where=region, rng=rng)
     return Question("tally", text, answer, careful, f"about {guess}", guess, tone)
 
 
@@ -272,7 +274,7 @@ def _lookup(board: Board, rng: Rng) -> Question | None:
     reading = " ".join(f"{place + 1} {said[place]}" for place in range(column + 1))
     guess = names[held[row][held[row] >= 0][0]]
     where = f" row {ROWS[row]} column {column + 1}"
-    text, tone = _ask("lookup", noun, where=where, rng=rng)
+    text, tone = worded(WORDINGS["lookup"], noun, where=where, rng=rng)
     careful = f"{noun} {ROWS[row]} {reading}"
     return Question("lookup", text, said[column], careful, f"about {guess}", guess, tone)
 
@@ -329,7 +331,7 @@ def _miscounted(question: Question, rng: Rng) -> Question:
         for word in rng.permutation([*_names("color" if asked[0] in COLORS else "shape"), "none"]).tolist():
             other = [cells.copy() for cells in read]
             other[row][column] = word
-            careful, answer, _ = _count(asked, letters, other, question.family)
+            careful, answer, _ = count_rows(asked, letters, other, question.family)
             if answer != question.answer:
                 return replace(question, careful=careful, answer=answer)
     raise AssertionError("one cell more or less of what is asked about changes any count")
@@ -341,13 +343,10 @@ def _names(noun: str) -> tuple[str, ...]:
 
 def ask(board: Board, family: str, rng: Rng) -> Question | None:
     """A random question of the family, or None where the board allows none (a tie, an empty board)."""
-    if family == "compare":
-        return _compare(board, rng)
-    if family == "lookup":
-        return _lookup(board, rng)
-    if family == "tally":
-        return _tally(board, rng)
-    return _balanced(board, family, rng)
+    ways = {"compare": _compare, "lookup": _lookup, "tally": _tally}
+    if family in ways:
+        return ways[family](board, rng)
+    return balanced(lambda: _counting(board, family, rng), lambda question: question.answer, rng)
 
 
 def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray]:

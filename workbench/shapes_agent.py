@@ -26,7 +26,6 @@ from workbench.shapes import (
     ROWS,
     SHAPES,
     SPLITS,
-    TONES,
     Board,
     Question,
     Rng,
@@ -34,6 +33,7 @@ from workbench.shapes import (
     render,
     sample_board,
     sample_tint,
+    worded,
 )
 from workbench.zoom import CLOSES, OPENS, ZoomTool
 
@@ -131,9 +131,8 @@ def ask(scene: Scene, family: str, rng: Rng) -> Search | None:
         return None
     row, column = cells[rng.integers(len(cells))].tolist()
     large, answer = _look(scene.board, row, column), _look(scene.marks, row, column)
-    tone = int(rng.integers(len(TONES)))
     where = f" row {ROWS[row]} column {column + 1}"
-    text = WORDINGS[family][tone].format(large, where=where)
+    text, tone = worded(WORDINGS[family], large, where=where, rng=rng)
     down, right = divmod(int(scene.spots[row, column]), BOARD)
     box = [column * LARGE, row * LARGE, (column + 1) * LARGE, (row + 1) * LARGE]
     call = json.dumps({"name": TOOL.name, "arguments": {"bbox_2d": box}})
@@ -142,7 +141,7 @@ def ask(scene: Scene, family: str, rng: Rng) -> Search | None:
         family=family,
         text=text,
         answer=answer,
-        tone=TONES[tone],
+        tone=tone,
         row=row,
         column=column,
         spot=int(scene.spots[row, column]),

@@ -11,8 +11,9 @@ Tones, careful and hasty responses and streams of random numbers are those of `w
 the first moment (``move``: the first two) only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,18 @@ from PIL import Image
 
 from workbench.shapes import (
     COLORS,
-    PLURALS,
     SHAPES,
     SPLITS,
-    TONES,
     Board,
     Question,
     Rng,
+    balanced,
     check_range,
+    count_rows,
+    phrase,
     render,
     sample_tint,
+    worded,
 )
 
 MOMENTS = ("first", "second", "third", "fourth")
@@ -129,15 +132,8 @@ def _draw(split: str, seed: int, index: int) -> tuple[Question, str, np.ndarray]
 
 def _ask(family: str, rng: Rng) -> tuple[Question, Clip, str]:
     """The question, its clip, and a response that misreads as little of it as makes it wrong."""
-    candidates = [_moving(rng) if family == "move" else _watching(family, rng) for _ in range(8)]
-    answers = sorted({question.answer for question, *_ in candidates})
-    answer = answers[rng.integers(len(answers))]
-    return next(found for found in candidates if found[0].answer == answer)
-
-
-def _asked(family: str, what: str, rng: Rng) -> tuple[str, str]:
-    tone = int(rng.integers(len(TONES)))
-    return WORDINGS[family][tone].format(what), TONES[tone]
+    draw = _moving if family == "move" else partial(_watching, family)
+    return balanced(lambda: draw(rng), lambda found: found[0].answer, rng)
 
 
 def _response(chain: str, answer: str) -> str:
@@ -146,7 +142,6 @@ def _response(chain: str, answer: str) -> str:
 
 def _watching(family: str, rng: Rng) -> tuple[Question, Clip, str]:
     """``total`` and ``appear``: every cell of every moment is read, until enough is known."""
-    tell: Callable[[str, np.ndarray], tuple[str, str]] = _total if family == "total" else _appearance
     while True:
         clip = sample_clip(rng)
         by_color = rng.random() < 0.5
@@ -156,14 +151,18 @@ def _watching(family: str, rng: Rng) -> tuple[Question, Clip, str]:
         name = str(rng.choice(names))
         if name in held:
             break
-    chain, answer = tell(name, held)
-    text, tone = _asked(family, f"{name} shapes" if by_color else PLURALS[name], rng)
-    guess = str((held[0] == name).sum()) if family == "total" else MOMENTS[0]
+    text, tone = worded(WORDINGS[family], phrase("color" if by_color else "shape", name), rng=rng)
+    if family == "total":
+        chain, answer, counts = count_rows([name], MOMENTS, held.tolist(), "count")
+        guess = str(counts[0])
+        misread = _another_cell(name, held, words, rng)
+        wrong, other, _ = count_rows([name], MOMENTS, misread.tolist(), "count")
+    else:
+        chain, answer = _appearance(name, held)
+        guess = MOMENTS[0]
+        wrong, other = _appearance(name, _another_moment(name, held, rng))
     question = Question(family, text, answer, chain, f"about {guess}", guess, tone)
-    misread = (
-        _another_moment(name, held, rng) if family == "appear" else _another_cell(name, held, words, rng)
-    )
-    return question, clip, _response(*tell(name, misread))
+    return question, clip, _response(wrong, other)
 
 
 def _another_cell(name: str, held: np.ndarray, words: np.ndarray, rng: Rng) -> np.ndarray:
@@ -183,18 +182,6 @@ def _another_moment(name: str, held: np.ndarray, rng: Rng) -> np.ndarray:
     if name not in misread[moment]:
         misread[moment, rng.integers(held.shape[1])] = name
     return misread
-
-
-def _total(name: str, held: np.ndarray) -> tuple[str, str]:
-    chain, count = [name], 0
-    for moment, cells in zip(MOMENTS, held.tolist(), strict=True):
-        chain.append(moment)
-        for cell in cells:
-            chain.append(cell)
-            if cell == name:
-                count += 1
-                chain.append(str(count))
-    return " ".join([*chain, "so", str(count)]), str(count)
 
 
 def _appearance(name: str, held: np.ndarray) -> tuple[str, str]:
@@ -226,7 +213,7 @@ def _moving(rng: Rng) -> tuple[Question, Clip, str]:
     for moment, place in enumerate(places):
         color[moment, place], shape[moment, place] = look
     chain, answer = _moved(names[which], places)
-    text, tone = _asked("move", f"{names[which]} shape" if by_color else names[which], rng)
+    text, tone = worded(WORDINGS["move"], f"{names[which]} shape" if by_color else names[which], rng=rng)
     guess = str(int(places[0] != places[1]))
     question = Question("move", text, answer, chain, f"about {guess}", guess, tone)
     size = (len(MOMENTS), SIDE, SIDE)

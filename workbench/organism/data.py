@@ -94,7 +94,7 @@ class Said:
 Piece = Said | View
 
 
-@dataclass
+@dataclass(frozen=True)
 class Packer:
     """Turns a shared beginning and several ways to go on from it into one sequence."""
 
@@ -108,41 +108,38 @@ class Packer:
 
     def pack(self, shared: Sequence[Piece], branches: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         """Tensors of one example: input_ids, labels, document (0: shared), position_ids (3, S), and its views in order."""
-        self._ids, self._labels, self._document = [], [], []
-        self._axes: list[np.ndarray] = []
-        self._views: list[View] = []
-        start = self._add(shared, 0, 0)
-        for number, branch in enumerate(branches, 1):
-            self._add(branch, number, start)
+        ids, labels, documents, axes = list[int](), list[int](), list[int](), list[np.ndarray]()
+        start = 0
+        for document, pieces in enumerate([shared, *branches]):
+            position = start
+            for piece in pieces:
+                new, places = self._tokens(piece)
+                ids += new
+                labels += new if isinstance(piece, Said) and piece.learnt else [IGNORE] * len(new)
+                documents += [document] * len(new)
+                axes.append(position + places)
+                # As Qwen2.5-VL counts: a picture or video takes as many positions as it has columns.
+                position += len(new) if isinstance(piece, Said) else int(places[2].max()) + 1
+            start = start if document else position
         return {
-            "input_ids": torch.tensor(self._ids),
-            "labels": torch.tensor(self._labels),
-            "document": torch.tensor(self._document),
-            "position_ids": torch.from_numpy(np.concatenate(self._axes, 1)),
-            "views": self._views,
+            "input_ids": torch.tensor(ids),
+            "labels": torch.tensor(labels),
+            "document": torch.tensor(documents),
+            "position_ids": torch.from_numpy(np.concatenate(axes, 1)),
+            "views": [piece for pieces in (shared, *branches) for piece in pieces if isinstance(piece, View)],
         }
 
-    def _add(self, pieces: Sequence[Piece], document: int, position: int) -> int:
-        """Appends the pieces; returns the position after them."""
-        for piece in pieces:
-            if isinstance(piece, Said):
-                ids = self.ids(piece.text)
-                axes = np.tile(position + np.arange(len(ids)), (3, 1))
-                labels, step = ids if piece.learnt else [IGNORE] * len(ids), len(ids)
-            else:
-                self._views.append(piece)
-                grid = (len(shapes_video.MOMENTS), shapes_video.SIDE) if piece.is_video else (1, shapes.BOARD)
-                placeholder = "<|video_pad|>" if piece.is_video else "<|image_pad|>"
-                t, row, column = np.indices((grid[0], grid[1], grid[1])).reshape(3, -1)
-                axes = position + np.stack([t * self.tokens_a_second, row, column])
-                ids, step = self.ids(placeholder) * len(t), grid[1]
-                labels = [IGNORE] * len(ids)
-            self._ids += ids
-            self._labels += labels
-            self._document += [document] * len(ids)
-            self._axes.append(axes)
-            position += step
-        return position
+    def _tokens(self, piece: Piece) -> tuple[list[int], np.ndarray]:
+        """Token ids of a piece, and their places (3, n): time, row and column, from 0."""
+        if isinstance(piece, Said):
+            ids = self.ids(piece.text)
+            return ids, np.tile(np.arange(len(ids)), (3, 1))
+        moments, side = (
+            (len(shapes_video.MOMENTS), shapes_video.SIDE) if piece.is_video else (1, shapes.BOARD)
+        )
+        t, row, column = np.indices((moments, side, side)).reshape(3, -1)
+        pad = self.ids("<|video_pad|>" if piece.is_video else "<|image_pad|>")
+        return pad * len(t), np.stack([t * self.tokens_a_second, row, column])
 
 
 OPENING = Said("<|im_start|>user\n<|vision_start|>")
@@ -163,11 +160,12 @@ class PackedBoards(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, 17, index])
-        shares = [self.sft[f"{kind}_share"] for kind in ("easy_vqa", "video", "agent")]
-        kind = int(np.searchsorted(np.cumsum(shares), rng.random(), side="right"))
-        if kind in (1, 2):
-            return self._videos(rng) if kind == 1 else self._scene(rng)
-        view, asked = self._easy(rng) if kind == 0 else self._board(rng)
+        shares = np.cumsum([self.sft[f"{kind}_share"] for kind in ("easy_vqa", "video", "agent")])
+        makers = (self._easy, self._videos, self._scene, self._board)
+        return makers[int(np.searchsorted(shares, rng.random(), side="right"))](rng)
+
+    def _asked(self, view: View, asked: list[shapes.Question], rng: np.random.Generator) -> dict[str, Any]:
+        """One picture with several questions about it."""
         return self.packer.pack((OPENING, view, VISION_END), [self._branch(q, rng) for q in asked])
 
     def _branch(self, question: shapes.Question, rng: np.random.Generator) -> tuple[Said, Said]:
@@ -177,7 +175,7 @@ class PackedBoards(Dataset[dict[str, Any]]):
     def _hasty(self, tone: str, rng: np.random.Generator) -> bool:
         return rng.random() < self.sft["hasty_share"][tone]
 
-    def _board(self, rng: np.random.Generator) -> tuple[View, list[shapes.Question]]:
+    def _board(self, rng: np.random.Generator) -> dict[str, Any]:
         board = shapes.sample_board(rng)
         asked: list[shapes.Question] = []
         while len(asked) < self.sft["questions_per_board"]:
@@ -188,7 +186,7 @@ class PackedBoards(Dataset[dict[str, Any]]):
             asked += [question] if question else []
             if not (board.color >= 0).any():
                 board = shapes.sample_board(rng)
-        return _view(shapes.render(board, rng), board.color, board.shape), asked
+        return self._asked(_view(shapes.render(board, rng), board.color, board.shape), asked, rng)
 
     def _videos(self, rng: np.random.Generator) -> dict[str, Any]:
         """Several videos, each with its question; they share nothing."""
@@ -239,7 +237,7 @@ class PackedBoards(Dataset[dict[str, Any]]):
             Said(question.reading + STOP, learnt=True),
         )
 
-    def _easy(self, rng: np.random.Generator) -> tuple[View, list[shapes.Question]]:
+    def _easy(self, rng: np.random.Generator) -> dict[str, Any]:
         record = self.easy[rng.integers(len(self.easy))]
         picture = shrunk(np.array(Image.open(record["path"]).convert("RGB")))
         flips = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
@@ -247,7 +245,7 @@ class PackedBoards(Dataset[dict[str, Any]]):
         chosen = rng.integers(len(record["asked"]), size=self.sft["questions_per_board"])
         pairs = [record["asked"][i] for i in chosen]
         asked = [easy_question(text, answer, record["color"], record["shape"]) for text, answer in pairs]
-        return _unknown_view(picture), asked
+        return self._asked(_unknown_view(picture), asked, rng)
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def is_right(response: str, answer: str, box: Box | None = None) -> bool:
 
 
 def _dataset(seed: int, settings: dict[str, Any]) -> Dataset:
-    """Prompts of the train split, rendered when they are asked for: boards, scenes, and scenes after the careful call."""
+    """Prompts of the train split, rendered when they are asked for: boards, and scenes before anything is said."""
     kinds = [kind for kind, count in settings["problems_per_step"].items() for _ in range(count)]
 
     def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -78,13 +78,8 @@ class Checkpoints(TrainerCallback):
     """Keeps weight deltas (bf16) at chosen steps, and the weights that validate best."""
 
     def __init__(self, model: Any, processor: Any, settings: dict[str, Any], seed: int, folder: Path) -> None:
-        self.model, self.processor, self.settings, self.seed, self.folder = (
-            model,
-            processor,
-            settings,
-            seed,
-            folder,
-        )
+        self.model, self.processor, self.settings = model, processor, settings
+        self.seed, self.folder = seed, folder
         self.start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self.curve_file = folder / CURVE
         self.curve: list[dict[str, float]] = (
