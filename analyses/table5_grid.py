@@ -6,10 +6,10 @@ import pandas as pd
 
 from workbench.analysis import Finding, Given, published
 from workbench.cli import run_analysis
+from workbench.conditions import Replay
 from workbench.outcomes import changes
 from workbench.paper_figures import settings_grid
 from workbench.presets import settings_for
-from workbench.replay import Replay
 
 PROBLEMS, SAMPLES = 96, 8
 TAUS, ALPHAS, ITERATIONS = (0.2, 0.4), (0.3, 1.0, 3.0), (5, 10, 50)

@@ -8,10 +8,10 @@ import pytest
 import tiny
 
 from workbench import experiments, outcome_figures
+from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import Ablation, ablate, jittered
 from workbench.patching import Patch
-from workbench.presets import default_matrix
 from workbench.replay import Replay
 
 SETTINGS = {"samples": 3, "max_new_tokens": 3, "resamples": 20}

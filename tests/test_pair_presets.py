@@ -7,11 +7,12 @@ import yaml
 from typer.testing import CliRunner
 
 from workbench.cli import app
+from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.pair_presets import PACKAGED, pair_preset, read_presets
 from workbench.pairs import load_pair
 from workbench.placement import learn_problems
-from workbench.presets import batch_of, controls_of, default_matrix, is_bundled, longest_answer, settings_for
+from workbench.presets import batch_of, controls_of, is_bundled, longest_answer, settings_for
 from workbench.replay import Replay
 
 PAPER = (

@@ -22,15 +22,16 @@ from typing import Any
 import pandas as pd
 
 from workbench.chat import Message, as_said
+from workbench.conditions import Patch, Replay
 from workbench.decoding import Engine, Intervention, Model, Response, decode
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.pages import write_page
 from workbench.pairs import ModelPair
-from workbench.patching import Patch, PreparedPatch, prepare_patch
+from workbench.patching import PreparedPatch, prepare_patch
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, TokenKind
-from workbench.replay import LearnedTokens, Replay, learn_tokens
+from workbench.replay import LearnedTokens, learn_tokens
 from workbench.traces import trace
 from workbench.transcripts import Ended, Transcript, Turn
 from workbench.zoom import STOPS, ZoomTool, utf8

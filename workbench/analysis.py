@@ -24,15 +24,16 @@ import pandas as pd
 
 from workbench import __version__, markup
 from workbench.claims import Claim, claim_table, claims_html
+from workbench.conditions import Condition, default_matrix
 from workbench.errors import InputError
-from workbench.experiments import Ablation, Condition, ablate
+from workbench.experiments import Ablation, ablate
 from workbench.figure_files import write_figures
 from workbench.folders import digest_of, kept, made_with, write_json
 from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
 from workbench.pairs import ModelPair, load_pair
 from workbench.perturbation import perturb, responses_for
-from workbench.presets import batch_of, controls_of, default_matrix, longest_answer, settings_for
+from workbench.presets import batch_of, controls_of, longest_answer, settings_for
 from workbench.problems import Problem, load_problems
 from workbench.rows import nearest
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift

@@ -11,11 +11,12 @@ import pandas as pd
 
 from workbench import markup
 from workbench.answers import verify
+from workbench.conditions import Replay
 from workbench.decoding import decode
 from workbench.errors import InputError
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
-from workbench.replay import LearnedTokens, Replay, learn_tokens
+from workbench.replay import LearnedTokens, learn_tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)

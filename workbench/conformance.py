@@ -26,12 +26,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench import markup
+from workbench.conditions import Patch, Replay
 from workbench.errors import InputError
 from workbench.lens import compare
 from workbench.pairs import ModelPair, load_pair
-from workbench.patching import Patch, prepare_patch
+from workbench.patching import prepare_patch
 from workbench.prompts import EncodedPrompt
-from workbench.replay import Replay, learn_tokens
+from workbench.replay import learn_tokens
 from workbench.traces import compare_residuals, lens_heads
 from workbench.tracing import read_logits
 

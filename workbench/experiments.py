@@ -23,6 +23,7 @@ import pandas as pd
 from workbench import markup
 from workbench.answers import verify
 from workbench.backoff import piecewise
+from workbench.conditions import PLAIN, Condition, Patch, Replay, title_of
 from workbench.decoding import decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
@@ -32,11 +33,11 @@ from workbench.folders import kept
 from workbench.interventions import Intervention, batch_edits
 from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.pairs import ModelPair
-from workbench.patching import Patch, prepare_patch
+from workbench.patching import prepare_patch
 from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, batches
-from workbench.replay import Replay, learn_many
+from workbench.replay import learn_many
 
 __all__ = [
     "Ablation",
@@ -49,8 +50,6 @@ __all__ = [
     "perturb",
 ]
 
-Condition = Literal["base", "rlvr"] | Replay | Patch
-PLAIN = ("base", "rlvr")
 SHARD = 32
 """Problems between two saves."""
 
@@ -290,7 +289,7 @@ def _named(interventions: Mapping[str, Condition] | Sequence[Condition]) -> dict
     given = dict(interventions) if isinstance(interventions, Mapping) else {}
     if not isinstance(interventions, Mapping):
         for condition in interventions:
-            name = condition if isinstance(condition, str) else _title(condition)
+            name = title_of(condition)
             given[name if name not in given else f"{name} ({len(given)})"] = condition
     for name, condition in given.items():
         if not isinstance(condition, Replay | Patch) and condition not in PLAIN:
@@ -300,14 +299,6 @@ def _named(interventions: Mapping[str, Condition] | Sequence[Condition]) -> dict
             )
     plain: dict[str, Condition] = {"base": "base", "rlvr": "rlvr"}
     return plain | {name: value for name, value in given.items() if value not in PLAIN}
-
-
-def _title(condition: Replay | Patch) -> str:
-    if isinstance(condition, Patch):
-        return f"patch, {condition.select}"
-    kind = {"reverse": "reverse", "self": "self-smoothing"}.get(condition.direction)
-    kind = kind or condition.site.replace("_", " ")
-    return f"{kind}, {condition.select}"
 
 
 def _spec(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from workbench.anatomy import Anatomy, dissect
 from workbench.checkpoints import Placement, read_config
+from workbench.conditions import Replay
 from workbench.descent import Loss
 from workbench.errors import InputError
 from workbench.lens import STRETCH, working_sizes
@@ -29,7 +30,6 @@ from workbench.meters import metered
 from workbench.pair_presets import ROLES
 from workbench.pairs import named_pair
 from workbench.readouts import Cells, Readout
-from workbench.replay import Replay
 from workbench.segments import Segment
 from workbench.tracing import LayerCall
 

@@ -15,75 +15,21 @@ layer: ``Patch(layers=7, threshold="fixed", levels=(...), only_where_base_lower=
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.anatomy import Anatomy
+from workbench.conditions import Patch
 from workbench.displays import patch_html
 from workbench.errors import InputError
 from workbench.lens import summarise
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind, problem_seed
-from workbench.strata import Select, Threshold, check_selection, select_cells
+from workbench.strata import select_cells
 from workbench.traces import lens_head
 from workbench.tracing import LayerCall, read_calls
-
-Positions = Literal["all", "visual"]
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Which cells to overwrite.
-
-    Raises:
-        InputError: a value outside its range, or two that do not go together.
-    """
-
-    select: Select = "low"
-    threshold: Threshold = "max_fraction"
-    tau: float = 0.4
-    levels: tuple[float, ...] | None = None
-    """For ``threshold="fixed"``: an entropy in nats for each patched layer."""
-    only_where_base_lower: bool = False
-    layers: int | tuple[int, ...] = 7
-    """The first so many layers, or which."""
-    positions: Positions = "all"
-    """``visual``: each image has a threshold of its own."""
-    seed: int = 0
-    """Of ``select="random"``."""
-
-    def __post_init__(self) -> None:
-        if self.positions not in get_args(Positions):
-            raise InputError(
-                f"`positions` is {self.positions!r}; expected 'all' or 'visual': Patch(positions='visual')"
-            )
-        chosen = self.patched
-        if not chosen or min(chosen) < 0 or list(chosen) != sorted(set(chosen)):
-            raise InputError(
-                f"`layers` is {self.layers!r}; expected a number of layers of at least 1, or layers in order: "
-                "Patch(layers=7) or Patch(layers=(4, 5, 6))"
-            )
-        check_selection(self.select, self.threshold, self.tau, self.levels, len(chosen))
-
-    @property
-    def patched(self) -> tuple[int, ...]:
-        """The layers whose input is overwritten."""
-        return tuple(range(self.layers)) if isinstance(self.layers, int) else tuple(self.layers)
-
-    def check_depth(self, depth: int) -> None:
-        """Refuse layers that a model of `depth` layers does not have.
-
-        Raises:
-            InputError: there are such.
-        """
-        if self.patched[-1] >= depth:
-            raise InputError(
-                f"`layers` of the patch go up to {self.patched[-1]}, but the models have layers 0 to {depth - 1}: "
-                f"Patch(layers={min(7, depth)})"
-            )
 
 
 @dataclass(frozen=True, eq=False)

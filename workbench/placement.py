@@ -22,12 +22,13 @@ from workbench import markup
 from workbench.anatomy import Anatomy, dissect, probe
 from workbench.chat import within_budget
 from workbench.checkpoints import Placement, load_model, load_processor, read_depth
+from workbench.conditions import Replay
 from workbench.errors import InputError
 from workbench.pairs import ModelPair, load_pair, named_pair
 from workbench.preflight import check_processor, check_weights
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt
-from workbench.replay import LearnedTokens, Replay, aims_of, learn_many
+from workbench.replay import LearnedTokens, aims_of, learn_many
 
 Placing = Literal["together", "sequential"]
 

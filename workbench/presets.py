@@ -1,12 +1,9 @@
-"""Settings that suit a pair: those of its preset, else the paper's; and the default matrix of interventions."""
+"""Settings that suit a pair: those of its preset, else the paper's."""
 
-from dataclasses import replace
 from typing import Any
 
 from workbench.pair_presets import PairPreset
 from workbench.pairs import ModelPair, load_pair
-from workbench.patching import Patch
-from workbench.replay import Replay
 
 
 def settings_for(pair: ModelPair) -> dict[str, Any]:
@@ -37,35 +34,6 @@ def controls_of(pair: ModelPair) -> dict[str, ModelPair]:
         pair.preset.name, checkpoint=pair.preset.control, dtype=pair.dtype, device=pair.device
     )
     return {"fine-tuned without RL": control}
-
-
-def default_matrix(
-    depth: int,
-    *,
-    tau: float = 0.4,
-    alpha: float = 10.0,
-    layers: int | None = None,
-    threshold: Any = "max_fraction",
-    iterations: int = 25,
-    top_v: int | None = 50,
-) -> dict[str, Replay | Patch]:
-    """The card's comparisons: low and high by tokens and by cross-model patch, and every control, in one setting."""
-    tokens = Replay(
-        tau=tau, alpha=alpha, layers=layers, threshold=threshold, iterations=iterations, top_v=top_v
-    )
-    layers = len(tokens.loss_layers(depth))
-    patch = Patch(tau=tau, threshold=threshold, layers=layers)
-    return {
-        "tokens, low": tokens,
-        "tokens, high": replace(tokens, select="high"),
-        "tokens, random": replace(tokens, select="random"),
-        "tokens, all": replace(tokens, select="all"),
-        "mid tokens, low": replace(tokens, site="mid_tokens", layer=layers - 1, layers=None),
-        "reverse, low": replace(tokens, direction="reverse"),
-        "self-smoothing": replace(tokens, direction="self", select="all"),
-        "patch, low": patch,
-        "patch, high": replace(patch, select="high"),
-    }
 
 
 _NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name

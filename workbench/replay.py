@@ -19,11 +19,10 @@ visual token, which it cannot see, and layers after K never run.
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,6 +31,7 @@ from torch import Tensor
 from workbench.aims import Aim, seen, take_aim
 from workbench.anatomy import Anatomy
 from workbench.backoff import piecewise
+from workbench.conditions import Replay
 from workbench.descent import Loss, descend
 from workbench.displays import learned_html
 from workbench.errors import InputError
@@ -40,94 +40,9 @@ from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.readouts import Cells, Readout, Target
 from workbench.segments import Segment
-from workbench.strata import Select, Threshold, check_selection, select_cells
+from workbench.strata import select_cells
 from workbench.traces import lens_head
 from workbench.tracing import read_calls
-
-Site = Literal["tokens", "mid_tokens"]
-Direction = Literal["base_to_rlvr", "reverse", "self"]
-Alignment = Literal["paper", "released"]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Which tokens to learn, and how. The defaults are the paper's, with K in proportion to the model's depth.
-
-    Raises:
-        InputError: a value outside its range, or two that do not go together.
-    """
-
-    site: Site = "tokens"
-    """``tokens``: x is added to layer 0's input, the loss covers K layers. ``mid_tokens``: x is added to the input
-    of ``layer``, and the loss is that of this layer alone."""
-    select: Select = "low"
-    threshold: Threshold = "max_fraction"
-    tau: float = 0.4
-    levels: tuple[float, ...] | None = None
-    """For ``threshold="fixed"``: an entropy in nats for each layer of the loss."""
-    only_where_base_lower: bool = False
-    """Only cells whose entropy is lower in the target's model than in the learner's."""
-    alpha: float = 10.0
-    layers: int | None = None
-    """K. None: 16 of 28 layers, the paper's share of Qwen2.5-VL-7B, rounded."""
-    layer: int | None = None
-    """For ``mid_tokens``."""
-    iterations: int = 25
-    top_v: int | None = 50
-    """Tokens that the KL covers, the target's most probable; None: the whole vocabulary."""
-    normalize: bool = True
-    direction: Direction = "base_to_rlvr"
-    """``reverse``: tokens on the base model, target RLVR. ``self``: tokens on the RLVR model for a disturbed
-    picture, target the same model on the clean one."""
-    alignment: Alignment = "paper"
-    patience: int | None = None
-    """Stop early after so many iterations without improvement; None: never."""
-    seed: int = 0
-    """Of ``select="random"``."""
-
-    def __post_init__(self) -> None:
-        for name, kind in (("site", Site), ("direction", Direction), ("alignment", Alignment)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(
-                    f"`{name}` is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}: "
-                    f"Replay({name}={get_args(kind)[0]!r})"
-                )
-        for name, least in (("layers", 1), ("layer", 0), ("iterations", 0), ("top_v", 2), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise InputError(
-                    f"`{name}` is {value!r}; expected a whole number of at least {least}: Replay({name}={least})"
-                )
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise InputError(
-                f"`alpha` is {self.alpha}; expected a step size of 0 or more: Replay(alpha=10.0)"
-            )
-        if (self.site == "mid_tokens") != (self.layer is not None):
-            raise InputError(
-                f"`layer` is {self.layer} with site {self.site!r}; name a layer for mid tokens, and only for them: "
-                "Replay(site='mid_tokens', layer=8)"
-            )
-        rows = len(self.levels) if self.levels is not None else self.layers or 1
-        check_selection(self.select, self.threshold, self.tau, self.levels, rows)
-
-    def loss_layers(self, depth: int) -> tuple[int, ...]:
-        """The layers that the loss covers, in a model of `depth` layers.
-
-        Raises:
-            InputError: the model is not that deep, or `levels` does not fit.
-        """
-        if self.site == "mid_tokens":
-            chosen = (self.layer or 0,)
-        else:
-            chosen = tuple(range(max(1, round(depth * 16 / 28)) if self.layers is None else self.layers))
-        if chosen[-1] >= depth:
-            name = "layer" if self.site == "mid_tokens" else "layers"
-            raise InputError(
-                f"`{name}` is {getattr(self, name)}, but the models have {depth} layers; "
-                f"Replay({name}={depth - (name == 'layer')}) is the most"
-            )
-        check_selection(self.select, self.threshold, self.tau, self.levels, len(chosen))
-        return chosen
 
 
 @dataclass(frozen=True, eq=False)

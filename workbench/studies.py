@@ -23,7 +23,8 @@ from workbench.claims import (
     perturbation_claims,
     shift_claims,
 )
-from workbench.experiments import Ablation, Condition, ablate
+from workbench.conditions import Condition
+from workbench.experiments import Ablation, ablate
 from workbench.figure_files import write_figures
 from workbench.folders import digest_of, made_with, run_folder, write_json, write_tables
 from workbench.followed import follow
