@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.chat import Message
+from workbench.conditions import default_matrix
 from workbench.decoding import Engine, Intervention, check_sampling, decode_many
 from workbench.errors import InputError
 from workbench.experiments import Condition, answered_by, intervene
@@ -24,7 +25,7 @@ from workbench.images import SUFFIXES
 from workbench.likelihoods import response_ids, response_scores
 from workbench.pairs import ModelPair, load_pair
 from workbench.patching import Patch
-from workbench.presets import batch_of, default_matrix, longest_answer, settings_for
+from workbench.presets import batch_of, longest_answer, settings_for
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.replay import Replay

@@ -19,9 +19,10 @@ from lmms_eval.tasks import TaskManager
 
 import workbench as wb
 from workbench.answers import verify
+from workbench.conditions import default_matrix
 from workbench.experiments import intervene
 from workbench.likelihoods import response_ids, response_nats
-from workbench.presets import default_matrix, settings_for
+from workbench.presets import settings_for
 
 HERE = Path(__file__).resolve().parent
 LIMIT = int(sys.argv[1]) if len(sys.argv) > 1 else 48

@@ -1,0 +1,119 @@
+"""Grids of interventions: fields of `Replay` and `Patch` that take one value or several, checked by pydantic."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+
+from workbench.conditions import Condition, Patch, Replay, Threshold, default_matrix
+from workbench.errors import InputError
+
+
+class Checked(BaseModel):
+    """Of the types it says, and with no other keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+def _item(kind: Any) -> Any:
+    """The type of one grid value: lists stand for tuples, and for nothing else."""
+    if get_origin(kind) is tuple:
+        return Annotated[kind, Strict(False)]
+    if isinstance(kind, UnionType):
+        joined = _item(get_args(kind)[0])
+        for part in get_args(kind)[1:]:
+            joined = joined | _item(part)
+        return joined
+    return kind
+
+
+def _grid(kind: Any) -> Any:
+    """One value, or several: always a list once read."""
+    one = TypeAdapter(_item(kind)).json_schema()
+    several = {"type": "array", "items": one, "minItems": 1}
+    return Annotated[
+        list[_item(kind)],
+        Field(min_length=1),
+        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+        WithJsonSchema({"anyOf": [one, several]}),
+    ]
+
+
+def _grids(name: str, kinds: Mapping[str, Any]) -> type[BaseModel]:
+    made: dict[str, Any] = {key: (_grid(kind), Field(default_factory=list)) for key, kind in kinds.items()}
+    return create_model(name, __base__=Checked, **made)
+
+
+_REPLAY, _PATCH = get_type_hints(Replay), get_type_hints(Patch)
+_MATRIX = {name: _REPLAY[name] for name in ("tau", "alpha", "layers", "iterations", "top_v")}
+_MATRIX["threshold"] = Threshold
+ReplayGrid, PatchGrid = _grids("ReplayGrid", _REPLAY), _grids("PatchGrid", _PATCH)
+MatrixGrid = _grids("MatrixGrid", _MATRIX)
+FIELDS = tuple(dict.fromkeys((*_REPLAY, *_PATCH)))
+
+
+class Grid(Checked):
+    """One kind of intervention, with values or lists of values for its fields."""
+
+    replay: ReplayGrid | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """Activation Replay."""
+    patch: PatchGrid | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """A cross-model patch."""
+    matrix: MatrixGrid | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """The default matrix: low and high by tokens and by patch, and every control."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Grid":
+        if len(self.model_fields_set) != 1 or getattr(self, self.kind) is None:
+            raise InputError("give one of `replay`, `patch` and `matrix`: {replay: {tau: [0.2, 0.4]}}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """``replay``, ``patch`` or ``matrix``."""
+        return next(iter(self.model_fields_set), "replay")
+
+    @property
+    def values(self) -> dict[str, list[Any]]:
+        """The values of every field that is named."""
+        grid = getattr(self, self.kind)
+        return {
+            name: getattr(grid, name) for name in type(grid).model_fields if name in grid.model_fields_set
+        }
+
+    def combinations(self, entry: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every combination of the values, with a name: the entry's, and the values of what varies."""
+        varied = [name for name, values in self.values.items() if len(values) > 1]
+        for values in itertools.product(*self.values.values()):
+            chosen = dict(zip(self.values, values, strict=True))
+            yield " ".join([entry, *(f"{name}={_shown(chosen[name])}" for name in varied)]), chosen
+
+    def build(
+        self, title: str, chosen: Mapping[str, Any], known: Mapping[str, Any], depth: int
+    ) -> dict[str, Condition]:
+        """The interventions of one combination, by name; `known` are the pair's own settings."""
+        if self.kind == "matrix":
+            made = default_matrix(depth, **{**known, **chosen})
+            return {f"{title}: {name}": condition for name, condition in made.items()}
+        if self.kind == "patch":
+            return {title: Patch(**{**{k: v for k, v in known.items() if k in _PATCH}, **chosen})}
+        mid = chosen.get("site") == "mid_tokens"
+        return {
+            title: Replay(**{**{k: v for k, v in known.items() if not (mid and k == "layers")}, **chosen})
+        }
+
+
+def _shown(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
