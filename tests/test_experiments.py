@@ -75,8 +75,8 @@ def test_without_pictures_there_is_no_drift(pair_of):
 def test_a_kept_run_goes_on_where_it_stopped(tiny_pair, problems, tmp_path, monkeypatch):
     first = ablate(tiny_pair, problems, [TOKENS], **SETTINGS, keep=tmp_path)
     calls = []
-    whole = experiments._run
-    monkeypatch.setattr(experiments, "_run", lambda *args: calls.append(args) or whole(*args))
+    whole = experiments.measure
+    monkeypatch.setattr(experiments, "measure", lambda *args: calls.append(args) or whole(*args))
     again = ablate(tiny_pair, problems, [TOKENS], **SETTINGS, keep=tmp_path)
     assert not calls
     pd.testing.assert_frame_equal(first.summary, again.summary)
@@ -143,6 +143,6 @@ def test_conditions_name_themselves():
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(tiny_pair, problems, changes, message, monkeypatch):
-    monkeypatch.setattr(experiments, "_run", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr(experiments, "measure", lambda *_: pytest.fail("ran"))
     with pytest.raises(InputError, match=message):
         ablate(tiny_pair, **{"problems": problems, "interventions": [TOKENS], **SETTINGS, **changes})

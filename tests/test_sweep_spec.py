@@ -56,7 +56,6 @@ def test_what_is_excluded_need_not_make_sense():
 
 def test_a_cells_seed_draws_random_selections_only():
     assert seeded(Replay(select="random", seed=5), 3).seed == 3
-    assert seeded(Replay(select="random", seed=5), 3, own=True).seed == 5
     assert seeded(Patch(seed=5), 3) == Patch()
 
 

@@ -33,11 +33,12 @@ from workbench.folders import kept
 from workbench.interventions import Intervention, batch_edits
 from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.pairs import ModelPair
-from workbench.patching import prepare_patch
+from workbench.patching import Readings, prepare_patch
 from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, batches
-from workbench.replay import learn_many
+from workbench.replay import aims_of, learn_many
+from workbench.reuse import Reuse
 
 __all__ = [
     "Ablation",
@@ -166,7 +167,7 @@ def ablate(
                 folder,
                 _spec(pair, condition, part, settings),
                 ("responses", "drift"),
-                lambda condition=condition, part=part: _run(pair, condition, part, settings),
+                lambda condition=condition, part=part: measure(pair, condition, part, settings),
             )
             responses.append(rows.assign(intervention=name))
             drifts.append(moved.assign(intervention=name))
@@ -197,26 +198,65 @@ def intervene(
     *,
     seed: int = 0,
     batch_size: int = 8,
+    reuse: Reuse | None = None,
 ) -> list[Intervention | None]:
     """The condition's intervention for each prompt; None for the plain models."""
+    reuse = reuse or Reuse()
     if isinstance(condition, str):
         return [None] * len(prompts)
     if isinstance(condition, Patch):
-        return [prepare_patch(pair, prompt, condition) for prompt in prompts]
-    students = None
+        condition.check_depth(pair.depth)
+        layers = condition.patched
+        return [
+            prepare_patch(
+                pair,
+                prompt,
+                condition,
+                readings=reuse.of(
+                    ("readings", prompt.problem_id, layers),
+                    lambda prompt=prompt: Readings.of(pair, prompt, layers),
+                ),
+            )
+            for prompt in prompts
+        ]
+    students, aims = None, None
     if condition.direction == "self":
         students = [pair.encode(jittered(problem, seed)) for problem in problems]
-    return [*learn_many(pair, prompts, condition, students=students, batch_size=batch_size)]
+    if reuse.limit:
+        teacher = "base" if condition.direction == "base_to_rlvr" else "rlvr"
+        wanted = ("aims", *(p.problem_id for p in prompts), teacher, condition.loss_layers(pair.depth))
+        aims = reuse.of(
+            (*wanted, condition.top_v), lambda: aims_of(pair, prompts, condition, batch_size=batch_size)
+        )
+    return [*learn_many(pair, prompts, condition, students=students, aims=aims, batch_size=batch_size)]
 
 
-def _run(
-    pair: ModelPair, condition: Condition, problems: Sequence[Problem], settings: Mapping[str, Any]
+def measure(
+    pair: ModelPair,
+    condition: Condition,
+    problems: Sequence[Problem],
+    settings: Mapping[str, Any],
+    reuse: Reuse | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All responses of one condition to some problems, and the drift there."""
+    """All responses of one condition to some problems, and the drift there.
+
+    Args:
+        pair: what `load_pair` returned.
+        condition: what is done.
+        problems: with answers.
+        settings: those of `ablate`, by name.
+        reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
+    """
+    reuse = reuse or Reuse()
+    ids = tuple(problem.id for problem in problems)
     seed, batch_size = settings["seed"], settings["batch_size"]
-    prompts = [pair.encode(problem) for problem in problems]
+    prompts = reuse.of(("prompts", ids), lambda: [pair.encode(problem) for problem in problems])
     begun = time.perf_counter()
-    made = intervene(pair, problems, prompts, condition, seed=seed, batch_size=batch_size)
+    drawn = seed if getattr(condition, "direction", "") == "self" else None
+    made = reuse.of(
+        ("made", ids, condition, drawn),
+        lambda: intervene(pair, problems, prompts, condition, seed=seed, batch_size=batch_size, reuse=reuse),
+    )
     making = (time.perf_counter() - begun) / len(problems)
     model = answered_by(condition)
     shared = {
@@ -251,7 +291,7 @@ def _run(
                     "stopped": getattr(intervention, "stopped", None) or "",
                 }
             )
-    return pd.DataFrame(rows), _drift(pair, condition, prompts, made, batch_size)
+    return pd.DataFrame(rows), _drift(pair, condition, prompts, made, batch_size, reuse)
 
 
 def _drift(
@@ -260,19 +300,23 @@ def _drift(
     prompts: Sequence[EncodedPrompt],
     made: Sequence[Intervention | None],
     batch_size: int,
+    reuse: Reuse,
 ) -> pd.DataFrame:
     """Mean KL(target || learner), before and with the intervention, per problem, scope and stratum."""
     columns = ["problem", "scope", "stratum", "before", "kl", "cells"]
     if condition == "base":  # its distance from itself
         return pd.DataFrame({column: [] for column in columns})
-    if getattr(condition, "direction", "") == "reverse":
+    turned = getattr(condition, "direction", "") == "reverse"
+    if turned:
         pair = replace(pair, base=pair.rlvr, rlvr=pair.base)
 
     def measured(batch: Sequence[EncodedPrompt], here: slice) -> tuple[Any, ...]:
         if not any(prompt.grids for prompt in batch):  # nothing visual
             return ()
-        reference = Reference.of(pair, batch)
-        before = drift(pair, batch, reference)
+        reference, before = reuse.of(
+            ("drift", *(prompt.problem_id for prompt in batch), turned),
+            lambda: (at := Reference.of(pair, batch), drift(pair, batch, at)),
+        )
         write = batch_edits(batch, made[here])
         return before, before if condition == "rlvr" else drift(pair, batch, reference, write)
 

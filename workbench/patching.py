@@ -88,8 +88,38 @@ def _stacked(anatomy: Anatomy, calls: Sequence[LayerCall], layers: Sequence[int]
     return torch.stack([calls[layer].hidden[0].to(anatomy.device) for layer in layers])
 
 
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What a patch of some layers is chosen by and, unless another source is given, made of; the same for every threshold."""
+
+    entropy: dict[str, Float[Tensor, "layers positions"]] = field(repr=False)
+    """In nats, by model."""
+    source: Recording
+    """The base model's."""
+
+    @classmethod
+    def of(cls, pair: ModelPair, prompt: EncodedPrompt, layers: Sequence[int]) -> "Readings":
+        """Run both models unpatched up to the last of `layers`."""
+        entropy, hidden = {}, torch.empty(0)
+        for role, anatomy in (("base", pair.base), ("rlvr", pair.rlvr)):
+            calls = read_calls(anatomy, prompt.model_inputs, layers[-1] + 1)
+            head, device = lens_head(anatomy, pair.vocab_size), anatomy.unembedding.weight.device
+            found = [
+                summarise(calls[layer].output[0].to(device), head, top_k=1).entropy.cpu() for layer in layers
+            ]
+            entropy[role] = torch.stack(found)
+            if role == "base":
+                hidden = _stacked(anatomy, calls, layers)
+        return cls(entropy, Recording(prompt.problem_id, prompt.input_ids, tuple(layers), hidden))
+
+
 def prepare_patch(
-    pair: ModelPair, prompt: EncodedPrompt, patch: Patch, *, source: Recording | None = None
+    pair: ModelPair,
+    prompt: EncodedPrompt,
+    patch: Patch,
+    *,
+    source: Recording | None = None,
+    readings: Readings | None = None,
 ) -> PreparedPatch:
     """Choose the cells and record what goes there; see the module's text.
 
@@ -98,6 +128,7 @@ def prepare_patch(
         prompt: the prompt that is to be patched.
         patch: the settings.
         source: what is written; None: the base model's residual stream on the same prompt.
+        readings: what `Readings.of` returned for this prompt and the patch's layers; None: read here.
 
     Raises:
         InputError: more layers than the models have, a source recorded on another prompt or at other layers.
@@ -115,23 +146,8 @@ def prepare_patch(
                 f"`source` was recorded at layers {source.layers}, the patch writes {layers}: "
                 f"`record(pair.base, prompt, {layers})`"
             )
-    calls = {
-        role: read_calls(anatomy, prompt.model_inputs, layers[-1] + 1)
-        for role, anatomy in (("base", pair.base), ("rlvr", pair.rlvr))
-    }
-    entropy = {
-        role: torch.stack(
-            [
-                summarise(
-                    calls[role][layer].output[0].to(anatomy.unembedding.weight.device),
-                    lens_head(anatomy, pair.vocab_size),
-                    top_k=1,
-                ).entropy.cpu()
-                for layer in layers
-            ]
-        )
-        for role, anatomy in (("base", pair.base), ("rlvr", pair.rlvr))
-    }
+    readings = readings or Readings.of(pair, prompt, layers)
+    entropy = readings.entropy
     visual = prompt.kinds == TokenKind.VISUAL
     mask = select_cells(
         entropy["base"],
@@ -144,7 +160,4 @@ def prepare_patch(
         below=entropy["rlvr"] if patch.only_where_base_lower else None,
         seed=problem_seed(patch.seed, prompt.problem_id),
     )
-    if source is None:
-        hidden = _stacked(pair.base, calls["base"], layers)
-        source = Recording(prompt.problem_id, prompt.input_ids, layers, hidden)
-    return PreparedPatch(prompt.problem_id, patch, mask, source)
+    return PreparedPatch(prompt.problem_id, patch, mask, source or readings.source)

@@ -56,7 +56,10 @@ def _grids(name: str, kinds: Mapping[str, Any]) -> type[BaseModel]:
     return create_model(name, __base__=Checked, **made)
 
 
-_REPLAY, _PATCH = get_type_hints(Replay), get_type_hints(Patch)
+_REPLAY, _PATCH = (
+    {name: kind for name, kind in get_type_hints(value).items() if name != "seed"}  # that is the cell's
+    for value in (Replay, Patch)
+)
 _MATRIX = {name: _REPLAY[name] for name in ("tau", "alpha", "layers", "iterations", "top_v")}
 _MATRIX["threshold"] = Threshold
 ReplayGrid, PatchGrid = _grids("ReplayGrid", _REPLAY), _grids("PatchGrid", _PATCH)

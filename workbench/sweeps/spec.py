@@ -100,9 +100,9 @@ class Sweep(Checked):
         Field(min_length=1),
     ]
     """Names, files, or {source, split, limit, seed}."""
-    interventions: dict[str, Grid] = {}
+    interventions: dict[str, Grid] = Field({})
     """Grids by a name of yours."""
-    plain: list[Literal["base", "rlvr"]] = [*PLAIN]  # pyright: ignore[reportAssignmentType]
+    plain: list[Literal["base", "rlvr"]] = Field([*PLAIN])
     """The plain models that answer too."""
     samples: Annotated[int, Field(ge=1)] = 16
     """Sampled responses of a cell, beside the greedy one."""
@@ -110,9 +110,9 @@ class Sweep(Checked):
     """Of the samples."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     """Where a response is cut off; null: the pair's preset, else 1024."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field([0])
     """Of samples, random selections and jitter."""
-    exclude: list[dict[str, Any]] = []
+    exclude: list[dict[str, Any]] = Field([])
     """Cells to leave out: those that agree with every key (pair, problems, intervention, seed, or a field)."""
     device: Literal["cpu", "cuda"] | None = None
     """null: the GPU where there is one. Part of a cell, because results differ by rounding."""
@@ -229,9 +229,9 @@ def schema() -> dict[str, Any]:
     }
 
 
-def seeded(condition: Condition, seed: int, own: bool = False) -> Condition:
+def seeded(condition: Condition, seed: int) -> Condition:
     """A condition as one cell runs it: its random selection, where it has one, is drawn by the cell's seed."""
-    if isinstance(condition, str) or own:
+    if isinstance(condition, str):
         return condition
     return replace(condition, seed=seed if condition.select == "random" else 0)
 

@@ -1,0 +1,235 @@
+"""Cells of a sweep: (pair, problem, intervention, seed), each named by the digest of everything that can change its result.
+
+What counts: the bytes of both models' and the processor's files, how the pair is asked, every text and pixel of the problem,
+the intervention's settings, samples and how they are drawn, device and threads, the versions of the workbench and of the
+libraries that compute. What does not: names, places, the order of cells, the number of workers, the engine.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import __version__
+from workbench.conditions import Condition
+from workbench.errors import InputError
+from workbench.pair_presets import ROLES
+from workbench.sweeps.spec import PairSource, ProblemSet, Sweep, depth_of, seeded
+
+if TYPE_CHECKING:
+    from workbench.problems import Problem
+
+LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "nnsight", "numpy", "pillow")
+"""Those whose version can change a number or a token."""
+_READ = (".safetensors", ".json", ".jinja", ".txt", ".model")
+"""Files of a checkpoint that loading reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One (pair, problem, intervention, seed)."""
+
+    key: str
+    """Of its content: 32 hexadecimal digits."""
+    pair: str
+    problems: str
+    """The set's label."""
+    problem: str
+    intervention: str
+    seed: int
+
+
+def digest(told: Any) -> str:
+    """32 hexadecimal digits that stand for a value of JSON's types."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def label_of(problems: ProblemSet) -> str:
+    """What tables call a problem set."""
+    named = [problems.split] if problems.split != "test" else []
+    named += [f"seed {problems.seed}"] if problems.seed else []
+    return f"{problems.source} ({', '.join(named)})" if named else problems.source
+
+
+def pair_identity(source: PairSource) -> dict[str, Any]:
+    """What makes a pair's results what they are.
+
+    Raises:
+        InputError: a model is not on this machine.
+    """
+    preset = source.preset
+    told: dict[str, Any] = {role: digests(folder_of(source, role)) for role in ROLES}
+    told["dtype"] = source.dtype or (preset.dtype if preset else None)
+    if preset is None:
+        return told
+    if preset.processor is not None:
+        told["processor"] = digests(folder_of(source, preset.processor))
+    if source.checkpoint is not None:
+        home = folder_of(source, "base").parent
+        saved = [
+            home / "deltas" / f"{source.checkpoint}.safetensors",
+            home / "control" / f"{source.checkpoint}.safetensors",
+        ]
+        told["checkpoint"] = [_digest(file) for file in saved if file.is_file()]
+    told |= {
+        "asked": preset.in_words(),
+        "image_pixels": preset.image_pixels,
+        "frame_pixels": preset.frame_pixels,
+    }
+    return told
+
+
+def folder_of(source: PairSource, role: str) -> Path:
+    """Where a model's files lie on this machine.
+
+    Raises:
+        InputError: nowhere.
+    """
+    preset = source.preset
+    if preset is not None:
+        named, found = str(preset.source(role)), preset.found(role)
+        if found is None and Path(named).is_dir():
+            found = Path(named)
+    else:
+        named = str(getattr(source, role))
+        found = Path(named).expanduser()
+        if not found.is_dir():
+            from huggingface_hub import try_to_load_from_cache
+
+            file = None if found.is_absolute() else try_to_load_from_cache(named, "config.json")
+            found = Path(file).parent if isinstance(file, str) else None
+    if found is None or not found.is_dir():
+        raise InputError(
+            f"`pairs`: {named} is not on this machine; get it with `hf download {named}`, or name a folder: "
+            "{base: runs/my-base, rlvr: runs/my-rlvr}"
+        )
+    return found
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """File to sha256, of the files of a checkpoint. Large files in the hub's cache are named by it."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in _READ and p.is_file())
+    return {file.name: _digest(file) for file in files}
+
+
+def _digest(file: Path) -> str:
+    blob = file.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", blob):
+        return blob
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the workbench and the libraries that compute."""
+    found = {"workbench": __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def drawing(sweep: Sweep, pair: PairSource, device: str) -> dict[str, Any]:
+    """Settings of the responses to a pair's problems, and where and with what they are computed."""
+    longest = pair.preset.longest_answer if pair.preset else 1024
+    return {
+        "samples": sweep.samples,
+        "temperature": sweep.temperature,
+        "max_new_tokens": sweep.max_new_tokens or longest,
+        "device": device,
+        "threads": sweep.threads if device == "cpu" else None,
+        "versions": versions(),
+    }
+
+
+def cell_key(pair: str, problem: str, condition: Condition, seed: int, settings: str) -> str:
+    """The digest that names a cell, from the digests of its parts."""
+    return digest([pair, problem, condition_digest(seeded(condition, seed)), seed, settings])
+
+
+@cache
+def condition_digest(condition: Condition) -> str:
+    """Of an intervention's kind and settings."""
+    return digest(condition if isinstance(condition, str) else [type(condition).__name__, asdict(condition)])
+
+
+def load_set(problems: ProblemSet) -> "list[Problem]":
+    """The problems of a set.
+
+    Raises:
+        InputError: what `load_problems` refuses, or a problem without an answer.
+    """
+    from workbench.problems import load_problems
+
+    loaded = load_problems(problems.source, split=problems.split, limit=problems.limit, seed=problems.seed)
+    for problem in loaded:
+        if problem.answer is None:
+            raise InputError(
+                f"`problems`: {problem.id!r} of {problems.source!r} has no answer to verify responses with; "
+                "give one, or leave it out"
+            )
+    return loaded
+
+
+def device_of(sweep: Sweep) -> str:
+    """``cpu`` or ``cuda``: what the sweep says, else the GPU where there is one."""
+    if sweep.device is not None:
+        return sweep.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def plan_cells(sweep: Sweep, device: str) -> list[Cell]:
+    """Every cell, in the order of the exported tables: pair, problem set, problem, intervention, seed.
+
+    Raises:
+        InputError: a pair or problem set that is not on this machine, or an intervention deeper than the models.
+    """
+    cells: list[Cell] = []
+    sets = [(label_of(problems), problems, load_set(problems)) for problems in sweep.problems]
+    labels = [label for label, _, _ in sets]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"`problems` names {max(labels, key=labels.count)!r} twice; expected different sets")
+    fingerprints = {label: [problem.fingerprint for problem in loaded] for label, _, loaded in sets}
+    for pair in sweep.pairs:
+        identity = digest(pair_identity(pair))
+        settings = digest(drawing(sweep, pair, device))
+        conditions = sweep.conditions(pair, depth_of(pair) or 28)
+        for label, problems, loaded in sets:
+            kept = [
+                (name, condition, seed)
+                for name, condition in conditions.items()
+                for seed in sweep.seeds
+                if not sweep.excluded(pair.title, problems.source, name, condition, seed)
+            ]
+            for problem, fingerprint in zip(loaded, fingerprints[label], strict=True):
+                for name, condition, seed in kept:
+                    key = cell_key(identity, fingerprint, condition, seed, settings)
+                    cells.append(Cell(key, pair.title, label, problem.id, name, seed))
+    return cells
+
+
+def settings_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """A row for each pair's intervention, with the values of its fields."""
+    for pair in sweep.pairs:
+        for name, condition in sweep.conditions(pair, depth_of(pair) or 28).items():
+            told: Mapping[str, Any] = {} if isinstance(condition, str) else asdict(condition)
+            kind = "plain" if isinstance(condition, str) else type(condition).__name__.lower()
+            yield {"pair": pair.title, "intervention": name, "kind": kind, **told}
+
+
+def by_problem(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
+    """Cells that share a pair and a problem, and with them what is computed once."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.pair, cell.problems, cell.problem), []).append(cell)
+    return groups
