@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench import groups, options
+from workbench import groups, options, sweep_cli
 from workbench.errors import InputError
 from workbench.options import (
     matrix_of,
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(groups.organism, name="organism")
 app.add_typer(groups.pairs, name="pairs")
+app.add_typer(sweep_cli.sweep, name="sweep")
 
 
 @app.command()

@@ -196,12 +196,14 @@ def refusals() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(
+    said: str = "\nInterrupted. What was finished is kept: the same command goes on from there.",
+) -> Iterator[None]:
     """Ctrl-C ends a long job with a sentence instead of a traceback."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("\nInterrupted. What was finished is kept: the same command goes on from there.", err=True)
+        typer.echo(said, err=True)
         raise typer.Exit(130) from None
 
 

@@ -1,0 +1,468 @@
+"""Sweeps that are killed, interrupted, starved of disk and misled by the clock: the tables come out the same, byte for byte."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from workbench.errors import InputError
+from workbench.sweeps import engines, ledger
+from workbench.sweeps.driver import resume_sweep, run_sweep
+from workbench.sweeps.engines import DEATHS, Schedule
+from workbench.sweeps.ledger import Ledger, Outcome, driving
+from workbench.sweeps.plan import plan_cells
+from workbench.sweeps.spec import parse_sweep
+from workbench.sweeps.tables import differences, export_sweep, faults
+
+STANDIN = str(Path(__file__).parent / "sweep_standin.py")
+DRIVER = (
+    "import sys; from workbench.sweeps import engines; engines.WORKER = (sys.executable, sys.argv.pop(1)); "
+    "from workbench.cli import main; main()"
+)
+EXACT = ("cells", "responses", "drift", "interventions")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A pair that is planned but never loaded, five problems, and workers that compute nothing."""
+    monkeypatch.setattr(engines, "WORKER", (sys.executable, STANDIN))
+    for role in ("base", "rlvr"):
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "config.json").write_text(json.dumps({"num_hidden_layers": 8}))
+        (tmp_path / role / "model.safetensors").write_bytes(role.encode() * 100)
+    rows = [json.dumps({"id": f"q{i}", "question": f"How many? {i}", "answer": "3"}) for i in range(5)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+def spec(home: Path, interventions: str = "{t: {replay: {tau: [0.2, 0.4]}}}", **keys: str) -> Path:
+    lines = [
+        f"pairs: [{{base: {home}/base, rlvr: {home}/rlvr}}]",
+        f"problems: [{home}/mine.jsonl]",
+        "device: cpu",
+        f"interventions: {interventions}",
+        *(f"{key}: {value}" for key, value in keys.items()),
+    ]
+    (home / "s.yaml").write_text("\n".join(lines))
+    return home / "s.yaml"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    tables = export_sweep(folder)
+    return {
+        f"{name}.{kind}": (tables / f"{name}.{kind}").read_bytes()
+        for name in EXACT
+        for kind in ("parquet", "csv")
+    }
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    with Ledger(folder) as book:
+        return {cell.key: told["status"] for cell, told, _ in book.outcomes()}
+
+
+def command(home: Path, *arguments: str, seconds: float = 0.05) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, STANDIN, "sweep", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
+        env={**os.environ, "STANDIN_SECONDS": str(seconds)},
+    )  # fmt: skip
+
+
+def workers_of(pid: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
+    return [int(line) for line in found.split()]
+
+
+def until(condition, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(found)
+
+
+# --- what it gives ---------------------------------------------------------------------------------------
+
+
+def test_every_cell_is_run_once_and_the_tables_have_them_in_order(home):
+    last = run_sweep(spec(home, seeds="[0, 1]"), home / "out", workers=2)
+    assert (last.cells, last.done, last.failed) == (5 * 4 * 2, 40, 0)
+    contents(home / "out")
+    cells = pd.read_parquet(home / "out" / "tables" / "cells.parquet")
+    assert cells["problem"].tolist() == [f"mine/q{i}" for i in range(5) for _ in range(8)]
+    assert cells["intervention"].tolist()[:4] == ["base", "base", "rlvr", "rlvr"]
+    assert cells["key"].is_unique
+    responses = pd.read_csv(home / "out" / "tables" / "responses.csv")
+    assert len(responses) == 40 * 3
+    assert responses["text"].str.startswith("answer, ").all()
+    settings = pd.read_parquet(home / "out" / "tables" / "interventions.parquet")
+    assert settings.set_index("intervention").loc["t tau=0.2", "tau"] == 0.2
+    assert faults(home / "out") == []
+
+
+def test_nothing_depends_on_workers_or_order(home, monkeypatch):
+    file = spec(home)
+    run_sweep(file, home / "one", workers=1)
+    order = random.Random(0)
+    straight = Ledger.pending
+    monkeypatch.setattr(
+        Ledger, "pending", lambda *a, **k: order.sample(found := straight(*a, **k), len(found))
+    )
+    run_sweep(file, home / "two", workers=3)
+    assert contents(home / "one") == contents(home / "two")
+    assert differences(home / "one", home / "two") == {"spec": [], "identity": [], "cells": [], "results": []}
+
+
+def test_a_cell_that_fails_is_recorded_and_costs_no_other(home, monkeypatch):
+    file = spec(home, "{bad: {patch: {layers: 2}}, t: {replay: {}}}")
+    last = run_sweep(file, home / "out", workers=2)
+    assert (last.done, last.failed) == (15, 5)
+    with Ledger(home / "out") as book:
+        assert book.failures() == [("`tau` selects nothing", 5)]
+    assert resume_sweep(home / "out").now == 0
+    assert resume_sweep(home / "out", retry_failed=True).now == 5
+    assert Counter(recorded(home / "out").values()) == {"done": 15, "failed": 5}
+
+
+def test_a_cell_that_kills_its_workers_fails_in_the_end(home):
+    file = spec(
+        home,
+        "{fatal: {patch: {layers: 2}}}",
+        plain="[base]",
+        exclude="[{intervention: base, problems: none}]",
+    )
+    (home / "mine.jsonl").write_text(json.dumps({"id": "q", "question": "How many?", "answer": "3"}))
+    last = run_sweep(file, home / "out", workers=2)
+    assert (last.done, last.failed) == (1, 1)
+    with Ledger(home / "out") as book:
+        assert book.failures() == [(f"its worker died, {DEATHS} times in a row", 1)]
+
+
+def test_workers_that_cannot_start_are_told_with_their_log(home, monkeypatch):
+    monkeypatch.setattr(engines, "STARTS", 2)
+    monkeypatch.setattr(engines, "WORKER", (sys.executable, "-c", "raise SystemExit('no such library')"))
+    with pytest.raises(InputError, match=r"no worker can start.*\n.*no such library"):
+        run_sweep(spec(home), home / "out", workers=1)
+    assert set(recorded(home / "out").values()) == {"pending"}
+
+
+def test_sweeps_share_cells(home):
+    run_sweep(spec(home), home / "first", workers=1)
+    wider = spec(home, "{u: {replay: {tau: [0.2, 0.4, 0.6]}}}")
+    last = run_sweep(wider, home / "second", workers=1, share=[home / "first"])
+    assert (last.cells, last.done, last.now) == (25, 25, 5)
+    again = run_sweep(spec(home), home / "second", workers=1)  # the same folder, another plan
+    assert (again.cells, again.done, again.now) == (20, 20, 0)
+    assert contents(home / "second") == contents(home / "first")
+
+
+# --- what a cell is ----------------------------------------------------------------------------------------
+
+
+def test_a_key_changes_with_content_and_with_nothing_else(home):
+    def keys() -> list[str]:
+        return [cell.key for cell in plan_cells(parse_sweep(file.read_text()), "cpu")]
+
+    file = spec(home)
+    first = keys()
+    shutil.copytree(home / "base", home / "moved")
+    file.write_text(file.read_text().replace("/base,", "/moved,").replace("{t:", "{renamed:"))
+    assert keys() == first
+    for name, changed in (
+        ("base/model.safetensors", b"other weights"),
+        ("base/config.json", b'{"num_hidden_layers": 8, "rope": 1}'),
+        ("mine.jsonl", (home / "mine.jsonl").read_bytes().replace(b"many?", b"few?")),
+    ):
+        file = spec(home)
+        before = (home / name).read_bytes()
+        (home / name).write_bytes(changed)
+        assert not set(keys()) & set(first), name
+        (home / name).write_bytes(before)
+    for key, value in (
+        ("samples", "3"),
+        ("temperature", "0.5"),
+        ("max_new_tokens", "9"),
+        ("seeds", "[1]"),
+        ("threads", "2"),
+    ):
+        file = spec(home, **{key: value})
+        assert not set(keys()) & set(first), key
+
+
+def test_files_that_change_after_the_plan_are_found(home):
+    run_sweep(spec(home), home / "out", workers=1)
+    (home / "base" / "model.safetensors").write_bytes(b"trained on")
+    found = "\n".join(faults(home / "out"))
+    assert "since the plan" in found
+    assert "model.safetensors" in found
+
+
+def test_what_differs_is_told(home):
+    run_sweep(spec(home), home / "a", workers=1)
+    run_sweep(spec(home, "{t: {replay: {tau: 0.2, alpha: [5, 10]}}}", samples="3"), home / "b", workers=1)
+    found = differences(home / "a", home / "b")
+    assert "samples: 16 and 3" in found["spec"]
+    assert found["cells"]
+    assert len(found["results"]) == 10  # base and rlvr of five problems
+
+
+# --- what may happen to it ---------------------------------------------------------------------------------
+
+
+def test_twenty_kills(home):
+    grid = "{t: {replay: {tau: [0.2, 0.3, 0.4, 0.5], alpha: [10, 20]}}}"
+    run_sweep(spec(home, grid), home / "undisturbed", workers=2)
+    draw, kills = random.Random(0), 0
+    with Ledger(home / "undisturbed") as book:
+        cells = len(list(book.cells()))
+    arguments = ("run", "s.yaml", "--out", "out", "--workers", "2")
+    driver = command(home, *arguments, seconds=0.1)
+    while kills < 20:
+        if (
+            driver.poll() is not None
+        ):  # it finished, or was killed; what is done is undone for the sake of more kills
+            with Ledger(home / "out", write=True) as book, book.base:
+                book.base.execute(
+                    "DELETE FROM outcomes WHERE key IN (SELECT key FROM outcomes ORDER BY key LIMIT 20)"
+                )
+                book.base.execute("DELETE FROM results WHERE key NOT IN (SELECT key FROM outcomes)")
+            driver = command(home, *arguments, seconds=0.1)
+        victims = workers_of(driver.pid)
+        if not victims:
+            time.sleep(0.05)
+            continue
+        time.sleep(draw.uniform(0.1, 0.6))
+        victim = draw.choice([driver.pid, *victims])
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        kills += 1
+        if victim == driver.pid:
+            driver.communicate()
+    driver.communicate(timeout=60)
+    final = command(home, *arguments, seconds=0)
+    out, err = final.communicate(timeout=60)
+    assert final.returncode == 0, out + err
+    assert Counter(recorded(home / "out").values()) == {"done": cells}
+    assert contents(home / "out") == contents(home / "undisturbed")
+    assert faults(home / "out") == []
+
+
+def test_workers_end_with_their_driver(home):
+    driver = command(home, "run", str(spec(home)), "--out", "out", "--workers", "2", seconds=60)
+    assert until(lambda: len(workers_of(driver.pid)) == 2)
+    left = workers_of(driver.pid)
+    assert until(lambda: "q0" in "".join(f.read_text() for f in (home / "out" / "logs").iterdir()))
+    driver.kill()
+    driver.communicate()
+    assert until(lambda: not any(Path(f"/proc/{pid}/stat").exists() for pid in left))
+
+
+def test_ctrl_c_once_finishes_what_is_under_way_and_twice_stops(home):
+    file = spec(home)
+    arguments = ("run", str(file), "--out", "out", "--workers", "1")
+    logs = home / "out" / "logs" / "worker-0.log"
+    driver = command(home, *arguments, seconds=1.5)
+    assert until(lambda: logs.is_file() and "q0" in logs.read_text())
+    driver.send_signal(signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130, out + err
+    assert "goes on from there" in err
+    assert "Traceback" not in err
+    assert Counter(recorded(home / "out").values())["done"] == 1
+    driver = command(home, *arguments, seconds=60)
+    assert until(lambda: "rlvr" in logs.read_text().rpartition(" done ")[2])
+    driver.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=30)
+    assert driver.returncode == 130
+    assert Counter(recorded(home / "out").values())["done"] == 1
+    assert resume_sweep(home / "out").done == 20
+
+
+def test_a_second_driver_is_refused(home):
+    file = spec(home)
+    with driving(home / "out"), pytest.raises(InputError, match="has a driver already"):
+        run_sweep(file, home / "out")
+    assert run_sweep(file, home / "out", workers=1).done == 20
+
+
+def test_a_full_disk_loses_nothing(home, monkeypatch):
+    file = spec(home)
+    run_sweep(file, home / "undisturbed", workers=1)
+    opened = Ledger.__init__
+
+    def small(self, folder, *, write=False):
+        opened(self, folder, write=write)
+        self.base.execute("PRAGMA max_page_count = 14")  # as if the disk ended there
+
+    monkeypatch.setattr(Ledger, "__init__", small)
+    monkeypatch.setattr("workbench.sweeps.driver.TOGETHER", 0)
+    with pytest.raises(InputError, match=r"full.*free some space"):
+        run_sweep(file, home / "out", workers=1)
+    monkeypatch.undo()
+    monkeypatch.setattr(engines, "WORKER", (sys.executable, STANDIN))
+    assert resume_sweep(home / "out", workers=1).done == 20
+    assert contents(home / "out") == contents(home / "undisturbed")
+
+
+def test_a_full_tmpfs_loses_nothing(home):
+    disk = home / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "none", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        file = spec(
+            home,
+            "{t: {replay: {tau: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], alpha: [1, 2, 3, 4, 5, 6, 7, 8]}}}",
+        )
+        run_sweep(file, home / "undisturbed", workers=1)
+        with pytest.raises(InputError, match=r"full|disk I/O|can't be written"):
+            run_sweep(file, disk / "out", workers=1)
+        subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+        last = run_sweep(file, disk / "out", workers=1)
+        assert last.done == last.cells
+        assert contents(disk / "out") == contents(home / "undisturbed")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_truncated_table_is_found_and_made_again(home):
+    run_sweep(spec(home), home / "out", workers=1)
+    before = contents(home / "out")
+    table = home / "out" / "tables" / "responses.parquet"
+    table.write_bytes(table.read_bytes()[:-40])
+    assert faults(home / "out") == [
+        f"tables/responses.parquet is not what was written; export again: workbench sweep export {home / 'out'}"
+    ]
+    assert contents(home / "out") == before
+    assert faults(home / "out") == []
+
+
+def test_an_export_that_is_cut_off_has_no_manifest(home, monkeypatch):
+    run_sweep(spec(home), home / "out", workers=1)
+    contents(home / "out")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("workbench.sweeps.tables.pq.ParquetWriter.write_table", full)
+    with pytest.raises(InputError, match="can't be written"):
+        export_sweep(home / "out")
+    assert not (home / "out" / "tables" / "manifest.json").exists()
+
+
+def test_a_clock_that_is_set_back_changes_nothing(home, monkeypatch):
+    file = spec(home)
+    run_sweep(file, home / "undisturbed", workers=1)
+    clock = iter(range(2_000_000_000, 0, -1000))
+    monkeypatch.setattr(ledger.time, "time", lambda: float(next(clock)))
+    run_sweep(file, home / "out", workers=2)
+    assert contents(home / "out") == contents(home / "undisturbed")
+
+
+def test_a_damaged_result_is_found(home):
+    run_sweep(spec(home), home / "out", workers=1)
+    with Ledger(home / "out", write=True) as book, book.base:
+        book.base.execute("UPDATE results SET content = x'00' WHERE key = (SELECT min(key) FROM results)")
+    assert "is not what was recorded" in faults(home / "out")[0]
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path):
+    (tmp_path / "ledger.sqlite").write_bytes(b"nonsense" * 1000)
+    with pytest.raises(InputError, match="the file is damaged"):
+        Ledger(tmp_path)
+    with pytest.raises(InputError, match="holds no sweep"):
+        Ledger(tmp_path / "none")
+
+
+# --- how work is divided -----------------------------------------------------------------------------------
+
+
+def test_a_worker_stays_with_its_problem_and_others_start_elsewhere(home):
+    cells = plan_cells(parse_sweep(spec(home).read_text()), "cpu")
+    schedule = Schedule(cells)
+    first, second = schedule.take(), schedule.take()
+    assert first is not None
+    assert second is not None
+    assert first.problem != second.problem
+    following = schedule.take(first)
+    assert following is not None
+    assert following.problem == first.problem
+    taken = {first.key, second.key, following.key}
+    while cell := schedule.take(second):
+        second = cell
+        taken.add(cell.key)
+    assert taken == {cell.key for cell in cells}
+
+
+def test_a_recorded_result_stays(tmp_path):
+    with Ledger(tmp_path, write=True) as book:
+        book.record([Outcome("k", reason="first")])
+        book.record([Outcome("k", {"responses": [], "drift": []})])
+        book.record([Outcome("k", reason="late"), Outcome("k", {"responses": [1], "drift": []})])
+        assert book.base.execute("SELECT status FROM outcomes").fetchall() == [("done",)]
+        assert book.damaged() == []
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+def test_commands(home, monkeypatch, capsys):
+    from workbench import cli
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["workbench", "sweep", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code, *capsys.readouterr()
+
+    monkeypatch.chdir(home)
+    shape = {
+        "num_hidden_layers": 8,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "vocab_size": 99,
+    }
+    for role in ("base", "rlvr"):
+        (home / role / "config.json").write_text(json.dumps(shape))
+    spec(home, "{bad: {patch: {layers: 2}}}")
+    code, out, _ = run("plan", "s.yaml")
+    assert code == 0
+    assert "15 cells" in out
+    assert "GB a worker" in out.replace("\n", " ")
+    code, out, err = run("run", "s.yaml", "--workers", "1")
+    assert code == 1
+    assert "10 of 15 cells done, 5 failed" in out
+    assert "--retry-failed" in err
+    code, out, _ = run("status", "runs/s")
+    assert code == 0
+    assert "5 failed: `tau` selects nothing" in out
+    assert run("verify", "runs/s")[:2] == (0, "all is as it was recorded\n")
+    assert run("diff", "runs/s", "runs/s")[0] == 0
+    assert run("export", "runs/s", "--out", "elsewhere")[0] == 0
+    assert (home / "elsewhere" / "manifest.json").is_file()
+    assert json.loads(run("schema")[1])["title"] == "Sweep of the replay workbench"
+    (home / "s.yaml").write_text("pairs: [shapes]\nproblms: [shapes]")
+    code, _, err = run("run", "s.yaml")
+    assert code == 2
+    assert "s.yaml:2:1: unknown key 'problms'" in err
+    assert run("status", "nowhere")[0] == 2
+    assert run("run", "none.yaml")[0] == 2

@@ -1,0 +1,232 @@
+"""`workbench sweep ...`: plan, run, watch, resume, export, compare and check ablation sweeps."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.options import interruptible, quiet
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+sweep = typer.Typer(no_args_is_help=True, help="Ablation sweeps that go on wherever they were interrupted.")
+
+File = Annotated[
+    Path, typer.Argument(help="The sweep's YAML file; `workbench sweep schema` tells what may stand in it.")
+]
+Folder = Annotated[Path, typer.Argument(help="A sweep's folder.")]
+Engine = Annotated[str, typer.Option(help="local, ray (extra `ray`), or slurm (extra `slurm`).")]
+Workers = Annotated[
+    int | None, typer.Option(help="At most; the default is one per GPU, or as the cores allow.", min=1)
+]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Also the cells that failed.")]
+Cache = Annotated[float, typer.Option(help="GB that each worker keeps of what cells have in common.", min=0)]
+
+
+@sweep.command("plan")
+def sweep_plan(
+    file: File,
+    throughput: Annotated[
+        float | None,
+        typer.Option(help="TFLOP/s that a worker achieves; the default is 100 on a GPU, 0.02 on a core."),
+    ] = None,
+) -> None:
+    """Show cells, shared work, estimated time and memory; nothing runs."""
+    quiet()
+    from rich.console import Console
+
+    from workbench.sweeps.costs import plan_table
+    from workbench.sweeps.plan import device_of, plan_cells
+    from workbench.sweeps.spec import read_sweep
+
+    read = read_sweep(file)
+    device = device_of(read)
+    Console().print(plan_table(read, plan_cells(read, device), device, throughput))
+
+
+@sweep.command("run")
+def sweep_run(
+    file: File,
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's folder; the default is runs/ and the file's name.")
+    ] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    retry_failed: Retry = False,
+    share: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another sweep whose cells are used; may be repeated.")
+    ] = None,
+    cache: Cache = 2.0,
+) -> None:
+    """Run a sweep, or what is left of it. Ctrl-C once finishes the cells under way, twice stops now."""
+    quiet()
+    from workbench.sweeps.spec import read_sweep
+
+    read_sweep(file)  # before anything heavy is imported
+    from workbench.sweeps.driver import run_sweep
+
+    out = out or Path("runs") / file.stem
+    with _shown() as progress:
+        last = run_sweep(
+            file, out, engine=engine, workers=workers, retry_failed=retry_failed, share=share or (),
+            cache=int(cache * 1e9), progress=progress,
+        )  # fmt: skip
+    _told(out, last)
+
+
+@sweep.command("resume")
+def sweep_resume(
+    folder: Folder,
+    engine: Engine = "local",
+    workers: Workers = None,
+    retry_failed: Retry = False,
+    cache: Cache = 2.0,
+) -> None:
+    """Go on with a sweep as it was planned."""
+    quiet()
+    from workbench.sweeps.driver import resume_sweep
+
+    with _shown() as progress:
+        last = resume_sweep(
+            folder,
+            engine=engine,
+            workers=workers,
+            retry_failed=retry_failed,
+            cache=int(cache * 1e9),
+            progress=progress,
+        )
+    _told(folder, last)
+
+
+@sweep.command("status")
+def sweep_status(
+    folder: Folder, watch: Annotated[bool, typer.Option(help="Go on showing it, until Ctrl-C.")] = False
+) -> None:
+    """Show what is done, what failed and why, and who works."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from workbench.sweeps.ledger import Ledger
+
+    with Ledger(folder) as ledger:
+        if not watch:
+            Console().print(_status(ledger))
+            return
+        with (
+            interruptible("Stopped watching; the sweep goes on."),
+            Live(_status(ledger), auto_refresh=False) as live,
+        ):
+            while True:
+                live.update(_status(ledger), refresh=True)
+                time.sleep(2)
+
+
+@sweep.command("export")
+def sweep_export(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="The default is `tables` in the sweep's folder.")] = None,
+) -> None:
+    """Write parquet and CSV tables: cells, responses, drift, interventions, and timings."""
+    from workbench.sweeps.tables import export_sweep
+
+    typer.echo(f"Tables   {export_sweep(folder, out)}")
+
+
+@sweep.command("diff")
+def sweep_diff(a: Folder, b: Folder) -> None:
+    """Say what differs between two sweeps in spec, in what results depend on, in cells and in results; 1 if anything does."""
+    from workbench.sweeps.tables import differences
+
+    found = differences(a, b)
+    for what, lines in found.items():
+        typer.echo(f"{what}: {len(lines) or 'nothing'} {'differ' if lines else 'differs'}")
+        for line in lines[:20]:
+            typer.echo(f"  {line}")
+        if len(lines) > 20:
+            typer.echo(f"  and {len(lines) - 20} more")
+    raise typer.Exit(1 if any(found.values()) else 0)
+
+
+@sweep.command("verify")
+def sweep_verify(folder: Folder) -> None:
+    """Check digests anew: the ledger's results, the tables, and the files that the plan was made of; 1 if anything is wrong."""
+    from workbench.sweeps.tables import faults
+
+    found = faults(folder)
+    typer.echo("\n".join(found) if found else "all is as it was recorded")
+    raise typer.Exit(1 if found else 0)
+
+
+@sweep.command("schema")
+def sweep_schema() -> None:
+    """Print the JSON schema of a sweep's file, for editors."""
+    from workbench.sweeps.spec import SCHEMA
+
+    typer.echo(SCHEMA.read_text(encoding="utf-8"), nl=False)
+
+
+def _status(ledger: Any) -> "Table":
+    """The ledger's counts as a table for the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "pair", "problems", "done", "failed", "pending", title=str(ledger.folder), title_justify="left"
+    )
+    rows: dict[tuple[str, str], dict[str, int]] = {}
+    for pair, problems, status, cells in ledger.counts():
+        rows.setdefault((pair, problems), {})[status] = cells
+    for (pair, problems), told in rows.items():
+        table.add_row(
+            escape(pair), escape(problems), *(str(told.get(s, 0)) for s in ("done", "failed", "pending"))
+        )
+    said = [f"{cells} failed: {reason}" for reason, cells in ledger.failures()[:5]]
+    said += [
+        f"worker {worker}: {cells} cells, {mean:.2f} s each" for worker, cells, mean in ledger.latest()[:64]
+    ]
+    table.caption = escape("\n".join(said))
+    table.caption_justify = "left"
+    return table
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[Any], None]]:
+    """A progress bar with throughput and the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    stopped = "\nStopped. What was finished is kept: `workbench sweep resume` goes on from there."
+    with interruptible(stopped), Progress(*columns) as bars:
+        task = bars.add_task("", total=None)
+
+        def update(found: Any) -> None:
+            told = [f"{found.failed} failed"] if found.failed else []
+            told += [f"{found.rate:.2f} a second"] if found.now else []
+            told += [f"{_span(found.left)} to go"] if found.left else []
+            bars.update(
+                task, total=found.cells, completed=found.done + found.failed, description=", ".join(told)
+            )
+
+        yield update
+
+
+def _span(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min" if minutes >= 2 else f"{seconds:.0f} s"
+
+
+def _told(out: Path, last: Any) -> None:
+    from workbench.sweeps.tables import export_sweep
+
+    tables = export_sweep(out)
+    typer.echo(f"{last.done} of {last.cells} cells done, {last.failed} failed\nTables   {tables}")
+    if last.failed:
+        typer.echo(
+            f"Why: workbench sweep status {out}; again: workbench sweep resume {out} --retry-failed", err=True
+        )
+        raise typer.Exit(1)

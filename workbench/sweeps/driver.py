@@ -1,0 +1,218 @@
+"""The driver of a sweep: plans its cells, lets an engine run what is pending, records every outcome as it comes.
+
+Whatever ends it, the ledger has what was finished, and the same command goes on from there.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import InputError
+from workbench.sweeps.engines import Engine, Stop, local
+from workbench.sweeps.ledger import Ledger, driving
+from workbench.sweeps.plan import device_of, digest, drawing, pair_identity, plan_cells, versions
+from workbench.sweeps.spec import Sweep, parse_sweep
+from workbench.sweeps.worker import Job
+
+CACHE = 2 * 1024**3
+"""Bytes of what cells share that a worker keeps."""
+TOGETHER = 0.2
+"""Seconds that outcomes wait for others, to be recorded with them."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sweep is."""
+
+    cells: int
+    done: int
+    failed: int
+    now: int
+    """Finished since this driver started."""
+    elapsed: float
+    """Seconds since then."""
+
+    @property
+    def rate(self) -> float:
+        """Cells a second."""
+        return self.now / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go, at this rate."""
+        todo = self.cells - self.done - self.failed
+        return todo / self.rate if self.rate else None
+
+
+def run_sweep(
+    file: str | Path,
+    out: str | Path,
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    retry_failed: bool = False,
+    share: Sequence[str | Path] = (),
+    cache: int = CACHE,
+    progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Run a sweep, or what is left of it.
+
+    Args:
+        file: its YAML file.
+        out: its folder. Results of another plan that lie there are used where they are the same cells.
+        engine: ``local``, ``ray`` or ``slurm``.
+        workers: at most so many; None: one for each GPU, or as many as the CPU has cores for.
+        retry_failed: also the cells that failed.
+        share: folders of other sweeps, whose cells are taken over where they are the same.
+        cache: bytes of what cells have in common that each worker keeps.
+        progress: called now and then.
+
+    Raises:
+        InputError: anything wrong with the file, a pair or problem set that is not on this machine, a folder that has a
+            driver already or can't be written, an engine that can't start.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    sweep = parse_sweep(text, str(file))
+    out = Path(out)
+    with driving(out), Ledger(out, write=True) as ledger:
+        device = device_of(sweep)
+        ledger.plan(
+            plan_cells(sweep, device),
+            {"text": text, "device": device, "identity": identity_of(sweep, device)},
+        )
+        for other in share:
+            ledger.adopt(Path(other))
+        return _drive(ledger, sweep, engine, workers, retry_failed, cache, progress)
+
+
+def resume_sweep(
+    out: str | Path,
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    retry_failed: bool = False,
+    cache: int = CACHE,
+    progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Go on with the sweep in a folder, as it was planned; arguments and errors are those of `run_sweep`."""
+    out = Path(out)
+    Ledger(out).close()  # refuses a folder without one
+    with driving(out), Ledger(out, write=True) as ledger:
+        about = ledger.about
+        if "text" not in about:
+            raise InputError(
+                f"`out` {out} was never planned; run it: workbench sweep run sweep.yaml --out {out}"
+            )
+        sweep = parse_sweep(about["text"])
+        return _drive(ledger, sweep, engine, workers, retry_failed, cache, progress)
+
+
+def identity_of(sweep: Sweep, device: str) -> dict[str, Any]:
+    """What the plan's keys were made of, for `diff` and `verify`."""
+    return {
+        "versions": versions(),
+        "pairs": {
+            pair.title: {"files": pair_identity(pair), "drawing": digest(drawing(sweep, pair, device))}
+            for pair in sweep.pairs
+        },
+    }
+
+
+def progress_of(ledger: Ledger, now: int = 0, elapsed: float = 0.0) -> Progress:
+    """How far the ledger says a sweep is."""
+    counts = {"done": 0, "failed": 0, "pending": 0}
+    for *_, status, cells in ledger.counts():
+        counts[status] += cells
+    return Progress(sum(counts.values()), counts["done"], counts["failed"], now, elapsed)
+
+
+def _drive(
+    ledger: Ledger,
+    sweep: Sweep,
+    engine: str,
+    workers: int | None,
+    retry_failed: bool,
+    cache: int,
+    progress: Callable[[Progress], None] | None,
+) -> Progress:
+    about = ledger.about
+    pending = ledger.pending(retry_failed=retry_failed)
+    job = Job(about["text"], about["device"], cache, sweep.threads)
+    begun, now, told = time.monotonic(), 0, 0.0
+    if pending:
+        with _interruptible() as stop:
+            outcomes = engine_of(engine)(job, pending, ledger.folder, workers, stop)
+            for found in _together(outcomes):
+                ledger.record(found)
+                now += len(found)
+                if progress and time.monotonic() - told > TOGETHER:
+                    told = time.monotonic()
+                    progress(progress_of(ledger, now, told - begun))
+            if stop.level:
+                raise KeyboardInterrupt
+    last = progress_of(ledger, now, time.monotonic() - begun)
+    if progress:
+        progress(last)
+    return last
+
+
+def engine_of(name: str) -> Engine:
+    """The engine of a name.
+
+    Raises:
+        InputError: none, or its extra is not installed.
+    """
+    if name == "local":
+        return local
+    if name == "ray":
+        from workbench.sweeps.ray_engine import on_ray
+
+        return on_ray
+    if name == "slurm":
+        from workbench.sweeps.slurm_engine import on_slurm
+
+        return on_slurm
+    raise InputError(
+        f"`engine` is {name!r}; expected local, ray or slurm: workbench sweep run sweep.yaml --engine local"
+    )
+
+
+def _together(outcomes: Iterator[Any]) -> Iterator[list[Any]]:
+    """Outcomes in portions, so that many fast cells cost few transactions; an empty one now and then."""
+    waiting, since = [], time.monotonic()
+    try:
+        for outcome in outcomes:
+            waiting += [] if outcome is None else [outcome]
+            if time.monotonic() - since > TOGETHER:
+                yield waiting
+                waiting, since = [], time.monotonic()
+    finally:
+        outcomes.close()  # type: ignore[attr-defined]
+    if waiting:
+        yield waiting
+
+
+@contextmanager
+def _interruptible() -> Iterator[Stop]:
+    """Ctrl-C once: finish the cells under way. Twice: stop now."""
+    stop = Stop()
+
+    def handle(*_: object) -> None:
+        stop.level += 1
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread: nobody's keyboard
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

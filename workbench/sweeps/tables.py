@@ -1,0 +1,208 @@
+"""What a sweep found, as files: the same bytes whatever the order, the workers or the interruptions it was made with.
+
+``cells`` (what became of each), ``responses``, ``drift`` and ``interventions`` (what each is called, and its settings) depend on
+the cells alone; what was timed is in ``timings``. The manifest comes last: its presence means that the rest is whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workbench.errors import InputError
+from workbench.folders import made_with, write_json
+from workbench.sweeps.driver import identity_of
+from workbench.sweeps.ledger import Ledger
+from workbench.sweeps.plan import Cell, plan_cells, settings_rows
+from workbench.sweeps.spec import parse_sweep
+from workbench.sweeps.worker import COLUMNS
+
+PORTION = 1000
+"""Cells that are written together, so that memory does not grow with the sweep."""
+FORMATS = ("parquet", "csv")
+_TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
+_KINDS = {"sample": _WHOLE, "seed": _WHOLE, "tokens": _WHOLE, "cells": _WHOLE, "correct": pa.bool_()}
+_KINDS |= {name: _REAL for name in ("before", "kl", "seconds", "making_seconds")}
+_NAMED = ("pair", "problems", "problem", "intervention", "seed")
+TABLES = {
+    "cells": (*_NAMED, "status", "reason", "key"),
+    "responses": (*_NAMED, *COLUMNS["responses"]),
+    "drift": (*_NAMED, *COLUMNS["drift"]),
+    "timings": (*_NAMED, "seconds", "making_seconds", "worker"),
+}
+
+
+def export_sweep(
+    folder: str | Path, out: str | Path | None = None, formats: tuple[str, ...] = FORMATS
+) -> Path:
+    """Write a sweep's tables, `out` or ``tables`` in its folder; returns where.
+
+    Raises:
+        InputError: no sweep there, or the folder can't be written.
+    """
+    folder = Path(folder)
+    out = Path(out) if out is not None else folder / "tables"
+    with Ledger(folder) as ledger:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "manifest.json").unlink(missing_ok=True)
+            for kind in formats:
+                _write(ledger, out, kind)
+            told = {"files": {f.name: _digest(f) for f in _tables_in(out)}, "made_with": made_with()}
+            write_json(out / "manifest.partial", told)
+            (out / "manifest.partial").rename(out / "manifest.json")
+        except OSError as error:
+            raise InputError(
+                f"`out` {out} can't be written ({error.strerror or error}); free some space"
+            ) from error
+    return out
+
+
+def differences(a: str | Path, b: str | Path) -> dict[str, list[str]]:
+    """What differs between two sweeps, in words: in their files, in what results depend on, in cells, in results."""
+    with Ledger(Path(a)) as left, Ledger(Path(b)) as right:
+        told = (left.about, right.about)
+        found = {"spec": [], "identity": [], "cells": [], "results": []}
+        specs = [parse_sweep(about["text"]).model_dump(mode="json") for about in told]
+        found["spec"] = [*_unlike(specs[0], specs[1])]
+        identities = [about["identity"] | {"device": about["device"]} for about in told]
+        found["identity"] = [*_unlike(identities[0], identities[1])]
+        names = [{_name(cell): cell.key for cell in ledger.cells()} for ledger in (left, right)]
+        for side, one, other in ((a, *names), (b, *names[::-1])):
+            only = [name for name in one if name not in other]
+            found["cells"] += [f"only in {side}: {name}" for name in only]
+        same = {name for name in names[0] if name in names[1]}
+        results = [_results(ledger, same) for ledger in (left, right)]
+        for name in (name for name in names[0] if name in same):
+            one, other = (result.get(name) for result in results)
+            if one != other:
+                found["results"].append(f"{name}: {_said(one)} and {_said(other)}")
+    return found
+
+
+def faults(folder: str | Path) -> list[str]:
+    """What is wrong with a sweep's folder: the ledger, its results, its tables, or files that changed since the plan."""
+    folder = Path(folder)
+    found: list[str] = []
+    with Ledger(folder) as ledger:
+        found += [f"ledger: {said}" for said in ledger.check()]
+        found += [f"result {key} is not what was recorded; run it again" for key in ledger.damaged()]
+        about = ledger.about
+        sweep = parse_sweep(about["text"])
+        try:
+            now = identity_of(sweep, about["device"])
+            found += [f"since the plan: {said}" for said in _unlike(about["identity"], now)]
+            planned = {(cell.key, _name(cell)) for cell in ledger.cells()}
+            changed = planned ^ {(cell.key, _name(cell)) for cell in plan_cells(sweep, about["device"])}
+            found += [f"{len(changed)} cells would be others if planned now"] if changed else []
+        except InputError as error:
+            found.append(f"can't be planned again: {error}")
+    manifest = folder / "tables" / "manifest.json"
+    if manifest.is_file():
+        for name, told in json.loads(manifest.read_text())["files"].items():
+            file = manifest.parent / name
+            if not file.is_file() or _digest(file) != told:
+                found.append(
+                    f"tables/{name} is not what was written; export again: workbench sweep export {folder}"
+                )
+    return found
+
+
+def _write(ledger: Ledger, out: Path, kind: str) -> None:
+    """All tables in one format, portion by portion, each moved to its place when whole."""
+    schemas = {
+        name: pa.schema([(column, _KINDS.get(column, _TEXT)) for column in columns])
+        for name, columns in TABLES.items()
+    }
+    partial = {name: out / f"{name}.{kind}.partial" for name in TABLES}
+    sinks: dict[str, Any] = {}
+    if kind == "parquet":
+        sinks = {name: pq.ParquetWriter(partial[name], schema) for name, schema in schemas.items()}
+    else:
+        for name, columns in TABLES.items():
+            partial[name].write_text(",".join(columns) + "\n")
+    try:
+        rows = iter(ledger.outcomes())
+        while portion := list(islice(rows, PORTION)):
+            for name, made in _rows(portion).items():
+                table = pa.Table.from_pylist(
+                    [dict(zip(TABLES[name], row, strict=True)) for row in made], schema=schemas[name]
+                )
+                if kind == "parquet":
+                    sinks[name].write_table(table)
+                else:
+                    with partial[name].open("a") as file:
+                        table.to_pandas().to_csv(file, index=False, header=False)
+    finally:
+        for sink in sinks.values():
+            sink.close()
+    for name, file in partial.items():
+        file.rename(out / f"{name}.{kind}")
+    settings = pd.DataFrame([*settings_rows(parse_sweep(ledger.about["text"]))])
+    for column in settings.columns.intersection(
+        ["layers", "levels"]
+    ):  # numbers in some rows, lists in others
+        settings[column] = settings[column].map(lambda value: None if value is None else json.dumps(value))
+    file = out / f"interventions.{kind}"
+    settings.to_parquet(file, index=False) if kind == "parquet" else settings.to_csv(file, index=False)
+
+
+def _rows(
+    portion: list[tuple[Cell, dict[str, Any], dict[str, Any] | None]],
+) -> dict[str, list[tuple[Any, ...]]]:
+    made: dict[str, list[tuple[Any, ...]]] = {name: [] for name in TABLES}
+    for cell, told, result in portion:
+        named = tuple(getattr(cell, name) for name in _NAMED)
+        made["cells"].append((*named, told["status"], told["reason"], cell.key))
+        made["timings"].append((*named, told["seconds"], told["making_seconds"], told["worker"]))
+        for name in COLUMNS:
+            made[name] += [(*named, *row) for row in (result or {}).get(name, ())]
+    return made
+
+
+def _results(ledger: Ledger, names: set[str]) -> dict[str, Any]:
+    """A digest of each finished cell's result, by name."""
+    return {
+        _name(cell): (told["status"], told["reason"], None if result is None else _digest_of(result))
+        for cell, told, result in ledger.outcomes()
+        if _name(cell) in names
+    }
+
+
+def _said(result: tuple[str, str, str | None] | None) -> str:
+    if result is None:
+        return "absent"
+    status, reason, told = result
+    return f"{status} {reason or told or ''}".strip()
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.pair} | {cell.problems} | {cell.problem} | {cell.intervention} | seed {cell.seed}"
+
+
+def _unlike(a: Any, b: Any, path: str = "") -> Iterator[str]:
+    """Where two values of JSON's types differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys((*a, *b)):
+            yield from _unlike(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    elif a != b:
+        yield f"{path}: {a} and {b}"
+
+
+def _tables_in(out: Path) -> list[Path]:
+    return sorted(f for f in out.iterdir() if f.suffix.lstrip(".") in FORMATS and f.stem != "timings")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest_of(result: Any) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
