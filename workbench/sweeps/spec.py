@@ -119,6 +119,9 @@ class Sweep(Checked):
     threads: Annotated[int, Field(ge=1)] = 1
     """Of one worker on the CPU. Part of a cell, for the same reason."""
 
+    slurm: dict[str, Any] = Field({})
+    """Parameters of submitit's executor, for the engine `slurm`: slurm_partition, timeout_min, ..., and cluster."""
+
     def conditions(
         self, pair: PairSource, depth: int = 28, told: Callable[[Place, str], None] | None = None
     ) -> dict[str, Condition]:
