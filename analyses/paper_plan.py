@@ -1,0 +1,79 @@
+"""What the whole paper would cost: every pair on its problem sets under the default matrix, beside the released loop.
+
+From published configs (the sizes below) and what a card is taken to achieve, 300 TFLOP/s and 2 TB/s; nothing is loaded or run.
+Problem counts are those that the sets' authors give, rounded; prompt and response lengths are assumptions, said in the table.
+"""
+
+import pandas as pd
+
+from workbench.analysis import Finding, Given
+from workbench.cli import run_analysis
+from workbench.conditions import default_matrix
+from workbench.pair_presets import read_presets
+from workbench.paper_figures import cost_bars
+from workbench.sweeps.costs import CARD, Cost, Prompt, Shape, group_cost, memory, released_cost
+
+TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3456}
+CONFIGS = {  # Qwen2.5-VL
+    "7b": {"num_hidden_layers": 28, "hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28,
+           "num_key_value_heads": 4, "vocab_size": 152064, "vision_config": TOWER},
+    "32b": {"num_hidden_layers": 64, "hidden_size": 5120, "intermediate_size": 27648, "num_attention_heads": 40,
+            "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 152064, "vision_config": TOWER},
+}  # fmt: skip
+MATH = {"mathverse": 788, "mathvision": 3040, "mathvista": 1000, "dynamath": 5010, "wemath": 1740, "logicvista": 447,
+        "mmmu": 900, "mmmu-pro": 1730}  # fmt: skip
+AGENT = {"hrbench-4k": 800, "hrbench-8k": 800, "visualprobe-medium": 270, "visualprobe-hard": 110}
+VIDEO = {"videommmu": 900, "mlvu": 2170, "mmvu": 1000, "videoholmes": 1840}
+SCENARIOS = {  # problems; visual tokens of a prompt, tokens of a response, turns
+    "math": (MATH, 800, 512, 1),
+    "agent": (AGENT, 5000, 256, 3),
+    "video": (VIDEO, 8 * 256, 512, 1),
+}
+SAMPLES = 16
+
+
+def analyse(given: Given) -> Finding:
+    rows = []
+    for name, preset in read_presets().items():
+        if preset.bundled:
+            continue
+        shape = Shape.of(CONFIGS["32b" if "32b" in name else "7b"])
+        scenario = {"deepeyes-7b": "agent", "video-r1-7b": "video"}.get(name, "math")
+        sets, visual, response, turns = SCENARIOS[scenario]
+        prompt = Prompt(visual, response=response, samples=SAMPLES)
+        matrix = ["base", "rlvr", *default_matrix(shape.layers, **preset.replay).values()]
+        ours = group_cost(shape, prompt, matrix)
+        apart = sum((group_cost(shape, prompt, ["base", "rlvr", c]) for c in matrix[2:]), Cost())
+        loop = sum((released_cost(shape, prompt, condition) for condition in matrix), Cost())
+        for problems, count in sets.items():
+            rows.append(
+                {
+                    "pair": name,
+                    "problems": problems,
+                    "count": count,
+                    "cells": count * len(matrix),
+                    "visual_tokens": visual,
+                    "response_tokens": response,
+                    "turns": turns,
+                    "gpu_hours": ours.seconds(CARD) * count * turns / 3600,
+                    "gpu_hours_without_sharing": apart.seconds(CARD) * count * turns / 3600,
+                    "gpu_hours_released_loop": loop.seconds(CARD) * count * turns / 3600,
+                    "memory_gb": memory(shape, shape, prompt) / 1e9,
+                }
+            )
+    table = pd.DataFrame(rows)
+    total = table.groupby("pair", sort=False)[
+        ["cells", "gpu_hours", "gpu_hours_released_loop", "count"]
+    ].sum()
+    drawn = []
+    for pair, told in total.iterrows():
+        for what, column in (("here", "gpu_hours"), ("released loop", "gpu_hours_released_loop")):
+            seconds = told[column] * 3600 / told["count"]
+            drawn.append({"condition": pair, "what": what, "making": 0.0, "decoding": seconds})
+    subtitle = f"{total['cells'].sum():,.0f} cells: {total['gpu_hours'].sum():,.0f} GPU-hours, "
+    subtitle += f"{total['gpu_hours_released_loop'].sum():,.0f} as the released loop; 16 samples and greedy, from configs"
+    return Finding({"": cost_bars(pd.DataFrame(drawn), subtitle=subtitle)}, table)
+
+
+if __name__ == "__main__":
+    run_analysis("paper_plan")
