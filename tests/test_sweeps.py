@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from workbench.errors import InputError
@@ -79,10 +80,10 @@ def command(home: Path, *arguments: str, seconds: float = 0.05) -> "subprocess.P
 
 
 def workers_of(pid: int) -> list[int]:
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    ).stdout
-    return [int(line) for line in found.split()]
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def until(condition, seconds: float = 60) -> bool:
@@ -267,7 +268,7 @@ def test_workers_end_with_their_driver(home):
     assert until(lambda: "q0" in "".join(f.read_text() for f in (home / "out" / "logs").iterdir()))
     driver.kill()
     driver.communicate()
-    assert until(lambda: not any(Path(f"/proc/{pid}/stat").exists() for pid in left))
+    assert until(lambda: not any(map(psutil.pid_exists, left)))
 
 
 def test_ctrl_c_once_finishes_what_is_under_way_and_twice_stops(home):

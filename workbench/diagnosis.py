@@ -36,6 +36,8 @@ EXTRAS = {
     "video": "movie files",
     "vllm": "responses drawn by vLLM",
     "lmms-eval": "tasks of lmms-eval, in an environment of its own",
+    "ray": "sweeps on a Ray cluster",
+    "slurm": "sweeps on Slurm",
     "dev": "the tests",
 }
 

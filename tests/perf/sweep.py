@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from workbench.sweeps.driver import run_sweep
 from workbench.sweeps.ledger import Ledger, Outcome
 from workbench.sweeps.plan import Cell, plan_cells
@@ -166,10 +168,7 @@ def kills_part(home: Path, problems: int) -> None:
         if driver.poll() is not None:
             driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(draw.uniform(1, 12))
-        found = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(driver.pid)], capture_output=True, text=True, check=False
-        )
-        victims = [driver.pid, *map(int, found.stdout.split())]
+        victims = [driver.pid, *(child.pid for child in psutil.Process(driver.pid).children())]
         try:
             os.kill(draw.choice(victims), signal.SIGKILL)
             kills += 1
