@@ -5,6 +5,7 @@ Whatever ends it, the ledger has what was finished, and the same command goes on
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from workbench.errors import InputError
 from workbench.sweeps.engines import Engine, Stop, local
 from workbench.sweeps.ledger import Ledger, driving
 from workbench.sweeps.plan import device_of, digest, drawing, pair_identity, plan_cells, versions
-from workbench.sweeps.spec import Sweep, parse_sweep
+from workbench.sweeps.spec import Sweep, parse_sweep, read_sweep
 from workbench.sweeps.worker import Job
 
 CACHE = 2 * 1024**3
@@ -75,11 +76,7 @@ def run_sweep(
         InputError: anything wrong with the file, a pair or problem set that is not on this machine, a folder that has a
             driver already or can't be written, an engine that can't start.
     """
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        text = ""
-    sweep = parse_sweep(text, str(file))
+    sweep, text = read_sweep(file), Path(file).read_text(encoding="utf-8")
     out = Path(out)
     with driving(out), Ledger(out, write=True) as ledger:
         device = device_of(sweep)
@@ -145,19 +142,21 @@ def _drive(
     about = ledger.about
     pending = ledger.pending(retry_failed=retry_failed)
     job = Job(about["text"], about["device"], cache, sweep.threads)
-    begun, now, told = time.monotonic(), 0, 0.0
+    begun, now, told = time.monotonic(), Counter(), 0.0
+    before = progress_of(ledger)
+    again = before.failed if retry_failed else 0
     if pending:
         with _interruptible() as stop:
-            outcomes = engine_of(engine)(job, pending, ledger.folder, workers, stop)
-            for found in _together(outcomes):
+            for found in _together(engine_of(engine)(job, pending, ledger.folder, workers, stop)):
                 ledger.record(found)
-                now += len(found)
+                now.update(outcome.status for outcome in found)
                 if progress and time.monotonic() - told > TOGETHER:
                     told = time.monotonic()
-                    progress(progress_of(ledger, now, told - begun))
+                    done, failed = before.done + now["done"], before.failed - again + now["failed"]
+                    progress(Progress(before.cells, done, failed, now.total(), told - begun))
             if stop.level:
                 raise KeyboardInterrupt
-    last = progress_of(ledger, now, time.monotonic() - begun)
+    last = progress_of(ledger, now.total(), time.monotonic() - begun)
     if progress:
         progress(last)
     return last
