@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,11 @@ def _drive(
     before = progress_of(ledger)
     again = before.failed if retry_failed else 0
     if pending:
-        with _interruptible() as stop:
-            for found in _together(engine_of(engine)(job, pending, ledger.folder, workers, stop)):
+        with (
+            _interruptible() as stop,
+            closing(engine_of(engine)(job, pending, ledger.folder, workers, stop)) as outcomes,
+        ):
+            for found in _together(outcomes):
                 ledger.record(found)
                 now.update(outcome.status for outcome in found)
                 if progress and time.monotonic() - told > TOGETHER:
@@ -186,16 +189,12 @@ def engine_of(name: str) -> Engine:
 def _together(outcomes: Iterator[Any]) -> Iterator[list[Any]]:
     """Outcomes in portions, so that many fast cells cost few transactions; an empty one now and then."""
     waiting, since = [], time.monotonic()
-    try:
-        for outcome in outcomes:
-            waiting += [] if outcome is None else [outcome]
-            if time.monotonic() - since > TOGETHER:
-                yield waiting
-                waiting, since = [], time.monotonic()
-    finally:
-        outcomes.close()  # type: ignore[attr-defined]
-    if waiting:
-        yield waiting
+    for outcome in outcomes:
+        waiting += [] if outcome is None else [outcome]
+        if time.monotonic() - since > TOGETHER:
+            yield waiting
+            waiting, since = [], time.monotonic()
+    yield waiting
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -43,7 +43,7 @@ class Engine(Protocol):
 
     def __call__(
         self, job: Job, cells: Sequence[Cell], folder: Path, workers: int | None, stop: Stop
-    ) -> Iterator[Outcome | None]:
+    ) -> Generator[Outcome | None]:
         """Outcomes as they come; None now and then, so that who waits can look around."""
         ...
 
@@ -184,7 +184,7 @@ class _Pool:
 
 def local(
     job: Job, cells: Sequence[Cell], folder: Path, workers: int | None, stop: Stop
-) -> Iterator[Outcome | None]:
+) -> Generator[Outcome | None]:
     """One process per GPU, or on the CPU as many as there are threads for.
 
     Raises:

@@ -1,6 +1,6 @@
 """Cells on a Ray cluster: an actor per worker. Dead actors and nodes lose the cell they were at, which another is given."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ BENCH: type = Bench
 
 def on_ray(
     job: Job, cells: Sequence[Cell], folder: Path, workers: int | None, stop: Stop
-) -> Iterator[Outcome | None]:
+) -> Generator[Outcome | None]:
     """The cluster that RAY_ADDRESS names or that runs on this machine, else one of this machine's own.
 
     Pairs and problem sets must lie on every node, where the sweep's file says. Workers' logs are Ray's.

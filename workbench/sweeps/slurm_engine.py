@@ -7,7 +7,7 @@ nodes share.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Shard:
 
 def on_slurm(
     job: worker.Job, cells: Sequence[Cell], folder: Path, workers: int | None, stop: Stop
-) -> Iterator[Outcome | None]:
+) -> Generator[Outcome | None]:
     """Array jobs with the parameters under ``slurm`` in the sweep's file; ``cluster: local`` runs them on this machine.
 
     Raises:
