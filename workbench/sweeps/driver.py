@@ -147,6 +147,7 @@ def _drive(
     again = before.failed if retry_failed else 0
     if pending:
         with (
+            _writable(ledger.folder),
             _interruptible() as stop,
             closing(engine_of(engine)(job, pending, ledger.folder, workers, stop)) as outcomes,
         ):
@@ -195,6 +196,17 @@ def _together(outcomes: Iterator[Any]) -> Iterator[list[Any]]:
             yield waiting
             waiting, since = [], time.monotonic()
     yield waiting
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """A disk that is full, or gone, ends a sweep with a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"`out` {folder} can't be written ({error.strerror or error}); free some space, and `workbench sweep resume` goes on"
+        ) from error
 
 
 @contextmanager

@@ -188,10 +188,14 @@ def local(
     """One process per GPU, or on the CPU as many as there are threads for.
 
     Raises:
-        InputError: no worker can start; says the end of its log.
+        InputError: there is no GPU, or no worker can start; says the end of its log.
     """
     devices = gpus() if job.device == "cuda" else None
     most = len(devices) if devices is not None else max(1, cores() // job.threads)
+    if not most:
+        raise InputError(
+            "`device` is 'cuda', but there is no GPU; say `device: cpu`, or run it where there is one"
+        )
     count = min(workers or most, len(cells), most if devices is not None else len(cells))
     schedule, pool, died = Schedule(cells), _Pool(job, folder, devices), 0
     try:

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
@@ -67,7 +68,7 @@ class Bench:
         except InputError as error:
             made = {"reason": str(error)}
         except Exception as error:  # one cell must not cost the others
-            traceback.print_exc()
+            _log(traceback.format_exc())
             made = {"reason": f"{type(error).__name__}: {error}"}
         worker = f"{socket.gethostname()}:{os.getpid()}"
         return Outcome(cell.key, **made, seconds=time.perf_counter() - begun, worker=worker)
@@ -149,18 +150,16 @@ def main() -> None:
     _say(answers, {"ready": os.getpid()})
     while True:
         cell = Cell(**json.loads(told.get()))
-        print(
-            f"{cell.key} {cell.pair} {cell.problem} {cell.intervention} seed {cell.seed}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _log(f"{cell.key} {cell.pair} {cell.problem} {cell.intervention} seed {cell.seed}")
         outcome = bench.run(cell)
-        print(
-            f"{cell.key} {outcome.status} {outcome.seconds:.3f} s {outcome.reason}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _log(f"{cell.key} {outcome.status} {outcome.seconds:.3f} s {outcome.reason}")
         _say(answers, asdict(outcome))
+
+
+def _log(text: str) -> None:
+    """To the worker's log; a disk that is full must not cost the cell."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _say(answers: TextIO, told: Mapping[str, Any]) -> None:
