@@ -252,9 +252,9 @@ def test_twenty_kills(home):
         kills += 1
         if victim == driver.pid:
             driver.communicate()
-    driver.communicate(timeout=60)
+    driver.communicate(timeout=240)
     final = command(home, *arguments, seconds=0)
-    out, err = final.communicate(timeout=60)
+    out, err = final.communicate(timeout=240)
     assert final.returncode == 0, out + err
     assert Counter(recorded(home / "out").values()) == {"done": cells}
     assert contents(home / "out") == contents(home / "undisturbed")
