@@ -62,16 +62,13 @@ def analyse(given: Given) -> Finding:
                 }
             )
     table = pd.DataFrame(rows)
-    total = table.groupby("pair", sort=False)[
-        ["cells", "gpu_hours", "gpu_hours_released_loop", "count"]
-    ].sum()
     drawn = []
-    for pair, told in total.iterrows():
+    for pair, part in table.groupby("pair", sort=False):
         for what, column in (("here", "gpu_hours"), ("released loop", "gpu_hours_released_loop")):
-            seconds = told[column] * 3600 / told["count"]
+            seconds = part[column].sum() * 3600 / part["count"].sum()
             drawn.append({"condition": pair, "what": what, "making": 0.0, "decoding": seconds})
-    subtitle = f"{total['cells'].sum():,.0f} cells: {total['gpu_hours'].sum():,.0f} GPU-hours, "
-    subtitle += f"{total['gpu_hours_released_loop'].sum():,.0f} as the released loop; 16 samples and greedy, from configs"
+    subtitle = f"{table['cells'].sum():,.0f} cells: {table['gpu_hours'].sum():,.0f} GPU-hours, "
+    subtitle += f"{table['gpu_hours_released_loop'].sum():,.0f} as the released loop; 16 samples and greedy, from configs"
     return Finding({"": cost_bars(pd.DataFrame(drawn), subtitle=subtitle)}, table)
 
 

@@ -288,11 +288,11 @@ def test_ctrl_c_once_finishes_what_is_under_way_and_twice_stops(home):
     driver = command(home, *arguments, seconds=600)
     assert until(lambda: logs.read_text().count("seed 0") == done + 1)
 
-    def stopped() -> bool:
-        driver.send_signal(signal.SIGINT)
-        return driver.poll() is not None
-
-    assert until(stopped)
+    driver.send_signal(signal.SIGINT)
+    assert driver.stderr is not None
+    while "Ctrl-C again stops now" not in driver.stderr.readline():
+        assert driver.poll() is None
+    driver.send_signal(signal.SIGINT)
     driver.communicate()
     assert driver.returncode == 130
     assert Counter(recorded(home / "out").values())["done"] == done
@@ -309,13 +309,14 @@ def test_a_second_driver_is_refused(home):
 def test_a_full_disk_loses_nothing(home, monkeypatch):
     file = spec(home)
     run_sweep(file, home / "undisturbed", workers=1)
-    opened = Ledger.__init__
+    record = Ledger.record
 
-    def small(self, folder, *, write=False):
-        opened(self, folder, write=write)
-        self.base.execute("PRAGMA max_page_count = 14")  # as if the disk ended there
+    def small(self, outcomes):
+        (pages,) = self.base.execute("PRAGMA page_count").fetchone()
+        self.base.execute(f"PRAGMA max_page_count = {pages}")  # as if the disk ended there
+        record(self, outcomes)
 
-    monkeypatch.setattr(Ledger, "__init__", small)
+    monkeypatch.setattr(Ledger, "record", small)
     monkeypatch.setattr("workbench.sweeps.driver.TOGETHER", 0)
     with pytest.raises(InputError, match=r"full.*free some space"):
         run_sweep(file, home / "out", workers=1)

@@ -3,6 +3,7 @@
 Whatever ends it, the ledger has what was finished, and the same command goes on from there.
 """
 
+import os
 import signal
 import time
 from collections import Counter
@@ -216,6 +217,8 @@ def _interruptible() -> Iterator[Stop]:
 
     def handle(*_: object) -> None:
         stop.level += 1
+        if stop.level == 1:
+            os.write(2, b"\nFinishing the cells under way; Ctrl-C again stops now.\n")  # safe in a handler
 
     try:
         before = signal.signal(signal.SIGINT, handle)

@@ -33,7 +33,7 @@ def on_ray(
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False)
     try:
-        needs = (
+        needs: dict[str, Any] = (
             {"num_gpus": 1, "num_cpus": 1}
             if job.device == "cuda"
             else {"num_gpus": 0, "num_cpus": job.threads}
