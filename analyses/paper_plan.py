@@ -69,7 +69,9 @@ def analyse(given: Given) -> Finding:
             drawn.append({"condition": pair, "what": what, "making": 0.0, "decoding": seconds})
     subtitle = f"{table['cells'].sum():,.0f} cells: {table['gpu_hours'].sum():,.0f} GPU-hours, "
     subtitle += f"{table['gpu_hours_released_loop'].sum():,.0f} as the released loop; 16 samples and greedy, from configs"
-    return Finding({"": cost_bars(pd.DataFrame(drawn), subtitle=subtitle)}, table)
+    figure = cost_bars(pd.DataFrame(drawn), subtitle=subtitle)
+    figure.update_layout(title_text="Seconds of a card for all cells of a problem", showlegend=False)
+    return Finding({"": figure}, table)
 
 
 if __name__ == "__main__":

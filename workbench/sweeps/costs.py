@@ -244,7 +244,7 @@ def plan_table(sweep: Sweep, cells: Sequence[Cell], device: str, throughput: flo
             prompt = Prompt(_visual(pair, load_set(problems)), response=longest, samples=sweep.samples)
             cost, makes = Cost(), 0
             for group in here[:1]:
-                counted = [conditions[pair.title][cell.intervention] for cell in group]
+                counted: list[Condition] = [conditions[pair.title][cell.intervention] for cell in group]
                 cost = group_cost(rlvr, prompt, counted) * len(here)
                 makes = sum(not isinstance(condition, str) for condition in counted) * len(here)
             table.add_row(

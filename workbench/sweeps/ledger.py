@@ -232,7 +232,7 @@ class Ledger:
             "LEFT JOIN results r ON r.key = c.key AND status = 'done' ORDER BY position"
         )
         for row in rows:
-            told = dict(
+            told: dict[str, Any] = dict(
                 zip(("status", "reason", "seconds", "making_seconds", "worker"), row[6:11], strict=True)
             )
             yield Cell(*row[:6]), told, None if row[11] is None else unpack(row[11])

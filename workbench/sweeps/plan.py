@@ -205,7 +205,7 @@ def plan_cells(sweep: Sweep, device: str) -> list[Cell]:
         settings = digest(drawing(sweep, pair, device))
         conditions = sweep.conditions(pair, depth_of(pair) or 28)
         for label, problems, loaded in sets:
-            kept = [
+            kept: list[tuple[str, Condition, int]] = [
                 (name, condition, seed)
                 for name, condition in conditions.items()
                 for seed in sweep.seeds
