@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from workbench.errors import InputError
-from workbench.sweeps import engines, ledger
+from workbench.sweeps import engines, ledger, plan
 from workbench.sweeps.driver import resume_sweep, run_sweep
 from workbench.sweeps.engines import DEATHS, Schedule
 from workbench.sweeps.ledger import Ledger, Outcome, driving
@@ -199,6 +199,18 @@ def test_a_key_changes_with_content_and_with_nothing_else(home):
     ):
         file = spec(home, **{key: value})
         assert not set(keys()) & set(first), key
+
+
+def test_other_code_makes_other_cells(tmp_path, monkeypatch):
+    home = tmp_path / "workbench"
+    (home / "sweeps").mkdir(parents=True)
+    monkeypatch.setattr(plan, "__file__", str(home / "sweeps" / "plan.py"))
+    (home / "lens.py").write_text("x = 1\n")
+    first = plan.versions.__wrapped__()
+    assert plan.versions.__wrapped__() == first
+    (home / "lens.py").write_text("x = 2\n")
+    changed = plan.versions.__wrapped__()
+    assert {name for name in first if changed[name] != first[name]} == {"workbench"}
 
 
 def test_files_that_change_after_the_plan_are_found(home):

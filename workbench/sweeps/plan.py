@@ -1,7 +1,7 @@
 """Cells of a sweep: (pair, problem, intervention, seed), each named by the digest of everything that can change its result.
 
 What counts: the bytes of both models' and the processor's files, how the pair is asked, every text and pixel of the problem,
-the intervention's settings, samples and how they are drawn, device and threads, the versions of the workbench and of the
+the intervention's settings, samples and how they are drawn, device and threads, the workbench's own code, the versions of the
 libraries that compute. What does not: names, places, the order of cells, the number of workers, the engine.
 """
 
@@ -127,8 +127,10 @@ def _digest(file: Path) -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of the workbench and the libraries that compute."""
-    found = {"workbench": __version__}
+    """Of the workbench, with a digest of its code, and of the libraries that compute."""
+    home = Path(__file__).parent.parent
+    code = digest([(str(file.relative_to(home)), _digest(file)) for file in sorted(home.rglob("*.py"))])
+    found = {"workbench": f"{__version__} {code[:16]}"}
     for name in LIBRARIES:
         try:
             found[name] = version(name)
