@@ -1,0 +1,236 @@
+"""What swapping one component between two models does: exactly, and by two approximations with gradients.
+
+The *receiver* runs a prompt; at one component, over some positions, what it writes into the residual stream is replaced by what
+the *donor*'s component wrote there on the same prompt. The effect is the metric with the swap minus that without:
+
+- ``noising``: the receiver is the RLVR model, the donor the base: what is lost of RLVR's change without the component;
+- ``denoising``: the receiver is the base, the donor the RLVR model: what the component brings of it alone.
+
+The KL is always KL(base || rlvr), of the patched model's lens and the other one's as it is, so in both directions a
+negative effect brings the two models together.
+
+``exact``: every swap is a row of a batch. A row joins at its component's layer, where until then it equals the receiver, so earlier
+layers, embedding and vision tower are never computed again.
+``slopes``: the effect to first order, (donor's write - receiver's) times the metric's gradient at the receiver (attribution
+patching), or times the coefficients that RelP propagates (arXiv 2508.21258); one forward and one backward for all components
+and metrics. transformer_lens.tools.analysis.attribution_patching runs one model on token ids, one metric at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.bridges import Activations, Bridge
+from workbench.components import Answer, Component, FinalHead, Metric, kl, value
+
+Direction = Literal["noising", "denoising"]
+DIRECTIONS: tuple[Direction, ...] = ("noising", "denoising")
+ROWS = 128
+"""Swaps that run side by side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One model on one prompt."""
+
+    bridge: Bridge
+    wrote: Activations
+    head: FinalHead
+
+
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """A component and where it is swapped."""
+
+    component: Component
+    positions: Bool[Tensor, " positions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """What is measured of a receiver while components are swapped into it."""
+
+    metrics: tuple[Metric, ...]
+    receiver: Side
+    donor: Side
+    direction: Direction
+    cells: Bool[Tensor, "layers positions"]
+    """Where the KL is taken; its mean over these cells."""
+    answer: Answer | None
+
+    def at_layer(self, layer: int, hidden: Float[Tensor, "rows positions hidden"], *, frozen: bool = False) -> Tensor:
+        """A layer's part of the mean KL, (rows,); ``frozen``: with the final norm's scale held constant."""
+        where = self.cells[layer]
+        count = int(self.cells.sum())
+        if not where.any():
+            return hidden.new_zeros(len(hidden))
+        mine = self._logits(hidden[:, where], frozen)
+        theirs = self.donor.head.logits(self.donor.wrote.residuals[layer][where])
+        base, rlvr = (theirs, mine) if self.direction == "noising" else (mine, theirs)
+        return kl(base, rlvr).sum(-1) / count
+
+    def at_end(
+        self, metric: Metric, hidden: Float[Tensor, "rows positions hidden"], *, frozen: bool = False
+    ) -> Tensor:
+        """A metric of the answer, from the last layer's residuals; (rows,)."""
+        assert self.answer is not None
+        return value(metric, self._logits(hidden[:, self.answer.position], frozen), self.answer)
+
+    def _logits(self, hidden: Tensor, frozen: bool) -> Tensor:
+        head = self.receiver.head
+        return head.logits(hidden, head.scale(hidden).detach() if frozen else None)
+
+
+def change_of(component: Component, donor: Side, receiver: Side) -> Float[Tensor, "positions hidden"]:
+    """The donor's write minus the receiver's."""
+    return write_of(component, donor) - write_of(component, receiver)
+
+
+def write_of(component: Component, side: Side) -> Float[Tensor, "positions hidden"]:
+    """What a component wrote into the residual stream at every position."""
+    wrote, layer = side.wrote, component.layer
+    match component.kind:
+        case "embedding":
+            return wrote.embedding
+        case "head":
+            heads = side.bridge.output_weights(layer)
+            return wrote.heads[layer][:, component.head] @ heads[component.head]
+        case "mlp":
+            return wrote.mlps[layer]
+        case "vision":
+            return wrote.gaps[layer]
+    bias = side.bridge.output_bias(layer)
+    assert bias is not None
+    return bias.expand_as(wrote.embedding)
+
+
+@torch.no_grad()
+def exact(aim: Aim, swaps: Sequence[Swap], *, rows: int = ROWS) -> Float[Tensor, "metrics swaps"]:
+    """The effect of every swap, by running the receiver with it.
+
+    Args:
+        aim: what is measured of which model.
+        swaps: what is swapped; embedding, heads and MLPs.
+        rows: how many run side by side.
+    """
+    order = sorted(range(len(swaps)), key=lambda index: swaps[index].component.layer)
+    found = torch.zeros(len(aim.metrics), len(swaps))
+    for start in range(0, len(order), rows):
+        chosen = order[start : start + rows]
+        found[:, chosen] = _together(aim, [swaps[index] for index in chosen]).cpu()
+    return found
+
+
+def _together(aim: Aim, swaps: Sequence[Swap]) -> Tensor:
+    """Effects of swaps that are sorted by layer, in one pass; row 0 is the receiver as it is."""
+    wrote, bridge = aim.receiver.wrote, aim.receiver.bridge
+    first = swaps[0].component.layer
+    entering = wrote.embedding if first == 0 else wrote.residuals[first - 1] + wrote.gaps[first - 1]
+    hidden = clean = entering[None]
+    divergence = torch.zeros(1 + len(swaps), device=clean.device)
+    for layer in range(first, bridge.depth):
+        joining = [swap for swap in swaps if swap.component.layer == layer]
+        old = len(hidden)
+        hidden = torch.cat([hidden, hidden[:1].expand(len(joining), -1, -1)])
+        edits: dict[str, list[tuple[int, Tensor]]] = {"embedding": [], "head": [], "mlp": []}
+        for row, swap in enumerate(joining, start=old):
+            change = change_of(swap.component, aim.donor, aim.receiver)
+            edits[swap.component.kind].append((row, change * swap.positions[:, None]))
+        hidden = _added(hidden, edits["embedding"])
+        output = bridge.block(
+            layer,
+            hidden,
+            wrote.calls[layer],
+            attention=lambda value, edits=edits: _added(value, edits["head"]),
+            mlp=lambda value, edits=edits: _added(value, edits["mlp"]),
+        )
+        if "kl" in aim.metrics:
+            part = aim.at_layer(layer, output)
+            divergence[: len(output)] += part - part[0]
+        hidden = output + wrote.gaps[layer]
+    found = []
+    for metric in aim.metrics:
+        values = divergence if metric == "kl" else aim.at_end(metric, output)
+        found.append((values - values[0])[1:])
+    return torch.stack(found)
+
+
+def _added(value: Tensor, edits: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """The rows of ``value`` with what is added to some of them."""
+    if not edits:
+        return value
+    changed = value.clone()
+    for row, change in edits:
+        changed[row] += change.to(changed.dtype)
+    return changed
+
+
+def slopes(aim: Aim, *, relevance: bool = False) -> "Slopes":
+    """The metrics' gradient by what every component writes, at the receiver; a row for each metric.
+
+    ``relevance``: RelP's coefficients instead. Weights must not ask for gradients (`segments.frozen`).
+    """
+    bridge, wrote, count = aim.receiver.bridge, aim.receiver.wrote, len(aim.metrics)
+    taps = [
+        torch.zeros(count, *wrote.embedding.shape, device=wrote.embedding.device).requires_grad_(True)
+        for _ in range(1 + 2 * bridge.depth)
+    ]
+    with torch.enable_grad():
+        if relevance:
+            with bridge.relevance():
+                total = _tapped(aim, taps, frozen=True)
+        else:
+            total = _tapped(aim, taps, frozen=False)
+        gradients = torch.autograd.grad(total, taps, allow_unused=True)
+    held = [torch.zeros_like(tap) if grad is None else grad for tap, grad in zip(taps, gradients, strict=True)]
+    return Slopes(held[0], held[1::2], held[2::2])
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Gradients (metrics, positions, hidden) by the embedding, and by what attention and MLP of each layer write."""
+
+    embedding: Tensor
+    attention: list[Tensor]
+    mlp: list[Tensor]
+
+    @torch.no_grad()
+    def effects(self, aim: Aim, swaps: Sequence[Swap]) -> Float[Tensor, "metrics swaps"]:
+        """Approximate effects of swaps."""
+        return torch.stack([effect for effect in self._effects(aim, swaps)], 1).cpu()
+
+    def _effects(self, aim: Aim, swaps: Sequence[Swap]) -> Iterator[Tensor]:
+        by_position: dict[Component, Tensor] = {}
+        for swap in swaps:
+            component = swap.component
+            if component not in by_position:
+                sites = {"embedding": [self.embedding], "head": self.attention, "mlp": self.mlp}
+                change = change_of(component, aim.donor, aim.receiver)
+                by_position[component] = (sites[component.kind][component.layer] * change).sum(-1)
+            yield by_position[component][:, swap.positions].sum(-1)
+
+
+def _tapped(aim: Aim, taps: Sequence[Tensor], *, frozen: bool) -> Tensor:
+    """The sum of all metrics, each of its own row, as a function of what is added to every write."""
+    wrote, bridge = aim.receiver.wrote, aim.receiver.bridge
+    hidden, parts = wrote.embedding + taps[0], []
+    for layer in range(bridge.depth):
+        output = bridge.block(
+            layer,
+            hidden,
+            wrote.calls[layer],
+            attention=lambda value, tap=taps[1 + 2 * layer]: value + tap,
+            mlp=lambda value, tap=taps[2 + 2 * layer]: value + tap,
+        )
+        if "kl" in aim.metrics:
+            row = aim.metrics.index("kl")
+            parts.append(aim.at_layer(layer, output[row : row + 1], frozen=frozen))
+        hidden = output + wrote.gaps[layer]
+    for row, metric in enumerate(aim.metrics):
+        if metric != "kl":
+            parts.append(aim.at_end(metric, output[row : row + 1], frozen=frozen))
+    return torch.stack([part.sum() for part in parts]).sum()
