@@ -95,7 +95,9 @@ class Bridge:
             for block in self.model.blocks:
                 handle = block.register_forward_pre_hook(keep, with_kwargs=True)
                 stack.callback(handle.remove)
-            _, cache = self.model.run_with_cache(ids, names_filter=names.__contains__, use_cache=False, **given)
+            _, cache = self.model.run_with_cache(
+                ids, names_filter=names.__contains__, use_cache=False, **given
+            )
 
         def stacked(kind: str) -> Tensor:
             return torch.stack([cache[f"blocks.{layer}.{kind}"][0] for layer in range(self.depth)])
@@ -147,7 +149,10 @@ class Bridge:
             hooks += [(f"blocks.{layer}.{name}", lambda value, hook: value.detach()) for name in constants]
             seen: dict[str, Tensor] = {}
             hooks += [
-                (f"blocks.{layer}.mlp.{name}", lambda value, hook, name=name, seen=seen: seen.update({name: value}))
+                (
+                    f"blocks.{layer}.mlp.{name}",
+                    lambda value, hook, name=name, seen=seen: seen.update({name: value}),
+                )
                 for name in ("gate.hook_out", "in.hook_out")
             ]
             act = block.mlp.original_component.act_fn

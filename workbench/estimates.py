@@ -193,6 +193,24 @@ def spearman(x: ArrayLike, y: ArrayLike, problem: ArrayLike, **settings: Unpack[
     return replace(found, estimate=statistic.exact)
 
 
+def pearson(x: ArrayLike, y: ArrayLike, problem: ArrayLike, **settings: Unpack[Settings]) -> Interval:
+    """Pearson correlation over cells; NaN where a measure is constant."""
+    if np.shape(x) != np.shape(y):
+        raise InputError(f"`x` and `y` must pair up, found shapes {np.shape(x)} and {np.shape(y)}.")
+    x, y = _finite(x), _finite(y)
+    ids, problems = number_problems(problem, len(x))
+    # About their means and in units of their spread, so that the sums of a resample lose nothing to rounding.
+    x, y = (divide(values - values.mean(), values.std()) for values in (x, y))
+    sums = sums_by_problem(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y]), ids, problems)
+
+    def statistic(counts: Array) -> Array:
+        cells, sx, sy, sxx, syy, sxy = (counts @ sums).T
+        spread = np.sqrt((cells * sxx - sx**2) * (cells * syy - sy**2))
+        return divide(cells * sxy - sx * sy, spread)[:, None]
+
+    return bootstrap(statistic, problems, **settings)[0]
+
+
 def pass_at_k(samples: int, correct: ArrayLike, k: int) -> Array:
     """Unbiased Pass@K of each problem, ``1 - C(n - c, k) / C(n, k)`` (paper Fig. 6), from c correct of n samples.
 

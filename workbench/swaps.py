@@ -62,7 +62,9 @@ class Aim:
     """Where the KL is taken; its mean over these cells."""
     answer: Answer | None
 
-    def at_layer(self, layer: int, hidden: Float[Tensor, "rows positions hidden"], *, frozen: bool = False) -> Tensor:
+    def at_layer(
+        self, layer: int, hidden: Float[Tensor, "rows positions hidden"], *, frozen: bool = False
+    ) -> Tensor:
         """A layer's part of the mean KL, (rows,); ``frozen``: with the final norm's scale held constant."""
         where = self.cells[layer]
         count = int(self.cells.sum())
@@ -137,9 +139,11 @@ def _together(aim: Aim, swaps: Sequence[Swap]) -> Tensor:
         old = len(hidden)
         hidden = torch.cat([hidden, hidden[:1].expand(len(joining), -1, -1)])
         edits: dict[str, list[tuple[int, Tensor]]] = {"embedding": [], "head": [], "mlp": []}
+        members = dict.fromkeys(swap.component for swap in joining)
+        changes = {component: change_of(component, aim.donor, aim.receiver) for component in members}
         for row, swap in enumerate(joining, start=old):
-            change = change_of(swap.component, aim.donor, aim.receiver)
-            edits[swap.component.kind].append((row, change * swap.positions[:, None]))
+            change = changes[swap.component] * swap.positions[:, None]
+            edits[swap.component.kind].append((row, change))
         hidden = _added(hidden, edits["embedding"])
         output = bridge.block(
             layer,
@@ -186,7 +190,9 @@ def slopes(aim: Aim, *, relevance: bool = False) -> "Slopes":
         else:
             total = _tapped(aim, taps, frozen=False)
         gradients = torch.autograd.grad(total, taps, allow_unused=True)
-    held = [torch.zeros_like(tap) if grad is None else grad for tap, grad in zip(taps, gradients, strict=True)]
+    held = [
+        torch.zeros_like(tap) if grad is None else grad for tap, grad in zip(taps, gradients, strict=True)
+    ]
     return Slopes(held[0], held[1::2], held[2::2])
 
 

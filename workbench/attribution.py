@@ -1,0 +1,321 @@
+"""Attribution: which embeddings, heads and MLPs write the change from the base to the RLVR model.
+
+For every problem, on both models behind TransformerLens (``bridges``), pictures included:
+
+1. choose cells (layer, position) by the base's entropy, or name them;
+2. split each metric's change over components of both models (``components``);
+3. swap every component between the models, exactly and by two approximations (``swaps``), everywhere and at visual and text
+   positions alone;
+4. means over problems, and correlations of the approximations with the exact effects, with intervals clustered by problem.
+
+Metrics: ``kl``, KL(base || rlvr) of the lens at the cells; ``logit_difference`` and ``log_probability`` of the next token where a
+right and a wrong response part, after what they share.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench import markup
+from workbench.bridges import check_family
+from workbench.components import METRICS, Metric, check_metrics
+from workbench.errors import InputError
+from workbench.estimates import Array, Interval, bootstrap, pearson, spearman
+from workbench.pairs import ModelPair
+from workbench.problems import Problem
+from workbench.prompt_attribution import AttributedPrompt, Cells
+from workbench.prompts import EncodedPrompt
+from workbench.swaps import ROWS
+from workbench.tables import ends
+
+APPROXIMATIONS = ("attribution_patching", "relp")
+KEYS = ["component", "kind", "layer", "head"]
+_CALL = 'attribute(pair, problems, metrics=["kl"])'
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What components write of the change, and what swapping them does."""
+
+    direct: pd.DataFrame = field(repr=False)
+    """A row a problem, metric and component: ``base`` and ``rlvr``, both through the base's head with its norm scale frozen, and
+    ``change``, the difference. Kinds ``norm scale`` and ``unembedding`` hold the other terms of the exact sum."""
+    effects: pd.DataFrame = field(repr=False)
+    """A row a problem, metric, direction, component and place (``where``): ``exact``, and the approximations."""
+    totals: pd.DataFrame = field(repr=False)
+    """A row a problem and metric: ``cells``, the measured change ``total``, the sum ``explained`` of all terms, and
+    ``scale_error``, the absolute term of the norm scale over the absolute change."""
+    summary: pd.DataFrame = field(repr=False)
+    """Means over problems of ``change`` (direction ``direct``) and of ``exact``, with 95% intervals."""
+    correlations: pd.DataFrame = field(repr=False)
+    """Pearson and Spearman correlation of each approximation with the exact effects, with intervals."""
+    provenance: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics, in the order they were asked for."""
+        return tuple(dict.fromkeys(self.totals["metric"]))
+
+    @property
+    def verdict(self) -> str:
+        """One line a metric: the largest contributions, and the error of freezing the norm's scale."""
+        return "\n".join(self._line(metric) for metric in self.metrics)
+
+    def __repr__(self) -> str:
+        problems, components = self.totals["problem"].nunique(), self.direct["component"].nunique()
+        return (
+            f"Attribution({', '.join(self.metrics)}; {problems} problems, {components} terms)\n{self.verdict}"
+        )
+
+    def _repr_html_(self) -> str:
+        held = [*KEYS[:2], "metric", "direction", "where", *ends("estimate"), "problems"]
+        told = ["metric", "direction", "where", "approximation"]
+        lines = "".join(markup.paragraph(self._line(metric), strong=True) for metric in self.metrics)
+        strongest = self.summary.assign(size=self.summary["estimate"].abs()).sort_values(
+            "size", ascending=False, kind="stable"
+        )
+        return (
+            lines
+            + (
+                markup.table(self.correlations[[*told, *ends("pearson"), *ends("spearman")]])
+                if len(self.correlations)
+                else ""
+            )
+            + markup.paragraph("Correlations with exact swaps; 95% intervals over problems.")
+            + markup.folded("components, largest first", markup.table(strongest[held].head(60)))
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A copy of ``summary``."""
+        return self.summary.copy()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Everything that was found, by the names that a run folder gives it."""
+        return {
+            "attribution": self.summary,
+            "attribution_direct": self.direct,
+            "attribution_effects": self.effects,
+            "attribution_totals": self.totals,
+            "attribution_correlations": self.correlations,
+        }
+
+    def plot(self, metric: str | None = None, direction: str = "direct", where: str = "all") -> Any:
+        """Mean contribution or effect by layer and component, as a plotly Figure; ``metric`` is the first."""
+        from workbench.attribution_figures import component_heatmap
+
+        return component_heatmap(
+            self.summary, metric=metric or self.metrics[0], direction=direction, where=where
+        )
+
+    def plot_approximations(self, metric: str | None = None, where: str = "all") -> Any:
+        """Exact against approximate effects, as a plotly Figure; ``metric`` is the first."""
+        from workbench.attribution_figures import exact_scatter
+
+        return exact_scatter(self.effects, self.correlations, metric=metric or self.metrics[0], where=where)
+
+    def _line(self, metric: str) -> str:
+        rows = self.summary.loc[(self.summary["metric"] == metric) & (self.summary["direction"] == "direct")]
+        rows = rows.loc[~rows["kind"].isin(["norm scale", "unembedding"])]
+        order = rows["estimate"].abs().sort_values(ascending=False, kind="stable").index[:3]
+        named = [f"{row['component']} {_interval(row)}" for row in rows.loc[order].to_dict("records")]
+        totals = self.totals.loc[self.totals["metric"] == metric]
+        scale = abs(
+            self.direct.loc[
+                (self.direct["metric"] == metric) & (self.direct["kind"] == "norm scale"), "change"
+            ].mean()
+        )
+        total = totals["total"].mean()
+        return (
+            f"{metric}: mean change {total:.3g} ({METRICS[metric]}); most is written by {', '.join(named)}; freezing the "  # type: ignore[index]
+            f"norm's scale leaves out {scale:.3g}"
+        )
+
+
+def attribute(
+    pair: ModelPair,
+    problems: Sequence[Problem | EncodedPrompt],
+    *,
+    metrics: Sequence[Metric],
+    cells: Cells | Sequence[tuple[int, int]] | None = None,
+    responses: Sequence[tuple[str, str]] | None = None,
+    swaps: bool = True,
+    approximations: Sequence[str] = APPROXIMATIONS,
+    rows: int = ROWS,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Attribution:
+    """Attribute the change between a pair's models to their components; the module's text tells how.
+
+    Args:
+        pair: what `load_pair` returned.
+        problems: problems, or prompts already encoded.
+        metrics: ``kl``, ``logit_difference``, ``log_probability``; several at once.
+        cells: where the KL is taken: `Cells`, or (layer, position) pairs for every prompt. None: `Cells()`.
+        responses: for each problem a right and a wrong response, for metrics of the answer. None: those that the problems bring.
+        swaps: False leaves out what swapping does.
+        approximations: of swaps; may be empty.
+        rows: swaps that run side by side; fewer take less memory.
+        resamples: of the bootstrap over problems.
+        seed: of the bootstrap.
+        progress: called with (problems done, problems in all).
+
+    Raises:
+        InputError: a family that TransformerLens does not support, unknown metrics or approximations, a layer or position that
+            does not exist, no responses for a metric of the answer, responses that do not differ.
+    """
+    wanted = check_metrics(metrics)
+    chosen = Cells() if cells is None else cells
+    _check(pair, problems, chosen, wanted, responses, approximations, rows)
+    prompts = [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in problems]
+    for prompt in prompts:
+        _check_cells(chosen, pair, prompt)
+    told = responses or [_brought(item) for item in problems] if _of_answer(wanted) else None
+    found: dict[str, list[dict[str, Any]]] = {"direct": [], "effects": [], "totals": []}
+    for index, prompt in enumerate(prompts):
+        said = None if told is None else told[index]
+        one = AttributedPrompt.of(pair, prompt, chosen, wanted, said)
+        found["direct"] += one.direct(found["totals"])
+        if swaps:
+            found["effects"] += one.effects(approximations, rows)
+        if progress:
+            progress(index + 1, len(prompts))
+    tables = {name: pd.DataFrame(part) for name, part in found.items()}
+    settings = {"resamples": resamples, "seed": seed}
+    used = {"metrics": [*wanted], "approximations": [*approximations], "rows": rows, **settings}
+    used["cells"] = asdict(chosen) if isinstance(chosen, Cells) else [list(cell) for cell in chosen]
+    return Attribution(
+        **tables,
+        summary=summarise(tables["direct"], tables["effects"], **settings),
+        correlations=correlate(tables["effects"], approximations, **settings),
+        provenance={**pair.provenance, "attribution": used},
+    )
+
+
+def summarise(
+    direct: pd.DataFrame, effects: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Means over problems with 95% intervals: `Attribution.summary` from its two long tables."""
+    parts = [direct.assign(direction="direct", where="all", value=direct["change"])]
+    if len(effects):
+        parts.append(effects.assign(value=effects["exact"]))
+    found = []
+    for part in parts:
+        for (metric, direction, where), rows in part.groupby(["metric", "direction", "where"], sort=False):
+            wide = rows.pivot_table(index="problem", columns=KEYS, values="value", sort=False)
+            values = wide.to_numpy(float)
+
+            def mean(counts: Array, values: Array = values) -> Array:
+                return counts @ values / counts.sum(1, keepdims=True)
+
+            intervals = bootstrap(mean, len(values), resamples=resamples, seed=seed)
+            for column, key in enumerate(wide.columns):
+                one = intervals[column]
+                found.append(
+                    {"metric": metric, "direction": direction, "where": where}
+                    | dict(zip(KEYS, key, strict=True))
+                    | _columns("estimate", one)
+                    | {"problems": len(values)}
+                )
+    return pd.DataFrame(found)
+
+
+def correlate(
+    effects: pd.DataFrame,
+    approximations: Sequence[str] = APPROXIMATIONS,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Correlations of approximate with exact effects over components and problems: `Attribution.correlations`."""
+    found = []
+    groups = effects.groupby(["metric", "direction", "where"], sort=False) if len(effects) else []
+    for (metric, direction, where), rows in groups:
+        for name in approximations:
+            settings = {"resamples": resamples, "seed": seed}
+            exactly, roughly, problem = rows["exact"], rows[name], rows["problem"]
+            found.append(
+                {"metric": metric, "direction": direction, "where": where, "approximation": name}
+                | _columns("pearson", pearson(exactly, roughly, problem, **settings))
+                | _columns("spearman", spearman(exactly, roughly, problem, **settings))
+                | {"problems": problem.nunique(), "swaps": len(rows)}
+            )
+    return pd.DataFrame(found)
+
+
+def _columns(name: str, one: Interval) -> dict[str, float]:
+    return dict(zip(ends(name), (one.estimate, one.low, one.high), strict=True))
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    bounds = (
+        "" if np.isnan(row["estimate_low"]) else f" [{row['estimate_low']:.2g}, {row['estimate_high']:.2g}]"
+    )
+    return f"{row['estimate']:.2g}{bounds}"
+
+
+def _of_answer(metrics: Sequence[str]) -> bool:
+    return any(metric != "kl" for metric in metrics)
+
+
+def _brought(item: Problem | EncodedPrompt) -> tuple[str, str]:
+    held = item.metadata if isinstance(item, Problem) else {}
+    return held["chain"], held["wrong"]
+
+
+def _check(
+    pair: ModelPair,
+    problems: Sequence[Any],
+    chosen: Any,
+    metrics: Sequence[str],
+    responses: Sequence[Any] | None,
+    approximations: Sequence[str],
+    rows: int,
+) -> None:
+    if not problems:
+        raise InputError(f"`problems` is empty; expected at least one: {_CALL}")
+    unknown = set(approximations) - set(APPROXIMATIONS)
+    if isinstance(approximations, str) or unknown:
+        raise InputError(
+            f"`approximations` is {approximations!r}; expected some of {', '.join(APPROXIMATIONS)}: "
+            "attribute(..., approximations=['relp'])"
+        )
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise InputError(f"`rows` is {rows!r}; expected at least 1: attribute(..., rows={ROWS})")
+    layers = (chosen.layers or ()) if isinstance(chosen, Cells) else [layer for layer, _ in chosen]
+    outside = [layer for layer in layers if not 0 <= layer < pair.depth]
+    if outside:
+        raise InputError(
+            f"`cells` names layer {outside[0]}; expected 0 to {pair.depth - 1}: Cells(layers=({pair.depth - 1},))"
+        )
+    if not isinstance(chosen, Cells) and not chosen:
+        raise InputError(
+            "`cells` is empty; expected (layer, position) pairs: attribute(..., cells=[(3, 10)])"
+        )
+    if _of_answer(metrics):
+        if responses is not None and len(responses) != len(problems):
+            raise InputError(
+                f"`responses` has {len(responses)} pairs for {len(problems)} problems; expected one each: "
+                "attribute(..., responses=[('<answer> 3</answer>', '<answer> 4</answer>')])"
+            )
+        without = [p for p in problems if not {"chain", "wrong"} <= {*getattr(p, "metadata", {})}]
+        if responses is None and without:
+            raise InputError(
+                "`responses` is None and a problem brings no right and wrong response; expected a pair for each problem: "
+                "attribute(..., responses=[('<answer> 3</answer>', '<answer> 4</answer>')])"
+            )
+    check_family(pair.base)
+
+
+def _check_cells(chosen: Any, pair: ModelPair, prompt: EncodedPrompt) -> None:
+    if isinstance(chosen, Cells):
+        return
+    for layer, position in chosen:
+        if not 0 <= position < len(prompt):
+            raise InputError(
+                f"`cells` names position {position} of {prompt.problem_id!r}; expected 0 to {len(prompt) - 1}: "
+                f"attribute(..., cells=[({layer}, {len(prompt) - 1})])"
+            )

@@ -1,0 +1,146 @@
+"""Figures of attribution: components by layer, and exact against approximate effects of swaps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.components import METRICS
+from workbench.errors import InputError
+from workbench.panels import COLOURS, cell_text, cell_texts, finish
+from workbench.tables import NothingToDraw, ends, number
+
+TITLES = {
+    "direct": "Direct contributions to the change",
+    "noising": "Base components in the RLVR model",
+    "denoising": "RLVR components in the base model",
+}
+NAMES = {"attribution_patching": "attribution patching", "relp": "RelP"}
+STYLES = {"attribution_patching": (COLOURS["base"], "circle"), "relp": (COLOURS["rlvr"], "diamond-open")}
+ROOMY = 40
+"""Up to so many cells a heat map has room for intervals."""
+
+
+def component_heatmap(
+    summary: pd.DataFrame, *, metric: str = "kl", direction: str = "direct", where: str = "all"
+) -> go.Figure:
+    """Mean contribution (``direct``) or effect of a swap by layer and component: a column a head, and one for MLPs.
+
+    ``summary`` is `Attribution.summary`. Embedding, norm scale and unembedding stand in the caption.
+
+    Raises:
+        InputError: an unknown direction.
+        NothingToDraw: no such rows.
+    """
+    if direction not in TITLES:
+        raise InputError(
+            f"`direction` is {direction!r}; expected one of {', '.join(TITLES)}: plot(direction='direct')"
+        )
+    chosen = {"metric": metric, "direction": direction, "where": where}
+    rows = summary.loc[(summary[[*chosen]] == pd.Series(chosen)).all(axis=1)]
+    if not len(rows):
+        raise NothingToDraw(f"`summary` has no rows with {chosen}; ask `attribute` for them")
+    blocks = rows.loc[rows["kind"].isin(["head", "mlp"])]
+    layers, heads = sorted(blocks["layer"].unique()), sorted(set(blocks["head"]) - {-1})
+    columns = [*heads, -1]
+    cells = blocks.set_index(["layer", "head"])[ends("estimate")]
+    cells = cells.reindex(pd.MultiIndex.from_product([layers, columns])).to_numpy(float)
+    cells = cells.reshape(len(layers), len(columns), 3)
+    most = float(np.nanmax(np.abs(cells[..., 0]))) or 1.0
+    ticks = np.linspace(-most, most, 5)
+    bar = {
+        "thickness": 10,
+        "outlinewidth": 0,
+        "tickvals": ticks,
+        "ticktext": [number(tick) for tick in ticks],
+    }
+    scale = {"colorscale": "PuOr", "cmin": -most, "cmax": most, "colorbar": bar}
+    heatmap = go.Heatmap(
+        z=cells[..., 0],
+        x=[f"head {head}" for head in heads] + ["MLP"],
+        y=[str(layer) for layer in layers],
+        customdata=cells,
+        hovertemplate="layer %{y}, %{x}<br>%{customdata[0]:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra></extra>",
+        coloraxis="coloraxis",
+        xgap=2,
+        ygap=2,
+    )
+    figure = go.Figure(heatmap)
+    roomy = len(columns) <= 8
+    if roomy:
+        texts = [[cell_text(cell, interval=cells[..., 0].size <= ROOMY) for cell in line] for line in cells]
+        figure.add_trace(cell_texts(heatmap, texts, scale))
+    figure.update_xaxes(type="category", showgrid=False, ticks="")
+    figure.update_yaxes(type="category", showgrid=False, ticks="", title_text="decoder layer")
+    figure.update_layout(coloraxis=scale, height=200 + 42 * len(layers) if roomy else 200 + 24 * len(layers))
+    others = rows.loc[~rows["kind"].isin(["head", "mlp", "attention bias", "vision"])]
+    further = "; ".join(f"{row['component']} {number(row['estimate'])}" for row in others.to_dict("records"))
+    place = "" if where == "all" else f", swapped at {where} positions"
+    subtitle = f"{METRICS[metric]}{place}; mean of {int(rows['problems'].max())} problems, 95% intervals"  # type: ignore[index]
+    return finish(figure, TITLES[direction], f"{subtitle}; {further}" if further else subtitle)
+
+
+def exact_scatter(
+    effects: pd.DataFrame, correlations: pd.DataFrame, *, metric: str = "kl", where: str = "all"
+) -> go.Figure:
+    """Approximate against exact effect of every swap of every problem, one panel a direction.
+
+    ``effects`` and ``correlations`` are those of an `Attribution`.
+
+    Raises:
+        NothingToDraw: no such rows.
+    """
+    rows = (
+        effects.loc[(effects["metric"] == metric) & (effects["where"] == where)] if len(effects) else effects
+    )
+    held = [name for name in NAMES if name in rows]
+    if not len(rows) or not held:
+        raise NothingToDraw(
+            f"`effects` has no approximate effects of {metric!r} at {where!r}; ask `attribute` for approximations"
+        )
+    directions = list(dict.fromkeys(rows["direction"]))
+    told = correlations.loc[(correlations["metric"] == metric) & (correlations["where"] == where)]
+    figure = make_subplots(1, len(directions), subplot_titles=[TITLES[d] for d in directions])
+    for column, direction in enumerate(directions, 1):
+        part = rows.loc[rows["direction"] == direction]
+        for name in held:
+            colour, symbol = STYLES[name]
+            figure.add_scatter(
+                x=part["exact"],
+                y=part[name],
+                mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.5},
+                name=NAMES[name],
+                legendgroup=name,
+                showlegend=column == 1,
+                customdata=part[["component", "problem"]].to_numpy(),
+                hovertemplate="%{customdata[0]}, %{customdata[1]}<br>exact %{x:.3g}, approximate %{y:.3g}<extra></extra>",
+                row=1,
+                col=column,
+            )
+        reach = [float(part["exact"].min()), float(part["exact"].max())]
+        line = {"color": "#8c959f", "dash": "dot", "width": 1}
+        figure.add_scatter(
+            x=reach, y=reach, mode="lines", line=line, showlegend=False, hoverinfo="skip", row=1, col=column
+        )
+        lines = [_told(row) for row in told.loc[told["direction"] == direction].to_dict("records")]
+        figure.add_annotation(
+            text="<br>".join(lines), x=0.02, y=0.98, xref="x domain", yref="y domain", showarrow=False,
+            align="left", yanchor="top", font={"size": 11}, row=1, col=column,
+        )  # fmt: skip
+    figure.update_xaxes(title_text="exact effect of the swap")
+    figure.update_yaxes(title_text="approximation", col=1)
+    figure.update_layout(height=480, margin={"t": 150}, legend={"y": 1.1})
+    problems = rows["problem"].nunique()
+    subtitle = (
+        f"{METRICS[metric]}; every component of {problems} problems; r: Pearson, 95% intervals over problems"  # type: ignore[index]
+    )
+    return finish(figure, "Approximations against exact swaps", subtitle)
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    bounds = "" if np.isnan(row["pearson_low"]) else f" [{row['pearson_low']:.2f}, {row['pearson_high']:.2f}]"
+    return f"{NAMES[row['approximation']]}: r = {row['pearson']:.2f}{bounds}"
