@@ -1,14 +1,15 @@
 """TransformerLens over a pair's own weights; no other module knows TransformerLens.
 
-1. The bridge gets a module of its own, built without storage, whose parameters and buffers are those of the model. TransformerLens
-   rewrites the module that it is given and switches it to eager attention; the model that nnsight traces stays as it is.
+1. The bridge gets a module of its own, built without storage, whose parameters and buffers are those of the model.
+   TransformerLens rewrites the module that it is given and switches it to eager attention; the one that nnsight traces stays.
 2. ``read`` runs a prompt, pictures included, and keeps what every head and MLP writes into the residual stream.
-3. ``block`` runs one layer on many rows at once, as the prompt's own forward called it, with what the layer writes edited.
+3. ``block`` runs one layer on many rows at once, as the prompt's own forward called it; ``edited`` changes what layers write.
 
 Of ``transformer_lens.tools.analysis`` nothing is called here: ``direct_logit_attribution`` asks for weights folded in place,
 ``attribution_patch`` and ``interchange`` run one model on token ids alone. They are oracles in the tests instead.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -26,8 +27,8 @@ from workbench.errors import InputError
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava", "llava_onevision", "idefics3", "qwen2", "qwen3", "llama")
 """That TransformerLens bridges and whose layers add attention and MLP to the residual stream as they are."""
 
-Write = Callable[[Tensor], Tensor]
-"""What a head or MLP sublayer writes, (rows, positions, hidden) -> its replacement."""
+Write = Callable[[str, int, Tensor], Tensor]
+"""("attn" or "mlp", layer, what it writes) -> its replacement."""
 
 # Values hold the twin but never the anatomy, so an entry goes when the anatomy does.
 _built: "WeakKeyDictionary[Anatomy, Bridge]" = WeakKeyDictionary()
@@ -110,24 +111,22 @@ class Bridge:
         )
 
     def block(
-        self,
-        layer: int,
-        hidden: Float[Tensor, "rows positions hidden"],
-        call: Mapping[str, Any],
-        *,
-        attention: Write | None = None,
-        mlp: Write | None = None,
-    ) -> Float[Tensor, "rows positions hidden"]:
-        """Run one layer on rows of one prompt, with what its attention and its MLP write replaced where asked."""
-        edits = {"hook_attn_out": attention, "hook_mlp_out": mlp}
+        self, layer: int, hidden: Float[Tensor, "rows positions hidden"], call: Mapping[str, Any]
+    ) -> Tensor:
+        """Run one layer on rows of one prompt; returns what it does, in the shape of ``hidden``."""
+        output = self.model.blocks[layer](hidden, **call)
+        return output[0] if isinstance(output, tuple) else output
+
+    @contextmanager
+    def edited(self, edit: Write) -> Iterator[None]:
+        """Meanwhile what attention and MLP of every layer write, (rows, positions, hidden), is what ``edit`` makes of it."""
         hooks = [
-            (f"blocks.{layer}.{name}", lambda value, hook, edit=edit: edit(value))
-            for name, edit in edits.items()
-            if edit
+            (f"blocks.{layer}.hook_{kind}_out", lambda value, hook, at=(kind, layer): edit(*at, value))
+            for layer in range(self.depth)
+            for kind in ("attn", "mlp")
         ]
         with self.model.hooks(fwd_hooks=hooks):
-            output = self.model.blocks[layer](hidden, **call)
-        return output[0] if isinstance(output, tuple) else output
+            yield
 
     @contextmanager
     def relevance(self) -> Iterator[None]:
@@ -136,8 +135,6 @@ class Bridge:
         Norms: the scale is a constant. Attention: the pattern is a constant. Activation function: the gradient is
         its value over its argument. Gated product: each factor gets half of the gradient.
         """
-        import warnings
-
         with warnings.catch_warnings(), self.model.hooks(fwd_hooks=self._rules()):
             warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
             yield

@@ -71,6 +71,7 @@ class AttributedPrompt:
         metrics: tuple[Metric, ...],
         said: tuple[str, str] | None,
     ) -> "AttributedPrompt":
+        """Run both models on a prompt; ``said``: a right and a wrong response, for metrics of the answer."""
         asked, answer = len(prompt), None
         if said is not None:
             prompt, answer = _parted(pair, prompt, said)
@@ -80,9 +81,14 @@ class AttributedPrompt:
             inputs = {name: value.to(anatomy.device) for name, value in prompt.model_inputs.items()}
             sides.append(Side(behind, behind.read(inputs), final_head(anatomy, pair.vocab_size)))
         visual = (prompt.kinds == int(TokenKind.VISUAL)).to(pair.device)
-        places = {"all": torch.ones_like(visual), "visual": visual, "text": ~visual}
-        if not visual.any():
-            places = {"all": places["all"]}
+        said_so_far = torch.arange(len(prompt), device=visual.device) >= asked
+        places = {
+            "all": torch.ones_like(visual),
+            "visual": visual,
+            "text": ~visual & ~said_so_far,
+            "response": said_so_far,
+        }
+        places = {name: place for name, place in places.items() if place.any()}
         cells = torch.zeros(pair.depth, len(prompt), dtype=torch.bool, device=pair.device)
         if "kl" in metrics:
             cells[:, :asked] = _choose(chosen, sides[0], visual[:asked], asked)
@@ -150,13 +156,15 @@ class AttributedPrompt:
             )
         return found
 
+    def swaps(self) -> tuple[list[Swap], list[dict[str, Any]]]:
+        """Every component at every place, and what it is called in the tables."""
+        pairs = [(component, where) for component in self.components for where in self.places]
+        swaps = [Swap(component, self.places[where]) for component, where in pairs]
+        return swaps, [_named(component) | {"where": where} for component, where in pairs]
+
     def effects(self, approximations: Sequence[str], rows: int) -> list[dict[str, Any]]:
         """Rows of ``Attribution.effects``."""
-        swaps, keys = [], []
-        for component in self.components:
-            for where, positions in self.places.items():
-                swaps.append(Swap(component, positions))
-                keys.append(_named(component) | {"where": where})
+        swaps, keys = self.swaps()
         base, rlvr = self.sides
         found = []
         for direction in DIRECTIONS:

@@ -9,14 +9,15 @@ the *donor*'s component wrote there on the same prompt. The effect is the metric
 The KL is always KL(base || rlvr), of the patched model's lens and the other one's as it is, so in both directions a
 negative effect brings the two models together.
 
-``exact``: every swap is a row of a batch. A row joins at its component's layer, where until then it equals the receiver, so earlier
-layers, embedding and vision tower are never computed again.
+``exact``: every swap is a row of a batch. A row joins at its component's layer, until where it equals the receiver, so that
+earlier layers, embedding and vision tower are not computed again.
 ``slopes``: the effect to first order, (donor's write - receiver's) times the metric's gradient at the receiver (attribution
-patching), or times the coefficients that RelP propagates (arXiv 2508.21258); one forward and one backward for all components
-and metrics. transformer_lens.tools.analysis.attribution_patching runs one model on token ids, one metric at a time.
+patching), or times the coefficients that RelP propagates (arXiv 2508.21258); one forward and one backward for all components and
+metrics. transformer_lens.tools.analysis.attribution_patching runs one model on token ids, one metric at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,35 +133,38 @@ def _together(aim: Aim, swaps: Sequence[Swap]) -> Tensor:
     wrote, bridge = aim.receiver.wrote, aim.receiver.bridge
     first = swaps[0].component.layer
     entering = wrote.embedding if first == 0 else wrote.residuals[first - 1] + wrote.gaps[first - 1]
-    hidden = clean = entering[None]
-    divergence = torch.zeros(1 + len(swaps), device=clean.device)
-    for layer in range(first, bridge.depth):
-        joining = [swap for swap in swaps if swap.component.layer == layer]
-        old = len(hidden)
-        hidden = torch.cat([hidden, hidden[:1].expand(len(joining), -1, -1)])
-        edits: dict[str, list[tuple[int, Tensor]]] = {"embedding": [], "head": [], "mlp": []}
-        members = dict.fromkeys(swap.component for swap in joining)
-        changes = {component: change_of(component, aim.donor, aim.receiver) for component in members}
-        for row, swap in enumerate(joining, start=old):
-            change = changes[swap.component] * swap.positions[:, None]
-            edits[swap.component.kind].append((row, change))
-        hidden = _added(hidden, edits["embedding"])
-        output = bridge.block(
-            layer,
-            hidden,
-            wrote.calls[layer],
-            attention=lambda value, edits=edits: _added(value, edits["head"]),
-            mlp=lambda value, edits=edits: _added(value, edits["mlp"]),
-        )
-        if "kl" in aim.metrics:
-            part = aim.at_layer(layer, output)
-            divergence[: len(output)] += part - part[0]
-        hidden = output + wrote.gaps[layer]
+    hidden = entering[None]
+    divergence = torch.zeros(1 + len(swaps), device=hidden.device)
+    edits: dict[str, list[tuple[int, Tensor]]] = {}
+
+    def edit(kind: str, layer: int, value: Tensor) -> Tensor:
+        return _added(value, edits["head" if kind == "attn" else "mlp"])
+
+    with bridge.edited(edit):
+        for layer in range(first, bridge.depth):
+            joining = [swap for swap in swaps if swap.component.layer == layer]
+            edits = _edits(aim, joining, len(hidden))
+            hidden = torch.cat([hidden, hidden[:1].expand(len(joining), -1, -1)])
+            output = bridge.block(layer, _added(hidden, edits["embedding"]), wrote.calls[layer])
+            if "kl" in aim.metrics:
+                part = aim.at_layer(layer, output)
+                divergence[: len(output)] += part - part[0]
+            hidden = output + wrote.gaps[layer]
     found = []
     for metric in aim.metrics:
         values = divergence if metric == "kl" else aim.at_end(metric, output)
         found.append((values - values[0])[1:])
     return torch.stack(found)
+
+
+def _edits(aim: Aim, swaps: Sequence[Swap], first: int) -> dict[str, list[tuple[int, Tensor]]]:
+    """What is added for swaps in rows from ``first`` on, by kind of component."""
+    found: dict[str, list[tuple[int, Tensor]]] = {"embedding": [], "head": [], "mlp": []}
+    members = dict.fromkeys(swap.component for swap in swaps)
+    changes = {component: change_of(component, aim.donor, aim.receiver) for component in members}
+    for row, swap in enumerate(swaps, start=first):
+        found[swap.component.kind].append((row, changes[swap.component] * swap.positions[:, None]))
+    return found
 
 
 def _added(value: Tensor, edits: Sequence[tuple[int, Tensor]]) -> Tensor:
@@ -174,26 +178,17 @@ def _added(value: Tensor, edits: Sequence[tuple[int, Tensor]]) -> Tensor:
 
 
 def slopes(aim: Aim, *, relevance: bool = False) -> "Slopes":
-    """The metrics' gradient by what every component writes, at the receiver; a row for each metric.
+    """The metrics' gradients by what every component writes, at the receiver: one forward and one backward, a row a metric.
 
     ``relevance``: RelP's coefficients instead. Weights must not ask for gradients (`segments.frozen`).
     """
-    bridge, wrote, count = aim.receiver.bridge, aim.receiver.wrote, len(aim.metrics)
-    taps = [
-        torch.zeros(count, *wrote.embedding.shape, device=wrote.embedding.device).requires_grad_(True)
-        for _ in range(1 + 2 * bridge.depth)
-    ]
-    with torch.enable_grad():
-        if relevance:
-            with bridge.relevance():
-                total = _tapped(aim, taps, frozen=True)
-        else:
-            total = _tapped(aim, taps, frozen=False)
-        gradients = torch.autograd.grad(total, taps, allow_unused=True)
-    held = [
-        torch.zeros_like(tap) if grad is None else grad for tap, grad in zip(taps, gradients, strict=True)
-    ]
-    return Slopes(held[0], held[1::2], held[2::2])
+    bridge, embedding = aim.receiver.bridge, aim.receiver.wrote.embedding
+    blank = torch.zeros(len(aim.metrics), *embedding.shape, device=embedding.device, dtype=embedding.dtype)
+    taps = [blank.clone().requires_grad_(True) for _ in range(1 + 2 * bridge.depth)]
+    with torch.enable_grad(), bridge.relevance() if relevance else nullcontext():
+        measured = _tapped(aim, taps, frozen=relevance)
+    found = torch.autograd.grad(measured, taps, materialize_grads=True)
+    return Slopes(found[0], found[1::2], found[2::2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,42 +196,39 @@ class Slopes:
     """Gradients (metrics, positions, hidden) by the embedding, and by what attention and MLP of each layer write."""
 
     embedding: Tensor
-    attention: list[Tensor]
-    mlp: list[Tensor]
+    attention: Sequence[Tensor]
+    mlp: Sequence[Tensor]
 
     @torch.no_grad()
     def effects(self, aim: Aim, swaps: Sequence[Swap]) -> Float[Tensor, "metrics swaps"]:
         """Approximate effects of swaps."""
-        return torch.stack([effect for effect in self._effects(aim, swaps)], 1).cpu()
-
-    def _effects(self, aim: Aim, swaps: Sequence[Swap]) -> Iterator[Tensor]:
-        by_position: dict[Component, Tensor] = {}
-        for swap in swaps:
-            component = swap.component
-            if component not in by_position:
-                sites = {"embedding": [self.embedding], "head": self.attention, "mlp": self.mlp}
-                change = change_of(component, aim.donor, aim.receiver)
-                by_position[component] = (sites[component.kind][component.layer] * change).sum(-1)
-            yield by_position[component][:, swap.positions].sum(-1)
+        slope = {"embedding": [self.embedding], "head": self.attention, "mlp": self.mlp}
+        places = torch.stack([swap.positions for swap in swaps], 1).to(self.embedding)
+        found = torch.zeros(len(self.embedding), len(swaps), device=places.device)
+        sites: dict[tuple[str, int], list[int]] = {}
+        for index, swap in enumerate(swaps):
+            sites.setdefault((swap.component.kind, swap.component.layer), []).append(index)
+        for (kind, layer), indices in sites.items():
+            members = list(dict.fromkeys(swaps[index].component for index in indices))
+            changes = torch.stack([change_of(component, aim.donor, aim.receiver) for component in members])
+            by_position = torch.einsum("mpd,cpd->mcp", slope[kind][layer], changes)
+            chosen = [members.index(swaps[index].component) for index in indices]
+            found[:, indices] = torch.einsum("msp,ps->ms", by_position[:, chosen], places[:, indices])
+        return found.cpu()
 
 
 def _tapped(aim: Aim, taps: Sequence[Tensor], *, frozen: bool) -> Tensor:
     """The sum of all metrics, each of its own row, as a function of what is added to every write."""
     wrote, bridge = aim.receiver.wrote, aim.receiver.bridge
-    hidden, parts = wrote.embedding + taps[0], []
-    for layer in range(bridge.depth):
-        output = bridge.block(
-            layer,
-            hidden,
-            wrote.calls[layer],
-            attention=lambda value, tap=taps[1 + 2 * layer]: value + tap,
-            mlp=lambda value, tap=taps[2 + 2 * layer]: value + tap,
-        )
-        if "kl" in aim.metrics:
-            row = aim.metrics.index("kl")
-            parts.append(aim.at_layer(layer, output[row : row + 1], frozen=frozen))
-        hidden = output + wrote.gaps[layer]
+    hidden, measured = wrote.embedding + taps[0], []
+    with bridge.edited(lambda kind, layer, value: value + taps[2 * layer + (1 if kind == "attn" else 2)]):
+        for layer in range(bridge.depth):
+            output = bridge.block(layer, hidden, wrote.calls[layer])
+            if "kl" in aim.metrics:
+                row = aim.metrics.index("kl")
+                measured.append(aim.at_layer(layer, output[row : row + 1], frozen=frozen))
+            hidden = output + wrote.gaps[layer]
     for row, metric in enumerate(aim.metrics):
         if metric != "kl":
-            parts.append(aim.at_end(metric, output[row : row + 1], frozen=frozen))
-    return torch.stack([part.sum() for part in parts]).sum()
+            measured.append(aim.at_end(metric, output[row : row + 1], frozen=frozen))
+    return torch.cat(measured).sum()
