@@ -64,6 +64,9 @@ _HOME = {
     "null_pair": "null_models",
     "weight_nulls": "nulls",
     "NullShift": "nulls",
+    "attribute": "attribution",
+    "Attribution": "attribution",
+    "Cells": "prompt_attribution",
 }
 _MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")
 

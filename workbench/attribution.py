@@ -12,7 +12,7 @@ Metrics: ``kl``, KL(base || rlvr) of the lens at the cells; ``logit_difference``
 right and a wrong response part, after what they share.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +23,15 @@ from workbench import markup
 from workbench.bridges import check_family
 from workbench.components import METRICS, Metric, check_metrics
 from workbench.errors import InputError
-from workbench.estimates import Array, Interval, bootstrap, pearson, spearman
+from workbench.estimates import (
+    Array,
+    Correlation,
+    Interval,
+    bootstrap,
+    number_problems,
+    pearson,
+    spearman,
+)
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompt_attribution import AttributedPrompt, Cells
@@ -33,6 +41,9 @@ from workbench.tables import ends
 
 APPROXIMATIONS = ("attribution_patching", "relp")
 KEYS = ["component", "kind", "layer", "head"]
+GROUP = ["metric", "direction", "where"]
+SHOWN = 60
+"""Components that Jupyter shows."""
 _CALL = 'attribute(pair, problems, metrics=["kl"])'
 
 
@@ -71,22 +82,16 @@ class Attribution:
         )
 
     def _repr_html_(self) -> str:
-        held = [*KEYS[:2], "metric", "direction", "where", *ends("estimate"), "problems"]
-        told = ["metric", "direction", "where", "approximation"]
+        held = [*KEYS[:2], *GROUP, *ends("estimate"), "problems"]
+        order = np.argsort(-self.summary["estimate"].abs().to_numpy(), kind="stable")[:SHOWN]
+        told = markup.paragraph("No swaps, so no correlations.")
+        if len(self.correlations):
+            columns = [*GROUP, "approximation", *ends("pearson"), *ends("spearman")]
+            told = markup.table(self.correlations.loc[:, columns])
+            told += markup.paragraph("Correlations with exact swaps; 95% intervals over problems.")
         lines = "".join(markup.paragraph(self._line(metric), strong=True) for metric in self.metrics)
-        strongest = self.summary.assign(size=self.summary["estimate"].abs()).sort_values(
-            "size", ascending=False, kind="stable"
-        )
-        return (
-            lines
-            + (
-                markup.table(self.correlations[[*told, *ends("pearson"), *ends("spearman")]])
-                if len(self.correlations)
-                else ""
-            )
-            + markup.paragraph("Correlations with exact swaps; 95% intervals over problems.")
-            + markup.folded("components, largest first", markup.table(strongest[held].head(60)))
-        )
+        largest = markup.folded("components, largest first", markup.table(self.summary[held].iloc[order]))
+        return lines + told + largest
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``summary``."""
@@ -129,7 +134,7 @@ class Attribution:
         )
         total = totals["total"].mean()
         return (
-            f"{metric}: mean change {total:.3g} ({METRICS[metric]}); most is written by {', '.join(named)}; freezing the "  # type: ignore[index]
+            f"{metric}: mean change {total:.3g} ({METRICS[metric]}); most is written by {', '.join(named)}; freezing the "
             f"norm's scale leaves out {scale:.3g}"
         )
 
@@ -203,23 +208,16 @@ def summarise(
     if len(effects):
         parts.append(effects.assign(value=effects["exact"]))
     found = []
-    for part in parts:
-        for (metric, direction, where), rows in part.groupby(["metric", "direction", "where"], sort=False):
-            wide = rows.pivot_table(index="problem", columns=KEYS, values="value", sort=False)
-            values = wide.to_numpy(float)
+    for shared, rows in (group for part in parts for group in _groups(part)):
+        wide = rows.pivot_table(index="problem", columns=KEYS, values="value", sort=False).fillna(0.0)
+        values = wide.to_numpy(float)
 
-            def mean(counts: Array, values: Array = values) -> Array:
-                return counts @ values / counts.sum(1, keepdims=True)
+        def mean(counts: Array, values: Array = values) -> Array:
+            return counts @ values / counts.sum(1, keepdims=True)
 
-            intervals = bootstrap(mean, len(values), resamples=resamples, seed=seed)
-            for column, key in enumerate(wide.columns):
-                one = intervals[column]
-                found.append(
-                    {"metric": metric, "direction": direction, "where": where}
-                    | dict(zip(KEYS, key, strict=True))
-                    | _columns("estimate", one)
-                    | {"problems": len(values)}
-                )
+        intervals = bootstrap(mean, len(values), resamples=resamples, seed=seed)
+        for column, named in enumerate(wide.columns.to_frame(index=False).to_dict("records")):
+            found.append(shared | named | _columns("estimate", intervals[column]) | {"problems": len(values)})
     return pd.DataFrame(found)
 
 
@@ -232,18 +230,38 @@ def correlate(
 ) -> pd.DataFrame:
     """Correlations of approximate with exact effects over components and problems: `Attribution.correlations`."""
     found = []
-    groups = effects.groupby(["metric", "direction", "where"], sort=False) if len(effects) else []
-    for (metric, direction, where), rows in groups:
+    for shared, rows in _groups(effects) if len(effects) else ():
         for name in approximations:
             settings = {"resamples": resamples, "seed": seed}
             exactly, roughly, problem = rows["exact"], rows[name], rows["problem"]
             found.append(
-                {"metric": metric, "direction": direction, "where": where, "approximation": name}
+                shared
+                | {"approximation": name}
                 | _columns("pearson", pearson(exactly, roughly, problem, **settings))
                 | _columns("spearman", spearman(exactly, roughly, problem, **settings))
                 | {"problems": problem.nunique(), "swaps": len(rows)}
             )
     return pd.DataFrame(found)
+
+
+def relp_gain(
+    effects: pd.DataFrame, metric: str, direction: str, *, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """How much better RelP correlates with exact swaps (at all positions) than attribution patching: a difference of Pearson's r."""
+    shared = {"metric": metric, "direction": direction, "where": "all"}
+    rows = next(rows for group, rows in _groups(effects) if group == shared)
+    problem, problems = number_problems(rows["problem"], len(rows))
+    columns = (rows[name].to_numpy(float) for name in ("exact", *APPROXIMATIONS))
+    exactly, *roughly = columns
+    patching, relp = (Correlation(exactly, values, problem, problems) for values in roughly)
+    return bootstrap(lambda n: relp(n) - patching(n), problems, resamples=resamples, seed=seed)[0]
+
+
+def _groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """The rows of every metric, direction and place, with these."""
+    keys = [tuple(map(str, key)) for key in frame[GROUP].to_numpy()]
+    for key in dict.fromkeys(keys):
+        yield dict(zip(GROUP, key, strict=True)), frame.loc[[other == key for other in keys]]
 
 
 def _columns(name: str, one: Interval) -> dict[str, float]:

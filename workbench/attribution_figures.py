@@ -79,7 +79,7 @@ def component_heatmap(
     others = rows.loc[~rows["kind"].isin(["head", "mlp", "attention bias", "vision"])]
     further = "; ".join(f"{row['component']} {number(row['estimate'])}" for row in others.to_dict("records"))
     place = "" if where == "all" else f", swapped at {where} positions"
-    subtitle = f"{METRICS[metric]}{place}; mean of {int(rows['problems'].max())} problems, 95% intervals"  # type: ignore[index]
+    subtitle = f"{METRICS[metric]}{place}; mean of {int(rows['problems'].max())} problems, 95% intervals"
     return finish(figure, TITLES[direction], f"{subtitle}; {further}" if further else subtitle)
 
 
@@ -136,7 +136,7 @@ def exact_scatter(
     figure.update_layout(height=480, margin={"t": 150}, legend={"y": 1.1})
     problems = rows["problem"].nunique()
     subtitle = (
-        f"{METRICS[metric]}; every component of {problems} problems; r: Pearson, 95% intervals over problems"  # type: ignore[index]
+        f"{METRICS[metric]}; every component of {problems} problems; r: Pearson, 95% intervals over problems"
     )
     return finish(figure, "Approximations against exact swaps", subtitle)
 

@@ -121,7 +121,10 @@ class Bridge:
     def edited(self, edit: Write) -> Iterator[None]:
         """Meanwhile what attention and MLP of every layer write, (rows, positions, hidden), is what ``edit`` makes of it."""
         hooks = [
-            (f"blocks.{layer}.hook_{kind}_out", lambda value, hook, at=(kind, layer): edit(*at, value))
+            (
+                f"blocks.{layer}.hook_{kind}_out",
+                lambda value, hook, kind=kind, layer=layer: edit(kind, layer, value),
+            )
             for layer in range(self.depth)
             for kind in ("attn", "mlp")
         ]

@@ -18,7 +18,7 @@ Everything here is computed in float64; what is added up are the models' own act
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor
 from workbench.errors import InputError
 
 Metric = Literal["kl", "logit_difference", "log_probability"]
-METRICS = {
+METRICS: dict[str, str] = {
     "kl": "KL(base‖RLVR) at the chosen cells, nats",
     "logit_difference": "logit of the right token minus that of the wrong one",
     "log_probability": "log probability of the right token, nats",
@@ -129,7 +129,7 @@ def check_metrics(metrics: Any) -> tuple[Metric, ...]:
             f"`metrics` is {metrics!r}; expected some of {', '.join(METRICS)}, each once: "
             'attribute(pair, problems, metrics=["kl", "logit_difference"])'
         )
-    return tuple(given)
+    return cast(tuple[Metric, ...], tuple(given))
 
 
 def split_change(

@@ -38,6 +38,7 @@ EXTRAS = {
     "lmms-eval": "tasks of lmms-eval, in an environment of its own",
     "ray": "sweeps on a Ray cluster",
     "slurm": "sweeps on Slurm",
+    "attribution": "attribution to heads and MLPs, by TransformerLens",
     "dev": "the tests",
 }
 

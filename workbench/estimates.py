@@ -199,16 +199,7 @@ def pearson(x: ArrayLike, y: ArrayLike, problem: ArrayLike, **settings: Unpack[S
         raise InputError(f"`x` and `y` must pair up, found shapes {np.shape(x)} and {np.shape(y)}.")
     x, y = _finite(x), _finite(y)
     ids, problems = number_problems(problem, len(x))
-    # About their means and in units of their spread, so that the sums of a resample lose nothing to rounding.
-    x, y = (divide(values - values.mean(), values.std()) for values in (x, y))
-    sums = sums_by_problem(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y]), ids, problems)
-
-    def statistic(counts: Array) -> Array:
-        cells, sx, sy, sxx, syy, sxy = (counts @ sums).T
-        spread = np.sqrt((cells * sxx - sx**2) * (cells * syy - sy**2))
-        return divide(cells * sxy - sx * sy, spread)[:, None]
-
-    return bootstrap(statistic, problems, **settings)[0]
+    return bootstrap(Correlation(x, y, ids, problems), problems, **settings)[0]
 
 
 def pass_at_k(samples: int, correct: ArrayLike, k: int) -> Array:
@@ -270,6 +261,23 @@ class Median:
         weights = np.pad(counts, ((0, 0), (0, 1)))[row[:, None], self.owner[block]]
         inside = (before[:, None] + np.cumsum(weights, axis=1) < rank[:, None]).sum(axis=1)
         return self.values[np.minimum(block * self.size + inside, len(self.values) - 1)]
+
+
+class Correlation:
+    """Pearson correlation of two measures under problem counts: (resamples, problems) -> (resamples, 1)."""
+
+    def __init__(self, x: Array, y: Array, problem: NDArray, problems: int) -> None:
+        # About their means and in units of their spread, so that sums of squares lose nothing to rounding.
+        x, y = (divide(values - values.mean(), values.std()) for values in (x, y))
+        rows = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y])
+        self.sums = sums_by_problem(rows, problem, problems)
+
+    def __call__(self, counts: Array) -> Array:
+        """Correlation in each resample."""
+        cells, x, y, xx, yy, xy = (counts @ self.sums).T
+        with np.errstate(invalid="ignore"):
+            spread = np.sqrt((cells * xx - x**2) * (cells * yy - y**2))
+        return divide(cells * xy - x * y, spread)[:, None]
 
 
 class RankCorrelation:

@@ -179,6 +179,7 @@ class AttributedPrompt:
                 found += [
                     shared | key | {name: float(values[row, column]) for name, values in measured.items()}
                     for column, key in enumerate(keys)
+                    if (metric, key["where"]) != ("kl", "response")  # its cells come before
                 ]
         return found
 

@@ -133,7 +133,7 @@ def _together(aim: Aim, swaps: Sequence[Swap]) -> Tensor:
     wrote, bridge = aim.receiver.wrote, aim.receiver.bridge
     first = swaps[0].component.layer
     entering = wrote.embedding if first == 0 else wrote.residuals[first - 1] + wrote.gaps[first - 1]
-    hidden = entering[None]
+    hidden = output = entering[None]
     divergence = torch.zeros(1 + len(swaps), device=hidden.device)
     edits: dict[str, list[tuple[int, Tensor]]] = {}
 
@@ -220,7 +220,8 @@ class Slopes:
 def _tapped(aim: Aim, taps: Sequence[Tensor], *, frozen: bool) -> Tensor:
     """The sum of all metrics, each of its own row, as a function of what is added to every write."""
     wrote, bridge = aim.receiver.wrote, aim.receiver.bridge
-    hidden, measured = wrote.embedding + taps[0], []
+    hidden = output = wrote.embedding + taps[0]
+    measured = []
     with bridge.edited(lambda kind, layer, value: value + taps[2 * layer + (1 if kind == "attn" else 2)]):
         for layer in range(bridge.depth):
             output = bridge.block(layer, hidden, wrote.calls[layer])
