@@ -317,6 +317,18 @@ def test_relevance_leaves_values_as_they_are_and_changes_gradients(one):
     torch.testing.assert_close(output[0], side.wrote.residuals[-1], rtol=1e-4, atol=1e-4)
 
 
+def test_relevance_is_conserved_through_a_whole_model_without_biases(pair_of):
+    """RelP's coefficients times the embeddings sum to the logit difference: nothing is lost at norms, attention or MLPs."""
+    one = attributed(pair_of("llama"), "llama")
+    aim = replace(next(aims(one)), metrics=("logit_difference",))
+    with frozen(one.anatomies[0]), frozen(one.anatomies[1]):
+        plain, ruled = slopes(aim), slopes(aim, relevance=True)
+    wrote = aim.receiver.wrote
+    value = aim.at_end("logit_difference", wrote.residuals[-1][None]).item()
+    assert (ruled.embedding[0] * wrote.embedding).sum().item() == pytest.approx(value, rel=1e-3)
+    assert (plain.embedding[0] * wrote.embedding).sum().item() != pytest.approx(value, rel=1e-1)
+
+
 def test_relevance_is_conserved_through_a_gated_product():
     """Relevance in equals relevance out: input times coefficient, summed over both factors, is the product."""
     gate, linear = (torch.randn(50, dtype=torch.float64, requires_grad=True) for _ in range(2))

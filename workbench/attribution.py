@@ -247,7 +247,7 @@ def correlate(
 def relp_gain(
     effects: pd.DataFrame, metric: str, direction: str, *, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """How much better RelP correlates with exact swaps (at all positions) than attribution patching: a difference of Pearson's r."""
+    """Pearson's r of RelP with exact swaps everywhere, minus that of attribution patching."""
     shared = {"metric": metric, "direction": direction, "where": "all"}
     rows = next(rows for group, rows in _groups(effects) if group == shared)
     problem, problems = number_problems(rows["problem"], len(rows))
