@@ -387,6 +387,17 @@ def test_a_prompt_without_swaps_and_with_markup_in_its_name(tiny_pair):
     assert np.isnan(result.summary["estimate_low"]).all()
 
 
+def test_half_precision_sums_up_to_its_rounding():
+    pair = tiny.pair("qwen2_5_vl", torch.bfloat16)
+    result = attribute(pair, [tiny.problem()], metrics=METRICS, responses=[SAID])
+    kl = result.totals.set_index("metric").loc["kl"]
+    assert kl["explained"] == pytest.approx(kl["total"], rel=0.2)
+    best = result.correlations.query(
+        "where == 'all' and metric == 'kl' and approximation == 'attribution_patching'"
+    )
+    assert (best["pearson"] > 0.5).all()
+
+
 def test_cells_follow_entropy_and_what_is_asked(tiny_pair):
     prompt = tiny_pair.encode(tiny.problem())
     low, high = (

@@ -69,10 +69,11 @@ class FinalHead:
 
     def scale(self, hidden: Tensor) -> Tensor:
         """The norm's scale, (..., 1)."""
-        return (hidden.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return (hidden.to(self.gain.dtype).square().mean(-1, keepdim=True) + self.eps).sqrt()
 
     def logits(self, hidden: Tensor, scale: Tensor | None = None) -> Tensor:
         """Logits (..., vocabulary) of residuals (..., hidden); ``scale`` in place of their own norm scale."""
+        hidden = hidden.to(self.gain.dtype)
         scale = self.scale(hidden) if scale is None else scale
         logits = (hidden * self.gain / scale) @ self.weight.T
         return (logits if self.bias is None else logits + self.bias) * self.multiplier

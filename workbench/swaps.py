@@ -213,7 +213,8 @@ class Slopes:
             changes = torch.stack([change_of(component, aim.donor, aim.receiver) for component in members])
             by_position = torch.einsum("mpd,cpd->mcp", slope[kind][layer], changes)
             chosen = [members.index(swaps[index].component) for index in indices]
-            found[:, indices] = torch.einsum("msp,ps->ms", by_position[:, chosen], places[:, indices])
+            effect = torch.einsum("msp,ps->ms", by_position[:, chosen], places[:, indices])
+            found[:, indices] = effect.to(found.dtype)
         return found.cpu()
 
 
