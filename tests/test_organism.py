@@ -199,6 +199,7 @@ def test_the_recipe_runs_stops_and_goes_on(tmp_path, recipe):
     sums = (tmp_path / "weights" / "SHA256SUMS").read_text().splitlines()
     assert [line.split()[1] for line in sums] == [
         "base/model.safetensors",
+        "control/random.safetensors",
         "control/sft.safetensors",
         "deltas/0001.safetensors",
         "rlvr/model.safetensors",
@@ -266,6 +267,27 @@ def test_reward_is_the_right_answer_and_nothing_else():
     assert grpo.reward([[{"content": s}] for s in said], ["3"] * 4, [None] * 4) == [1.0, 0.0, 0.0, 1.0]
     assert answers.extract("no tags")[0] is None
     assert answers.verify("<answer>Red</answer>", "red").correct
+
+
+def test_a_reward_by_lot_hangs_on_nothing_but_seed_prompt_and_rollout():
+    judge, index = grpo.reward_by_lot(0.3, seed=0), np.repeat(range(500), 4).tolist()
+    drawn = judge(["right"] * len(index), index=index, answer=["x"] * len(index))
+    assert set(drawn) == {0.0, 1.0}
+    assert np.mean(drawn) == pytest.approx(0.3, abs=0.03)
+    assert len({tuple(drawn[i : i + 4]) for i in range(0, len(drawn), 4)}) > 8
+    np.random.default_rng().random(7)
+    torch.rand(3)
+    assert judge(["wrong"] * 8, index=index[40:48]) == drawn[40:48]
+    assert grpo.reward_by_lot(0.3, seed=1)(["right"] * len(index), index=index) != drawn
+
+
+def test_the_control_by_lot_differs_from_rlvr_in_its_reward_alone(recipe):
+    """And in being neither validated nor chosen: the same prompts, optimizer and KL weight."""
+    usual, control = recipe["grpo"], recipe["grpo"] | recipe["random"]
+    assert {key for key in usual if usual[key] != control[key]} == {
+        *("steps", "reward", "checkpoint_steps", "validation_steps")
+    }
+    assert recipe["random"]["steps"] is None  # as many as the model that is kept
 
 
 def test_the_table_reads_as_markdown(tmp_path, organism, processor):
