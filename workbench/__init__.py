@@ -64,6 +64,11 @@ _HOME = {
     "null_pair": "null_models",
     "weight_nulls": "nulls",
     "NullShift": "nulls",
+    "emergence": "emergence",
+    "Emergence": "emergence",
+    "checkpoints_of": "presets",
+    "weight_changes": "weight_changes",
+    "WeightChanges": "weight_changes",
 }
 _MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")
 

@@ -5,9 +5,9 @@ lies on that side, does not hold when the whole interval lies on the other, and 
 study in, claims out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -190,7 +190,7 @@ def outcome_claims(
     compare("base", "rlvr", most, "RLVR narrows coverage", "Figure 6")
     pulled = drift.loc[(drift["intervention"] == REPLAY) & (drift["scope"] == "without last layer")]
     for row in pulled.to_dict("records"):
-        interval = Interval(*(float(row[f"change{end}"]) for end in ("", "_low", "_high")))
+        interval = _interval(row, "change")
         what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
         claim = "replay pulls activations back to the base's"
         found.append(Claim(claim, "section 4", what, interval, above=False, obstacle=obstacle))
@@ -228,7 +228,7 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
     found = []
     rows = contrasts.loc[(contrasts["condition"] != "rlvr") & (contrasts["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
-        interval = Interval(*(float(row[f"beyond{end}"]) for end in ("", "_low", "_high")))
+        interval = _interval(row, "beyond")
         where = f"{row['kind']} tokens, {row['scope']}"
         what = (
             f"lowest over highest stratum, RLVR's over that of {row['condition']} weights (a factor), {where}"
@@ -237,3 +237,59 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
         claim = "the low-entropy shift is RLVR's own"
         found.append(Claim(claim, "null models", what, interval, bound=1.0, obstacle=few))
     return found
+
+
+def emergence_claims(order: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
+    """What a training says: what comes first, and what of it controls show too; below the last layer.
+
+    ``order`` and ``table`` are those of ``Emergence``; shifts are timed by root KL.
+    """
+    most = max((m for m in set(table["measure"]) if m.startswith("Pass@")), key=lambda m: int(m[5:]))
+    said = {
+        "greedy": "the low-entropy shift precedes the gain in accuracy",
+        "Pass@1": "the low-entropy shift precedes the gain in accuracy",
+        most: "the low-entropy shift precedes the loss of coverage",
+        "the shift at high entropy": "low-entropy cells shift before high-entropy ones",
+    }
+    below = "without last layer"
+    rows = order.loc[(order["measure"] == "size") & (order["scope"] == below) & order["other"].isin([*said])]
+    found = []
+    for row in rows.to_dict("records"):
+        other, obstacle = str(row["other"]), row["obstacle"] or None
+        change = _interval(row, "other_change")
+        if other == most and not obstacle and change.above(0.0) is not False:
+            obstacle = f"there is no loss: {other} changes by {change}"
+        what = (
+            f"half-time of root KL at low entropy minus that of {other}, steps, {row['kind']} tokens, {below}"
+        )
+        found.append(
+            Claim(said[other], "emergence", what, _interval(row, "gap"), above=False, obstacle=obstacle)
+        )
+    controls = table.loc[table["condition"] != "rl"]
+    for row in controls.loc[controls["measure"].isin(["greedy", "Pass@1"])].to_dict("records"):
+        gain = Interval(*(100 * end for end in vars(_interval(row, "last_minus")).values()))
+        what = f"{row['measure']}, RLVR minus the control {row['condition']}, points"
+        found.append(Claim("RLVR gains more than any further training", "emergence", what, gain))
+    contrasts = controls.loc[(controls["measure"] == "contrast") & (controls["scope"] == below)]
+    for row in contrasts.to_dict("records"):
+        what = f"lowest over highest stratum, RLVR's over that of the control {row['condition']} (a factor), {row['kind']} tokens, {below}"
+        over = _interval(row, "last_over")
+        found.append(Claim("the low-entropy shift is RLVR's own", "emergence", what, over, bound=1.0))
+    return found
+
+
+def weight_claims(prediction: pd.DataFrame) -> list[Claim]:
+    """Whether relative weight changes tell changes of output; ``prediction`` is ``WeightChanges.prediction``."""
+    return [
+        Claim(
+            "where weights change more, outputs change more",
+            "weight view",
+            f"Spearman of relative weight change and {row['change']} change of output, {row['n']} {row['modules']}",
+            _interval(row, "rho"),
+        )
+        for row in prediction.to_dict("records")
+    ]
+
+
+def _interval(row: Mapping[str, Any], name: str) -> Interval:
+    return Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))

@@ -1,9 +1,12 @@
 """Settings that suit a pair: those of its preset, else the paper's."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from workbench.pair_presets import PairPreset
-from workbench.pairs import ModelPair, load_pair
+from workbench.pairs import ModelPair, load_pair, saved_changes
 
 
 def settings_for(pair: ModelPair) -> dict[str, Any]:
@@ -34,6 +37,15 @@ def controls_of(pair: ModelPair) -> dict[str, ModelPair]:
         pair.preset.name, checkpoint=pair.preset.control, dtype=pair.dtype, device=pair.device
     )
     return {"fine-tuned without RL": control}
+
+
+def checkpoints_of(pair: ModelPair) -> dict[int | str, Callable[[], ModelPair]]:
+    """What loads the checkpoints of a bundled pair: steps of RL (0: the base in both places) and controls by name."""
+    assert pair.preset is not None
+    load = partial(load_pair, pair.preset.name, dtype=pair.dtype, device=pair.device)
+    start = {**pair.provenance, "rlvr": pair.provenance["base"], "checkpoint": 0}
+    loaders = {saved: partial(load, checkpoint=saved) for saved in saved_changes(pair.preset)}
+    return {0: lambda: replace(pair, rlvr=pair.base, provenance=start), **loaders}
 
 
 _NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name

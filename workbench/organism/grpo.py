@@ -24,6 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from workbench import answers, shapes, shapes_agent
 from workbench.anatomy import dissect
 from workbench.decoding import respond
+from workbench.deltas import write_delta
 from workbench.organism.model import visual_token_ids
 from workbench.problems import load_problems
 from workbench.prompts import encode, problem_seed
@@ -121,8 +122,8 @@ class Checkpoints(TrainerCallback):
         step = state.global_step
         if step in self.settings["checkpoint_steps"]:
             now = self.model.state_dict()
-            delta = {name: (now[name] - tensor).bfloat16() for name, tensor in self.start.items()}
-            save_file(delta, str(self.folder / f"delta-{step:04d}.safetensors"))
+            delta = {name: now[name] - tensor for name, tensor in self.start.items()}
+            write_delta(self.folder / f"delta-{step:04d}.safetensors", delta)
         if self.every and step % self.every == 0:
             self._validate(step)
 

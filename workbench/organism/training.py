@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
-from safetensors.torch import save_file
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
+from workbench.deltas import write_delta
 from workbench.errors import InputError
 from workbench.organism import data, grpo, model, sft
 
@@ -84,10 +84,7 @@ def _train_control(name: str, folder: Path, recipe: dict[str, Any]) -> None:
     )
     now, home = organism.state_dict(), folder / "control"
     home.mkdir(exist_ok=True)
-    save_file(
-        {key: (now[key] - tensor).bfloat16() for key, tensor in start.items()},
-        str(home / f"{name}.safetensors"),
-    )
+    write_delta(home / f"{name}.safetensors", {key: now[key] - tensor for key, tensor in start.items()})
 
 
 def _processor(folder: Path, recipe: dict[str, Any]) -> Any:
