@@ -272,7 +272,8 @@ def emergence_claims(order: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
         found.append(Claim("RLVR gains more than any further training", "emergence", what, gain))
     contrasts = controls.loc[(controls["measure"] == "contrast") & (controls["scope"] == below)]
     for row in contrasts.to_dict("records"):
-        what = f"lowest over highest stratum, RLVR's over that of the control {row['condition']} (a factor), {row['kind']} tokens, {below}"
+        where = f"{row['kind']} tokens, {below}"
+        what = f"lowest over highest stratum, RLVR's over that of the control {row['condition']} (a factor), {where}"
         over = _interval(row, "last_over")
         found.append(Claim("the low-entropy shift is RLVR's own", "emergence", what, over, bound=1.0))
     return found

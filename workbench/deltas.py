@@ -49,7 +49,7 @@ def read_delta(path: Path) -> dict[str, Tensor]:
             exponents, mantissas = (
                 _unpacked(file.get_tensor(name), count) for name in ("exponents", "mantissas")
             )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, zlib.error) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:
         raise InputError(
             f"`path` {path} is no saved change of weights ({error}); fetch the package again, or write it with `write_delta`"
         ) from error

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from workbench import markup
 from workbench.cells import columns
@@ -202,7 +203,7 @@ def measure_checkpoint(
     return pd.concat(parts, ignore_index=True)
 
 
-def half_times(curves: Array, steps: Sequence[float]) -> Array:
+def half_times(curves: Array, steps: ArrayLike) -> Array:
     """The first step at which a curve (..., steps) has made half of its final change, by linear interpolation: (...).
 
     NaN where it ends where it began.
@@ -262,7 +263,7 @@ class _Curves:
     def timed(self) -> list[int]:
         """Rows of ``keys`` whose half-times are of interest: answers, what was asked for further, and the outermost strata."""
         outermost = self.keys["measure"].isin(["size", "kl"]) & self.keys["stratum"].isin([0, self.bins - 1])
-        return [*np.flatnonzero((self.keys["kind"] == "") | outermost)]
+        return np.flatnonzero((self.keys["kind"] == "") | outermost).tolist()
 
 
 def _compared(
@@ -270,7 +271,8 @@ def _compared(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The three tables of an Emergence, all from the same resamples."""
     keys, timed, last = curves.keys, curves.timed(), steps - 1
-    keyed, at = keys.iloc[timed].reset_index(drop=True), np.asarray(names[:steps], float)
+    keyed: list[dict[str, Any]] = keys.iloc[timed].to_dict("records")
+    at = np.asarray(names[:steps], float)
     pairs = _pairs(keyed, curves.bins)
 
     def statistic(counts: Array) -> Array:
@@ -301,15 +303,15 @@ def _compared(
     change, half = ([found[3 * count + block * held + i] for i in range(held)] for block in range(2))
     timing = pd.DataFrame(
         key | columns("change", change[i]) | columns("half_time", half[i]) | {"problems": problems}
-        for i, key in enumerate(keyed.to_dict("records"))
+        for i, key in enumerate(keyed)
     )
     order = []
     for number, (a, b) in enumerate(pairs):
         gap, obstacle = found[3 * count + 2 * held + number], _obstacle(change[a], change[b], timing, a, b)
-        first, other = keyed.iloc[a], keyed.iloc[b]
+        first = keyed[a]
         order.append(
             {key: first[key] for key in ("measure", "kind", "scope")}
-            | {"other": name_of(other, curves.bins), **columns("gap", gap), "problems": problems}
+            | {"other": name_of(keyed[b]), **columns("gap", gap), "problems": problems}
             | {"state": "cannot be told" if obstacle else state_of(gap), "obstacle": obstacle}
             | {
                 "other_change": change[b].estimate,
@@ -320,9 +322,9 @@ def _compared(
     return table, timing, pd.DataFrame(order)
 
 
-def _pairs(keyed: pd.DataFrame, bins: int) -> list[tuple[int, int]]:
+def _pairs(rows: Sequence[Mapping[str, Any]], bins: int) -> list[tuple[int, int]]:
     """Each shift of the lowest stratum, beside everything that is timed of whole responses, and the highest stratum."""
-    rows, found = keyed.to_dict("records"), []
+    found = []
     for a, shift in enumerate(rows):
         if shift["kind"] and shift["stratum"] == 0:
             beside = {**shift, "stratum": bins - 1}
@@ -330,7 +332,7 @@ def _pairs(keyed: pd.DataFrame, bins: int) -> list[tuple[int, int]]:
     return found
 
 
-def name_of(curve: Mapping[str, Any] | pd.Series, bins: int) -> str:
+def name_of(curve: Mapping[str, Any]) -> str:
     """What a curve is called."""
     if not curve["kind"]:
         return str(curve["measure"])
@@ -356,7 +358,7 @@ def _told(row: Mapping[str, Any]) -> str:
         return f"{shift} beside {row['other']}: {row['state']}, {row['obstacle']}."
     gap = Interval(*(float(row[name]) for name in ends("gap")))
     said = "is undecided beside" if row["state"] == "undecided" else row["state"]
-    return f"{shift} {said} {row['other']}: half is made {gap} steps after."
+    return f"{shift} {said} {row['other']}: {gap} steps between the two half-times."
 
 
 def _check(problems: Sequence[Problem], checkpoints: Checkpoints, bins: int, further: Further) -> list[int]:

@@ -87,12 +87,13 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         horizontal_spacing=0.11,
         vertical_spacing=0.2 / rows,
     )
+    styles, told = _styles([name for *_, lines in panels for name, _ in lines]), set()
     for place, (_, unit, lines) in enumerate(panels):
-        at = {"row": place // 2 + 1, "col": place % 2 + 1}
-        _panel(figure, lines, at)
+        at: dict[str, Any] = {"row": place // 2 + 1, "col": place % 2 + 1}
+        _panel(figure, lines, styles, told, at)
         figure.update_yaxes(title_text=escape(unit, quote=False), rangemode="tozero", **at)
     figure.update_layout(height=150 + 330 * rows, width=1000, showlegend=True, margin={"t": 130})
-    problems = int(table["problems"].max())
+    problems = int(table["problems"].to_numpy().max())
     return finish(
         figure,
         "What emerges over the steps of RL",
@@ -107,14 +108,29 @@ def _by_stratum(
     return [(f"bucket {bucket(s, strata)}", rows.loc[rows["stratum"] == s]) for s in chosen]
 
 
-def _panel(figure: go.Figure, lines: Sequence[tuple[str, pd.DataFrame]], at: dict[str, Any]) -> None:
-    """Lines over RL's steps, and the controls as points beside them."""
-    steps = sorted({int(step) for _, rows in lines for step in rows.loc[rows["condition"] == "rl", "step"]})
-    controls = [c for c in dict.fromkeys(c for _, rows in lines for c in rows["condition"]) if c != "rl"]
+def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, symbol and dash by name: buckets along a scale, the rest apart."""
+    buckets = [name for name in dict.fromkeys(names) if name.startswith("bucket")]
+    shades = sample_colorscale("Cividis", [0.9 * i / max(1, len(buckets) - 1) for i in range(len(buckets))])
+    others = [name for name in dict.fromkeys(names) if name not in buckets]
+    colours = dict(zip(buckets, shades, strict=True)) | {n: LINES[i % 5] for i, n in enumerate(others)}
+    return {n: (c, SYMBOLS[i % 5], DASHES[i % 5]) for i, (n, c) in enumerate(colours.items())}
+
+
+def _panel(
+    figure: go.Figure,
+    lines: Sequence[tuple[str, pd.DataFrame]],
+    styles: dict[str, tuple[str, str, str]],
+    told: set[str],
+    at: dict[str, Any],
+) -> None:
+    """Lines over RL's steps, and the controls as points beside them; the legend names what is not yet in ``told``."""
+    both = pd.concat([rows for _, rows in lines])
+    steps = sorted({*both.loc[both["condition"] == "rl", "step"].astype(int)})
+    controls = [str(name) for name in dict.fromkeys(both["condition"]) if name != "rl"]
     beside = {name: steps[-1] * (1 + 0.13 * (i + 1)) for i, name in enumerate(controls)}
-    shades = sample_colorscale("Cividis", np.linspace(0, 0.9, len(lines))) if len(lines) > 3 else LINES
-    for number_, (name, rows) in enumerate(lines):
-        colour, symbol, dash = shades[number_], SYMBOLS[number_ % 5], DASHES[number_ % 5]
+    for name, rows in lines:
+        colour, symbol, dash = styles[name]
         for part, mode in (
             (rows["condition"] == "rl", "lines+markers"),
             (rows["condition"] != "rl", "markers"),
@@ -129,7 +145,7 @@ def _panel(figure: go.Figure, lines: Sequence[tuple[str, pd.DataFrame]], at: dic
                 mode=mode,
                 name=name,
                 legendgroup=name,
-                showlegend=mode != "markers" and name not in {trace.name for trace in figure.data},
+                showlegend=mode != "markers" and name not in told,
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"color": colour, "symbol": symbol, "size": 8},
                 customdata=drawn.loc[:, ends("estimate")].to_numpy(float),
@@ -138,6 +154,7 @@ def _panel(figure: go.Figure, lines: Sequence[tuple[str, pd.DataFrame]], at: dic
                 + "</extra>",
                 **at,
             )
+        told.add(name)
     figure.update_xaxes(
         tickvals=[*steps, *beside.values()],
         ticktext=[*map(str, steps), *(escape(str(name), quote=False) for name in controls)],
@@ -190,7 +207,7 @@ def prediction_scatter(outputs: pd.DataFrame, *, subtitle: str = "") -> go.Figur
         1, 2, horizontal_spacing=0.1, subplot_titles=["its own weight's doing", "in the running models"]
     )
     for column, change in enumerate(("own", "total"), 1):
-        for number_, (place, part) in enumerate(
+        for index, (place, part) in enumerate(
             (("decoder", rows.loc[rows["layer"] >= 0]), ("elsewhere", rows.loc[rows["layer"] < 0]))
         ):
             figure.add_scatter(
@@ -201,7 +218,7 @@ def prediction_scatter(outputs: pd.DataFrame, *, subtitle: str = "") -> go.Figur
                 name=place,
                 legendgroup=place,
                 showlegend=column == 1,
-                marker={"color": LINES[number_], "symbol": SYMBOLS[number_], "size": 8},
+                marker={"color": LINES[index], "symbol": SYMBOLS[index], "size": 8},
                 text=[escape(str(name)) for name in part["module"]],
                 hovertemplate="%{text}<br>weight %{x:.3g}, output %{y:.3g}<extra></extra>",
                 row=1,
