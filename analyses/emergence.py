@@ -5,7 +5,7 @@ import pandas as pd
 from workbench.analysis import Finding, Given
 from workbench.claims import emergence_claims
 from workbench.cli import run_analysis
-from workbench.emergence import emergence
+from workbench.emergence import follow_training
 from workbench.emergence_figures import emergence_curves
 from workbench.errors import InputError
 from workbench.presets import batch_of, checkpoints_of, is_bundled, longest_answer
@@ -16,9 +16,9 @@ def analyse(given: Given) -> Finding:
     if o.run or not is_bundled(given.pair):
         raise InputError(
             "`--pair`: the checkpoints of this training are not saved; leave `--run`, `--base` and `--rlvr` out, or call "
-            "workbench.emergence with loaders of your own"
+            "workbench.follow_training with loaders of your own"
         )
-    found = emergence(
+    found = follow_training(
         given.problems(),
         checkpoints_of(given.pair),
         samples=o.samples,

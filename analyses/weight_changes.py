@@ -10,7 +10,7 @@ from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.pairs import ModelPair
 from workbench.presets import checkpoints_of, is_bundled
-from workbench.weight_changes import change_cosine, weight_changes
+from workbench.weight_changes import change_cosine, compare_weights
 
 PROBLEMS = 64
 PARTS = ("weights", "outputs", "prediction")
@@ -52,7 +52,7 @@ def _changes(given: Given, name: str, pair: ModelPair) -> dict[str, pd.DataFrame
         given.options.cache / "weight_changes",
         told,
         PARTS,
-        lambda: [*weight_changes(pair, problems, seed=seed).tables().values()],
+        lambda: [*compare_weights(pair, problems, seed=seed).tables().values()],
     )
     return dict(zip(PARTS, tables, strict=True))
 

@@ -9,7 +9,7 @@ import tiny
 
 from workbench import emergence as module
 from workbench.claims import emergence_claims
-from workbench.emergence import RL, WHOLE, emergence, half_times
+from workbench.emergence import RL, WHOLE, follow_training, half_times
 from workbench.emergence_figures import emergence_curves
 from workbench.errors import InputError
 from workbench.null_models import null_pair
@@ -60,7 +60,9 @@ def found(problems, checkpoints, tmp_path_factory):
     further = {
         "written by layer 0": lambda pair, asked: np.full(len(asked), float(pair.rlvr is not pair.base))
     }
-    return emergence(problems, checkpoints, further=further, keep=tmp_path_factory.mktemp("kept"), **SETTINGS)
+    return follow_training(
+        problems, checkpoints, further=further, keep=tmp_path_factory.mktemp("kept"), **SETTINGS
+    )
 
 
 def pick(frame, **where):
@@ -135,12 +137,12 @@ def test_claims_name_what_stands_in_their_way(found):
 
 
 def test_what_is_kept_is_not_measured_again(problems, checkpoints, tmp_path, monkeypatch):
-    first = emergence(problems, checkpoints, keep=tmp_path, **SETTINGS)
+    first = follow_training(problems, checkpoints, keep=tmp_path, **SETTINGS)
     monkeypatch.setattr(module, "measure_checkpoint", lambda *_: pytest.fail("measured again"))
-    again = emergence(problems, checkpoints, keep=tmp_path, **SETTINGS)
+    again = follow_training(problems, checkpoints, keep=tmp_path, **SETTINGS)
     pd.testing.assert_frame_equal(first.table, again.table)
     with pytest.raises(pytest.fail.Exception, match="measured again"):
-        emergence(problems[:3], checkpoints, keep=tmp_path, **SETTINGS)
+        follow_training(problems[:3], checkpoints, keep=tmp_path, **SETTINGS)
 
 
 def test_the_figure_has_a_panel_for_each_and_controls_beside_the_steps(found):
@@ -173,7 +175,7 @@ def test_bad_input(problems, checkpoints, change, message):
     kept = {name: load for name, load in checkpoints.items() if name != change.get("drop", "none")}
     settings = SETTINGS | {key: change[key] for key in ("bins", "further") if key in change}
     with pytest.raises(InputError, match=message):
-        emergence(change.get("problems", problems), kept, **settings)
+        follow_training(change.get("problems", problems), kept, **settings)
 
 
 def test_a_bundled_pair_names_its_checkpoints():

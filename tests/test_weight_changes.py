@@ -14,7 +14,7 @@ from workbench.errors import InputError
 from workbench.null_models import null_pair
 from workbench.pairs import load_pair
 from workbench.tables import NothingToDraw
-from workbench.weight_changes import change_cosine, effective_rank, weight_changes, weight_table
+from workbench.weight_changes import change_cosine, compare_weights, effective_rank, weight_table
 
 SETTINGS = {"resamples": 50}
 
@@ -26,7 +26,7 @@ def problems():
 
 @pytest.fixture(scope="module")
 def found(tiny_pair, problems):
-    return weight_changes(tiny_pair, problems, **SETTINGS)
+    return compare_weights(tiny_pair, problems, **SETTINGS)
 
 
 def with_change(pair, name, change):
@@ -69,7 +69,7 @@ def test_norms_and_ranks_of_one_known_change(tiny_pair):
 def test_a_modules_own_doing_is_told_from_what_comes_down_to_it(tiny_pair, problems):
     path = tiny_pair.base.layers_path
     pair = with_change(tiny_pair, f"{path}.0.mlp.up_proj.weight", 0.05)
-    outputs = weight_changes(pair, problems, **SETTINGS).outputs.set_index("module")
+    outputs = compare_weights(pair, problems, **SETTINGS).outputs.set_index("module")
     changed, later, before = (
         outputs.loc[f"{path}.{module}"] for module in ("0.mlp.up_proj", "1.mlp.up_proj", "0.self_attn.q_proj")
     )
@@ -78,7 +78,7 @@ def test_a_modules_own_doing_is_told_from_what_comes_down_to_it(tiny_pair, probl
     assert (later["own"], later["total"] > 0) == (0, True)
     assert (before["own"], before["total"]) == (0, 0)
     prompt = pair.encode(problems[0])
-    alone = weight_changes(pair, [prompt], **SETTINGS).outputs.set_index("module")
+    alone = compare_weights(pair, [prompt], **SETTINGS).outputs.set_index("module")
     kept = {}
     for role, anatomy in (("base", pair.base), ("rlvr", pair.rlvr)):
         layer = anatomy.layers[1]
@@ -94,7 +94,7 @@ def test_a_modules_own_doing_is_told_from_what_comes_down_to_it(tiny_pair, probl
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "llama"])
 def test_every_linear_module_of_the_decoder_is_measured_and_nothing_stays_hooked(pair_of, family):
     pair = pair_of(family)
-    found = weight_changes(pair, [tiny.problem(family, seed=i) for i in range(2)], **SETTINGS)
+    found = compare_weights(pair, [tiny.problem(family, seed=i) for i in range(2)], **SETTINGS)
     layers = found.outputs.loc[found.outputs["part"] == "layer"]
     assert layers["layer"].tolist() == list(range(pair.depth))
     parts = found.outputs.loc[found.outputs["layer"] == 0, "part"].tolist()
@@ -131,9 +131,9 @@ def test_cosines_of_changes(tiny_pair):
 
 def test_bad_input(tiny_pair, problems):
     with pytest.raises(InputError, match="`problems` is empty"):
-        weight_changes(tiny_pair, [])
+        compare_weights(tiny_pair, [])
     with pytest.raises(InputError, match="zero shift"):
-        weight_changes(replace(tiny_pair, rlvr=tiny_pair.base), problems)
+        compare_weights(replace(tiny_pair, rlvr=tiny_pair.base), problems)
 
 
 def test_tied_weights_are_counted_once():

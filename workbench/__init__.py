@@ -64,10 +64,10 @@ _HOME = {
     "null_pair": "null_models",
     "weight_nulls": "nulls",
     "NullShift": "nulls",
-    "emergence": "emergence",
+    "follow_training": "emergence",
     "Emergence": "emergence",
     "checkpoints_of": "presets",
-    "weight_changes": "weight_changes",
+    "compare_weights": "weight_changes",
     "WeightChanges": "weight_changes",
 }
 _MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")

@@ -242,7 +242,7 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
 def emergence_claims(order: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
     """What a training says: what comes first, and what of it controls show too; below the last layer.
 
-    ``order`` and ``table`` are those of ``Emergence``; shifts are timed by root KL.
+    ``order`` and ``table`` are those of ``Emergence``; shifts are timed by root KL and by KL.
     """
     most = max((m for m in set(table["measure"]) if m.startswith("Pass@")), key=lambda m: int(m[5:]))
     said = {
@@ -252,16 +252,18 @@ def emergence_claims(order: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
         "the shift at high entropy": "low-entropy cells shift before high-entropy ones",
     }
     below = "without last layer"
-    rows = order.loc[(order["measure"] == "size") & (order["scope"] == below) & order["other"].isin([*said])]
+    timed = {"size": "root KL", "kl": "KL"}
+    rows = order.loc[
+        order["measure"].isin([*timed]) & (order["scope"] == below) & order["other"].isin([*said])
+    ]
     found = []
     for row in rows.to_dict("records"):
         other, obstacle = str(row["other"]), row["obstacle"] or None
         change = _interval(row, "other_change")
         if other == most and not obstacle and change.above(0.0) is not False:
             obstacle = f"there is no loss: {other} changes by {change}"
-        what = (
-            f"half-time of root KL at low entropy minus that of {other}, steps, {row['kind']} tokens, {below}"
-        )
+        where = f"{row['kind']} tokens, {below}"
+        what = f"half-time of {timed[row['measure']]} at low entropy minus that of {other}, steps, {where}"
         found.append(
             Claim(said[other], "emergence", what, _interval(row, "gap"), above=False, obstacle=obstacle)
         )

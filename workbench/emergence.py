@@ -110,7 +110,7 @@ class Emergence:
         return emergence_curves(self.table, kind=kind)
 
 
-def emergence(
+def follow_training(
     problems: Sequence[Problem],
     checkpoints: Checkpoints,
     *,
@@ -362,7 +362,7 @@ def _told(row: Mapping[str, Any]) -> str:
 
 
 def _check(problems: Sequence[Problem], checkpoints: Checkpoints, bins: int, further: Further) -> list[int]:
-    call = "emergence(problems, checkpoints_of(load_pair('shapes')))"
+    call = "follow_training(problems, checkpoints_of(load_pair('shapes')))"
     check_bins(bins)
     if not problems:
         raise InputError(f"`problems` is empty; give at least one: {call}")

@@ -45,7 +45,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         "problems",
     ]
     if missing := [column for column in needed if column not in table]:
-        raise InputError(f"`table` lacks {missing}; give `emergence(...).table`")
+        raise InputError(f"`table` lacks {missing}; give `follow_training(...).table`")
     answers = [m for m in dict.fromkeys(table["measure"]) if m == "greedy" or str(m).startswith("Pass@")]
     most = max(
         (m for m in answers if m != "greedy"), key=lambda m: int(m.removeprefix("Pass@")), default="greedy"
@@ -85,14 +85,15 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         2,
         subplot_titles=[title for title, *_ in panels],
         horizontal_spacing=0.11,
-        vertical_spacing=0.2 / rows,
+        vertical_spacing=0.26 / rows,
     )
     styles, told = _styles([name for *_, lines in panels for name, _ in lines]), set()
     for place, (_, unit, lines) in enumerate(panels):
         at: dict[str, Any] = {"row": place // 2 + 1, "col": place % 2 + 1}
         _panel(figure, lines, styles, told, at)
         figure.update_yaxes(title_text=escape(unit, quote=False), rangemode="tozero", **at)
-    figure.update_layout(height=150 + 330 * rows, width=1000, showlegend=True, margin={"t": 130})
+    figure.update_layout(height=230 + 340 * rows, width=1000, showlegend=True)
+    figure.update_layout(margin={"t": 120, "b": 150}, legend={"y": -0.1, "yanchor": "top"})
     problems = int(table["problems"].to_numpy().max())
     return finish(
         figure,
@@ -226,7 +227,7 @@ def prediction_scatter(outputs: pd.DataFrame, *, subtitle: str = "") -> go.Figur
             )
         figure.update_xaxes(title_text="relative weight change", row=1, col=column)
     figure.update_yaxes(title_text="relative change of output", col=1)
-    figure.update_layout(height=440, showlegend=True, margin={"t": 140})
+    figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})
     problems = int(rows["problems"].max())
     told = subtitle or f"{len(rows)} linear modules, {problems} problems; 95% intervals over problems"
     return finish(figure, "Weight changes and what they do to outputs", told)

@@ -92,7 +92,7 @@ class WeightChanges:
         return weight_heatmap(self.table, measure=measure)
 
 
-def weight_changes(
+def compare_weights(
     pair: ModelPair, problems: Sequence[Problem | EncodedPrompt], *, resamples: int = 1000, seed: int = 0
 ) -> WeightChanges:
     """The change of every weight beside that of every module's output; the module's text tells how.
@@ -108,7 +108,7 @@ def weight_changes(
     """
     if not problems:
         raise InputError(
-            "`problems` is empty; give at least one: weight_changes(pair, load_problems('shapes', limit=32))"
+            "`problems` is empty; give at least one: compare_weights(pair, load_problems('shapes', limit=32))"
         )
     table = weight_table(pair)
     prompts = [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in problems]
