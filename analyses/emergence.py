@@ -8,7 +8,7 @@ from workbench.cli import run_analysis
 from workbench.emergence import follow_training
 from workbench.emergence_figures import emergence_curves
 from workbench.errors import InputError
-from workbench.presets import batch_of, checkpoints_of, is_bundled, longest_answer
+from workbench.presets import FIRST, batch_of, checkpoints_of, is_bundled, longest_answer
 
 
 def analyse(given: Given) -> Finding:
@@ -18,9 +18,10 @@ def analyse(given: Given) -> Finding:
             "`--pair`: the checkpoints of this training are not saved; leave `--run`, `--base` and `--rlvr` out, or call "
             "workbench.follow_training with loaders of your own"
         )
+    checkpoints = checkpoints_of(given.pair)
     found = follow_training(
         given.problems(),
-        checkpoints_of(given.pair),
+        checkpoints,
         samples=o.samples,
         seed=o.seed,
         max_new_tokens=longest_answer(given.pair),
@@ -32,7 +33,8 @@ def analyse(given: Given) -> Finding:
     figures = {"": found.plot()} | {kind: emergence_curves(found.table, kind=kind) for kind in kinds}
     parts = {"curves": found.table, "half-times": found.timing, "order": found.order}
     table = pd.concat([part.assign(part=name) for name, part in parts.items()], ignore_index=True)
-    return Finding(figures, table, emergence_claims(found.order, found.table))
+    controls = [name for name in checkpoints if isinstance(name, str) and not name.startswith(FIRST)]
+    return Finding(figures, table, emergence_claims(found.order, found.table, controls=controls))
 
 
 if __name__ == "__main__":

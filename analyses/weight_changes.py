@@ -9,7 +9,7 @@ from workbench.emergence_figures import prediction_scatter, weight_heatmap
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.pairs import ModelPair
-from workbench.presets import checkpoints_of, is_bundled
+from workbench.presets import FIRST, checkpoints_of, is_bundled
 from workbench.weight_changes import change_cosine, compare_weights
 
 PROBLEMS = 64
@@ -41,7 +41,8 @@ def _controls(pair: ModelPair) -> dict[str, ModelPair]:
     """The controls of a bundled pair, by name."""
     if not is_bundled(pair):
         return {}
-    return {name: load() for name, load in checkpoints_of(pair).items() if isinstance(name, str)}
+    named = {str(name): load for name, load in checkpoints_of(pair).items() if isinstance(name, str)}
+    return {name: load() for name, load in named.items() if not name.startswith(FIRST)}
 
 
 def _changes(given: Given, name: str, pair: ModelPair) -> dict[str, pd.DataFrame]:

@@ -132,6 +132,8 @@ def test_claims_name_what_stands_in_their_way(found):
     assert by["the low-entropy shift precedes the loss of coverage"].verdict == "cannot be tested"
     assert by["the low-entropy shift is RLVR's own"].bound == 1.0
     gaining = found.order.assign(obstacle="", other_change=0.2, other_change_low=0.1, other_change_high=0.3)
+    alone = emergence_claims(found.order, found.table, controls=[])
+    assert not [c for c in alone if "control" in c.measured]
     lost = [c for c in emergence_claims(gaining, found.table) if "loss" in c.claim]
     assert all("there is no loss: Pass@2 changes by 0.20 [0.10, 0.30]" in str(claim) for claim in lost)
 
@@ -181,9 +183,10 @@ def test_bad_input(problems, checkpoints, change, message):
 def test_a_bundled_pair_names_its_checkpoints():
     pair = load_pair("shapes", device="cpu")
     found = checkpoints_of(pair)
-    assert [name for name in found if isinstance(name, int)] == [0, 10, 25, 50, 75, 100, 125]
-    assert "sft" in found
+    assert [name for name in found if isinstance(name, int)] == [0, 25, 50, 75, 100]
+    assert {"first 10", "first 25", "sft"} <= {*found}
     start = found[0]()
     assert start.rlvr is start.base
     assert start.provenance["rlvr"]["weights"] == pair.provenance["base"]["weights"]
-    assert found[125]().provenance["checkpoint"] == 125
+    assert found[100]().provenance["checkpoint"] == 125
+    assert found["first 25"]().provenance["checkpoint"] == 25

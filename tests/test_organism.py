@@ -50,6 +50,7 @@ def recipe():
         "save_steps": 1,
     }
     small["control"] |= {"warmup_steps": 1}
+    small["random"] |= {"steps": 2}
     return small
 
 
@@ -225,6 +226,22 @@ def test_an_interrupted_sft_ends_where_an_undisturbed_one_does(tmp_path, process
         assert (a - b).abs().max() < 1e-6
 
 
+def test_an_interrupted_grpo_goes_on_with_the_weights_it_had(tmp_path, processor, recipe):
+    """Not with those that the model it is given starts from."""
+    model.build_model(processor, recipe["model"], seed=0).save_pretrained(tmp_path / "base")
+    first, fresh = (Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "base") for _ in range(2))
+    with torch.no_grad():
+        for weight in fresh.parameters():
+            weight.add_(1.0)
+    grpo.train(first, processor, recipe, tmp_path, control=True)
+    (last,) = tmp_path.glob("checkpoint-2")
+    last.rename(tmp_path / "later")
+    before = load_file(tmp_path / "checkpoint-1" / "state.safetensors")
+    grpo.train(fresh, processor, recipe, tmp_path, control=True)
+    moved = max((tensor - before[name]).abs().max().item() for name, tensor in fresh.state_dict().items())
+    assert 0 < moved < 3 * recipe["grpo"]["learning_rate"]  # one step of Adam
+
+
 def test_an_easy_vqa_record_knows_its_picture():
     records = data.easy_vqa("test")
     known = [r for r in records if r["color"] and r["shape"]]
@@ -285,9 +302,9 @@ def test_the_control_by_lot_differs_from_rlvr_in_its_reward_alone(recipe):
     """And in being neither validated nor chosen: the same prompts, optimizer and KL weight."""
     usual, control = recipe["grpo"], recipe["grpo"] | recipe["random"]
     assert {key for key in usual if usual[key] != control[key]} == {
-        *("steps", "reward", "checkpoint_steps", "validation_steps")
+        *("reward", "checkpoint_steps", "validation_steps")
     }
-    assert recipe["random"]["steps"] is None  # as many as the model that is kept
+    assert training.read_recipe()["random"]["steps"] is None  # as many as the model that is kept
 
 
 def test_the_table_reads_as_markdown(tmp_path, organism, processor):

@@ -5,7 +5,7 @@ lies on that side, does not hold when the whole interval lies on the other, and 
 study in, claims out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -239,10 +239,13 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
     return found
 
 
-def emergence_claims(order: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
+def emergence_claims(
+    order: pd.DataFrame, table: pd.DataFrame, *, controls: Sequence[str] | None = None
+) -> list[Claim]:
     """What a training says: what comes first, and what of it controls show too; below the last layer.
 
-    ``order`` and ``table`` are those of ``Emergence``; shifts are timed by root KL and by KL.
+    ``order`` and ``table`` are those of ``Emergence``; shifts are timed by root KL and by KL. ``controls`` are the
+    conditions that RLVR is compared with; None: all but RL's own steps.
     """
     most = max((m for m in set(table["measure"]) if m.startswith("Pass@")), key=lambda m: int(m[5:]))
     said = {
@@ -267,12 +270,13 @@ def emergence_claims(order: pd.DataFrame, table: pd.DataFrame) -> list[Claim]:
         found.append(
             Claim(said[other], "emergence", what, _interval(row, "gap"), above=False, obstacle=obstacle)
         )
-    controls = table.loc[table["condition"] != "rl"]
-    for row in controls.loc[controls["measure"].isin(["greedy", "Pass@1"])].to_dict("records"):
+    others = set(table["condition"]) - {"rl"} if controls is None else controls
+    rows = table.loc[table["condition"].isin([*others])]
+    for row in rows.loc[rows["measure"].isin(["greedy", "Pass@1"])].to_dict("records"):
         gain = Interval(*(100 * end for end in vars(_interval(row, "last_minus")).values()))
         what = f"{row['measure']}, RLVR minus the control {row['condition']}, points"
         found.append(Claim("RLVR gains more than any further training", "emergence", what, gain))
-    contrasts = controls.loc[(controls["measure"] == "contrast") & (controls["scope"] == below)]
+    contrasts = rows.loc[(rows["measure"] == "contrast") & (rows["scope"] == below)]
     for row in contrasts.to_dict("records"):
         where = f"{row['kind']} tokens, {below}"
         what = f"lowest over highest stratum, RLVR's over that of the control {row['condition']} (a factor), {where}"

@@ -26,6 +26,7 @@ from workbench.anatomy import dissect
 from workbench.decoding import respond
 from workbench.deltas import write_delta
 from workbench.organism.model import visual_token_ids
+from workbench.organism.resuming import Resumable
 from workbench.problems import load_problems
 from workbench.prompts import encode, problem_seed
 from workbench.shapes_agent import Box
@@ -92,6 +93,10 @@ def kept_step(folder: Path) -> int:
     """The step of the model that a finished run in ``folder`` kept: the best on the validation split, of equals the last."""
     rows = [row for row in json.loads((folder / CURVE).read_text()) if row["step"]]
     return max(rows, key=lambda row: (row["greedy"] + row["sampled"], row["step"]))["step"]
+
+
+class Grpo(Resumable, GRPOTrainer):
+    """GRPOTrainer that goes on with the weights it had."""
 
 
 class Checkpoints(TrainerCallback):
@@ -201,7 +206,7 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path, *, c
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    trainer = GRPOTrainer(
+    trainer = Grpo(
         model,
         cast(Any, judged),  # TRL's type wants positional lists; it calls with keywords
         arguments,
