@@ -52,9 +52,9 @@ class Emergence:
     """Curves over the checkpoints of a training, when each has made half of its change, and what comes first."""
 
     table: pd.DataFrame
-    """One row a condition ("rl" or a control), step, measure, kind, scope and stratum: estimate and interval; last_minus and
-    last_over, RL's last step minus and over this one; problems. Measures: greedy, Pass@K, size, kl, ratio (KL over matched
-    noise); contrast and contrast_ratio, lowest over highest stratum of kl and of ratio; and what was asked for further."""
+    """One row a condition ("rl" or a control, whose step is NaN), step, measure, kind, scope and stratum: estimate and interval;
+    last_minus and last_over, RL's last step minus and over this one; problems. Measures: greedy, Pass@K, size, kl, ratio (KL
+    over matched noise); contrast and contrast_ratio, lowest over highest stratum of kl and of ratio; what was asked further."""
     timing: pd.DataFrame
     """One row a curve: change, what it makes up to the last step, and half_time, the step at which half is made."""
     order: pd.DataFrame
@@ -293,7 +293,7 @@ def _compared(
             value, minus, over = (found[index + block * count] for block in range(3))
             row = {
                 "condition": RL if number <= last else name,
-                "step": name if number <= last else names[last],
+                "step": float(name) if number <= last else np.nan,
             }
             row |= {**key, "estimate": value.estimate, "low": value.low, "high": value.high}
             rows.append(
