@@ -112,7 +112,8 @@ def _by_stratum(
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     """Colour, symbol and dash by name: buckets along a scale, the rest apart."""
     buckets = [name for name in dict.fromkeys(names) if name.startswith("bucket")]
-    shades = sample_colorscale("Cividis", [0.9 * i / max(1, len(buckets) - 1) for i in range(len(buckets))])
+    levels = [0.9 * i / max(1, len(buckets) - 1) for i in range(len(buckets))]
+    shades = [str(shade) for shade in sample_colorscale("Cividis", levels)]
     others = [name for name in dict.fromkeys(names) if name not in buckets]
     colours = dict(zip(buckets, shades, strict=True)) | {n: LINES[i % 5] for i, n in enumerate(others)}
     return {n: (c, SYMBOLS[i % 5], DASHES[i % 5]) for i, (n, c) in enumerate(colours.items())}
