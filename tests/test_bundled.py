@@ -52,10 +52,10 @@ def test_deltas_lead_from_the_base_to_the_rlvr_model(pair):
     assert min(cosine for step, cosine in cosines.items() if step > kept / 2) > 0.5
 
 
-@pytest.mark.parametrize("checkpoint", [100, "sft"])
+@pytest.mark.parametrize("checkpoint", [100, "sft", "random"])
 def test_a_checkpoint_can_play_the_rlvr_model(pair, checkpoint):
     other = load_pair("shapes", checkpoint=checkpoint, device="cpu")
-    home = "deltas/0100" if checkpoint == 100 else "control/sft"
+    home = "deltas/0100" if checkpoint == 100 else f"control/{checkpoint}"
     delta = read_delta(WEIGHTS / f"{home}.safetensors")
     base, found = other.base.model.state_dict(), other.rlvr.model.state_dict()
     assert all(torch.equal(base[name], tensor) for name, tensor in pair.base.model.state_dict().items())
