@@ -85,15 +85,15 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         2,
         subplot_titles=[title for title, *_ in panels],
         horizontal_spacing=0.11,
-        vertical_spacing=0.26 / rows,
+        vertical_spacing=0.38 / rows,
     )
     styles, told = _styles([name for *_, lines in panels for name, _ in lines]), set()
     for place, (_, unit, lines) in enumerate(panels):
         at: dict[str, Any] = {"row": place // 2 + 1, "col": place % 2 + 1}
         _panel(figure, lines, styles, told, at)
         figure.update_yaxes(title_text=escape(unit, quote=False), rangemode="tozero", **at)
-    figure.update_layout(height=230 + 340 * rows, width=1000, showlegend=True)
-    figure.update_layout(margin={"t": 120, "b": 150}, legend={"y": -0.1, "yanchor": "top"})
+    figure.update_layout(height=270 + 370 * rows, width=1000, showlegend=True)
+    figure.update_layout(margin={"t": 120, "b": 190}, legend={"y": -0.15, "yanchor": "top"})
     problems = int(table["problems"].to_numpy().max())
     return finish(
         figure,
