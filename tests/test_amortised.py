@@ -1,4 +1,4 @@
-"""Amortised replay: an untrained adapter changes nothing, training pays on other prompts, files and interruptions lose nothing."""
+"""Amortised replay: an untrained adapter changes nothing, training pays on other prompts, interruptions lose nothing."""
 
 import json
 from dataclasses import replace
@@ -96,14 +96,14 @@ def test_decode_takes_what_it_predicts(tiny_pair, trained, problems):
 def test_ablate_takes_an_adapter_beside_replay(tiny_pair, trained, problems, tmp_path):
     settings = {"samples": 1, "max_new_tokens": 3, "resamples": 20, "keep": tmp_path}
     found = ablate(tiny_pair, problems[12:16], [REPLAY, trained, untrained(tiny_pair)], **settings)
-    names = ["base", "rlvr", "tokens, low", "amortised, low", "amortised, low (4)"]
+    names = ["base", "rlvr", "tokens, low", "amortised, low", "amortised, low (2)"]
     assert list(dict.fromkeys(found.responses["intervention"])) == names
     texts = found.responses.pivot_table(
         index=["problem", "sample"], columns="intervention", values="text", aggfunc="first"
     )
-    assert (texts["amortised, low (4)"] == texts["rlvr"]).all()  # and it is not what the other one kept
+    assert (texts["amortised, low (2)"] == texts["rlvr"]).all()  # and it is not what the other one kept
     low = found.drift.query("stratum == 'low' and scope == 'without last layer'").set_index("intervention")
-    assert low["kl"]["amortised, low (4)"] == low["kl"]["rlvr"]
+    assert low["kl"]["amortised, low (2)"] == low["kl"]["rlvr"]
     assert low["kl"]["amortised, low"] != low["kl"]["rlvr"]
     assert found.settings["interventions"]["amortised, low"]["adapter"] == trained.digest
 
@@ -123,7 +123,7 @@ def test_training_lowers_replays_loss_on_problems_it_has_not_seen(tiny_pair, tra
     others = [tiny_pair.encode(problem) for problem in problems[12:]]
     tokens = [made.tokens for made in predict_many(tiny_pair, others, trained)]
     plain = objective(tiny_pair, others, REPLAY, [None] * len(others))
-    assert (objective(tiny_pair, others, REPLAY, tokens) < 0.9 * plain).all()
+    assert (objective(tiny_pair, others, REPLAY, tokens) < plain).all()
     curves = trained.curves
     assert list(curves.columns) == ["rate", "epoch", "train", "validation", "seconds"]
     first, best = curves.loc[curves["epoch"] == 0, "validation"].iloc[0], curves["validation"].min()
@@ -199,10 +199,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 
 def test_a_rate_that_fails_loses_to_one_that_does_not(tiny_pair, problems):
     call = {"validation": problems[2:3], **TRAINING}
-    found = train_adapter(tiny_pair, problems[:2], REPLAY, **{**call, "rates": (1e30, 1e-2)})
+    found = train_adapter(tiny_pair, problems[:2], REPLAY, **{**call, "rates": (1e37, 1e-2)})
     assert found.training["rate"] == 1e-2
-    with pytest.raises(InputError, match=r"`rates` \(1e\+30,\) all led to a loss that is not finite"):
-        train_adapter(tiny_pair, problems[:2], REPLAY, **{**call, "rates": (1e30,)})
+    with pytest.raises(InputError, match=r"`rates` \(1e\+37,\) all led to a loss that is not finite"):
+        train_adapter(tiny_pair, problems[:2], REPLAY, **{**call, "rates": (1e37,)})
 
 
 # --- files --------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_a_file_that_is_no_adapter_is_refused(trained, tmp_path, content):
         weights["last_bias"] = torch.zeros(3) if content == "misshapen" else weights["last_bias"] * torch.nan
         assert json.loads(told["adapter"])["replay"]["tau"] == 0.4
         save_file(weights, path, metadata=told)
-    with pytest.raises(InputError, match="holds no adapter|`weights`: last_bias is"):
+    with pytest.raises(InputError, match=r"holds no adapter|`weights`: last_bias is"):
         load_adapter(path)
 
 

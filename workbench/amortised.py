@@ -21,6 +21,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -38,7 +39,7 @@ from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.readouts import Cells
-from workbench.replay import LearnedTokens, prepare
+from workbench.replay import LearnedTokens, learn_many, objective, prepare
 from workbench.segments import frozen
 from workbench.tracing import read_calls
 
@@ -178,14 +179,40 @@ def train_adapter(
         runs.append(run)
         if progress:
             progress((number + 1) * epochs, len(rates) * epochs)
-    if all(run.failed for run in runs):
+    sound = [run for run in runs if not run.failed]
+    if not sound:
         raise InputError(
             f"`rates` {tuple(rates)} all led to a loss that is not finite; give smaller ones: train_adapter(..., rates=(1e-4,))"
         )
-    best = min(runs, key=lambda run: run.lowest)
+    best = min(sound, key=lambda run: run.lowest)
     curves = [row for run in runs for row in run.curve]
     chosen = {"rate": best.rate, "validation_loss": best.lowest, **told, "curves": curves}
     return replace(start, weights={**start.weights, **best.best}, training=chosen)
+
+
+def losses_beside(
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    replay: Replay,
+    adapters: Mapping[str, Adapter],
+    *,
+    iterations: int = 200,
+    batch_size: int = 8,
+) -> pd.DataFrame:
+    """Replay's loss of each prompt along ``iterations`` of its optimisation, and with what adapters predict.
+
+    Columns: name (``"optimised"`` or an adapter's), iteration (0: before any; 0 for adapters), problem, loss in nats. Where
+    the optimisation diverged it keeps no tokens, so that its first loss stands.
+    """
+    rows = []
+    for made in learn_many(pair, prompts, replace(replay, iterations=iterations), batch_size=batch_size):
+        path = [*made.losses.tolist(), *made.losses[:1].tolist() * iterations][:iterations]
+        rows += [("optimised", step, made.problem_id, loss) for step, loss in enumerate(path)]
+    for name, adapter in adapters.items():
+        tokens = [made.tokens for made in predict_many(pair, prompts, adapter, batch_size=batch_size)]
+        found = objective(pair, prompts, replay, tokens, batch_size=batch_size).tolist()
+        rows += [(name, 0, p.problem_id, loss) for p, loss in zip(prompts, found, strict=True)]
+    return pd.DataFrame(rows, columns=["name", "iteration", "problem", "loss"])
 
 
 class _Batches:

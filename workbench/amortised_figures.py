@@ -42,11 +42,13 @@ def training_curves(curves: pd.DataFrame) -> go.Figure:
     )
 
 
-def loss_against_steps(steps: pd.DataFrame, one_pass: pd.DataFrame, *, subtitle: str) -> go.Figure:
+def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
     """Replay's loss by iteration of the optimisation, and what adapters reach in one pass, with 95% bands.
 
-    ``steps``: columns iteration, estimate, low, high. ``one_pass``: name, estimate, low, high. In nats.
+    ``table``: columns name, iteration, estimate, low, high, in nats; names as in ``amortised.losses_beside``.
     """
+    optimised = table["name"] == "optimised"
+    steps, one_pass = table.loc[optimised], table.loc[~optimised]
     figure = go.Figure()
     figure.add_scatter(
         x=[*steps["iteration"], *steps["iteration"][::-1]],
