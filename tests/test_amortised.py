@@ -12,7 +12,15 @@ from safetensors.torch import save_file
 from workbench import amortised
 from workbench.adapters import Adapter, load_adapter
 from workbench.agent import run_agent
-from workbench.amortised import embeddings, predict_many, predict_tokens, train_adapter, weights_of
+from workbench.amortised import (
+    embeddings,
+    losses_beside,
+    predict_many,
+    predict_tokens,
+    train_adapter,
+    weights_of,
+)
+from workbench.amortised_figures import loss_against_steps
 from workbench.conditions import Replay
 from workbench.decoding import decode
 from workbench.engines import export_visual_embeddings
@@ -139,6 +147,43 @@ def test_the_objective_is_the_loss_that_replay_descends_on(tiny_pair, problems):
     )
     found = objective(tiny_pair, prompts, REPLAY, [made.tokens for made in short], batch_size=3)
     torch.testing.assert_close(found, torch.stack([made.losses[2] for made in longer]), rtol=1e-5, atol=0)
+
+
+def test_losses_beside_are_those_of_optimisation_of_adapters_and_of_swapped_embeddings(
+    tiny_pair, trained, problems
+):
+    prompts = [tiny_pair.encode(problem) for problem in problems[13:16]]
+    table = losses_beside(tiny_pair, prompts, REPLAY, {"mine": trained}, iterations=2)
+    wide = table.pivot(index="problem", columns=["name", "iteration"], values="loss").loc[
+        [p.problem_id for p in prompts]
+    ]
+    plain = objective(tiny_pair, prompts, REPLAY, [None] * 3)
+    torch.testing.assert_close(torch.tensor(wide["optimised", 0].to_numpy()).float(), plain)
+    tokens = [made.tokens for made in predict_many(tiny_pair, prompts, trained)]
+    mine = objective(tiny_pair, prompts, REPLAY, tokens)
+    torch.testing.assert_close(torch.tensor(wide["mine", 0].to_numpy()).float(), mine)
+    same_base = replace(tiny_pair, base=tiny_pair.rlvr)
+    none = losses_beside(same_base, prompts, REPLAY, {}, iterations=1).query("name != 'optimised'")
+    assert (none["loss"].abs() < 1e-6).all()
+    rows = (
+        table.groupby(["name", "iteration"], as_index=False)["loss"]
+        .mean()
+        .rename(columns={"loss": "estimate"})
+    )
+    figure = loss_against_steps(
+        rows.assign(low=rows["estimate"], high=rows["estimate"]), subtitle="three problems"
+    )
+    assert [trace.name for trace in figure.data if trace.name] == [
+        "optimised for each prompt",
+        "base's embeddings",
+        "mine",
+    ]
+
+
+def test_it_shows_itself(trained):
+    assert trained.digest in repr(trained)
+    assert "validation loss, nats" in trained._repr_html_()
+    assert len(trained.plot().data) == 4  # two splits, two rates
 
 
 def test_width_zero_is_one_vector_for_every_token(tiny_pair, problems):

@@ -62,8 +62,8 @@ def predict_many(
         InputError: a prompt without visual tokens, or a pair that the adapter was not fitted to.
     """
     check_pair(adapter, weights_of(pair))
-    loss_layers, provenance = adapter.replay.loss_layers(pair.depth), dict(pair.provenance)
-    provenance["adapter"] = adapter.digest
+    loss_layers = adapter.replay.loss_layers(pair.depth)
+    provenance = {**pair.provenance, "adapter": adapter.digest}
     made = []
     for prompt, inputs in zip(prompts, embeddings(pair, prompts, batch_size=batch_size), strict=True):
         visual = prompt.kinds == TokenKind.VISUAL
@@ -152,7 +152,8 @@ def train_adapter(
             for, a prompt that replay refuses, or a loss that left the finite numbers at every rate.
     """
     check_replay(replay)
-    _check(problems, validation, rates, epochs, patience, batch_size, weight_decay)
+    counts = {"epochs": epochs, "patience": patience, "batch_size": batch_size}
+    _check(problems, validation, rates, weight_decay, counts)
     pair_told = {"name": pair.name, **weights_of(pair)}
     dtype = torch.float64 if pair.dtype == torch.float64 else torch.float32
     start = Adapter.untrained(pair.base.hidden_size, width, replay, pair_told, seed=seed, dtype=dtype)
@@ -160,8 +161,7 @@ def train_adapter(
         "problems": digest_of([p.fingerprint for p in problems]),
         "validation": digest_of([p.fingerprint for p in validation]),
         "number": [len(problems), len(validation)],
-        **{"epochs": epochs, "patience": patience, "weight_decay": weight_decay},
-        **{"batch_size": batch_size, "seed": seed},
+        **{**counts, "weight_decay": weight_decay, "seed": seed},
     }
     order = torch.randperm(len(problems), generator=torch.Generator().manual_seed(seed)).tolist()
     train = _Batches(pair, [pair.encode(problems[i]) for i in order], replay, batch_size, hold)
@@ -201,15 +201,20 @@ def losses_beside(
 ) -> pd.DataFrame:
     """Replay's loss of each prompt along ``iterations`` of its optimisation, and with what adapters predict.
 
-    Columns: name (``"optimised"`` or an adapter's), iteration (0: before any; 0 for adapters), problem, loss in nats. Where
-    the optimisation diverged it keeps no tokens, so that its first loss stands.
+    Columns: name (``"optimised"``, an adapter's, or ``"base's embeddings"``, the RLVR model's replaced by them: what nobody needs
+    to train), iteration (0: before any; 0 for the others), problem, loss in nats. Where the optimisation diverged it keeps no
+    tokens, so that its first loss stands.
     """
     rows = []
     for made in learn_many(pair, prompts, replace(replay, iterations=iterations), batch_size=batch_size):
         path = [*made.losses.tolist(), *made.losses[:1].tolist() * iterations][:iterations]
         rows += [("optimised", step, made.problem_id, loss) for step, loss in enumerate(path)]
+    read, width = embeddings(pair, prompts, batch_size=batch_size), pair.base.hidden_size
+    given = {"base's embeddings": [-inputs[:, width : 2 * width] for inputs in read]}
     for name, adapter in adapters.items():
-        tokens = [made.tokens for made in predict_many(pair, prompts, adapter, batch_size=batch_size)]
+        check_pair(adapter, weights_of(pair))
+        given[name] = [adapter(inputs) for inputs in read]
+    for name, tokens in given.items():
         found = objective(pair, prompts, replay, tokens, batch_size=batch_size).tolist()
         rows += [(name, 0, p.problem_id, loss) for p, loss in zip(prompts, found, strict=True)]
     return pd.DataFrame(rows, columns=["name", "iteration", "problem", "loss"])
@@ -235,9 +240,7 @@ class _Batches:
 
     def loss_at(self, number: int) -> Loss:
         """Of one batch."""
-        if number in self._held:
-            return self._held[number]
-        loss_at, _ = prepare(self.pair, self.groups[number], self.replay)
+        loss_at = self._held.get(number) or prepare(self.pair, self.groups[number], self.replay)[0]
         if self.hold:
             self._held[number] = loss_at
         return loss_at
@@ -368,13 +371,11 @@ def _check(
     problems: Sequence[Problem],
     validation: Sequence[Problem],
     rates: Sequence[float],
-    epochs: int,
-    patience: int,
-    batch_size: int,
     weight_decay: float,
+    counts: Mapping[str, int],
 ) -> None:
     call = "train_adapter(pair, problems, replay, validation=others"
-    for name, value in (("epochs", epochs), ("patience", patience), ("batch_size", batch_size)):
+    for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(
                 f"`{name}` is {value!r}; expected a whole number of at least 1: {call}, {name}=5)"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.panels import COLOURS, finish
+from workbench.panels import COLOURS, finish, log_axis
 from workbench.tables import NothingToDraw
 
 LINES = ("#6A3D9A", "#E69F00", "#56B4E9", "#CC79A7")
@@ -35,7 +35,8 @@ def training_curves(curves: pd.DataFrame) -> go.Figure:
                 name=f"{split}, rate {rate:g}",
             )
     figure.update_xaxes(title_text="epoch (0: no tokens)")
-    figure.update_yaxes(title_text="replay's loss, nats (log)", type="log")
+    figure.update_yaxes(title_text="replay's loss, nats")
+    log_axis(figure, curves[["train", "validation"]].to_numpy(float).ravel())
     figure.update_layout(height=460, showlegend=True)
     return finish(
         figure, "Training an adapter", "mean over prompts; the rate and epoch that validate best are kept"
@@ -89,7 +90,8 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
             name=escape(str(row["name"]), quote=False),
         )
     figure.update_xaxes(title_text="iterations of the optimisation")
-    figure.update_yaxes(title_text="replay's loss, nats (log)", type="log")
+    figure.update_yaxes(title_text="replay's loss, nats")
+    log_axis(figure, table[["low", "high"]].to_numpy(float).ravel())
     figure.update_layout(height=480, showlegend=True)
     return finish(figure, "One pass against optimisation", subtitle)
 

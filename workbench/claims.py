@@ -225,9 +225,9 @@ def amortised_claims(
         (("optimised", last), f"{last} iterations", "one pass lowers replay's loss more than long replay"),
         ((ONE_VECTOR, 0), ONE_VECTOR, "what one pass predicts depends on the picture"),
     ):
-        before, after = (reached[name].to_numpy(float) for name in (other, (ONE_PASS, 0)))
+        before, after = (1000 * reached[name].to_numpy(float) for name in (other, (ONE_PASS, 0)))
         interval = paired_difference(before, after, np.arange(len(reached)), **settings)
-        what = f"replay's loss, {ONE_PASS} − {named}, nats"
+        what = f"replay's loss, {ONE_PASS} − {named}, thousandths of a nat"
         found.append(Claim(claim, place, what, interval, above=False, obstacle=obstacle))
     for measure in measures:
         for other, bound, claim in (
