@@ -247,18 +247,9 @@ def named_pair(name: str, base: Source | None, rlvr: Source | None) -> PairPrese
     return preset
 
 
-def saved_changes(preset: PairPreset | None) -> dict[int | str, Path]:
-    """What `checkpoint` of `load_pair` may be: steps of RL and names of controls, with the change of weights of each."""
-    if preset is None or not preset.bundled:
-        return {}
-    home = Path(preset.source("base")).parent
-    steps = {int(path.stem): path for path in sorted((home / "deltas").glob("*.safetensors"))}
-    return steps | {path.stem: path for path in sorted((home / "control").glob("*.safetensors"))}
-
-
 def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None) -> None:
     """Add a bundled pair's saved difference to its base model, in place."""
-    saved = saved_changes(preset)
+    saved = {} if preset is None else preset.changes
     if checkpoint not in saved:
         raise InputError(
             f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'

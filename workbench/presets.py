@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from workbench.pair_presets import PairPreset
-from workbench.pairs import ModelPair, load_pair, saved_changes
+from workbench.pairs import ModelPair, load_pair
 
 RESTARTED = 25
 """Where the RL of the bundled pair was resumed without its weights: but for the unembedding it began again from the base."""
@@ -54,7 +54,7 @@ def checkpoints_of(pair: ModelPair) -> dict[int | str, Callable[[], ModelPair]]:
     found: dict[int | str, Callable[[], ModelPair]] = {
         0: lambda: replace(pair, rlvr=pair.base, provenance=start)
     }
-    for saved in saved_changes(pair.preset):
+    for saved in pair.preset.changes:
         steps = saved - RESTARTED if isinstance(saved, int) else 0
         name = steps if steps > 0 else saved if isinstance(saved, str) else f"{FIRST} {saved}"
         found[name] = partial(load, checkpoint=saved)
