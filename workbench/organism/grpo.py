@@ -75,7 +75,7 @@ def _dataset(seed: int, settings: dict[str, Any]) -> Dataset:
 def _prompt(kind: str, seed: int, index: int) -> dict[str, Any]:
     """One row for GRPOTrainer: prompt, images, answer, and the box to find, if there is one."""
     if kind == "boards":
-        question, picture = shapes.draw("train", seed, index)
+        question, picture, _ = shapes.draw("train", seed, index)
         prompt = [{"role": "user", "content": question.text}]
         box = None
     else:
