@@ -90,7 +90,7 @@ MODEL_INPUTS = (
 
 
 def board_example(packed):
-    question, picture = shapes.draw("train", 0, 0)
+    question, picture, _ = shapes.draw("train", 0, 0)
     view = data._unknown_view(picture)
     other = (
         data.Said("What color is the shape in row a column 1?" + data.ANSWER),
