@@ -321,9 +321,13 @@ def _check_fit(
                 f"as `residuals`: {call}"
             )
     if len(residuals) < 2:
-        raise InputError("`residuals` has one layer; the last layer needs no translator, so there is nothing to fit")
+        raise InputError(
+            "`residuals` has one layer; the last layer needs no translator, so there is nothing to fit"
+        )
     for name, value in (("epochs", epochs), ("patience", patience), ("batch_positions", batch_positions)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"`{name}` is {value!r}, expected a whole number of at least 1: {call}")
     if not 0 < learning_rate < 1:
-        raise InputError(f"`learning_rate` is {learning_rate}, expected a number in (0, 1): fit(..., learning_rate=1e-3)")
+        raise InputError(
+            f"`learning_rate` is {learning_rate}, expected a number in (0, 1): fit(..., learning_rate=1e-3)"
+        )
