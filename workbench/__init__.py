@@ -73,6 +73,12 @@ _HOME = {
     "checkpoints_of": "presets",
     "compare_weights": "weight_changes",
     "WeightChanges": "weight_changes",
+    "Translators": "translators",
+    "fit_translators": "translators",
+    "lens_fidelity": "translators",
+    "cell_table": "quantities",
+    "stratified_by": "covariates",
+    "rank_correlations": "covariates",
 }
 _MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")
 

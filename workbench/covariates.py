@@ -101,7 +101,8 @@ def rank_correlations(
 
     Per layer, and pooled over layers (the layer held fixed) without the last one. Columns: scope, layer, kind, outcome,
     quantity, cells, problems; simple and partial with their intervals (bootstrap over problems, ranks taken anew); role,
-    one of ROLES by whether the intervals contain 0: a link that the others explain is one "as a proxy" has, though an
+    one of ROLES by whether the intervals contain 0 ("" for
+    differences): a link that the others explain is one "as a proxy" has, though an
     interval that contains 0 does not show that nothing is left.
 
     Args:
@@ -119,39 +120,30 @@ def rank_correlations(
     """
     _check_names(quantities, outcomes, against)
     settings, rows = Settings(resamples=resamples, level=level, seed=seed), []
-    measured = [*dict.fromkeys([*outcomes, *(against or {}).keys(), *(against or {}).values()])]
+    pairs = dict(against or {})
+    measured = [*dict.fromkeys([*outcomes, *pairs.keys(), *pairs.values()])]
     for kind, part in _parts(table, quantities, kinds, measured):
         names = [*quantities] if quantities else _defined(part, kind)
-        layers = np.sort(part["layer"].unique())
-        below = np.sort(part.loc[~part["last_layer"], "layer"].unique())
+        layers, last = part["layer"].to_numpy(np.int64), part["last_layer"].to_numpy(bool)
+        known, index = np.unique(layers, return_inverse=True)
+        below = [place for place, layer in enumerate(known) if not last[layers == layer].all()]
         owner, problems = number_problems(part["problem"], len(part))
-        statistic = PartialRanks(
-            part[names].to_numpy(float).T,
-            part[measured].to_numpy(float).T,
-            np.searchsorted(layers, part["layer"].to_numpy()),
-            owner,
-            problems,
-            pooled=[*np.searchsorted(layers, below)] or None,
-        )
-        pairs = [(measured.index(one), measured.index(other)) for one, other in (against or {}).items()]
-        titles = [*measured, *(f"{one} − {other}" for one, other in (against or {}).items())]
-        shape = (len(layers) + 1, len(titles), 2, len(names))
-        found = bootstrap(partial(_with_differences, statistic=statistic, pairs=pairs), problems, **settings)
-        ends = [end.reshape(shape) for end in (found.estimate, found.low, found.high)]
-        scopes = [("layer", int(layer)) for layer in layers] + [(_BELOW if len(below) else _ALL, -1)]
-        for place in np.ndindex(shape[0], shape[1], shape[3]):
-            simple, left = (
-                Interval(*(float(end[place[0], place[1], i, place[2]]) for end in ends)) for i in (0, 1)
-            )
-            scope, layer = scopes[place[0]]
-            held = (
-                part["layer"] == layer if layer >= 0 else part["layer"].isin(below if len(below) else layers)
-            )
-            key = {"scope": scope, "layer": layer, "kind": kind, "outcome": titles[place[1]]}
-            key |= {"quantity": names[place[2]], "cells": int(held.sum()), "problems": problems}
-            rows.append(
-                key | columns("simple", simple) | columns("partial", left) | {"role": role(simple, left)}
-            )
+        values, shifted = (part[of].to_numpy(float).T for of in (names, measured))
+        statistic = PartialRanks(values, shifted, index, owner, problems, pooled=below or None)
+        places = [(measured.index(one), measured.index(other)) for one, other in pairs.items()]
+        titles = [*measured, *(f"{one} − {other}" for one, other in pairs.items())]
+        found = bootstrap(partial(_with_differences, statistic=statistic, pairs=places), problems, **settings)
+        cells = [*np.bincount(index), np.isin(index, below).sum() if below else len(index)]
+        scopes = [*(("layer", int(layer)) for layer in known), (_BELOW if below else _ALL, -1)]
+        sizes = (len(scopes), len(titles), 2, len(names))
+        for place in np.ndindex(sizes[0], sizes[1], sizes[3]):
+            at = (place[0], place[1], [0, 1], place[2])
+            simple, left = (found[i] for i in np.arange(len(found.low)).reshape(sizes)[at])
+            key = dict(zip(("scope", "layer"), scopes[place[0]], strict=True)) | {"kind": kind}
+            key |= {"outcome": titles[place[1]], "quantity": names[place[2]]}
+            key |= {"cells": int(cells[place[0]]), "problems": problems}
+            said = role(simple, left) if place[1] < len(measured) else ""
+            rows.append(key | columns("simple", simple) | columns("partial", left) | {"role": said})
     return pd.DataFrame(rows)
 
 

@@ -132,9 +132,9 @@ def partial(correlations: Array) -> Array:
 
     ``correlations`` is (..., k + 1, k + 1). NaN where it is singular or not finite.
     """
-    usable = np.isfinite(correlations).all((-1, -2))
+    usable = np.asarray(np.isfinite(correlations).all((-1, -2)))
     safe = np.where(usable[..., None, None], correlations, np.eye(correlations.shape[-1]))
-    usable &= np.linalg.eigvalsh(safe)[..., 0] > _COLLINEAR
+    usable = usable & (np.linalg.eigvalsh(safe)[..., 0] > _COLLINEAR)
     precision = np.linalg.inv(np.where(usable[..., None, None], safe, np.eye(correlations.shape[-1])))
     diagonal = np.einsum("...ii->...i", precision)
     found = -precision[..., :-1, -1] / np.sqrt(diagonal[..., :-1] * diagonal[..., -1:])

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from workbench.anatomy import Anatomy
 from workbench.errors import InputError
+from workbench.estimates import Settings, mean
 from workbench.heads import LensHead
 from workbench.lens import compare
 from workbench.pairs import ModelPair
@@ -117,7 +118,7 @@ class Translators:
                 raise ValueError(f"format {told['format']}, expected {FORMAT}")
             tensors = load_file(source / "translators.safetensors")
             curves = pd.DataFrame(told["curves"], columns=["layer", "epoch", "kl"])
-            return cls(*(tensors[name] for name in _TENSORS), curves, told["provenance"])
+            return cls(tensors["weight"], tensors["bias"], curves, told["provenance"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"`folder` {str(source)!r} holds no translators ({type(error).__name__}: {error}); write them with "
@@ -179,19 +180,52 @@ def fit(
     return Translators(found.weight, found.bias, pd.DataFrame(rows), {"fit": used})
 
 
-def distances(
+def kl_to_final(
     residuals: Residuals, head: LensHead, translators: Translators | None = None
-) -> Float[Tensor, " layers"]:
-    """Mean KL(final || lens) of every layer over positions, in nats; through ``translators`` if given.
+) -> Float[Tensor, "layers positions"]:
+    """KL(final || lens) at every layer and position, in nats; through ``translators`` if given.
 
     Raises:
         InputError: translators of another model.
     """
-    final, mean = residuals[-1], []
+    final, found = residuals[-1], []
     for layer, hidden in enumerate(residuals):
         read = hidden if translators is None else translators.translate(layer, hidden)
-        mean.append(compare(final, read, head, head, top_k=1).kl.mean())
-    return torch.stack(mean)
+        found.append(compare(final, read, head, head, top_k=1).kl)
+    return torch.stack(found)
+
+
+def lens_fidelity(
+    pair: ModelPair,
+    problems: Sequence[Problem | EncodedPrompt],
+    translators: Translators,
+    *,
+    batch_size: int = 8,
+    **settings: Unpack[Settings],
+) -> pd.DataFrame:
+    """How far the plain and the translated lens of the base model are from its own prediction, layer by layer.
+
+    Columns: layer, lens ("plain" or "translated"), kl: mean KL(final || lens) over positions, nats, with its interval
+    clustered by problem.
+
+    Raises:
+        InputError: no problems, or translators of another model.
+    """
+    prompts = [_encoded(pair, item) for item in problems]
+    if not prompts:
+        raise InputError(
+            "`problems` is empty: lens_fidelity(pair, load_problems('shapes', limit=64), translators)"
+        )
+    head = lens_head(pair.base, pair.vocab_size)
+    residuals = read_all(pair.base, prompts, pair.pad_id, batch_size=batch_size)
+    owner = [prompt.problem_id for prompt in prompts for _ in range(len(prompt))]
+    rows = []
+    for lens, some in (("plain", None), ("translated", translators)):
+        for layer, kl in enumerate(kl_to_final(residuals, head, some)):
+            found = mean(kl.cpu().numpy(), owner, **settings)
+            ends = {"kl": found.estimate, "kl_low": found.low, "kl_high": found.high}
+            rows.append({"layer": layer, "lens": lens} | ends)
+    return pd.DataFrame(rows)
 
 
 def fit_translators(
@@ -216,10 +250,7 @@ def fit_translators(
     Raises:
         InputError: no prompts, a prompt in both splits, or bad settings.
     """
-    encoded = [
-        [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in part]
-        for part in (train, validation)
-    ]
+    encoded = [[_encoded(pair, item) for item in part] for part in (train, validation)]
     names = [{prompt.problem_id for prompt in part} for part in encoded]
     if not all(names) or names[0] & names[1]:
         found = f"both hold {min(names[0] & names[1])!r}" if all(names) else "one is empty"
@@ -228,8 +259,8 @@ def fit_translators(
             "load_problems('shapes', split='train'), load_problems('shapes', split='validation'))"
         )
     head = lens_head(pair.base, pair.vocab_size)
-    parts = [read_all(pair.base, part, pair.pad_id, batch_size=batch_size) for part in encoded]
-    made = fit(*parts, head, **settings)
+    seen, held = (read_all(pair.base, part, pair.pad_id, batch_size=batch_size) for part in encoded)
+    made = fit(seen, held, head, **settings)
     told = {"pair": pair.name, "base": pair.provenance["base"], "train": len(train)}
     provenance = {**told, "validation": len(validation), **made.provenance}
     return Translators(made.weight, made.bias, made.curves, provenance)
@@ -249,6 +280,10 @@ def read_all(
 
         parts.append(torch.stack([*read_residuals(anatomy, inputs, reduce=keep).values()]))
     return torch.cat(parts, 1)
+
+
+def _encoded(pair: ModelPair, item: Problem | EncodedPrompt) -> EncodedPrompt:
+    return item if isinstance(item, EncodedPrompt) else pair.encode(item)
 
 
 Steps = Callable[[], Any]
@@ -276,7 +311,8 @@ def _fit_layer(
     epochs, patience, rate = settings
     device = held_out.device
     weight, bias = (torch.zeros_like(part[layer], device=device) for part in (into.weight, into.bias))
-    weight.requires_grad_(), bias.requires_grad_()
+    weight.requires_grad_()
+    bias.requires_grad_()
     optimiser = torch.optim.Adam([weight, bias], lr=rate)
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, epochs)
 
