@@ -46,6 +46,7 @@ def analyse(given: Given) -> Finding:
     cells, fidelity = kept(keep, {**given.spec, "quantities": 1}, NAMES, lambda: measured(given))
     controls = {one: name for name in cells for one in ("kl", "ratio") if name.startswith(f"{one}, ")}
     found = rank_correlations(cells, against=controls, seed=seed)
+    one = rank_correlations(cells.drop(columns="entropy_translated"), against=controls, seed=seed)
     drawn, strata = {"fidelity": fidelity_curves(fidelity, problems=len(set(cells["problem"])))}, []
     for kind in dict.fromkeys(found["kind"]):
         end = "" if kind == found["kind"].iloc[0] else str(kind)
@@ -53,7 +54,12 @@ def analyse(given: Given) -> Finding:
         strata += [stratified_by(cells, name, kinds=[str(kind)], seed=seed) for name in names]
         drawn[end] = correlation_forest(found, kind=str(kind), outcomes=["kl", "ratio", *controls.values()])
         drawn[f"strata{'_' * bool(end)}{end}"] = strata_panels(pd.concat(strata), kind=str(kind))
-    parts = {"correlations": found, "strata": pd.concat(strata), "fidelity": fidelity}
+    parts = {
+        "correlations": found,
+        "correlations with one entropy": one,
+        "strata": pd.concat(strata),
+        "fidelity": fidelity,
+    }
     table = pd.concat([part.assign(table=name) for name, part in parts.items()], ignore_index=True)
     return Finding(drawn, table, covariate_claims(found))
 

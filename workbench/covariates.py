@@ -232,7 +232,7 @@ def _strata(values: pd.Series, bins: int) -> NDArray[np.int64]:
     distinct, place = np.unique(values.to_numpy(float), return_inverse=True)
     if len(distinct) <= bins:
         return place.astype(np.int64)
-    return quantile_strata(torch.from_numpy(values.to_numpy(float)), bins).numpy()
+    return quantile_strata(torch.tensor(values.tolist(), dtype=torch.float64), bins).numpy()
 
 
 def _contrasts(contrasts: Mapping[str, Interval]) -> dict[str, Any]:
