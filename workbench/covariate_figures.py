@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from workbench.covariates import QUANTITIES
 from workbench.panels import COLOURS, curves, error_bars, finish, log_axis
-from workbench.tables import NothingToDraw, ends, kind_name, number
+from workbench.tables import NothingToDraw, bucket, ends, kind_name
 from workbench.verdicts import SCOPES
 
 PARTS = {"simple": (COLOURS["base"], "circle"), "partial": (COLOURS["rlvr"], "diamond-open")}
@@ -42,7 +42,7 @@ def strata_panels(
         shared_yaxes=True,
         subplot_titles=titles,
         horizontal_spacing=0.03,
-        vertical_spacing=0.32 / lines,
+        vertical_spacing=0.36 / lines,
     )
     for place, name in enumerate(names):
         part = rows.loc[rows["quantity"] == name].sort_values("stratum")
@@ -98,7 +98,7 @@ def correlation_forest(
     if not np.isfinite(rows["simple"].to_numpy(float)).any():
         raise NothingToDraw(f"`correlations` has none of {chosen} for {kind!r} tokens in scope {scope!r}")
     names = list(dict.fromkeys(rows["quantity"]))[::-1]
-    titles = [escape(TITLES.get(outcome, outcome), quote=False) for outcome in chosen]
+    titles = [_title(outcome) for outcome in chosen]
     figure = make_subplots(1, len(chosen), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
     for column, outcome in enumerate(chosen, 1):
         part = rows.loc[rows["outcome"] == outcome].set_index("quantity").reindex(names)
@@ -120,7 +120,7 @@ def correlation_forest(
         figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
     labels = [escape(QUANTITIES.get(str(name), str(name)), quote=False) for name in names]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, range=[-0.5, len(names) - 0.5])
-    figure.update_xaxes(title_text="rank correlation", nticks=6)
+    figure.update_xaxes(title_text="rank correlation", nticks=4, tickangle=0)
     figure.update_layout(height=230 + 46 * len(names), showlegend=True)
     where = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}, layer held fixed"
     caption = f"{where}; {int(rows['problems'].max())} problems; 95% intervals over problems"
@@ -141,16 +141,23 @@ def fidelity_curves(fidelity: pd.DataFrame, *, problems: int) -> go.Figure:
 
 
 def _labels(part: pd.DataFrame) -> list[str]:
-    """What a stratum spans, pooled over layers."""
-    ranges = zip(part["stratum"], part["value_low"], part["value_high"], strict=True)
-    return [
-        f"{stratum + 1}<br>{number(low, 2)}" + f"–{number(high, 2)}" * (high > low)
-        for stratum, low, high in ranges
-    ]
+    """The value of each stratum where it has one only, else which it is."""
+    if (part["value_low"] == part["value_high"]).all():
+        return [f"{value:.3g}" for value in part["value_low"]]
+    return [bucket(stratum, part["stratum"]).replace(" ", "<br>") for stratum in part["stratum"]]
+
+
+def _title(outcome: str) -> str:
+    """What shifts, and below it in which pair."""
+    measure, comma, pair = outcome.partition(", ")
+    return escape(TITLES.get(measure, measure), quote=False) + f"<br>{escape(pair, quote=False)}" * bool(
+        comma
+    )
 
 
 def _finished(figure: go.Figure, title: str, caption: str) -> go.Figure:
     """The shared look, with the legend below: panel titles stand where it would be."""
     figure = finish(figure, title, caption)
     legend = {"y": -80 / (figure.layout.height - 180), "yanchor": "top"}  # pyright: ignore[reportAttributeAccessIssue]
-    return figure.update_layout(margin={"b": 110, "t": 110}, legend=legend)
+    figure.update_annotations(font_size=13)
+    return figure.update_layout(margin={"b": 110, "t": 125}, legend=legend)
