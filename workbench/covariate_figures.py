@@ -142,7 +142,7 @@ def fidelity_curves(fidelity: pd.DataFrame, *, problems: int) -> go.Figure:
 
 def _labels(part: pd.DataFrame) -> list[str]:
     """The value of each stratum where it has one only, else which it is."""
-    if (part["value_low"] == part["value_high"]).all():
+    if part["value_low"].tolist() == part["value_high"].tolist():
         return [f"{value:.3g}" for value in part["value_low"]]
     return [bucket(stratum, part["stratum"]).replace(" ", "<br>") for stratum in part["stratum"]]
 
