@@ -177,6 +177,12 @@ def _check_cells(
                 f"`translators` {translators!r} were fitted on another model than the base of {pair.name!r}; fit them anew: "
                 "fit_translators(pair, train, validation)"
             )
+        told = translators.provenance
+        seen = {*told.get("train", ()), *told.get("validation", ())} & {problem.id for problem in problems}
+        if seen:
+            raise InputError(
+                f"`translators` were fitted on {min(seen)!r}, which is among `problems`; measure others: {call}"
+            )
     if traced is not None:
         if [info.problem_id for info in traced.prompts] != [problem.id for problem in problems]:
             raise InputError(f"`traced` holds other problems than `problems`; leave it out: {call}")

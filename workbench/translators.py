@@ -7,8 +7,12 @@ The tuned lens (Belrose et al., arXiv 2303.08112), fitted anew for one model:
    distribution is the model's own, through the same norm and unembedding; no weight of the model changes.
 3. Stop: layer by layer, when KL on held-out prompts has not fallen for some epochs; the best epoch is kept, so a layer
    that gains nothing keeps the plain lens. The last layer has nothing to translate.
+
+Layers are fitted one after another, and a finished one is found again in the folder `keep` by the digest of all that
+can change it: what was interrupted goes on from there.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,8 +84,8 @@ class Translators:
                 f"`layer` is {layer} and `hidden` {tuple(hidden.shape)}; these translators have layers 0 to {layers - 1} of "
                 f"width {width}: fit translators on this model with fit_translators(pair, train, validation)"
             )
-        wide = hidden.float()
-        weight, bias = (part[layer].to(hidden.device) for part in (self.weight, self.bias))
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        weight, bias = (part[layer].to(hidden.device, wide.dtype) for part in (self.weight, self.bias))
         return translated(wide, weight, bias).to(hidden.dtype)
 
     def save(self, folder: str | Path) -> Path:
@@ -146,6 +150,7 @@ def fit(
     learning_rate: float = 1e-3,
     batch_positions: int = 256,
     seed: int = 0,
+    keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Translators:
     """Translators of one model from its residuals alone; the module's text tells how.
@@ -159,6 +164,7 @@ def fit(
         learning_rate: Adam's at the start; it falls linearly to 0 over ``epochs``.
         batch_positions: positions per step.
         seed: of their order.
+        keep: a folder for finished layers, which are not fitted again.
         progress: called with (layers done, layers in all).
 
     Raises:
@@ -167,16 +173,23 @@ def fit(
     _check_fit(residuals, held_out, head, epochs, patience, learning_rate, batch_positions)
     report = progress or (lambda done, total: None)
     layers, _, width = residuals.shape
+    used = {"epochs": epochs, "patience": patience, "learning_rate": learning_rate}
+    used |= {"batch_positions": batch_positions, "seed": seed}
     found, rows = Translators.identity(layers, width), []
     report(0, layers - 1)
     for layer in range(layers - 1):
-        seen = torch.Generator().manual_seed(seed)
-        steps = _batches(residuals[layer], residuals[-1], batch_positions, seen)
-        best = _fit_layer(found, layer, steps, held_out, head, (epochs, patience, learning_rate))
-        rows += [{"layer": layer, "epoch": epoch, "kl": kl} for epoch, kl in enumerate(best)]
+        parts = (residuals[layer], residuals[-1], held_out[layer], held_out[-1], head.weight)
+        file = None if keep is None else Path(keep) / f"{_digest(parts, used)}.safetensors"
+        made = load_file(file) if file and file.exists() else _fit_layer(*parts[:4], head, **used)
+        if file and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(made, partial := file.with_suffix(".partial"))
+            partial.rename(file)
+        found.weight[layer], found.bias[layer] = made["weight"], made["bias"]
+        curve = made["curve"].tolist()
+        rows += [{"layer": layer, "epoch": epoch, "kl": kl} for epoch, kl in enumerate(curve)]
         report(layer + 1, layers - 1)
-    used = {"epochs": epochs, "patience": patience, "learning_rate": learning_rate}
-    used |= {"batch_positions": batch_positions, "seed": seed, "positions": residuals.shape[1]}
+    used |= {"positions": residuals.shape[1]}
     return Translators(found.weight, found.bias, pd.DataFrame(rows), {"fit": used})
 
 
@@ -261,9 +274,9 @@ def fit_translators(
     head = lens_head(pair.base, pair.vocab_size)
     seen, held = (read_all(pair.base, part, pair.pad_id, batch_size=batch_size) for part in encoded)
     made = fit(seen, held, head, **settings)
-    told = {"pair": pair.name, "base": pair.provenance["base"], "train": len(train)}
-    provenance = {**told, "validation": len(validation), **made.provenance}
-    return Translators(made.weight, made.bias, made.curves, provenance)
+    told = {"pair": pair.name, "base": pair.provenance["base"]}
+    told |= {"train": sorted(names[0]), "validation": sorted(names[1])}
+    return Translators(made.weight, made.bias, made.curves, {**told, **made.provenance})
 
 
 def read_all(
@@ -286,58 +299,60 @@ def _encoded(pair: ModelPair, item: Problem | EncodedPrompt) -> EncodedPrompt:
     return item if isinstance(item, EncodedPrompt) else pair.encode(item)
 
 
-Steps = Callable[[], Any]
-"""One pass over the training positions: (residuals, final residuals) batch by batch, in a new order each time."""
-
-
-def _batches(hidden: Tensor, final: Tensor, size: int, generator: torch.Generator) -> Steps:
-    def steps() -> Any:
-        for index in torch.randperm(len(hidden), generator=generator).split(size):
-            index = index.to(hidden.device)
-            yield hidden[index], final[index]
-
-    return steps
-
-
 def _fit_layer(
-    into: Translators,
-    layer: int,
-    steps: Steps,
-    held_out: Residuals,
+    hidden: Tensor,
+    final: Tensor,
+    held_out: Tensor,
+    held_final: Tensor,
     head: LensHead,
-    settings: tuple[int, int, float],
-) -> list[float]:
-    """Write the best map of a layer into ``into``; returns held-out KL by epoch, that of the plain lens first."""
-    epochs, patience, rate = settings
-    device = held_out.device
-    weight, bias = (torch.zeros_like(part[layer], device=device) for part in (into.weight, into.bias))
+    *,
+    epochs: int,
+    patience: int,
+    learning_rate: float,
+    batch_positions: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    """The best ``weight`` and ``bias`` of a layer, and its ``curve``: held-out KL by epoch, that of the plain lens first."""
+    width, generator = hidden.shape[1], torch.Generator().manual_seed(seed)
+    weight, bias = hidden.new_zeros(width, width).float(), hidden.new_zeros(width).float()
+    best = {"weight": weight.clone().cpu(), "bias": bias.clone().cpu()}
     weight.requires_grad_()
     bias.requires_grad_()
-    optimiser = torch.optim.Adam([weight, bias], lr=rate)
+    optimiser = torch.optim.Adam([weight, bias], lr=learning_rate)
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, epochs)
 
     def held() -> float:
-        read = translated(held_out[layer], weight.detach(), bias.detach())
-        return float(compare(held_out[-1], read, head, head, top_k=1).kl.mean())
+        read = translated(held_out, weight.detach(), bias.detach())
+        return float(compare(held_final, read, head, head, top_k=1).kl.mean())
 
     curve = [held()]
     for _ in range(epochs):
-        for hidden, final in steps():
+        order = torch.randperm(len(hidden), generator=generator).to(hidden.device)
+        for index in order.split(batch_positions):
             with torch.no_grad():
-                target = head.logits(final).log_softmax(-1)
+                target = head.logits(final[index]).log_softmax(-1)
             with torch.enable_grad():
-                lens = head.logits(translated(hidden, weight, bias)).log_softmax(-1)
+                lens = head.logits(translated(hidden[index], weight, bias)).log_softmax(-1)
                 loss = torch.nn.functional.kl_div(lens, target, reduction="batchmean", log_target=True)
                 # Not `backward`: the norm's own weights may ask for a gradient, and must not get one.
                 weight.grad, bias.grad = torch.autograd.grad(loss, [weight, bias])
             optimiser.step()
         decay.step()
         curve.append(held())
-        if curve[-1] == min(curve):
-            into.weight[layer], into.bias[layer] = weight.detach().cpu(), bias.detach().cpu()
+        if curve[-1] < min(curve[:-1]):
+            best = {"weight": weight.detach().clone().cpu(), "bias": bias.detach().clone().cpu()}
         if len(curve) - 1 - curve.index(min(curve)) >= patience:
             break
-    return curve
+    return best | {"curve": torch.tensor(curve, dtype=torch.float64)}
+
+
+def _digest(parts: Sequence[Tensor], settings: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that stand for tensors and settings."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for part in parts:
+        digest.update(repr((part.dtype, tuple(part.shape))).encode())
+        digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _check_fit(
