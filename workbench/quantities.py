@@ -52,16 +52,18 @@ def centre_distance(
 def on_object(
     grid: Int[Tensor, "positions 3"],
     sizes: Int[Tensor, "positions 2"],
-    occupied: Bool[Tensor, "rows columns"],
+    occupied: Bool[Tensor, "*moments rows columns"],
 ) -> Float[Tensor, " positions"]:
     """1 where a visual token lies on a board's occupied cell, 0 on an empty one, NaN where it lies on none.
 
-    A view finer or coarser than the board: the board's cell under the centre of the token.
+    A view finer or coarser than the board: the board's cell under the centre of the token. Videos have a board a moment.
     """
-    board = torch.tensor(occupied.shape)
+    boards = occupied.reshape(-1, *occupied.shape[-2:])
+    board = torch.tensor(boards.shape[1:])
     place = ((grid[:, 1:] + 0.5) / sizes.clamp(min=1) * board).long().clamp(min=0)
     place = torch.minimum(place, board - 1)
-    return occupied[place[:, 0], place[:, 1]].float().where(grid[:, 1] >= 0, torch.nan)
+    moment = grid[:, 0].long().clamp(0, len(boards) - 1)
+    return boards[moment, place[:, 0], place[:, 1]].float().where(grid[:, 1] >= 0, torch.nan)
 
 
 def cell_table(

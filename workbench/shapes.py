@@ -394,7 +394,7 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> li
                 "tone": question.tone,
                 "chain": question.response("careful"),
                 "wrong": wrong.response("careful"),
-                "occupied": tuple(map(tuple, (board.color >= 0).tolist())),
+                "occupied": (board.color >= 0).tolist(),
             }
         )
     return records
