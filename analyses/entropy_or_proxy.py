@@ -30,6 +30,7 @@ def measured(given: Given) -> list[pd.DataFrame]:
         *(pair, train, held),
         batch_size=size,
         seed=o.seed,
+        keep=o.cache / "translators",
         progress=lambda done, total: given.progress("fitting translators", done, total),
     )
     cells = cell_table(pair, problems, translators=fitted, traced=given.trace, batch_size=size)
