@@ -5,7 +5,7 @@ import pandas as pd
 from workbench.analysis import Finding, Given
 from workbench.cli import run_analysis
 from workbench.covariate_figures import correlation_forest, fidelity_curves, strata_panels
-from workbench.covariates import covariate_claims, rank_correlations, stratified_by
+from workbench.covariates import OUTCOMES, covariate_claims, rank_correlations, stratified_by
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.presets import batch_of, controls_of
@@ -53,7 +53,7 @@ def analyse(given: Given) -> Finding:
         end = "" if kind == found["kind"].iloc[0] else str(kind)
         names = list(dict.fromkeys(found.loc[found["kind"] == kind, "quantity"]))
         strata += [stratified_by(cells, name, kinds=[str(kind)], seed=seed) for name in names]
-        drawn[end] = correlation_forest(found, kind=str(kind), outcomes=["kl", "ratio", *controls.values()])
+        drawn[end] = correlation_forest(found, kind=str(kind), outcomes=[*OUTCOMES, *controls.values()])
         drawn[f"strata{'_' * bool(end)}{end}"] = strata_panels(pd.concat(strata), kind=str(kind))
     parts = {
         "correlations": found,

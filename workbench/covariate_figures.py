@@ -14,7 +14,7 @@ from workbench.tables import NothingToDraw, bucket, ends, kind_name
 from workbench.verdicts import SCOPES
 
 PARTS = {"simple": (COLOURS["base"], "circle"), "partial": (COLOURS["rlvr"], "diamond-open")}
-TITLES = {"kl": "KL", "ratio": "KL over matched noise"}
+TITLES = {"kl": "KL", "kl_null": "KL of matched noise", "ratio": "KL over matched noise"}
 MEASURES = {"kl": ("KL(base‖RLVR)", "rlvr", "solid"), "kl_null": ("matched noise", "null", "dot")}
 _COLUMNS = 4
 
