@@ -420,7 +420,10 @@ def test_many_problems_are_kept_and_resumed(tiny_pair, tmp_path, monkeypatch):
         ),
         ({"intervention": replace(REPLAY, direction="reverse")}, "`model` is 'rlvr'; expected 'base'"),
         ({"intervention": replace(REPLAY, direction="self")}, "has direction 'self'"),
-        ({"intervention": "tokens"}, "`intervention` is a str; expected None, a Replay or a Patch"),
+        (
+            {"intervention": "tokens"},
+            "`intervention` is a str; expected None, a Replay, a Patch or an Adapter",
+        ),
     ],
 )
 def test_bad_arguments(tiny_pair, changes, message):

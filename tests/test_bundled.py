@@ -5,9 +5,9 @@ import hashlib
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from workbench import answers, decode_many, load_pair, load_problems, stratified_shift, trace
+from workbench.deltas import read_delta
 from workbench.organism.evaluation import WEIGHTS
 
 
@@ -28,7 +28,7 @@ def test_files_are_as_listed_and_small():
     assert megabytes(WEIGHTS / m / "model.safetensors" for m in ("base", "rlvr")) < 25
     deltas = list((WEIGHTS / "deltas").glob("*.safetensors"))
     assert len(deltas) >= 6
-    assert megabytes(deltas) < 30
+    assert megabytes([*deltas, *(WEIGHTS / "control").glob("*.safetensors")]) < 30
 
 
 def test_deltas_lead_from_the_base_to_the_rlvr_model(pair):
@@ -40,7 +40,7 @@ def test_deltas_lead_from_the_base_to_the_rlvr_model(pair):
     change = {name: rlvr[name] - tensor for name, tensor in base.items()}
     cosines = {}
     for path in sorted((WEIGHTS / "deltas").glob("*.safetensors")):
-        delta = load_file(path)
+        delta = read_delta(path)
         assert delta.keys() == base.keys()
         dot = sum((delta[n].float() * change[n]).sum() for n in base)
         norms = [torch.sqrt(sum(d.float().pow(2).sum() for d in c.values())) for c in (delta, change)]
@@ -52,11 +52,11 @@ def test_deltas_lead_from_the_base_to_the_rlvr_model(pair):
     assert min(cosine for step, cosine in cosines.items() if step > kept / 2) > 0.5
 
 
-@pytest.mark.parametrize("checkpoint", [100, "sft"])
+@pytest.mark.parametrize("checkpoint", [100, "sft", "random"])
 def test_a_checkpoint_can_play_the_rlvr_model(pair, checkpoint):
     other = load_pair("shapes", checkpoint=checkpoint, device="cpu")
-    home = "deltas/0100" if checkpoint == 100 else "control/sft"
-    delta = load_file(WEIGHTS / f"{home}.safetensors")
+    home = "deltas/0100" if checkpoint == 100 else f"control/{checkpoint}"
+    delta = read_delta(WEIGHTS / f"{home}.safetensors")
     base, found = other.base.model.state_dict(), other.rlvr.model.state_dict()
     assert all(torch.equal(base[name], tensor) for name, tensor in pair.base.model.state_dict().items())
     assert all(torch.equal(found[name], base[name] + change.float()) for name, change in delta.items())

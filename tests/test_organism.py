@@ -50,6 +50,7 @@ def recipe():
         "save_steps": 1,
     }
     small["control"] |= {"warmup_steps": 1}
+    small["random"] |= {"steps": 2}
     return small
 
 
@@ -89,7 +90,7 @@ MODEL_INPUTS = (
 
 
 def board_example(packed):
-    question, picture = shapes.draw("train", 0, 0)
+    question, picture, _ = shapes.draw("train", 0, 0)
     view = data._unknown_view(picture)
     other = (
         data.Said("What color is the shape in row a column 1?" + data.ANSWER),
@@ -199,6 +200,7 @@ def test_the_recipe_runs_stops_and_goes_on(tmp_path, recipe):
     sums = (tmp_path / "weights" / "SHA256SUMS").read_text().splitlines()
     assert [line.split()[1] for line in sums] == [
         "base/model.safetensors",
+        "control/random.safetensors",
         "control/sft.safetensors",
         "deltas/0001.safetensors",
         "rlvr/model.safetensors",
@@ -222,6 +224,22 @@ def test_an_interrupted_sft_ends_where_an_undisturbed_one_does(tmp_path, process
     sft.train(resumed, processor, recipe, tmp_path / "broken")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert (a - b).abs().max() < 1e-6
+
+
+def test_an_interrupted_grpo_goes_on_with_the_weights_it_had(tmp_path, processor, recipe):
+    """Not with those that the model it is given starts from."""
+    model.build_model(processor, recipe["model"], seed=0).save_pretrained(tmp_path / "base")
+    first, fresh = (Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "base") for _ in range(2))
+    with torch.no_grad():
+        for weight in fresh.parameters():
+            weight.add_(1.0)
+    grpo.train(first, processor, recipe, tmp_path, control=True)
+    (last,) = tmp_path.glob("checkpoint-2")
+    last.rename(tmp_path / "later")
+    before = load_file(tmp_path / "checkpoint-1" / "state.safetensors")
+    grpo.train(fresh, processor, recipe, tmp_path, control=True)
+    moved = max((tensor - before[name]).abs().max().item() for name, tensor in fresh.state_dict().items())
+    assert 0 < moved < 3 * recipe["grpo"]["learning_rate"]  # one step of Adam
 
 
 def test_an_easy_vqa_record_knows_its_picture():
@@ -266,6 +284,27 @@ def test_reward_is_the_right_answer_and_nothing_else():
     assert grpo.reward([[{"content": s}] for s in said], ["3"] * 4, [None] * 4) == [1.0, 0.0, 0.0, 1.0]
     assert answers.extract("no tags")[0] is None
     assert answers.verify("<answer>Red</answer>", "red").correct
+
+
+def test_a_reward_by_lot_hangs_on_nothing_but_seed_prompt_and_rollout():
+    judge, index = grpo.reward_by_lot(0.3, seed=0), np.repeat(range(500), 4).tolist()
+    drawn = judge(["right"] * len(index), index=index, answer=["x"] * len(index))
+    assert set(drawn) == {0.0, 1.0}
+    assert np.mean(drawn) == pytest.approx(0.3, abs=0.03)
+    assert len({tuple(drawn[i : i + 4]) for i in range(0, len(drawn), 4)}) > 8
+    np.random.default_rng().random(7)
+    torch.rand(3)
+    assert judge(["wrong"] * 8, index=index[40:48]) == drawn[40:48]
+    assert grpo.reward_by_lot(0.3, seed=1)(["right"] * len(index), index=index) != drawn
+
+
+def test_the_control_by_lot_differs_from_rlvr_in_its_reward_alone(recipe):
+    """And in being neither validated nor chosen: the same prompts, optimizer and KL weight."""
+    usual, control = recipe["grpo"], recipe["grpo"] | recipe["random"]
+    assert {key for key in usual if usual[key] != control[key]} == {
+        *("reward", "checkpoint_steps", "validation_steps")
+    }
+    assert training.read_recipe()["random"]["steps"] is None  # as many as the model that is kept
 
 
 def test_the_table_reads_as_markdown(tmp_path, organism, processor):

@@ -67,6 +67,8 @@ def test_a_cells_seed_draws_random_selections_only():
         ("pairs: [shaps]\nproblems: [shapes]", r"1:9: .*did you mean 'shapes'"),
         ("pairs: [{base: a}]\nproblems: [shapes]", r"1:9: give a `name`, or `base` and `rlvr`"),
         ("pairs: []\nproblems: [shapes]", r"1:1: `pairs` is empty"),
+        ("pairs: [{name: shapes, checkpoint: 7}]\nproblems: [shapes]", r"1:24: `checkpoint` is 7; shapes has \[10, 25,"),
+        ("pairs: [{name: deepeyes-7b, checkpoint: 7}]\nproblems: [shapes]", r"`checkpoint` is 7; only a bundled pair"),
         ("pairs: [shapes]\nproblems: [{source: shapes, limt: 4}]", r"2:29: unknown key 'limt' \(did you mean 'limit'\?\)"),
         (START + "samples: 1.5", "3:1: `samples` is 1.5; expected integer"),
         (START + "samples: '4'", "3:1: `samples` is '4'; expected integer"),

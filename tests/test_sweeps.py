@@ -21,7 +21,7 @@ from workbench.sweeps.driver import resume_sweep, run_sweep
 from workbench.sweeps.engines import DEATHS, Schedule
 from workbench.sweeps.ledger import Ledger, Outcome, driving
 from workbench.sweeps.plan import plan_cells
-from workbench.sweeps.spec import parse_sweep
+from workbench.sweeps.spec import PairSource, parse_sweep
 from workbench.sweeps.tables import differences, export_sweep, faults
 
 STANDIN = str(Path(__file__).parent / "sweep_standin.py")
@@ -199,6 +199,12 @@ def test_a_key_changes_with_content_and_with_nothing_else(home):
     ):
         file = spec(home, **{key: value})
         assert not set(keys()) & set(first), key
+
+
+def test_every_checkpoint_of_a_bundled_pair_has_cells_of_its_own():
+    sources = [PairSource(name="shapes", checkpoint=saved) for saved in (None, 50, 100, "sft", "random")]
+    told = [json.dumps(plan.pair_identity(source), sort_keys=True) for source in sources]
+    assert len(set(told)) == len(told)
 
 
 def test_other_code_makes_other_cells(tmp_path, monkeypatch):

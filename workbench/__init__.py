@@ -31,6 +31,10 @@ _HOME = {
     "learn_tokens": "replay",
     "learn_many": "replay",
     "learn_problems": "placement",
+    "Adapter": "adapters",
+    "load_adapter": "adapters",
+    "train_adapter": "amortised",
+    "predict_tokens": "amortised",
     "Patch": "conditions",
     "prepare_patch": "patching",
     "record": "patching",
@@ -67,6 +71,17 @@ _HOME = {
     "attribute": "attribution",
     "Attribution": "attribution",
     "Cells": "prompt_attribution",
+    "follow_training": "emergence",
+    "Emergence": "emergence",
+    "checkpoints_of": "presets",
+    "compare_weights": "weight_changes",
+    "WeightChanges": "weight_changes",
+    "Translators": "translators",
+    "fit_translators": "translators",
+    "lens_fidelity": "translators",
+    "cell_table": "quantities",
+    "stratified_by": "covariates",
+    "rank_correlations": "covariates",
 }
 _MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")
 

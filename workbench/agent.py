@@ -21,6 +21,8 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.adapters import Adapter
+from workbench.amortised import predict_tokens
 from workbench.chat import Message, as_said
 from workbench.conditions import Patch, Replay
 from workbench.decoding import Engine, Intervention, Model, Response, decode
@@ -49,7 +51,7 @@ def run_agent(
     problem: Problem,
     *,
     model: Model = "rlvr",
-    intervention: Replay | Patch | None = None,
+    intervention: Replay | Patch | Adapter | None = None,
     turns: int = 10,
     temperature: float = 0.0,
     seed: int = 0,
@@ -143,7 +145,7 @@ def run_agent(
     settings = {
         "pair": pair.name,
         "model": model,
-        "intervention": None if intervention is None else [type(intervention).__name__, asdict(intervention)],
+        "intervention": None if intervention is None else [type(intervention).__name__, _told(intervention)],
         "turns": turns,
         **how,
         **({} if engine is None else {"engine": str(engine)}),
@@ -222,12 +224,18 @@ def _decoder(model: Model, how: Mapping[str, Any]) -> Respond:
 
 
 def _make(
-    pair: ModelPair, prompt: EncodedPrompt, intervention: Replay | Patch | None
+    pair: ModelPair, prompt: EncodedPrompt, intervention: Replay | Patch | Adapter | None
 ) -> LearnedTokens | PreparedPatch | None:
     """The intervention on this turn's whole context."""
     if isinstance(intervention, Replay):
         return learn_tokens(pair, prompt, intervention)
+    if isinstance(intervention, Adapter):
+        return predict_tokens(pair, prompt, intervention)
     return None if intervention is None else prepare_patch(pair, prompt, intervention)
+
+
+def _told(intervention: Replay | Patch | Adapter) -> dict[str, Any]:
+    return intervention.described if isinstance(intervention, Adapter) else asdict(intervention)
 
 
 def _summary(made: LearnedTokens | PreparedPatch | None) -> dict[str, Any]:
@@ -255,17 +263,17 @@ def _check_images(problem: Problem) -> None:
 
 
 def _check(
-    problem: Problem, model: Model, intervention: Replay | Patch | None, turns: int, limit: int
+    problem: Problem, model: Model, intervention: Replay | Patch | Adapter | None, turns: int, limit: int
 ) -> None:
     call = "run_agent(pair, problem, turns=10)"
     for name, value in (("turns", turns), ("max_context", limit)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"`{name}` is {value!r}; expected a whole number of at least 1: {call}")
     _check_images(problem)
-    if intervention is not None and not isinstance(intervention, Replay | Patch):
+    if intervention is not None and not isinstance(intervention, Replay | Patch | Adapter):
         raise InputError(
-            f"`intervention` is a {type(intervention).__name__}; expected None, a Replay or a Patch, of which each turn's "
-            "own is made: run_agent(pair, problem, intervention=Replay(layers=5))"
+            f"`intervention` is a {type(intervention).__name__}; expected None, a Replay, a Patch or an Adapter, of which each "
+            "turn's own is made: run_agent(pair, problem, intervention=Replay(layers=5))"
         )
     direction = getattr(intervention, "direction", "base_to_rlvr")
     if direction == "self":

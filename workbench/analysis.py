@@ -24,9 +24,9 @@ import pandas as pd
 
 from workbench import __version__, markup
 from workbench.claims import Claim, claim_table, claims_html
-from workbench.conditions import Condition, default_matrix
+from workbench.conditions import default_matrix
 from workbench.errors import InputError
-from workbench.experiments import Ablation, ablate
+from workbench.experiments import Ablation, Condition, ablate
 from workbench.figure_files import write_figures
 from workbench.folders import digest_of, kept, made_with, write_json
 from workbench.nulls import NullShift, weight_nulls

@@ -5,9 +5,9 @@ lies on that side, does not hold when the whole interval lies on the other, and 
 study in, claims out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MARGIN = -2.0
 """Points of accuracy that an intervention may lose and still count as keeping it."""
 REPLAY, HIGH = "tokens, low", "tokens, high"
+ONE_PASS, ONE_VECTOR = "one pass", "one vector"
+"""Tokens that an adapter predicts, and an adapter that predicts the same for every token."""
 ALTERNATIVES = (
     "tokens, high",
     "tokens, random",
@@ -158,13 +160,9 @@ def outcome_claims(
         above: bool = True,
     ) -> None:
         if name in held and other in held:
-            before, after = (100 * held[model][measure] for model in (other, name))
-            difference = paired_difference(before, after, np.arange(problems), **settings)
-            rounded = Interval(
-                *(round(end, 9) + 0.0 for end in (difference.estimate, difference.low, difference.high))
-            )
+            difference = _points(held[other][measure], held[name][measure], settings)
             what = f"{measure}, {name} − {other}, points"
-            found.append(Claim(claim, place, what, rounded, bound, above, obstacle))
+            found.append(Claim(claim, place, what, difference, bound, above, obstacle))
 
     for measure in ("greedy", "Pass@1"):
         compare("rlvr", "base", measure, "RLVR makes the model reason better", "Table 2")
@@ -188,12 +186,74 @@ def outcome_claims(
     most = f"Pass@{ks[-1]}"
     compare(REPLAY, "rlvr", most, "replay raises Pass@K", "Figure 6")
     compare("base", "rlvr", most, "RLVR narrows coverage", "Figure 6")
-    pulled = drift.loc[(drift["intervention"] == REPLAY) & (drift["scope"] == "without last layer")]
-    for row in pulled.to_dict("records"):
-        interval = Interval(*(float(row[f"change{end}"]) for end in ("", "_low", "_high")))
+    claim = "replay pulls activations back to the base's"
+    return found + _pulled_back(drift, REPLAY, claim, "section 4", obstacle)
+
+
+def amortised_claims(
+    responses: pd.DataFrame,
+    drift: pd.DataFrame,
+    losses: pd.DataFrame,
+    *,
+    iterations: int,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[Claim]:
+    """What tokens predicted in one pass are worth beside optimised ones; the paper leaves them to future work.
+
+    Args:
+        responses: of `ablate`, with the conditions ``REPLAY``, ``ONE_PASS`` and ``ONE_VECTOR``.
+        drift: of `ablate`.
+        losses: of ``amortised.losses_beside``, with an adapter of each of these names.
+        iterations: of the optimised replay that answered.
+        resamples: of the bootstrap over problems.
+        seed: of the bootstrap.
+    """
+    samples = len(set(responses["sample"])) - 1
+    measures = ["greedy", *dict.fromkeys(f"Pass@{k}" for k in (1, max(k for k in PASS_AT if k <= samples)))]
+    held = scores(responses, samples=samples, pass_at=[int(m[5:]) for m in measures[1:]])
+    settings, place = Settings(resamples=resamples, seed=seed), "future work"
+    reached = losses.pivot(index="problem", columns=["name", "iteration"], values="loss")
+    obstacle = "one problem, so no interval" if len(reached) < 2 else None
+    found, last = [], losses["iteration"].max()
+    for other, named, claim in (
+        (
+            ("optimised", iterations),
+            f"{iterations} iterations",
+            "one pass lowers replay's loss more than replay",
+        ),
+        (("optimised", last), f"{last} iterations", "one pass lowers replay's loss more than long replay"),
+        ((ONE_VECTOR, 0), ONE_VECTOR, "what one pass predicts depends on the picture"),
+    ):
+        before, after = (1000 * reached[name].to_numpy(float) for name in (other, (ONE_PASS, 0)))
+        interval = paired_difference(before, after, np.arange(len(reached)), **settings)
+        what = f"replay's loss, {ONE_PASS} − {named}, thousandths of a nat"
+        found.append(Claim(claim, place, what, interval, above=False, obstacle=obstacle))
+    for measure in measures:
+        for other, bound, claim in (
+            (REPLAY, MARGIN, "one pass keeps the accuracy of optimised replay"),
+            ("rlvr", 0.0, "one pass improves the RLVR model"),
+        ):
+            difference = _points(held[other][measure], held[ONE_PASS][measure], settings)
+            what = f"{measure}, {ONE_PASS} − {other}, points"
+            found.append(Claim(claim, place, what, difference, bound, obstacle=obstacle))
+    claim = "one pass pulls activations back to the base's"
+    return found + _pulled_back(drift, ONE_PASS, claim, place, obstacle)
+
+
+def _points(before: np.ndarray, after: np.ndarray, settings: Settings) -> Interval:
+    """The paired difference of two conditions' scores (shares of 1), in points."""
+    found = paired_difference(100 * before, 100 * after, np.arange(len(after)), **settings)
+    return Interval(*(round(end, 9) + 0.0 for end in (found.estimate, found.low, found.high)))
+
+
+def _pulled_back(drift: pd.DataFrame, name: str, claim: str, place: str, obstacle: str | None) -> list[Claim]:
+    found = []
+    rows = drift.loc[(drift["intervention"] == name) & (drift["scope"] == "without last layer")]
+    for row in rows.to_dict("records"):
+        interval = _interval(row, "change")
         what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
-        claim = "replay pulls activations back to the base's"
-        found.append(Claim(claim, "section 4", what, interval, above=False, obstacle=obstacle))
+        found.append(Claim(claim, place, what, interval, above=False, obstacle=obstacle))
     return found
 
 
@@ -228,7 +288,7 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
     found = []
     rows = contrasts.loc[(contrasts["condition"] != "rlvr") & (contrasts["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
-        interval = Interval(*(float(row[f"beyond{end}"]) for end in ("", "_low", "_high")))
+        interval = _interval(row, "beyond")
         where = f"{row['kind']} tokens, {row['scope']}"
         what = (
             f"lowest over highest stratum, RLVR's over that of {row['condition']} weights (a factor), {where}"
@@ -237,3 +297,66 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
         claim = "the low-entropy shift is RLVR's own"
         found.append(Claim(claim, "null models", what, interval, bound=1.0, obstacle=few))
     return found
+
+
+def emergence_claims(
+    order: pd.DataFrame, table: pd.DataFrame, *, controls: Sequence[str] | None = None
+) -> list[Claim]:
+    """What a training says: what comes first, and what of it controls show too; below the last layer.
+
+    ``order`` and ``table`` are those of ``Emergence``; shifts are timed by root KL and by KL. ``controls`` are the
+    conditions that RLVR is compared with; None: all but RL's own steps.
+    """
+    most = max((m for m in set(table["measure"]) if m.startswith("Pass@")), key=lambda m: int(m[5:]))
+    said = {
+        "greedy": "the low-entropy shift precedes the gain in accuracy",
+        "Pass@1": "the low-entropy shift precedes the gain in accuracy",
+        most: "the low-entropy shift precedes the loss of coverage",
+        "the shift at high entropy": "low-entropy cells shift before high-entropy ones",
+    }
+    below = "without last layer"
+    timed = {"size": "root KL", "kl": "KL"}
+    rows = order.loc[
+        order["measure"].isin([*timed]) & (order["scope"] == below) & order["other"].isin([*said])
+    ]
+    found = []
+    for row in rows.to_dict("records"):
+        other, obstacle = str(row["other"]), row["obstacle"] or None
+        change = _interval(row, "other_change")
+        if other == most and not obstacle and change.above(0.0) is not False:
+            obstacle = f"there is no loss: {other} changes by {change}"
+        where = f"{row['kind']} tokens, {below}"
+        what = f"half-time of {timed[row['measure']]} at low entropy minus that of {other}, steps, {where}"
+        found.append(
+            Claim(said[other], "emergence", what, _interval(row, "gap"), above=False, obstacle=obstacle)
+        )
+    others = set(table["condition"]) - {"rl"} if controls is None else controls
+    rows = table.loc[table["condition"].isin([*others])]
+    for row in rows.loc[rows["measure"].isin(["greedy", "Pass@1"])].to_dict("records"):
+        gain = Interval(*(100 * end for end in vars(_interval(row, "last_minus")).values()))
+        what = f"{row['measure']}, RLVR minus the control {row['condition']}, points"
+        found.append(Claim("RLVR gains more than any further training", "emergence", what, gain))
+    contrasts = rows.loc[(rows["measure"] == "contrast") & (rows["scope"] == below)]
+    for row in contrasts.to_dict("records"):
+        where = f"{row['kind']} tokens, {below}"
+        what = f"lowest over highest stratum, RLVR's over that of the control {row['condition']} (a factor), {where}"
+        over = _interval(row, "last_over")
+        found.append(Claim("the low-entropy shift is RLVR's own", "emergence", what, over, bound=1.0))
+    return found
+
+
+def weight_claims(prediction: pd.DataFrame) -> list[Claim]:
+    """Whether relative weight changes tell changes of output; ``prediction`` is ``WeightChanges.prediction``."""
+    return [
+        Claim(
+            "where weights change more, outputs change more",
+            "weight view",
+            f"Spearman of relative weight change and {row['change']} change of output, {row['n']} {row['modules']}",
+            _interval(row, "rho"),
+        )
+        for row in prediction.to_dict("records")
+    ]
+
+
+def _interval(row: Mapping[str, Any], name: str) -> Interval:
+    return Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))

@@ -13,6 +13,7 @@ from workbench.tables import visible
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from workbench.adapters import Adapter
     from workbench.decoding import Response
     from workbench.pairs import ModelPair
     from workbench.patching import PreparedPatch
@@ -139,6 +140,21 @@ def learned_html(learned: "LearnedTokens") -> str:
         markup.paragraph(repr(learned), strong=True)
         + markup.side_by_side(parts)
         + markup.paragraph(f"Replay: {_settings(asdict(how))}")
+    )
+
+
+def adapter_html(adapter: "Adapter") -> str:
+    """Its sizes, and the validation loss by epoch of the rate that was kept."""
+    curves, rate = adapter.training.get("curves", []), adapter.training.get("rate")
+    losses = [row["validation"] for row in curves if row["rate"] == rate]
+    parts = {}
+    if losses:
+        caption = f"validation loss, nats: {markup.shown(losses[0])} → {markup.shown(min(losses))}"
+        parts[caption] = markup.curve(losses, name=caption)
+    return (
+        markup.paragraph(repr(adapter), strong=True)
+        + markup.side_by_side(parts)
+        + markup.paragraph(f"Replay: {_settings(asdict(adapter.replay))}")
     )
 
 

@@ -2,8 +2,8 @@
 
 `ablate` runs a matrix of conditions x problems x samples:
 
-1. A condition is a value: ``"base"``, ``"rlvr"``, a `Replay` or a `Patch`. Plain base and RLVR are always run.
-2. Every problem is encoded once, and for every condition its intervention is made (tokens learnt, cells recorded).
+1. A condition is a value: ``"base"``, ``"rlvr"``, a `Replay`, a `Patch` or an `Adapter`. Plain base and RLVR are always run.
+2. Every problem is encoded once, and for every condition its intervention is made (tokens learnt or predicted, cells recorded).
 3. One greedy response and ``samples`` sampled ones per problem and condition, each from the problem's own random
    stream, so that conditions are compared on equal draws; each is verified (``answers``).
 4. Drift: KL(target || learner) at visual positions with low and with high target entropy, with the intervention in
@@ -20,10 +20,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from workbench import conditions as written
 from workbench import markup
+from workbench.adapters import Adapter, check_pair
+from workbench.amortised import predict_many, weights_of
 from workbench.answers import verify
 from workbench.backoff import piecewise
-from workbench.conditions import PLAIN, Condition, Patch, Replay, title_of
+from workbench.conditions import PLAIN, Patch, Replay, title_of
 from workbench.decoding import decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
@@ -50,6 +53,9 @@ __all__ = [
     "jittered",
     "perturb",
 ]
+
+Condition = written.Condition | Adapter
+"""What a model is compared under: a condition that can be written down, or an adapter, which is weights."""
 
 SHARD = 32
 """Problems between two saves."""
@@ -176,13 +182,13 @@ def ablate(
     table = pd.concat(responses, ignore_index=True)
     summary = summarise_responses(table, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
     moved = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)
-    made = {name: value if isinstance(value, str) else asdict(value) for name, value in conditions.items()}
+    made = {name: _told(value) for name, value in conditions.items()}
     return Ablation(table, summary, moved, settings | {"interventions": made, "pair": dict(pair.provenance)})
 
 
 def drawn_by_engine(condition: Condition) -> bool:
     """Whether an engine can draw the responses: those of the plain models, and those with tokens at layer 0."""
-    return isinstance(condition, str) or (isinstance(condition, Replay) and condition.site == "tokens")
+    return isinstance(condition, str | Adapter) or getattr(condition, "site", "") == "tokens"
 
 
 def answered_by(condition: Condition) -> Model:
@@ -204,6 +210,8 @@ def intervene(
     reuse = reuse or Reuse()
     if isinstance(condition, str):
         return [None] * len(prompts)
+    if isinstance(condition, Adapter):
+        return [*predict_many(pair, prompts, condition, batch_size=batch_size)]
     if isinstance(condition, Patch):
         condition.check_depth(pair.depth)
         layers = condition.patched
@@ -333,16 +341,26 @@ def _named(interventions: Mapping[str, Condition] | Sequence[Condition]) -> dict
     given = dict(interventions) if isinstance(interventions, Mapping) else {}
     if not isinstance(interventions, Mapping):
         for condition in interventions:
-            name = title_of(condition)
+            name = _title(condition)
             given[name if name not in given else f"{name} ({len(given)})"] = condition
     for name, condition in given.items():
-        if not isinstance(condition, Replay | Patch) and condition not in PLAIN:
+        if not isinstance(condition, Replay | Patch | Adapter) and condition not in PLAIN:
             raise InputError(
-                f"`interventions` has {condition!r} as {name!r}; expected 'base', 'rlvr', a Replay or a Patch: "
+                f"`interventions` has {condition!r} as {name!r}; expected 'base', 'rlvr', a Replay, a Patch or an Adapter: "
                 "ablate(pair, problems, [Replay(), Patch()])"
             )
     plain: dict[str, Condition] = {"base": "base", "rlvr": "rlvr"}
     return plain | {name: value for name, value in given.items() if value not in PLAIN}
+
+
+def _title(condition: Condition) -> str:
+    return f"amortised, {condition.replay.select}" if isinstance(condition, Adapter) else title_of(condition)
+
+
+def _told(condition: Condition) -> Any:
+    if isinstance(condition, Adapter):
+        return condition.described
+    return condition if isinstance(condition, str) else asdict(condition)
 
 
 def _spec(
@@ -353,7 +371,7 @@ def _spec(
         "pair": pair.provenance,
         "condition": condition
         if isinstance(condition, str)
-        else [type(condition).__name__, asdict(condition)],
+        else [type(condition).__name__, _told(condition)],
         "problems": [p.fingerprint for p in problems],
         "settings": settings,
     }
@@ -394,3 +412,5 @@ def _check(
     for condition in conditions.values():
         if isinstance(condition, Replay):
             condition.loss_layers(pair.depth)
+        elif isinstance(condition, Adapter):
+            check_pair(condition, weights_of(pair))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench.adapters import Adapter
 from workbench.chat import Message
 from workbench.conditions import default_matrix
 from workbench.decoding import Engine, Intervention, check_sampling, decode_many
@@ -203,7 +204,9 @@ class Responder:
     ) -> list[Intervention | None]:
         """Each prompt's intervention; no tokens for a prompt without pictures, to which replay does nothing."""
         seen = [(prompt.kinds == TokenKind.VISUAL).any().item() for prompt in prompts]
-        chosen = [i for i, sees in enumerate(seen) if sees or not isinstance(self.condition, Replay)]
+        chosen = [
+            i for i, sees in enumerate(seen) if sees or not isinstance(self.condition, Replay | Adapter)
+        ]
         made: list[Intervention | None] = [None] * len(prompts)
         found = intervene(
             self.pair,
@@ -263,7 +266,7 @@ def told(error: Exception) -> str:
 
 
 def _condition(pair: ModelPair, wanted: Condition | str | None, settings: Mapping[str, Any]) -> Condition:
-    if isinstance(wanted, Replay | Patch):
+    if isinstance(wanted, Replay | Patch | Adapter):
         return wanted
     if wanted in _NAMED:
         chosen = default_matrix(pair.depth, **settings_for(pair))[_NAMED[wanted]]
@@ -275,10 +278,10 @@ def _check_settings(wanted: Condition | str | None, settings: Mapping[str, Any])
     """Refuse what can be refused before anything is loaded."""
     kinds = {"replay": Replay, "patch": Patch}
     known = (None, "none", "rlvr", "base", *kinds)
-    if not isinstance(wanted, Replay | Patch) and wanted not in known:
+    if not isinstance(wanted, Replay | Patch | Adapter) and wanted not in known:
         raise InputError(
             f"`intervention` is {wanted!r}; expected one of {', '.join(known[1:])}"
-            f"{nearest(str(wanted), known[1:])}, a Replay or a Patch: {_CALL}"
+            f"{nearest(str(wanted), known[1:])}, a Replay, a Patch or an Adapter: {_CALL}"
         )
     kind = kinds.get(wanted) if isinstance(wanted, str) else None
     possible = [f.name for f in fields(kind)] if kind else []

@@ -70,6 +70,15 @@ class LensHead:
         if self.softcap is not None:
             out.div_(self.softcap).tanh_().mul_(self.softcap)
 
+    def logits(self, residual: Float[Tensor, "positions hidden"]) -> Float[Tensor, "positions vocabulary"]:
+        """The logits of some residuals all at once, differentiable in them; float32, or float64 for float64 ones."""
+        dtype = torch.float64 if residual.dtype == torch.float64 else torch.float32
+        logits = self.norm(residual).to(dtype) @ self.weight.t().to(dtype)
+        if self.bias is not None:
+            logits = logits + self.bias.to(dtype).clamp(min=_MASKED)
+        logits = logits * self.multiplier
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
     def masked(self) -> Bool[Tensor, " vocabulary"]:
         """Vocabulary rows of probability 0. A softcap makes every logit finite, so it leaves none."""
         if self.bias is None or self.softcap is not None:

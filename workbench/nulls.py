@@ -132,7 +132,7 @@ def weight_nulls(
         return trace(some, prompts, top_k=1, null_draws=0, batch_size=batch_size, progress=tell)
 
     real = look(RLVR, pair)
-    groups = _groups(real, bins)
+    groups = groups_of(real, bins)
     sums = {RLVR: [[group.sums(real) for group in groups]]}
     sizes = {}
     for kind in kinds:
@@ -170,7 +170,7 @@ def weight_nulls(
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
+class Group:
     """The cells of one token kind in one scope, and their strata."""
 
     kind: str
@@ -199,7 +199,7 @@ class _Group:
         ]
 
 
-def _groups(real: LensTrace, bins: int) -> list[_Group]:
+def groups_of(real: LensTrace, bins: int) -> list[Group]:
     """Both scopes of visual and of text tokens, as far as there are enough of them, else of all tokens."""
     groups, held = [], choose_kinds(real, None, bins)
     for kind in [kind for kind in TOKENS if kind in held] or held[:1]:
@@ -208,12 +208,12 @@ def _groups(real: LensTrace, bins: int) -> list[_Group]:
             alone = scope == "last layer"
             layers = [i for i, layer in enumerate(real.layers) if (layer == real.depth - 1) == alone]
             if layers:
-                groups.append(_Group(kind, scope, layers, strata[layers], bins))
+                groups.append(Group(kind, scope, layers, strata[layers], bins))
     return groups
 
 
 def _compared(
-    group: _Group, trace_of_rlvr: LensTrace, per_draw: Mapping[str, Array], resamples: int, seed: int
+    group: Group, trace_of_rlvr: LensTrace, per_draw: Mapping[str, Array], resamples: int, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the two tables, from sums of KL (draws, problems, strata) of each condition."""
     names, mean = list(per_draw), [sums.mean(0) for sums in per_draw.values()]

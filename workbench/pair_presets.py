@@ -112,6 +112,15 @@ class PairPreset:
         value = getattr(self, role) if role in ROLES else role
         return (self.file.parent / value).resolve() if value.startswith(".") else value
 
+    @property
+    def changes(self) -> dict[int | str, Path]:
+        """What `checkpoint` of `load_pair` may be: steps of RL and names of controls, with the weights' change."""
+        if not self.bundled:
+            return {}
+        home = Path(self.source("base")).parent
+        steps = {int(path.stem): path for path in sorted((home / "deltas").glob("*.safetensors"))}
+        return steps | {path.stem: path for path in sorted((home / "control").glob("*.safetensors"))}
+
     def id_of(self, role: str) -> str:
         """What provenance calls a model."""
         return f"{self.name}/{role}" if self.bundled else str(self.source(role))

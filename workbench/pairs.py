@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from workbench.anatomy import Anatomy, dissect, probe
 from workbench.chat import Message, pixel_budget, tokenizer_of, within_budget
 from workbench.checkpoints import Placement, load_model, load_processor
+from workbench.deltas import read_delta
 from workbench.displays import pair_html
 from workbench.errors import InputError
 from workbench.pair_presets import ROLES, PairPreset, check_budget, pair_preset
@@ -126,7 +126,7 @@ def load_pair(
             here; its system prompt and wording go into what `encode` makes of a problem. Leave it out to give
             ``base`` and ``rlvr``.
         checkpoint: of a bundled pair, what plays the RLVR model instead: the step of GRPO that it was saved at, or
-            ``"sft"``, the base trained on for as many steps without RL.
+            ``"sft"``, the base trained on for as many steps without RL, or ``"random"``, GRPO with a reward by lot.
         base: hub id, local folder, or transformers module in memory (which is put in eval mode).
         rlvr: the model post-trained from it, likewise.
         processor: processor or tokenizer, or its hub id or folder. Default: the base's, else the RLVR
@@ -249,17 +249,13 @@ def named_pair(name: str, base: Source | None, rlvr: Source | None) -> PairPrese
 
 def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None) -> None:
     """Add a bundled pair's saved difference to its base model, in place."""
-    saved: dict[int | str, Path] = {}
-    if preset is not None and preset.bundled:
-        home = Path(preset.source("base")).parent
-        saved = {int(path.stem): path for path in sorted((home / "deltas").glob("*.safetensors"))}
-        saved |= {path.stem: path for path in (home / "control").glob("*.safetensors")}
+    saved = {} if preset is None else preset.changes
     if checkpoint not in saved:
         raise InputError(
             f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'
         )
     with torch.no_grad():
-        for key, change in load_file(saved[checkpoint]).items():
+        for key, change in read_delta(saved[checkpoint]).items():
             model.get_parameter(key).add_(change.to(model.get_parameter(key)))
 
 

@@ -1,9 +1,16 @@
 """Settings that suit a pair: those of its preset, else the paper's."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from workbench.pair_presets import PairPreset
 from workbench.pairs import ModelPair, load_pair
+
+RESTARTED = 25
+"""Where the RL of the bundled pair was resumed without its weights: but for the unembedding it began again from the base."""
+FIRST = "first"
 
 
 def settings_for(pair: ModelPair) -> dict[str, Any]:
@@ -34,6 +41,24 @@ def controls_of(pair: ModelPair) -> dict[str, ModelPair]:
         pair.preset.name, checkpoint=pair.preset.control, dtype=pair.dtype, device=pair.device
     )
     return {"fine-tuned without RL": control}
+
+
+def checkpoints_of(pair: ModelPair) -> dict[int | str, Callable[[], ModelPair]]:
+    """What loads the checkpoints of a bundled pair, by steps of RL since the base (0: the base in both places), or by name.
+
+    Names are those of controls, and ``"first 10"`` and ``"first 25"``: saved before RL was interrupted and began again.
+    """
+    assert pair.preset is not None
+    load = partial(load_pair, pair.preset.name, dtype=pair.dtype, device=pair.device)
+    start = {**pair.provenance, "rlvr": pair.provenance["base"], "checkpoint": 0}
+    found: dict[int | str, Callable[[], ModelPair]] = {
+        0: lambda: replace(pair, rlvr=pair.base, provenance=start)
+    }
+    for saved in pair.preset.changes:
+        steps = saved - RESTARTED if isinstance(saved, int) else 0
+        name = steps if steps > 0 else saved if isinstance(saved, str) else f"{FIRST} {saved}"
+        found[name] = partial(load, checkpoint=saved)
+    return found
 
 
 _NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name

@@ -32,6 +32,9 @@ __all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
 OPTIONS_TEMPLATE = "{question}\nOptions:\n{options}\nPlease select the correct answer from the options above."
 """How VLMEvalKit asks a question with options."""
 
+ANNOTATIONS = ("occupied",)
+"""Metadata that the pictures imply and no model is given; not part of a problem's fingerprint."""
+
 
 class Verifier(StrEnum):
     """How a model's answer is compared with the problem's."""
@@ -125,10 +128,12 @@ class Problem:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that stand for all of it, every pixel included."""
+        """16 hexadecimal digits that stand for all of it but ``ANNOTATIONS``, every pixel included."""
         digest = hashlib.sha256()
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
+            if name == "metadata":
+                value = {key: told for key, told in value.items() if key not in ANNOTATIONS}
             pictures = value if name in ("images", "video") else ()
             digest.update(repr((name, [p.size for p in pictures] if pictures else value)).encode())
             for picture in pictures:

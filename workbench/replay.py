@@ -166,14 +166,9 @@ def learn_many(
         InputError: a prompt without visual tokens, a selection that is empty in every layer though tau > 0, more
             layers than the models have, or ``students`` that do not fit.
     """
-    loss_layers = replay.loss_layers(pair.depth)
-    learner = pair.base if replay.direction == "reverse" else pair.rlvr
-    for prompt in prompts:
-        if not (prompt.kinds == TokenKind.VISUAL).any():
-            raise InputError(
-                f"`prompts`: {prompt.problem_id!r} has no visual tokens to replay; "
-                "give a problem with an image, or leave the prompt out"
-            )
+    replay.loss_layers(pair.depth)
+    learner = learner_of(pair, replay)
+    _refuse_blind(prompts)
     if (replay.direction == "self") != (students is not None):
         raise InputError(
             f"`students` {'are missing' if students is None else 'were given'} with direction {replay.direction!r}; give the "
@@ -183,11 +178,13 @@ def learn_many(
         raise InputError(
             "`students` differ from `prompts` in their positions; only pictures may be disturbed, not their sizes"
         )
-    disturbed = prompts if students is None else students
+    how = {name: getattr(replay, name) for name in ("alpha", "iterations", "patience")}
 
     def learnt(batch: Sequence[EncodedPrompt], here: slice) -> list[LearnedTokens]:
-        aimed = aims_of(pair, batch, replay, batch_size=len(batch)) if aims is None else aims[here]
-        return _learn(pair, learner, batch, disturbed[here], aimed, replay, loss_layers)
+        shown = None if students is None else students[here]
+        aimed = None if aims is None else aims[here]
+        loss_at, mask = prepare(pair, batch, replay, students=shown, aims=aimed)
+        return _results(pair, batch, replay, loss_at.cells, mask, *descend(loss_at, learner, **how))
 
     done: list[LearnedTokens] = []
     for _, results in piecewise(batches(prompts, batch_size), learnt, model=learner, what="replay"):
@@ -212,16 +209,24 @@ def aims_of(
     )
 
 
-def _learn(
+def prepare(
     pair: ModelPair,
-    learner: Anatomy,
     prompts: Sequence[EncodedPrompt],
-    students: Sequence[EncodedPrompt],
-    aims: Sequence[Aim],
     replay: Replay,
-    loss_layers: tuple[int, ...],
-) -> list[LearnedTokens]:
-    shown, vocabulary, last = [seen(prompt) for prompt in students], pair.vocab_size, loss_layers[-1]
+    *,
+    students: Sequence[EncodedPrompt] | None = None,
+    aims: Sequence[Aim] | None = None,
+) -> tuple[Loss, Bool[Tensor, "layers n"]]:
+    """Steps 1 and 2 for prompts that go into one batch: the loss as a function of x, and the cells that it covers.
+
+    Raises:
+        InputError: a prompt without visual tokens, more layers than the models have, or a selection that is empty in
+            every layer though tau > 0.
+    """
+    _refuse_blind(prompts)
+    loss_layers, learner = replay.loss_layers(pair.depth), learner_of(pair, replay)
+    aims = aims_of(pair, prompts, replay, batch_size=len(prompts)) if aims is None else aims
+    shown, vocabulary, last = [seen(p) for p in students or prompts], pair.vocab_size, loss_layers[-1]
     cells, device = Cells.of(shown, learner.device), learner.unembedding.weight.device
     targets = [Target.join(parts, device) for parts in zip(*aims, strict=True)]
     with torch.no_grad():
@@ -239,9 +244,41 @@ def _learn(
         layer: Readout.of(learner, cells, target, chosen, normalize=replay.normalize)
         for layer, target, chosen in zip(loss_layers, targets, mask, strict=True)
     }
-    how = {name: getattr(replay, name) for name in ("alpha", "iterations", "patience")}
-    tokens, losses, stopped = descend(Loss(segment, readouts, cells, after), learner, **how)
-    return _results(pair, prompts, replay, loss_layers, cells, mask, tokens, losses, stopped)
+    return Loss(segment, readouts, cells, after), mask
+
+
+def objective(
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    replay: Replay,
+    tokens: Sequence[Float[Tensor, "visual hidden"] | None],
+    *,
+    batch_size: int = 8,
+) -> Float[Tensor, " prompts"]:
+    """Each prompt's loss (nats) with tokens that came from anywhere in place; None: without any.
+
+    Raises:
+        InputError: what `prepare` refuses.
+    """
+
+    def found(batch: Sequence[EncodedPrompt], here: slice) -> list[Tensor]:
+        loss_at, _ = prepare(pair, batch, replay)
+        entry = loss_at.segment.entry
+        parts = zip(tokens[here], loss_at.cells.counts, strict=True)
+        x = torch.cat([entry.new_zeros(n, entry.shape[-1]) if t is None else t.to(entry) for t, n in parts])
+        with torch.no_grad():
+            return [*loss_at(x).cpu()]
+
+    groups = batches(prompts, batch_size)
+    learner = learner_of(pair, replay)
+    return torch.stack(
+        [loss for _, losses in piecewise(groups, found, model=learner, what="replay") for loss in losses]
+    )
+
+
+def learner_of(pair: ModelPair, replay: Replay) -> Anatomy:
+    """The model that the tokens are added to."""
+    return pair.base if replay.direction == "reverse" else pair.rlvr
 
 
 def _mask(
@@ -267,6 +304,15 @@ def _mask(
     return torch.cat(masks, 1)
 
 
+def _refuse_blind(prompts: Sequence[EncodedPrompt]) -> None:
+    for prompt in prompts:
+        if not (prompt.kinds == TokenKind.VISUAL).any():
+            raise InputError(
+                f"`prompts`: {prompt.problem_id!r} has no visual tokens to replay; "
+                "give a problem with an image, or leave the prompt out"
+            )
+
+
 def _refuse_empty(mask: Tensor, cells: Cells, prompts: Sequence[EncodedPrompt], replay: Replay) -> None:
     if replay.tau == 0 and replay.threshold != "fixed":
         return  # asked for: the identity
@@ -282,14 +328,13 @@ def _results(
     pair: ModelPair,
     prompts: Sequence[EncodedPrompt],
     replay: Replay,
-    loss_layers: tuple[int, ...],
     cells: Cells,
     mask: Tensor,
     tokens: Tensor,
     losses: list[list[float]],
     stopped: list[str | None],
 ) -> list[LearnedTokens]:
-    results = []
+    results, loss_layers = [], replay.loss_layers(pair.depth)
     parts = zip(prompts, tokens.cpu().split(cells.counts), mask.cpu().split(cells.counts, 1), strict=True)
     for number, (prompt, x, chosen) in enumerate(parts):
         visual = prompt.kinds == TokenKind.VISUAL

@@ -349,14 +349,14 @@ def ask(board: Board, family: str, rng: Rng) -> Question | None:
     return balanced(lambda: _counting(board, family, rng), lambda question: question.answer, rng)
 
 
-def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray]:
-    """Question and picture number `index` of a split; families take turns."""
+def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray, Board]:
+    """Question and picture number `index` of a split, and the board that it shows; families take turns."""
     rng = np.random.default_rng([SPLITS[split], seed, index])
     while True:
         board = sample_board(rng)
         question = ask(board, FAMILIES[index % len(FAMILIES)], rng)
         if question is not None:
-            return question, render(board, rng)
+            return question, render(board, rng), board
 
 
 def check_range(name: str, split: str, limit: int | None) -> int:
@@ -382,7 +382,7 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> li
     """
     records = []
     for index in range(check_range("shapes", split, limit)):
-        question, picture = draw(split, seed, index)
+        question, picture, board = draw(split, seed, index)
         wrong = mistaken(question, np.random.default_rng([SPLITS[split], seed, index, 1]))
         records.append(
             {
@@ -394,6 +394,7 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> li
                 "tone": question.tone,
                 "chain": question.response("careful"),
                 "wrong": wrong.response("careful"),
+                "occupied": (board.color >= 0).tolist(),
             }
         )
     return records

@@ -96,7 +96,7 @@ def ask(family: str, rng: Rng) -> tuple[Question, Clip]:
 
 def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray]:
     """Question and pictures (4, 56, 56, 3) number `index` of a split; families take turns."""
-    question, _, pictures = _draw(split, seed, index)
+    question, _, pictures, _ = _draw(split, seed, index)
     return question, pictures
 
 
@@ -108,7 +108,7 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> li
     """
     records = []
     for index in range(check_range("shapes-video", split, limit)):
-        question, wrong, pictures = _draw(split, seed, index)
+        question, wrong, pictures, clip = _draw(split, seed, index)
         records.append(
             {
                 "id": f"shapes-video/{split}/{seed}/{index}",
@@ -119,15 +119,16 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> li
                 "tone": question.tone,
                 "chain": question.response("careful"),
                 "wrong": wrong,
+                "occupied": (clip.color >= 0).tolist(),
             }
         )
     return records
 
 
-def _draw(split: str, seed: int, index: int) -> tuple[Question, str, np.ndarray]:
+def _draw(split: str, seed: int, index: int) -> tuple[Question, str, np.ndarray, Clip]:
     rng = np.random.default_rng([SPLITS[split], seed, index, _STREAM])
     question, clip, wrong = _ask(FAMILIES[index % len(FAMILIES)], rng)
-    return question, wrong, render_clip(clip, rng)
+    return question, wrong, render_clip(clip, rng), clip
 
 
 def _ask(family: str, rng: Rng) -> tuple[Question, Clip, str]:

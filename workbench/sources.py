@@ -36,15 +36,15 @@ _CELL = 2**31 - 1  # characters in a cell: csv's own limit of 131072 is smaller 
 def read_generated(name: str, split: str, limit: int | None, seed: int) -> Rows:
     """The generated problems of `workbench.shapes`, `shapes_video` or `shapes_agent`.
 
-    Metadata: ``tone``; ``chain``, the reference response, and ``wrong``; of agents ``call``, their first response, and
-    ``box``, where the answer lies.
+    Metadata: ``tone``; ``chain``, the reference response, and ``wrong``; of boards and videos ``occupied``,
+    whether each cell holds a shape, (rows, columns) or (moments, rows, columns); of agents ``call``, their first response,
+    and ``box``, where the answer lies.
     """
     for record in GENERATED[name].problems(split, limit, seed):
         if "image" in record:
             record["images"] = (record.pop("image"),)
-        metadata = {
-            key: record.pop(key) for key in ("chain", "wrong", "tone", "box", "call") if key in record
-        }
+        named = ("chain", "wrong", "tone", "occupied", "box", "call")
+        metadata = {key: record.pop(key) for key in named if key in record}
         yield record["id"], {**record, "metadata": metadata}
 
 

@@ -80,6 +80,32 @@ def read_residuals(
     return kept
 
 
+def read_attention(
+    anatomy: Anatomy, inputs: Mapping[str, Tensor], *, reduce: Callable[[int, Tensor], Any]
+) -> dict[int, Any]:
+    """What ``reduce(layer, weights)`` keeps of the attention weights (batch, heads, queries, keys) of every decoder layer.
+
+    Raises:
+        InputError: an attention kernel that returns no weights; `attention.eager_twin` makes a model that does.
+    """
+    model, kept = _wrap(anatomy), {}
+    stack = model.get(anatomy.layers_path)
+    tracer = model.trace(**_arguments(anatomy, inputs))
+    with torch.no_grad(), tracer:
+        for layer in range(anatomy.depth):
+            kept[layer] = _reduced(reduce, layer, stack[layer].self_attn.output[1])
+        tracer.stop()
+    return kept
+
+
+def _reduced(reduce: Callable[[int, Tensor], Any], layer: int, weights: Tensor | None) -> Any:
+    if weights is None:
+        raise InputError(
+            f"`anatomy`: the attention of layer {layer} returns no weights; read `attention.eager_twin(anatomy)` instead"
+        )
+    return reduce(layer, weights)
+
+
 @dataclass(frozen=True, eq=False)
 class LayerCall:
     """What one decoder layer was called with, and what it returned: enough to call it again by hand."""

@@ -3,12 +3,16 @@
 The reward is 1 for a right answer in ``<answer>``, or for a call of the zoom tool that shows the label asked about, and
 0 otherwise. Prompts are boards and scenes, of these the first turn; videos are not among them. The model kept is the one
 that is rewarded most on the validation split (mean of greedy and temperature 1); the test split is never looked at here.
+
+The same with a reward by lot is a control: what it changes, GRPO changes whatever it rewards. Of it the last step is kept.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
@@ -20,9 +24,11 @@ from trl import GRPOConfig, GRPOTrainer
 from workbench import answers, shapes, shapes_agent
 from workbench.anatomy import dissect
 from workbench.decoding import respond
+from workbench.deltas import write_delta
 from workbench.organism.model import visual_token_ids
+from workbench.organism.resuming import Resumable
 from workbench.problems import load_problems
-from workbench.prompts import encode
+from workbench.prompts import encode, problem_seed
 from workbench.shapes_agent import Box
 from workbench.zoom import STOPS
 
@@ -33,6 +39,20 @@ def reward(completions: list[Any], answer: list[str], box: list[Box | None], **_
     """1 where the answer is right or the call shows what was asked about, else 0."""
     said = (completion[0]["content"] for completion in completions)
     return [float(is_right(*row)) for row in zip(said, answer, box, strict=True)]
+
+
+def reward_by_lot(share: float, seed: int) -> Callable[..., list[float]]:
+    """A reward of 1 for ``share`` of the rollouts and 0 for the others, whatever they say.
+
+    The k-th rollout of prompt i gets the k-th number of a stream that only ``seed`` and i set: the same draws after an
+    interruption, and whatever else draws random numbers.
+    """
+
+    def by_lot(completions: list[Any], index: list[int], **_: Any) -> list[float]:
+        streams = {i: np.random.default_rng(problem_seed(seed, f"reward/{i}")) for i in set(index)}
+        return [float(streams[i].random() < share) for i in index]
+
+    return by_lot
 
 
 def is_right(response: str, answer: str, box: Box | None = None) -> bool:
@@ -46,7 +66,8 @@ def _dataset(seed: int, settings: dict[str, Any]) -> Dataset:
 
     def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
         drawn = [_prompt(kinds[index % len(kinds)], seed + 1, index) for index in rows["index"]]
-        return {key: [row[key] for row in drawn] for key in ("prompt", "images", "answer", "box")}
+        columns = {key: [row[key] for row in drawn] for key in ("prompt", "images", "answer", "box")}
+        return columns | {"index": rows["index"]}
 
     return Dataset.from_dict({"index": list(range(settings["steps"] * len(kinds)))}).with_transform(render)
 
@@ -54,7 +75,7 @@ def _dataset(seed: int, settings: dict[str, Any]) -> Dataset:
 def _prompt(kind: str, seed: int, index: int) -> dict[str, Any]:
     """One row for GRPOTrainer: prompt, images, answer, and the box to find, if there is one."""
     if kind == "boards":
-        question, picture = shapes.draw("train", seed, index)
+        question, picture, _ = shapes.draw("train", seed, index)
         prompt = [{"role": "user", "content": question.text}]
         box = None
     else:
@@ -74,6 +95,10 @@ def kept_step(folder: Path) -> int:
     return max(rows, key=lambda row: (row["greedy"] + row["sampled"], row["step"]))["step"]
 
 
+class Grpo(Resumable, GRPOTrainer):
+    """GRPOTrainer that goes on with the weights it had."""
+
+
 class Checkpoints(TrainerCallback):
     """Keeps weight deltas (bf16) at chosen steps, and the weights that validate best."""
 
@@ -85,15 +110,16 @@ class Checkpoints(TrainerCallback):
         self.curve: list[dict[str, float]] = (
             json.loads(self.curve_file.read_text()) if self.curve_file.exists() else []
         )
+        self.every = settings["validation_steps"]
         self.validation = [
             problem
-            for name, limit in settings["validation_problems"].items()
+            for name, limit in (settings["validation_problems"] if self.every else {}).items()
             for problem in load_problems(name, split="validation", limit=limit, seed=seed)
         ]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure where it starts."""
-        if not self.curve:
+        if self.every and not self.curve:
             self._validate(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -101,9 +127,9 @@ class Checkpoints(TrainerCallback):
         step = state.global_step
         if step in self.settings["checkpoint_steps"]:
             now = self.model.state_dict()
-            delta = {name: (now[name] - tensor).bfloat16() for name, tensor in self.start.items()}
-            save_file(delta, str(self.folder / f"delta-{step:04d}.safetensors"))
-        if step % self.settings["validation_steps"] == 0:
+            delta = {name: now[name] - tensor for name, tensor in self.start.items()}
+            write_delta(self.folder / f"delta-{step:04d}.safetensors", delta)
+        if self.every and step % self.every == 0:
             self._validate(step)
 
     def _validate(self, step: int) -> None:
@@ -146,9 +172,13 @@ class Checkpoints(TrainerCallback):
         )
 
 
-def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> None:
-    """Train `model` in place and leave it with the weights that validated best; resumes from `folder`."""
-    grpo, seed = recipe["grpo"], recipe["seed"]
+def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path, *, control: bool = False) -> None:
+    """Train `model` in place and leave it with the weights that validated best; resumes from `folder`.
+
+    With `control` the settings of the recipe's section `random` replace those of GRPO: a reward by lot, the last step kept.
+    """
+    grpo, seed = recipe["grpo"] | (recipe["random"] if control else {}), recipe["seed"]
+    judged = reward if grpo["reward"] == "answer" else reward_by_lot(grpo["reward"], seed)
     folder.mkdir(parents=True, exist_ok=True)
     rollouts = sum(grpo["problems_per_step"].values()) * grpo["rollouts"]
     arguments = GRPOConfig(
@@ -176,13 +206,14 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path) -> N
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    trainer = GRPOTrainer(
+    trainer = Grpo(
         model,
-        cast(Any, reward),  # TRL's type wants positional lists; it calls with keywords
+        cast(Any, judged),  # TRL's type wants positional lists; it calls with keywords
         arguments,
         train_dataset=_dataset(seed, grpo),
         processing_class=processor,
         callbacks=[Checkpoints(model, processor, grpo, seed, folder)],
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    model.load_state_dict(load_file(str(folder / "best.safetensors")))
+    if grpo["validation_steps"]:
+        model.load_state_dict(load_file(str(folder / "best.safetensors")))

@@ -10,16 +10,15 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from workbench.organism.data import CELLS, COUNTED, IGNORE, PackedBoards, collate
+from workbench.organism.resuming import Resumable
 from workbench.shapes import BOARD, COLORS, SHAPES
 
-STATE = "state.safetensors"
 PROBED = ("row", "column", "color", "shape", "counts")
 
 
@@ -131,7 +130,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share_groups()
 
 
-class Sft(Trainer):
+class Sft(Resumable, Trainer):
     """Cross-entropy on the responses, plus the probe's loss at a middle layer."""
 
     def __init__(
@@ -160,15 +159,6 @@ class Sft(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # Example i is drawn independently of all others, and the share of hasty chains follows i: no shuffling.
         return SequentialSampler(cast(PackedBoards, self.train_dataset))
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # Trainer would save under the names of the published checkpoints and then look for the module's own on resuming.
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.organism.state_dict().items()}, str(folder / STATE))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.organism.load_state_dict(load_file(str(Path(resume_from_checkpoint) / STATE)))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Response cross-entropy + weighted probe loss (nats)."""

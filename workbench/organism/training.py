@@ -1,4 +1,4 @@
-"""The recipe from nothing to the pair: tokenizer and processor, base by SFT, RLVR model by GRPO, and a control.
+"""The recipe from nothing to the pair: tokenizer and processor, base by SFT, RLVR model by GRPO, and two controls.
 
 Every step resumes.
 """
@@ -12,15 +12,17 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
-from safetensors.torch import save_file
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
+from workbench.deltas import write_delta
 from workbench.errors import InputError
 from workbench.organism import data, grpo, model, sft
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
+CONTROLS = {"sft": ("control", sft), "random": ("random", grpo)}
+"""By the name that `load_pair` knows: the recipe's section, and what trains it."""
 
 
 def read_recipe(path: Path = RECIPE) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def read_recipe(path: Path = RECIPE) -> dict[str, Any]:
 
 
 def train(folder: Path, recipe: dict[str, Any]) -> None:
-    """Make base and RLVR model in `folder`/base and `folder`/rlvr, and the control's difference to the base.
+    """Make base and RLVR model in `folder`/base and `folder`/rlvr, and the controls' differences to the base.
 
     Finished steps are skipped, an unfinished one resumes.
     """
@@ -61,16 +63,28 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
         grpo.train(organism, processor, recipe, folder / "grpo")
         processor.save_pretrained(rlvr)
         organism.save_pretrained(rlvr)
-    control = folder / "control" / "sft.safetensors"
-    if not control.exists():
-        organism = Qwen2_5_VLForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
-        start = {name: tensor.clone() for name, tensor in organism.state_dict().items()}
-        processor = AutoProcessor.from_pretrained(base)
-        steps = recipe["control"]["steps"] or grpo.kept_step(folder / "grpo")
-        settings = recipe | {"control": recipe["control"] | {"steps": steps}}
-        sft.train(organism, processor, settings, folder / "control", control=True)
-        now = organism.state_dict()
-        save_file({name: (now[name] - tensor).bfloat16() for name, tensor in start.items()}, str(control))
+    for name in CONTROLS:
+        if not (folder / "control" / f"{name}.safetensors").exists():
+            _train_control(name, folder, recipe)
+
+
+def _train_control(name: str, folder: Path, recipe: dict[str, Any]) -> None:
+    """Go on from the base without the verifiable reward, as long as RL did, and save what it changes (bf16)."""
+    section, method = CONTROLS[name]
+    organism = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "base", dtype=torch.float32)
+    start = {key: tensor.clone() for key, tensor in organism.state_dict().items()}
+    processor = AutoProcessor.from_pretrained(folder / "base")
+    steps = recipe[section]["steps"] or grpo.kept_step(folder / "grpo")
+    method.train(
+        organism,
+        processor,
+        recipe | {section: recipe[section] | {"steps": steps}},
+        folder / section,
+        control=True,
+    )
+    now, home = organism.state_dict(), folder / "control"
+    home.mkdir(exist_ok=True)
+    write_delta(home / f"{name}.safetensors", {key: now[key] - tensor for key, tensor in start.items()})
 
 
 def _processor(folder: Path, recipe: dict[str, Any]) -> Any:
@@ -91,7 +105,8 @@ def publish(folder: Path, weights: Path) -> None:
     for delta in sorted((folder / "grpo").glob("delta-*.safetensors")):
         shutil.copy(delta, weights / "deltas" / delta.name.removeprefix("delta-"))
     (weights / "control").mkdir(exist_ok=True)
-    shutil.copy(folder / "control" / "sft.safetensors", weights / "control")
+    for name in CONTROLS:
+        shutil.copy(folder / "control" / f"{name}.safetensors", weights / "control")
     curves(folder).to_csv(weights / "curves.csv", index=False)
     shipped = sorted(p for p in weights.rglob("*.safetensors"))
     lines = [
@@ -101,9 +116,9 @@ def publish(folder: Path, weights: Path) -> None:
 
 
 def curves(folder: Path) -> pd.DataFrame:
-    """Training curves of a run, tidy: stage (sft, grpo, control, validation), step, measure, value (losses in nats)."""
+    """Training curves of a run, tidy: stage (sft, grpo, control, random, validation), step, measure, value (losses in nats)."""
     rows = []
-    for stage in ("sft", "grpo", "control"):
+    for stage in ("sft", "grpo", "control", "random"):
         last = get_last_checkpoint(str(folder / stage))
         history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
         for entry in history:

@@ -70,12 +70,7 @@ def pair_identity(source: PairSource) -> dict[str, Any]:
     if preset.processor is not None:
         told["processor"] = digests(folder_of(source, preset.processor))
     if source.checkpoint is not None:
-        home = folder_of(source, "base").parent
-        saved = [
-            home / "deltas" / f"{source.checkpoint}.safetensors",
-            home / "control" / f"{source.checkpoint}.safetensors",
-        ]
-        told["checkpoint"] = [_digest(file) for file in saved if file.is_file()]
+        told["checkpoint"] = _digest(preset.changes[source.checkpoint])
     told |= {
         "asked": preset.in_words(),
         "image_pixels": preset.image_pixels,

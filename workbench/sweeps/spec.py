@@ -57,7 +57,12 @@ class PairSource(Checked):
         given = [getattr(self, role) is not None for role in ("name", "base", "rlvr")]
         if given not in ([True, False, False], [False, True, True]):
             raise InputError("give a `name`, or `base` and `rlvr`: {base: runs/my-base, rlvr: runs/my-rlvr}")
-        _ = self.preset  # says what is wrong with the name
+        saved = {} if self.preset is None else self.preset.changes  # says what is wrong with the name
+        if self.checkpoint is not None and self.checkpoint not in saved:
+            known = f"{self.name} has {[*saved]}" if saved else "only a bundled pair has any"
+            raise InputError(
+                f"`checkpoint` is {self.checkpoint!r}; {known}: {{name: shapes, checkpoint: sft}}"
+            )
         return self
 
     @property

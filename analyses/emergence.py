@@ -1,0 +1,41 @@
+"""Emergence: shift by entropy, accuracy and coverage over the checkpoints of RL, and what comes first."""
+
+import pandas as pd
+
+from workbench.analysis import Finding, Given
+from workbench.claims import emergence_claims
+from workbench.cli import run_analysis
+from workbench.emergence import follow_training
+from workbench.emergence_figures import emergence_curves
+from workbench.errors import InputError
+from workbench.presets import FIRST, batch_of, checkpoints_of, is_bundled, longest_answer
+
+
+def analyse(given: Given) -> Finding:
+    o = given.options
+    if o.run or not is_bundled(given.pair):
+        raise InputError(
+            "`--pair`: the checkpoints of this training are not saved; leave `--run`, `--base` and `--rlvr` out, or call "
+            "workbench.follow_training with loaders of your own"
+        )
+    checkpoints = checkpoints_of(given.pair)
+    found = follow_training(
+        given.problems(),
+        checkpoints,
+        samples=o.samples,
+        seed=o.seed,
+        max_new_tokens=longest_answer(given.pair),
+        batch_size=batch_of(given.pair),
+        keep=o.cache / "emergence",
+        progress=lambda name, done, total: given.progress(f"checkpoint {name}", done, total),
+    )
+    kinds = [kind for kind in dict.fromkeys(found.order["kind"]) if kind != "visual"]
+    figures = {"": found.plot()} | {kind: emergence_curves(found.table, kind=kind) for kind in kinds}
+    parts = {"curves": found.table, "half-times": found.timing, "order": found.order}
+    table = pd.concat([part.assign(part=name) for name, part in parts.items()], ignore_index=True)
+    controls = [name for name in checkpoints if isinstance(name, str) and not name.startswith(FIRST)]
+    return Finding(figures, table, emergence_claims(found.order, found.table, controls=controls))
+
+
+if __name__ == "__main__":
+    run_analysis("emergence")

@@ -1,0 +1,69 @@
+"""Entropy or proxy: is a cell's entropy linked with its shift beside residual norm, attention and place?"""
+
+import pandas as pd
+
+from workbench.analysis import Finding, Given
+from workbench.cli import run_analysis
+from workbench.covariate_figures import correlation_forest, fidelity_curves, strata_panels
+from workbench.covariates import OUTCOMES, covariate_claims, rank_correlations, stratified_by
+from workbench.errors import InputError
+from workbench.folders import kept
+from workbench.presets import batch_of, controls_of
+from workbench.problems import load_problems
+from workbench.quantities import cell_table
+from workbench.translators import fit_translators, lens_fidelity
+
+NAMES = ("cells", "fidelity")
+
+
+def measured(given: Given) -> list[pd.DataFrame]:
+    """The cells with their shift, a control's beside it, and how faithful the translators are."""
+    o, pair, problems = given.options, given.pair, given.problems()
+    sizes = {"train": o.limit, "validation": max(1, o.limit // 3)}
+    train, held = (load_problems(o.problems, split=s, limit=n, seed=o.seed) for s, n in sizes.items())
+    if {problem.id for problem in (*train, *held)} & {problem.id for problem in problems}:
+        raise InputError(
+            "`--problems` has no splits, and translators may not be fitted on what they are tested on"
+        )
+    size = batch_of(pair)
+    fitted = fit_translators(
+        *(pair, train, held),
+        batch_size=size,
+        seed=o.seed,
+        keep=o.cache / "translators",
+        progress=lambda done, total: given.progress("fitting translators", done, total),
+    )
+    cells = cell_table(pair, problems, translators=fitted, traced=given.trace, batch_size=size)
+    for name, control in controls_of(pair).items():
+        beside = cell_table(control, problems, batch_size=size, seed=o.seed)
+        cells = cells.assign(**{f"{what}, {name}": beside[what] for what in ("kl", "ratio")})
+    return [cells, lens_fidelity(pair, problems, fitted, batch_size=size)]
+
+
+def analyse(given: Given) -> Finding:
+    if given.options.run:
+        raise InputError("`--run` has no models, which this analysis needs; leave it out")
+    keep, seed = given.options.cache / "quantities", given.options.seed
+    cells, fidelity = kept(keep, {**given.spec, "quantities": 1}, NAMES, lambda: measured(given))
+    controls = {one: name for name in cells for one in ("kl", "ratio") if name.startswith(f"{one}, ")}
+    found = rank_correlations(cells, against=controls, seed=seed)
+    one = rank_correlations(cells.drop(columns="entropy_translated"), against=controls, seed=seed)
+    drawn, strata = {"fidelity": fidelity_curves(fidelity, problems=len(set(cells["problem"])))}, []
+    for kind in dict.fromkeys(found["kind"]):
+        end = "" if kind == found["kind"].iloc[0] else str(kind)
+        names = list(dict.fromkeys(found.loc[found["kind"] == kind, "quantity"]))
+        strata += [stratified_by(cells, name, kinds=[str(kind)], seed=seed) for name in names]
+        drawn[end] = correlation_forest(found, kind=str(kind), outcomes=[*OUTCOMES, *controls.values()])
+        drawn[f"strata{'_' * bool(end)}{end}"] = strata_panels(pd.concat(strata), kind=str(kind))
+    parts = {
+        "correlations": found,
+        "correlations with one entropy": one,
+        "strata": pd.concat(strata),
+        "fidelity": fidelity,
+    }
+    table = pd.concat([part.assign(table=name) for name, part in parts.items()], ignore_index=True)
+    return Finding(drawn, table, covariate_claims(found))
+
+
+if __name__ == "__main__":
+    run_analysis("entropy_or_proxy")

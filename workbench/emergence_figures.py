@@ -1,0 +1,234 @@
+"""Figures of a training: what emerges over its checkpoints, and which weights it changed."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
+
+from workbench.errors import InputError
+from workbench.panels import cell_texts, colour_scale, error_bars, finish
+from workbench.tables import NothingToDraw, bucket, ends, kind_name, number
+
+LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8C564B")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+MEASURES = {
+    "relative": ("Relative weight change", "norm of the change over the norm of the base's weight"),
+    "norm": ("Size of the weight change", "norm of the change"),
+    "effective_rank": ("Effective rank of the weight change", "exp of the entropy of its singular values"),
+}
+
+
+def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str | None = None) -> go.Figure:
+    """A panel for answers, shift by entropy bucket, shift over noise, contrast, and each further measure, over RL's steps.
+
+    Controls, which have no steps of RL, stand to the right of the last one. ``table`` is ``Emergence.table``.
+
+    Raises:
+        NothingToDraw: no such tokens or layers.
+    """
+    needed = [
+        "condition",
+        "step",
+        "measure",
+        "kind",
+        "scope",
+        "stratum",
+        "estimate",
+        "low",
+        "high",
+        "problems",
+    ]
+    if missing := [column for column in needed if column not in table]:
+        raise InputError(f"`table` lacks {missing}; give `follow_training(...).table`")
+    answers = [m for m in dict.fromkeys(table["measure"]) if m == "greedy" or str(m).startswith("Pass@")]
+    most = max(
+        (m for m in answers if m != "greedy"), key=lambda m: int(m.removeprefix("Pass@")), default="greedy"
+    )
+    held = [*dict.fromkeys(table.loc[table["kind"] != "", "kind"])]
+    kind = kind or ("visual" if "visual" in held else (held or [""])[0])
+    scopes = [*dict.fromkeys(table.loc[table["kind"] == kind, "scope"])]
+    scope = scope or ("without last layer" if "without last layer" in scopes else (scopes or [""])[0])
+    cells = table.loc[(table["kind"] == kind) & (table["scope"] == scope)]
+    if cells.empty:
+        raise NothingToDraw(f"`table` has no {kind!r} tokens, {scope!r}; it holds {held} and {scopes}")
+    whole = table.loc[table["kind"] == ""]
+    further = [m for m in dict.fromkeys(whole["measure"]) if m not in answers]
+    strata = sorted(set(cells.loc[cells["measure"] == "kl", "stratum"]))
+    outer = [strata[0], strata[-1]]
+    panels: list[tuple[str, str, list[tuple[str, pd.DataFrame]]]] = [
+        (
+            "answers",
+            "share right",
+            [(m, whole.loc[whole["measure"] == m]) for m in dict.fromkeys(("greedy", "Pass@1", most))],
+        ),
+        ("shift by base entropy", "KL(base‖model), nats", _by_stratum(cells, "kl", strata, strata)),
+        ("shift over matched noise", "KL over KL of noise", _by_stratum(cells, "ratio", outer, strata)),
+        (
+            "lowest over highest bucket",
+            "factor",
+            [
+                (name, cells.loc[cells["measure"] == measure])
+                for measure, name in (("contrast", "KL"), ("contrast_ratio", "KL over noise"))
+            ],
+        ),
+        *((escape(m), m, [(m, whole.loc[whole["measure"] == m])]) for m in further),
+    ]
+    rows = -(-len(panels) // 2)
+    figure = make_subplots(
+        rows,
+        2,
+        subplot_titles=[title for title, *_ in panels],
+        horizontal_spacing=0.11,
+        vertical_spacing=0.38 / rows,
+    )
+    styles, told = _styles([name for *_, lines in panels for name, _ in lines]), set()
+    for place, (_, unit, lines) in enumerate(panels):
+        at: dict[str, Any] = {"row": place // 2 + 1, "col": place % 2 + 1}
+        _panel(figure, lines, styles, told, at)
+        figure.update_yaxes(title_text=escape(unit, quote=False), rangemode="tozero", **at)
+    figure.update_layout(height=270 + 370 * rows, width=1000, showlegend=True)
+    figure.update_layout(margin={"t": 120, "b": 190}, legend={"y": -0.15, "yanchor": "top"})
+    problems = int(table["problems"].to_numpy().max())
+    return finish(
+        figure,
+        "What emerges over the steps of RL",
+        f"{kind_name(kind)}, {scope}; {problems} problems; 95% intervals over problems; right of the steps: controls",
+    )
+
+
+def _by_stratum(
+    cells: pd.DataFrame, measure: str, chosen: Sequence[int], strata: Sequence[int]
+) -> list[tuple[str, pd.DataFrame]]:
+    rows = cells.loc[cells["measure"] == measure]
+    return [(f"bucket {bucket(s, strata)}", rows.loc[rows["stratum"] == s]) for s in chosen]
+
+
+def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, symbol and dash by name: buckets along a scale, the rest apart."""
+    buckets = [name for name in dict.fromkeys(names) if name.startswith("bucket")]
+    levels = [0.9 * i / max(1, len(buckets) - 1) for i in range(len(buckets))]
+    shades = [str(shade) for shade in sample_colorscale("Cividis", levels)]
+    others = [name for name in dict.fromkeys(names) if name not in buckets]
+    colours = dict(zip(buckets, shades, strict=True)) | {n: LINES[i % 5] for i, n in enumerate(others)}
+    return {n: (c, SYMBOLS[i % 5], DASHES[i % 5]) for i, (n, c) in enumerate(colours.items())}
+
+
+def _panel(
+    figure: go.Figure,
+    lines: Sequence[tuple[str, pd.DataFrame]],
+    styles: dict[str, tuple[str, str, str]],
+    told: set[str],
+    at: dict[str, Any],
+) -> None:
+    """Lines over RL's steps, and the controls as points beside them; the legend names what is not yet in ``told``."""
+    both = pd.concat([rows for _, rows in lines])
+    steps = sorted({*both.loc[both["condition"] == "rl", "step"].astype(int)})
+    controls = [str(name) for name in dict.fromkeys(both["condition"]) if name != "rl"]
+    beside = {name: steps[-1] * (1 + 0.13 * (i + 1)) for i, name in enumerate(controls)}
+    for name, rows in lines:
+        colour, symbol, dash = styles[name]
+        for part, mode in (
+            (rows["condition"] == "rl", "lines+markers"),
+            (rows["condition"] != "rl", "markers"),
+        ):
+            drawn = rows.loc[part].rename(columns={"low": "estimate_low", "high": "estimate_high"})
+            drawn = drawn.dropna(subset=["estimate"])
+            x = [beside.get(c, s) for c, s in zip(drawn["condition"], drawn["step"], strict=True)]
+            figure.add_scatter(
+                x=x,
+                y=drawn["estimate"],
+                error_y=error_bars(drawn, "estimate"),
+                mode=mode,
+                name=name,
+                legendgroup=name,
+                showlegend=mode != "markers" and name not in told,
+                line={"color": colour, "dash": dash, "width": 2},
+                marker={"color": colour, "symbol": symbol, "size": 8},
+                customdata=drawn.loc[:, ends("estimate")].to_numpy(float),
+                hovertemplate="%{y:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra>"
+                + escape(name)
+                + "</extra>",
+                **at,
+            )
+        told.add(name)
+    figure.update_xaxes(
+        tickvals=[*steps, *beside.values()],
+        ticktext=[*map(str, steps), *(escape(str(name), quote=False) for name in controls)],
+        title_text="step of RL",
+        **at,
+    )
+
+
+def weight_heatmap(table: pd.DataFrame, *, measure: str = "relative") -> go.Figure:
+    """One measure of the weight changes by part and decoder layer; ``table`` is ``weight_table(pair)``.
+
+    Raises:
+        InputError: an unknown measure.
+        NothingToDraw: no matrix in a decoder layer.
+    """
+    if measure not in MEASURES:
+        raise InputError(f"`measure` is {measure!r}; expected one of {', '.join(MEASURES)}")
+    rows = table.loc[(table["layer"] >= 0) & (table["columns"] > 1)]
+    if not np.isfinite(rows[measure].to_numpy(float)).any():
+        raise NothingToDraw(f"`table` has no {measure!r} of a matrix in a decoder layer")
+    parts = [*dict.fromkeys(rows["part"])]
+    wide = rows.pivot(index="part", columns="layer", values=measure).reindex(parts)
+    scale = colour_scale(measure, wide.to_numpy(float).ravel(), log=False)
+    heatmap = go.Heatmap(
+        z=wide.to_numpy(float),
+        x=[str(layer) for layer in wide.columns],
+        y=[escape(str(part), quote=False) for part in parts],
+        coloraxis="coloraxis",
+        hovertemplate="layer %{x}, %{y}: %{z:.4g}<extra></extra>",
+        xgap=2,
+        ygap=2,
+    )
+    figure = go.Figure(heatmap)
+    figure.add_trace(
+        cell_texts(heatmap, [[number(v, 2) for v in line] for line in wide.to_numpy(float)], scale)
+    )
+    figure.update_xaxes(type="category", title_text="decoder layer", showgrid=False, ticks="")
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, ticks="")
+    figure.update_layout(coloraxis=scale, height=190 + 36 * len(parts))
+    name, unit = MEASURES[measure]
+    return finish(figure, f"{name} by module", f"{unit}; {len(rows)} matrices of the decoder")
+
+
+def prediction_scatter(outputs: pd.DataFrame, *, subtitle: str = "") -> go.Figure:
+    """Relative change of every linear module's output over that of its weight, own and total."""
+    rows = outputs.loc[np.isfinite(outputs["own"]) & np.isfinite(outputs["relative"])]
+    if rows.empty:
+        raise NothingToDraw("`outputs` has no linear module whose weight is known")
+    figure = make_subplots(
+        1, 2, horizontal_spacing=0.1, subplot_titles=["its own weight's doing", "in the running models"]
+    )
+    for column, change in enumerate(("own", "total"), 1):
+        for index, (place, part) in enumerate(
+            (("decoder", rows.loc[rows["layer"] >= 0]), ("elsewhere", rows.loc[rows["layer"] < 0]))
+        ):
+            figure.add_scatter(
+                x=part["relative"],
+                y=part[change],
+                error_y=error_bars(part, change),
+                mode="markers",
+                name=place,
+                legendgroup=place,
+                showlegend=column == 1,
+                marker={"color": LINES[index], "symbol": SYMBOLS[index], "size": 8},
+                text=[escape(str(name)) for name in part["module"]],
+                hovertemplate="%{text}<br>weight %{x:.3g}, output %{y:.3g}<extra></extra>",
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title_text="relative weight change", row=1, col=column)
+    figure.update_yaxes(title_text="relative change of output", col=1)
+    figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})
+    problems = int(rows["problems"].max())
+    told = subtitle or f"{len(rows)} linear modules, {problems} problems; 95% intervals over problems"
+    return finish(figure, "Weight changes and what they do to outputs", told)
