@@ -63,18 +63,25 @@ class Aim:
     """Where the KL is taken; its mean over these cells."""
     answer: Answer | None
 
-    def at_layer(
-        self, layer: int, hidden: Float[Tensor, "rows positions hidden"], *, frozen: bool = False
+    def divergence(
+        self,
+        layers: Sequence[int],
+        hidden: Sequence[Float[Tensor, "rows positions hidden"]],
+        *,
+        frozen: bool = False,
     ) -> Tensor:
-        """A layer's part of the mean KL, (rows,); ``frozen``: with the final norm's scale held constant."""
-        where = self.cells[layer]
-        count = int(self.cells.sum())
-        if not where.any():
-            return hidden.new_zeros(len(hidden))
-        mine = self._logits(hidden[:, where], frozen)
-        theirs = self.donor.head.logits(self.donor.wrote.residuals[layer][where])
+        """The part of some layers in the mean KL, (rows,), from what they return; ``frozen``: with the norm's scale constant."""
+        chosen = [
+            (layer, after) for layer, after in zip(layers, hidden, strict=True) if self.cells[layer].any()
+        ]
+        if not chosen:
+            return hidden[0].new_zeros(len(hidden[0]))
+        mine = torch.cat([after[:, self.cells[layer]] for layer, after in chosen], 1)
+        wrote = self.donor.wrote.residuals
+        theirs = torch.cat([wrote[layer][self.cells[layer]] for layer, _ in chosen])
+        mine, theirs = self._logits(mine, frozen), self.donor.head.logits(theirs)
         base, rlvr = (theirs, mine) if self.direction == "noising" else (mine, theirs)
-        return kl(base, rlvr).sum(-1) / count
+        return kl(base, rlvr).sum(-1) / int(self.cells.sum())
 
     def at_end(
         self, metric: Metric, hidden: Float[Tensor, "rows positions hidden"], *, frozen: bool = False
@@ -147,7 +154,7 @@ def _together(aim: Aim, swaps: Sequence[Swap]) -> Tensor:
             hidden = torch.cat([hidden, hidden[:1].expand(len(joining), -1, -1)])
             output = bridge.block(layer, _added(hidden, edits["embedding"]), wrote.calls[layer])
             if "kl" in aim.metrics:
-                part = aim.at_layer(layer, output)
+                part = aim.divergence([layer], [output])
                 divergence[: len(output)] += part - part[0]
             hidden = output + wrote.gaps[layer]
     found = []
@@ -202,35 +209,47 @@ class Slopes:
     @torch.no_grad()
     def effects(self, aim: Aim, swaps: Sequence[Swap]) -> Float[Tensor, "metrics swaps"]:
         """Approximate effects of swaps."""
-        slope = {"embedding": [self.embedding], "head": self.attention, "mlp": self.mlp}
         places = torch.stack([swap.positions for swap in swaps], 1).to(self.embedding)
         found = torch.zeros(len(self.embedding), len(swaps), device=places.device)
-        sites: dict[tuple[str, int], list[int]] = {}
+        by_position: dict[Component, Tensor] = {}
         for index, swap in enumerate(swaps):
-            sites.setdefault((swap.component.kind, swap.component.layer), []).append(index)
-        for (kind, layer), indices in sites.items():
-            members = list(dict.fromkeys(swaps[index].component for index in indices))
-            changes = torch.stack([change_of(component, aim.donor, aim.receiver) for component in members])
-            by_position = torch.einsum("mpd,cpd->mcp", slope[kind][layer], changes)
-            chosen = [members.index(swaps[index].component) for index in indices]
-            effect = torch.einsum("msp,ps->ms", by_position[:, chosen], places[:, indices])
-            found[:, indices] = effect.to(found.dtype)
+            if swap.component not in by_position:
+                by_position |= self._site(aim, swap.component)
+            found[:, index] = (by_position[swap.component] @ places[:, index]).to(found.dtype)
         return found.cpu()
+
+    def _site(self, aim: Aim, component: Component) -> dict[Component, Tensor]:
+        """Effects (metrics, positions) of a component; of all heads of its layer at once, through the output projections."""
+        layer = component.layer
+        if component.kind != "head":
+            slope = self.embedding if component.kind == "embedding" else self.mlp[layer]
+            return {component: (slope * change_of(component, aim.donor, aim.receiver)).sum(-1)}
+        read = [
+            torch.einsum(
+                "mpd,hwd,phw->mph",
+                self.attention[layer],
+                side.bridge.output_weights(layer),
+                side.wrote.heads[layer],
+            )
+            for side in (aim.donor, aim.receiver)
+        ]
+        heads = (read[0] - read[1]).unbind(-1)
+        return {Component("head", layer, head): effect for head, effect in enumerate(heads)}
 
 
 def _tapped(aim: Aim, taps: Sequence[Tensor], *, frozen: bool) -> Tensor:
     """The sum of all metrics, each of its own row, as a function of what is added to every write."""
     wrote, bridge = aim.receiver.wrote, aim.receiver.bridge
-    hidden = output = wrote.embedding + taps[0]
-    measured = []
+    hidden, after = wrote.embedding + taps[0], []
     with bridge.edited(lambda kind, layer, value: value + taps[2 * layer + (1 if kind == "attn" else 2)]):
         for layer in range(bridge.depth):
-            output = bridge.block(layer, hidden, wrote.calls[layer])
-            if "kl" in aim.metrics:
-                row = aim.metrics.index("kl")
-                measured.append(aim.at_layer(layer, output[row : row + 1], frozen=frozen))
-            hidden = output + wrote.gaps[layer]
+            after.append(bridge.block(layer, hidden, wrote.calls[layer]))
+            hidden = after[-1] + wrote.gaps[layer]
+    measured = []
     for row, metric in enumerate(aim.metrics):
-        if metric != "kl":
-            measured.append(aim.at_end(metric, output[row : row + 1], frozen=frozen))
+        if metric == "kl":
+            rows = [output[row : row + 1] for output in after]
+            measured.append(aim.divergence(range(bridge.depth), rows, frozen=frozen))
+        else:
+            measured.append(aim.at_end(metric, after[-1][row : row + 1], frozen=frozen))
     return torch.cat(measured).sum()
