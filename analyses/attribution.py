@@ -30,7 +30,8 @@ def analyse(given: Given) -> Finding:
     others |= {f"low, {name}": (pair, Cells()) for name, pair in controls_of(given.pair).items()}
     for name, (pair, cells) in others.items():
         parts[name] = attribute(pair, problems, metrics=["kl"], cells=cells, swaps=False, seed=seed).summary
-    table = pd.concat([part.assign(cells=name) for name, part in parts.items()], ignore_index=True)
+    held = [part.assign(cells=name) for name, part in parts.items()]
+    table = pd.concat([*held, found.correlations.assign(cells="low")], ignore_index=True)
     drawn = {}
     for metric in metrics:
         end = "" if metric == "kl" else f"_{metric}"

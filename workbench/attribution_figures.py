@@ -75,12 +75,12 @@ def component_heatmap(
         figure.add_trace(cell_texts(heatmap, texts, scale))
     figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(type="category", showgrid=False, ticks="", title_text="decoder layer")
-    figure.update_layout(coloraxis=scale, height=200 + 42 * len(layers) if roomy else 200 + 24 * len(layers))
+    figure.update_layout(coloraxis=scale, height=230 + (42 if roomy else 24) * len(layers), margin={"t": 140})
     others = rows.loc[~rows["kind"].isin(["head", "mlp", "attention bias", "vision"])]
     further = "; ".join(f"{row['component']} {number(row['estimate'])}" for row in others.to_dict("records"))
     place = "" if where == "all" else f", swapped at {where} positions"
     subtitle = f"{METRICS[metric]}{place}; mean of {int(rows['problems'].max())} problems, 95% intervals"
-    return finish(figure, TITLES[direction], f"{subtitle}; {further}" if further else subtitle)
+    return finish(figure, TITLES[direction], f"{subtitle}<br>{further}" if further else subtitle)
 
 
 def exact_scatter(
