@@ -5,7 +5,7 @@ import pandas as pd
 from workbench.analysis import Finding, Given
 from workbench.cli import run_analysis
 from workbench.covariate_figures import correlation_forest, fidelity_curves, strata_panels
-from workbench.covariates import OUTCOMES, covariate_claims, rank_correlations, stratified_by
+from workbench.covariates import covariate_claims, rank_correlations, stratified_by
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.presets import batch_of, controls_of
@@ -14,6 +14,7 @@ from workbench.quantities import cell_table
 from workbench.translators import fit_translators, lens_fidelity
 
 NAMES = ("cells", "fidelity")
+OUTCOMES = ("kl", "kl_null", "ratio")
 
 
 def measured(given: Given) -> list[pd.DataFrame]:
@@ -46,8 +47,9 @@ def analyse(given: Given) -> Finding:
     keep, seed = given.options.cache / "quantities", given.options.seed
     cells, fidelity = kept(keep, {**given.spec, "quantities": 1}, NAMES, lambda: measured(given))
     controls = {one: name for name in cells for one in ("kl", "ratio") if name.startswith(f"{one}, ")}
-    found = rank_correlations(cells, against=controls, seed=seed)
-    one = rank_correlations(cells.drop(columns="entropy_translated"), against=controls, seed=seed)
+    found = rank_correlations(cells, outcomes=OUTCOMES, against=controls, seed=seed)
+    fewer = cells.drop(columns="entropy_translated")
+    one = rank_correlations(fewer, outcomes=OUTCOMES, against=controls, seed=seed)
     drawn, strata = {"fidelity": fidelity_curves(fidelity, problems=len(set(cells["problem"])))}, []
     for kind in dict.fromkeys(found["kind"]):
         end = "" if kind == found["kind"].iloc[0] else str(kind)

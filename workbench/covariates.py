@@ -38,7 +38,7 @@ QUANTITIES = {
     "position": "place in the prompt",
 }
 """Column of a cell table -> what to call it."""
-OUTCOMES = ("kl", "kl_null", "ratio")
+OUTCOMES = ("kl", "ratio")
 ENTROPIES = ("entropy_base", "entropy_translated")
 ROLES = ("beyond the others", "as a proxy", "reversed", "masked", "not at all")
 _SHIFTED = ("kl", "kl_null", "entropy_change", "top1_agreement", "cosine")
