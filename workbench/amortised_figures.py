@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.panels import COLOURS, finish, log_axis
+from workbench.panels import COLOURS, band, finish, log_axis
 from workbench.tables import NothingToDraw
 
 LINES = ("#6A3D9A", "#E69F00", "#56B4E9", "#CC79A7")
@@ -51,16 +51,7 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
     optimised = table["name"] == "optimised"
     steps, one_pass = table.loc[optimised], table.loc[~optimised]
     figure = go.Figure()
-    figure.add_scatter(
-        x=[*steps["iteration"], *steps["iteration"][::-1]],
-        y=[*steps["high"], *steps["low"][::-1]],
-        fill="toself",
-        fillcolor=_faint(COLOURS["replay"]),
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-    )
+    figure.add_trace(band(steps["iteration"], steps["low"], steps["high"], COLOURS["replay"]))
     figure.add_scatter(
         x=steps["iteration"],
         y=steps["estimate"],
@@ -72,16 +63,7 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
     ends = [iterations.min(), iterations.max()]
     for number, row in enumerate(one_pass.to_dict("records")):
         colour, dash = LINES[number % len(LINES)], ("dash", "dashdot", "dot")[number % 3]
-        figure.add_scatter(
-            x=[*ends, *ends[::-1]],
-            y=[row["high"], row["high"], row["low"], row["low"]],
-            fill="toself",
-            fillcolor=_faint(colour),
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-        )
+        figure.add_trace(band(ends, [row["low"]] * 2, [row["high"]] * 2, colour))
         figure.add_scatter(
             x=np.linspace(ends[0], ends[1], 12),
             y=[row["estimate"]] * 12,
@@ -94,8 +76,3 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
     log_axis(figure, table[["low", "high"]].to_numpy(float).ravel())
     figure.update_layout(height=480, showlegend=True)
     return finish(figure, "One pass against optimisation", subtitle)
-
-
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.15)"

@@ -21,6 +21,7 @@ import pandas as pd
 
 from workbench import markup
 from workbench.bridges import check_family
+from workbench.cells import columns
 from workbench.components import METRICS, Metric, check_metrics
 from workbench.errors import InputError
 from workbench.estimates import (
@@ -86,8 +87,8 @@ class Attribution:
         order = np.argsort(-self.summary["estimate"].abs().to_numpy(), kind="stable")[:SHOWN]
         told = markup.paragraph("No swaps, so no correlations.")
         if len(self.correlations):
-            columns = [*GROUP, "approximation", *ends("pearson"), *ends("spearman")]
-            told = markup.table(self.correlations.loc[:, columns])
+            shown = [*GROUP, "approximation", *ends("pearson"), *ends("spearman")]
+            told = markup.table(self.correlations.loc[:, shown])
             told += markup.paragraph("Correlations with exact swaps; 95% intervals over problems.")
         lines = "".join(markup.paragraph(self._line(metric), strong=True) for metric in self.metrics)
         largest = markup.folded("components, largest first", markup.table(self.summary[held].iloc[order]))
@@ -217,7 +218,7 @@ def summarise(
 
         intervals = bootstrap(mean, len(values), resamples=resamples, seed=seed)
         for column, named in enumerate(wide.columns.to_frame(index=False).to_dict("records")):
-            found.append(shared | named | _columns("estimate", intervals[column]) | {"problems": len(values)})
+            found.append(shared | named | columns("estimate", intervals[column]) | {"problems": len(values)})
     return pd.DataFrame(found)
 
 
@@ -237,8 +238,8 @@ def correlate(
             found.append(
                 shared
                 | {"approximation": name}
-                | _columns("pearson", pearson(exactly, roughly, problem, **settings))
-                | _columns("spearman", spearman(exactly, roughly, problem, **settings))
+                | columns("pearson", pearson(exactly, roughly, problem, **settings))
+                | columns("spearman", spearman(exactly, roughly, problem, **settings))
                 | {"problems": problem.nunique(), "swaps": len(rows)}
             )
     return pd.DataFrame(found)
@@ -251,8 +252,7 @@ def relp_gain(
     shared = {"metric": metric, "direction": direction, "where": "all"}
     rows = next(rows for group, rows in _groups(effects) if group == shared)
     problem, problems = number_problems(rows["problem"], len(rows))
-    columns = (rows[name].to_numpy(float) for name in ("exact", *APPROXIMATIONS))
-    exactly, *roughly = columns
+    exactly, *roughly = (rows[name].to_numpy(float) for name in ("exact", *APPROXIMATIONS))
     patching, relp = (Correlation(exactly, values, problem, problems) for values in roughly)
     return bootstrap(lambda n: relp(n) - patching(n), problems, resamples=resamples, seed=seed)[0]
 
@@ -262,10 +262,6 @@ def _groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]
     keys = [tuple(map(str, key)) for key in frame[GROUP].to_numpy()]
     for key in dict.fromkeys(keys):
         yield dict(zip(GROUP, key, strict=True)), frame.loc[[other == key for other in keys]]
-
-
-def _columns(name: str, one: Interval) -> dict[str, float]:
-    return dict(zip(ends(name), (one.estimate, one.low, one.high), strict=True))
 
 
 def _interval(row: Mapping[str, Any]) -> str:

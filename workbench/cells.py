@@ -4,7 +4,7 @@ A cell is one (layer, position). Strata say how confident the base model is ther
 resample. Numbers only: `shift` makes tables of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -197,3 +197,8 @@ def choose_kinds(trace: LensTrace, kinds: Sequence[str] | None, bins: int = 1) -
 def columns(measure: str, interval: Interval) -> dict[str, float]:
     """The three columns of a measure: estimate, and both ends of its interval."""
     return {measure: interval.estimate, f"{measure}_low": interval.low, f"{measure}_high": interval.high}
+
+
+def interval_in(row: Mapping[str, Any], measure: str) -> Interval:
+    """The interval that a row holds in the three columns of a measure."""
+    return Interval(*(float(row[f"{measure}{end}"]) for end in ("", "_low", "_high")))

@@ -5,14 +5,15 @@ lies on that side, does not hold when the whole interval lies on the other, and 
 study in, claims out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from workbench import markup
+from workbench.cells import interval_in
 from workbench.estimates import Interval, Settings, paired_difference
 from workbench.outcomes import PASS_AT, scores
 
@@ -251,7 +252,7 @@ def _pulled_back(drift: pd.DataFrame, name: str, claim: str, place: str, obstacl
     found = []
     rows = drift.loc[(drift["intervention"] == name) & (drift["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
-        interval = _interval(row, "change")
+        interval = interval_in(row, "change")
         what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
         found.append(Claim(claim, place, what, interval, above=False, obstacle=obstacle))
     return found
@@ -288,7 +289,7 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
     found = []
     rows = contrasts.loc[(contrasts["condition"] != "rlvr") & (contrasts["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
-        interval = _interval(row, "beyond")
+        interval = interval_in(row, "beyond")
         where = f"{row['kind']} tokens, {row['scope']}"
         what = (
             f"lowest over highest stratum, RLVR's over that of {row['condition']} weights (a factor), {where}"
@@ -322,25 +323,25 @@ def emergence_claims(
     found = []
     for row in rows.to_dict("records"):
         other, obstacle = str(row["other"]), row["obstacle"] or None
-        change = _interval(row, "other_change")
+        change = interval_in(row, "other_change")
         if other == most and not obstacle and change.above(0.0) is not False:
             obstacle = f"there is no loss: {other} changes by {change}"
         where = f"{row['kind']} tokens, {below}"
         what = f"half-time of {timed[row['measure']]} at low entropy minus that of {other}, steps, {where}"
         found.append(
-            Claim(said[other], "emergence", what, _interval(row, "gap"), above=False, obstacle=obstacle)
+            Claim(said[other], "emergence", what, interval_in(row, "gap"), above=False, obstacle=obstacle)
         )
     others = set(table["condition"]) - {"rl"} if controls is None else controls
     rows = table.loc[table["condition"].isin([*others])]
     for row in rows.loc[rows["measure"].isin(["greedy", "Pass@1"])].to_dict("records"):
-        gain = Interval(*(100 * end for end in vars(_interval(row, "last_minus")).values()))
+        gain = Interval(*(100 * end for end in vars(interval_in(row, "last_minus")).values()))
         what = f"{row['measure']}, RLVR minus the control {row['condition']}, points"
         found.append(Claim("RLVR gains more than any further training", "emergence", what, gain))
     contrasts = rows.loc[(rows["measure"] == "contrast") & (rows["scope"] == below)]
     for row in contrasts.to_dict("records"):
         where = f"{row['kind']} tokens, {below}"
         what = f"lowest over highest stratum, RLVR's over that of the control {row['condition']} (a factor), {where}"
-        over = _interval(row, "last_over")
+        over = interval_in(row, "last_over")
         found.append(Claim("the low-entropy shift is RLVR's own", "emergence", what, over, bound=1.0))
     return found
 
@@ -352,11 +353,7 @@ def weight_claims(prediction: pd.DataFrame) -> list[Claim]:
             "where weights change more, outputs change more",
             "weight view",
             f"Spearman of relative weight change and {row['change']} change of output, {row['n']} {row['modules']}",
-            _interval(row, "rho"),
+            interval_in(row, "rho"),
         )
         for row in prediction.to_dict("records")
     ]
-
-
-def _interval(row: Mapping[str, Any], name: str) -> Interval:
-    return Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from workbench.cells import Cells, columns
+from workbench.cells import Cells, columns, interval_in
 from workbench.claims import Claim
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, Settings, bootstrap, number_problems
@@ -101,9 +101,8 @@ def rank_correlations(
 
     Per layer, and pooled over layers (the layer held fixed) without the last one. Columns: scope, layer, kind, outcome,
     quantity, cells, problems; simple and partial with their intervals (bootstrap over problems, ranks taken anew); role,
-    one of ROLES by whether the intervals contain 0 ("" for
-    differences): a link that the others explain is one "as a proxy" has, though an
-    interval that contains 0 does not show that nothing is left.
+    one of ROLES by whether the intervals contain 0 ("" for differences). An interval that contains 0 does not show that
+    nothing is left.
 
     Args:
         table: of `quantities.cell_table`, or any with the columns problem, layer, last_layer, kind and those asked for.
@@ -172,7 +171,7 @@ def covariate_claims(correlations: pd.DataFrame) -> list[Claim]:
     }
     for row in rows.loc[rows["outcome"].isin([*told])].to_dict("records"):
         for what, claim in said.items():
-            interval = Interval(*(float(row[f"{what}{end}"]) for end in ("", "_low", "_high")))
+            interval = interval_in(row, what)
             measured = f"{what} Spearman of {QUANTITIES[row['quantity']]} with {told[row['outcome']]}"
             few = "no interval" if isnan(interval.low) else None
             where = f"{measured}, {row['kind']} tokens, {SCOPES[_BELOW]}"

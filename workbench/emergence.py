@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from workbench import markup
-from workbench.cells import columns
+from workbench.cells import columns, interval_in
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
 from workbench.experiments import measure
@@ -313,11 +313,7 @@ def _compared(
             {key: first[key] for key in ("measure", "kind", "scope")}
             | {"other": name_of(keyed[b]), **columns("gap", gap), "problems": problems}
             | {"state": "cannot be told" if obstacle else state_of(gap), "obstacle": obstacle}
-            | {
-                "other_change": change[b].estimate,
-                "other_change_low": change[b].low,
-                "other_change_high": change[b].high,
-            }
+            | columns("other_change", change[b])
         )
     return table, timing, pd.DataFrame(order)
 
@@ -356,7 +352,7 @@ def _told(row: Mapping[str, Any]) -> str:
     shift = f"The low-entropy shift ({row['kind']} tokens, {row['scope']}, root KL)"
     if row["obstacle"]:
         return f"{shift} beside {row['other']}: {row['state']}, {row['obstacle']}."
-    gap = Interval(*(float(row[name]) for name in ends("gap")))
+    gap = interval_in(row, "gap")
     said = "is undecided beside" if row["state"] == "undecided" else row["state"]
     return f"{shift} {said} {row['other']}: {gap} steps between the two half-times."
 

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from workbench import markup
-from workbench.cells import Cells, choose_kinds, columns, positions_of
+from workbench.cells import Cells, choose_kinds, columns, interval_in, positions_of
 from workbench.errors import InputError
-from workbench.estimates import Array, Interval, bootstrap, divide, sums_by_problem
+from workbench.estimates import Array, bootstrap, divide, sums_by_problem
 from workbench.null_models import NULLS, NullKind, check_scale, check_update, named_weights, null_pair
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
@@ -263,17 +263,13 @@ def _headline(contrasts: pd.DataFrame, bins: int, scale: float) -> str:
     first = rows[0]
     line = (
         f"At {first['kind']} tokens, {SCOPES[first['scope']]}, RLVR shifts the lowest {part_name(bins, 'quantile')} of "
-        f"entropy {times(_interval(first, 'contrast'))} the highest"
+        f"entropy {times(interval_in(first, 'contrast'))} the highest"
     )
     for row in rows[1:]:
         if (row["kind"], row["scope"]) == (first["kind"], first["scope"]):
-            line += f"; {_article(row['condition'], scale)} {times(_interval(row, 'contrast'))}, so that the low-entropy "
-            line += f"claim beyond it {row['state']} ({times(_interval(row, 'beyond'))})"
+            line += f"; {_article(row['condition'], scale)} {times(interval_in(row, 'contrast'))}, so that the low-entropy "
+            line += f"claim beyond it {row['state']} ({times(interval_in(row, 'beyond'))})"
     return f"{line}{'; one problem, so no interval' * (first['problems'] < 2)}."
-
-
-def _interval(row: Mapping[str, Any], name: str) -> Interval:
-    return Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
 
 
 def _article(condition: str, scale: float) -> str:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
-from workbench.panels import COLOURS, DASHES, MARKERS, finish
+from workbench.panels import COLOURS, DASHES, MARKERS, band, finish
 
 if TYPE_CHECKING:
     from workbench.replay import LearnedTokens
@@ -120,18 +120,8 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
         part, plain = part.sort_values("k"), name in ("base", "rlvr")
         style = "replay" if name == "tokens, low" else str(name)
         colour = COLOURS[style] if style in COLOURS else LINES[number % len(LINES)]
-        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         if plain:
-            figure.add_scatter(
-                x=[*part["k"], *part["k"][::-1]],
-                y=[*part["high"], *part["low"][::-1]],
-                fill="toself",
-                fillcolor=f"rgba({red},{green},{blue},0.15)",
-                line={"width": 0},
-                mode="lines",
-                hoverinfo="skip",
-                showlegend=False,
-            )
+            figure.add_trace(band(part["k"], part["low"], part["high"], colour))
         figure.add_scatter(
             x=part["k"],
             y=part["estimate"],

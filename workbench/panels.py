@@ -172,6 +172,24 @@ def error_bars(rows: pd.DataFrame, measure: str) -> dict:
     }
 
 
+def band(
+    x: Iterable[float], low: Iterable[float], high: Iterable[float], colour: str, opacity: float = 0.15
+) -> go.Scatter:
+    """What lies between two lines, as a trace without an outline, a legend entry or a label; ``colour`` is like ``#0072b2``."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    along = [*x]
+    return go.Scatter(
+        x=[*along, *along[::-1]],
+        y=[*high, *[*low][::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},{opacity:g})",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
 def curves(lines: Mapping[str, tuple[pd.DataFrame, str, str]], depth: int | None) -> go.Figure:
     """Lines with bands by layer; the last layer stands apart, as points with error bars.
 
@@ -184,19 +202,9 @@ def curves(lines: Mapping[str, tuple[pd.DataFrame, str, str]], depth: int | None
         part = part.sort_values("layer")
         below, final = part.loc[part["layer"] != last], part.loc[part["layer"] == last]
         colour, dash, symbol = COLOURS[style], DASHES.get(style, "solid"), MARKERS.get(style, "circle")
-        band = below.dropna(subset=ends(measure))
-        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-        figure.add_scatter(
-            x=[*band["layer"], *band["layer"][::-1]],
-            y=[*band[f"{measure}_high"], *band[f"{measure}_low"][::-1]],
-            fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},0.18)",
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=name,
-        )
+        known = below.dropna(subset=ends(measure))
+        between = band(known["layer"], known[f"{measure}_low"], known[f"{measure}_high"], colour, 0.18)
+        figure.add_trace(between.update(legendgroup=name))
         for place, mode in ((below, "lines+markers"), (final, "markers")):
             figure.add_scatter(
                 x=place["layer"],

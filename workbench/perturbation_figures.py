@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
-from workbench.panels import COLOURS, finish
+from workbench.panels import COLOURS, band, finish
 from workbench.slopes import ALL, CLEAN, FITS, OUTCOMES, STRATA, outcome_of, slope_text
 from workbench.tables import NothingToDraw
 from workbench.verdicts import SCOPES
@@ -136,20 +136,10 @@ def slope_forest(
 
 def _line(figure: go.Figure, column: int, x: np.ndarray, found: Interval, outcome: str, colour: str) -> None:
     """A slope through the origin with its band."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     if np.isfinite(found.low):
-        figure.add_scatter(
-            x=[x[0], 0, x[1], x[1], 0, x[0]],
-            y=[x[0] * found.low, 0, x[1] * found.low, x[1] * found.high, 0, x[0] * found.high],
-            fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},0.25)",
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-            row=1,
-            col=column,
-        )
+        at = [x[0], 0, x[1]]
+        between = band(at, [found.high * a for a in at], [found.low * a for a in at], colour, 0.25)
+        figure.add_trace(between, 1, column)
     figure.add_scatter(
         x=x,
         y=found.estimate * x,

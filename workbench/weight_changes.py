@@ -24,14 +24,13 @@ from torch import Tensor, nn
 
 from workbench import markup
 from workbench.anatomy import Anatomy
-from workbench.cells import columns
+from workbench.cells import columns, interval_in
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, spearman
 from workbench.null_models import check_update, named_weights
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, collate
-from workbench.tables import ends
 
 LAYER = "layer"
 """The part that stands for a whole decoder layer."""
@@ -61,7 +60,7 @@ class WeightChanges:
         """How well weight changes tell output changes, a line for each."""
         return [
             f"Relative weight change and {row['change']} change of output, {row['n']} {row['modules']}: Spearman "
-            f"{Interval(*(float(row[name]) for name in ends('rho')))}."
+            f"{interval_in(row, 'rho')}."
             for row in self.prediction.to_dict("records")
         ]
 
