@@ -14,7 +14,7 @@ import workbench as wb
 from workbench import lens
 from workbench.attribution import attribute, correlate, relp_gain
 from workbench.attribution_figures import component_heatmap, exact_scatter
-from workbench.bridges import FAMILIES, bridge, half_rule, sharing
+from workbench.bridges import FAMILIES, bridge, half_rule
 from workbench.components import Answer, Component, FinalHead, mean_slope, measure, split_change
 from workbench.errors import InputError
 from workbench.estimates import pearson
@@ -24,6 +24,7 @@ from workbench.segments import frozen
 from workbench.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of
 from workbench.traces import lens_heads, trace
 from workbench.tracing import read_residuals
+from workbench.twins import sharing
 
 METRICS = ("kl", "logit_difference", "log_probability")
 SAID = ("ab 3", "ab 4")

@@ -10,8 +10,9 @@ import pytest
 import sweep_standin
 from test_sweeps import contents, home, recorded, spec  # noqa: F401  (a fixture)
 
+from workbench import machine
 from workbench.errors import InputError
-from workbench.sweeps import engines, worker
+from workbench.sweeps import worker
 from workbench.sweeps.driver import resume_sweep, run_sweep
 from workbench.sweeps.ledger import Ledger
 
@@ -116,4 +117,4 @@ def outcomes(folder: Path):
 
 
 def test_cores_are_counted():
-    assert 1 <= engines.cores() <= (os.cpu_count() or 1)
+    assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)

@@ -1,13 +1,12 @@
 """Attention mass: how much the later positions of a prompt look at each position.
 
-1. Fused kernels return no attention weights, so they are read off an eager twin: a copy of the model's modules over the
-   very same parameters and buffers. The model itself is left as it is.
+1. Fused kernels return no attention weights, so they are read off an eager twin: second modules over the very same
+   parameters and buffers. The model itself is left as it is.
 2. Layer by layer, inside the forward, (heads, queries, keys) become one number a key: the mean over heads and over the
    queries after it. It is the attention with which a layer makes the residual stream that it returns.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +15,7 @@ from torch import Tensor
 from workbench.anatomy import Anatomy, dissect
 from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.tracing import read_attention
+from workbench.twins import sharing
 
 
 def mass_received(
@@ -33,9 +33,7 @@ def mass_received(
 
 def eager_twin(anatomy: Anatomy) -> Anatomy:
     """The same model, weights shared, with a decoder whose attention is computed step by step and so can be read."""
-    model = anatomy.model
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = dissect(deepcopy(model, shared))
+    twin = dissect(sharing(anatomy.model))
     twin.decoder.set_attn_implementation("eager")  # pyright: ignore[reportCallIssue]
     return twin
 

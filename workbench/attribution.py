@@ -176,7 +176,7 @@ def attribute(
     wanted = check_metrics(metrics)
     chosen = Cells() if cells is None else cells
     _check(pair, problems, chosen, wanted, responses, approximations, rows)
-    prompts = [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in problems]
+    prompts = [pair.encode(item) for item in problems]
     for prompt in prompts:
         _check_cells(chosen, pair, prompt)
     told = responses or [_brought(item) for item in problems] if _of_answer(wanted) else None

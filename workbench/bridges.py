@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from workbench.anatomy import Anatomy
 from workbench.errors import InputError
+from workbench.twins import sharing
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava", "llava_onevision", "idefics3", "qwen2", "qwen3", "llama")
 """That TransformerLens bridges and whose layers add attention and MLP to the residual stream as they are."""
@@ -210,23 +211,7 @@ def _build(anatomy: Anatomy) -> Bridge:
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     twin = sharing(anatomy.model)
+    twin.set_attn_implementation("eager")
     model = build_bridge_from_module(twin, type(twin).__name__, hf_config=deepcopy(twin.config))
     model.eval()
     return Bridge(model, anatomy.depth)
-
-
-def sharing(model: Any) -> Any:
-    """A second module of the model's class over the same parameters and buffers, with eager attention.
-
-    Built from the config and not copied: a copy would keep what nnsight has put on the modules.
-    """
-    config = deepcopy(model.config)
-    config._attn_implementation = "eager"
-    with torch.device("meta"):
-        twin = type(model)(config)
-    for name, module in twin.named_modules():
-        source = model.get_submodule(name)
-        module._parameters.update(source._parameters)
-        module._buffers.update(source._buffers)
-    twin.set_attn_implementation("eager")
-    return twin.eval()

@@ -15,8 +15,7 @@
 Everything here is computed in float64; what is added up are the models' own activations.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -208,9 +207,3 @@ def mean_slope(metric: Metric, z_base: Tensor, z_rlvr: Tensor, answer: Answer | 
     for node, weight in zip(nodes, weights, strict=True):
         mean += 0.5 * weight * torch.lerp(z_base, z_rlvr, 0.5 * (node + 1)).softmax(-1)
     return mean - z_base.softmax(-1) if metric == "kl" else slope - mean
-
-
-def relative_gap(splits: Mapping[Any, Split]) -> float:
-    """The largest relative gap between a measured change and the sum of its terms."""
-    gaps = [abs(s.explained - s.total) / abs(s.total) if s.total else 0.0 for s in splits.values()]
-    return max(gaps, default=math.nan)

@@ -3,7 +3,6 @@
 Nothing here needs a network, and a check that breaks is a finding, not a crash.
 """
 
-import hashlib
 import importlib
 import json
 import math
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import __version__, machine, markup
+from workbench.folders import file_digest
 from workbench.machine import STATUSES, Check
 
 if TYPE_CHECKING:
@@ -257,10 +257,7 @@ def _listed_digests(folder: Path) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    if not path.is_file():
-        return "missing"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path) if path.is_file() else "missing"
 
 
 def _network() -> Iterator[Check]:

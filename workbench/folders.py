@@ -57,7 +57,7 @@ def run_folder(out: Path, kind: str, spec: Any, *, overwrite: bool = False) -> I
         (work / "run").mkdir()
         yield work
         files = sorted(p for p in (work / "run").rglob("*") if p.is_file())
-        manifest = {str(p.relative_to(work / "run")): _digest(p) for p in files}
+        manifest = {str(p.relative_to(work / "run")): file_digest(p) for p in files}
         write_json(work / "run" / "manifest.json", manifest)
         _put(work / "run", out)
     except OSError as error:
@@ -71,9 +71,15 @@ def run_folder(out: Path, kind: str, spec: Any, *, overwrite: bool = False) -> I
     shutil.rmtree(work, ignore_errors=True)
 
 
-def digest_of(spec: Any) -> str:
-    """16 hexadecimal digits that stand for a specification."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def digest_of(spec: Any, digits: int = 16) -> str:
+    """Hexadecimal digits that stand for a specification."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:digits]
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def kept(
@@ -127,7 +133,3 @@ def _put(built: Path, out: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Readable JSON; what JSON does not know becomes text."""
     path.write_text(json.dumps(content, indent=1, default=str) + "\n")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

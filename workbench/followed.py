@@ -271,7 +271,7 @@ def follow(
             f"`problems` has {len(problems)} entries, but the trace has {len(trace.prompts)} prompts; give those "
             "that were traced, or the first few of them: `follow(pair, problems[:4], trace)`"
         )
-    prompts = [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in problems]
+    prompts = [pair.encode(item) for item in problems]
     ids = []
     for number, prompt in enumerate(prompts):
         one = trace.select(prompt=number)

@@ -54,14 +54,18 @@ def devices() -> "list[torch.device]":
     return found
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def hardware() -> Iterator[Check]:
     """Cores and threads of the CPU, and the accelerators with their memory."""
     import psutil
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count()
-    threads = f"{cores} cores, {usable} usable, {torch.get_num_threads()} torch threads"
+    threads = f"{cores} cores, {usable_cores()} usable, {torch.get_num_threads()} torch threads"
     yield Check("device cpu", threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an old driver warns; the row below says so

@@ -125,7 +125,7 @@ def weight_nulls(
     """
     others = dict(others or {})
     _check(pair, problems, kinds, draws, others, bins, scale)
-    prompts = [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in problems]
+    prompts = [pair.encode(item) for item in problems]
 
     def look(name: str, some: ModelPair) -> LensTrace:
         tell = partial(progress, name) if progress else None

@@ -89,11 +89,17 @@ class ModelPair:
             return pad
         return next(i for i in range(self.vocab_size) if i not in self.base.visual_token_ids)
 
-    def encode(self, problem: Problem, turns: Sequence[Message] = ()) -> EncodedPrompt:
+    def encode(self, problem: Problem | EncodedPrompt, turns: Sequence[Message] = ()) -> EncodedPrompt:
         """Encode a problem, and the turns after it, for both models, on the CPU; raises what `prompts.encode` raises.
 
-        A pair loaded by name is asked in its preset's words.
+        A pair loaded by name is asked in its preset's words. What is encoded already stays as it is.
         """
+        if isinstance(problem, EncodedPrompt):
+            if turns:
+                raise InputError(
+                    "`turns` follow a problem, and `problem` is encoded already: pair.encode(problem, turns)"
+                )
+            return problem
         asked = problem if self.preset is None else self.preset.asked(problem)
         return encode(self.processor, self.base, asked, turns)
 

@@ -15,12 +15,14 @@ from workbench.components import Answer, Component, FinalHead, Metric, split_cha
 from workbench.conditions import Select, Threshold, check_selection
 from workbench.errors import InputError
 from workbench.estimates import divide
+from workbench.lens import summarise
 from workbench.likelihoods import response_ids
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.segments import frozen
 from workbench.strata import select_cells
 from workbench.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
+from workbench.traces import lens_head
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class AttributedPrompt:
         places = {name: place for name, place in places.items() if place.any()}
         cells = torch.zeros(pair.depth, len(prompt), dtype=torch.bool, device=pair.device)
         if "kl" in metrics:
-            cells[:, :asked] = _choose(chosen, sides[0], visual[:asked], asked)
+            cells[:, :asked] = _choose(chosen, pair, sides[0].wrote.residuals, visual[:asked], asked)
         return cls(
             prompt.problem_id, (sides[0], sides[1]), (pair.base, pair.rlvr), metrics, cells, answer, places
         )
@@ -237,22 +239,22 @@ def _parted(pair: ModelPair, prompt: EncodedPrompt, said: tuple[str, str]) -> tu
     return prompt, Answer(len(prompt) - 1, right[shared], wrong[shared])
 
 
-def _choose(chosen: Any, base: Side, visual: Tensor, length: int) -> Bool[Tensor, "layers positions"]:
-    """The cells of a prompt; ``length`` positions, before any response."""
-    depth = base.bridge.depth
+def _choose(
+    chosen: Any, pair: ModelPair, residuals: Tensor, visual: Tensor, length: int
+) -> Bool[Tensor, "layers positions"]:
+    """The cells of a prompt, from the base's residuals; ``length`` positions, before any response."""
+    depth = pair.depth
     if not isinstance(chosen, Cells):
         cells = torch.zeros(depth, length, dtype=torch.bool, device=visual.device)
         for layer, position in chosen:
             cells[layer, position] = True
         return cells
-    entropy = []
-    for hidden in base.wrote.residuals[:, :length]:
-        log_p = base.head.logits(hidden).float().log_softmax(-1)
-        entropy.append(-(log_p.exp() * log_p).sum(-1))
+    head = lens_head(pair.base, pair.vocab_size)
+    entropy = [summarise(hidden, head, top_k=1).entropy for hidden in residuals[:, :length]]
     tokens = chosen.tokens or ("visual" if visual.any() else "all")
     candidates = {"visual": visual, "text": ~visual, "all": torch.ones_like(visual)}[tokens]
     cells = select_cells(
-        torch.stack(entropy).clamp_min(0),
+        torch.stack(entropy),
         select=chosen.select,
         threshold=chosen.threshold,
         tau=chosen.tau,

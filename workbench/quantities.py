@@ -28,11 +28,10 @@ from workbench.estimates import Array, divide
 from workbench.lens import summarise
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
+from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.records import LensTrace
 from workbench.traces import lens_head, trace
-from workbench.tracing import read_residuals
-from workbench.translators import Translators
+from workbench.translators import Translators, read_all
 
 _FROM_TRACE = ("entropy_base", "base_norm", "kl", "top1_agreement", "cosine")
 
@@ -118,18 +117,12 @@ def cell_table(
 def _translated_entropy(
     pair: ModelPair, prompts: Sequence[EncodedPrompt], translators: Translators, batch_size: int
 ) -> Float[Tensor, "layers positions"]:
-    head, parts = lens_head(pair.base, pair.vocab_size), []
-    device = head.weight.device
-    for batch in batches(prompts, batch_size):
-        inputs = collate(batch, pair.pad_id)
-        real = inputs["attention_mask"].bool()
+    head = lens_head(pair.base, pair.vocab_size)
 
-        def entropy(layer: int, hidden: Tensor, real: Tensor = real) -> Tensor:
-            read = translators.translate(layer, hidden[real.to(hidden.device)].to(device))
-            return summarise(read, head, top_k=1).entropy.cpu()
+    def entropy(layer: int, hidden: Tensor) -> Tensor:
+        return summarise(translators.translate(layer, hidden), head, top_k=1).entropy.cpu()
 
-        parts.append(torch.stack([*read_residuals(pair.base, inputs, reduce=entropy).values()]))
-    return torch.cat(parts, 1)
+    return read_all(pair.base, prompts, pair.pad_id, batch_size=batch_size, reduce=entropy)
 
 
 def _places(traced: LensTrace, problems: Sequence[Problem]) -> dict[str, Array]:

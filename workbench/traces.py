@@ -81,7 +81,7 @@ def trace(
     heads = lens_heads(pair)
     infos: list[PromptInfo] = []
     parts: list[dict[str, Tensor]] = []
-    encoded = (item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in listed)
+    encoded = (pair.encode(item) for item in listed)
 
     def traced(batch: Sequence[EncodedPrompt], here: slice) -> dict[str, Tensor]:
         reduce = _cells(batch, heads, top_k, null_draws, seed)

@@ -35,7 +35,7 @@ from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.traces import lens_head
-from workbench.tracing import read_residuals
+from workbench.tracing import Reduce, read_residuals
 
 FORMAT = 1
 """Version of the folder that `Translators.save` writes."""
@@ -224,7 +224,7 @@ def lens_fidelity(
     Raises:
         InputError: no problems, or translators of another model.
     """
-    prompts = [_encoded(pair, item) for item in problems]
+    prompts = [pair.encode(item) for item in problems]
     if not prompts:
         raise InputError(
             "`problems` is empty: lens_fidelity(pair, load_problems('shapes', limit=64), translators)"
@@ -263,7 +263,7 @@ def fit_translators(
     Raises:
         InputError: no prompts, a prompt in both splits, or bad settings.
     """
-    encoded = [[_encoded(pair, item) for item in part] for part in (train, validation)]
+    encoded = [[pair.encode(item) for item in part] for part in (train, validation)]
     names = [{prompt.problem_id for prompt in part} for part in encoded]
     if not all(names) or names[0] & names[1]:
         found = f"both hold {min(names[0] & names[1])!r}" if all(names) else "one is empty"
@@ -280,23 +280,27 @@ def fit_translators(
 
 
 def read_all(
-    anatomy: Anatomy, prompts: Sequence[EncodedPrompt], pad_id: int, *, batch_size: int = 8
-) -> Residuals:
-    """Residuals of the real positions of all prompts, one prompt after another, float32, where the unembedding is."""
+    anatomy: Anatomy,
+    prompts: Sequence[EncodedPrompt],
+    pad_id: int,
+    *,
+    batch_size: int = 8,
+    reduce: Reduce = lambda _, hidden: hidden.float(),
+) -> Float[Tensor, "layers positions *rest"]:
+    """What ``reduce`` makes of the residuals of the real positions of all prompts, one prompt after another.
+
+    It is given (positions, hidden), where the unembedding is; by default it keeps them, float32.
+    """
     device, parts = anatomy.unembedding.weight.device, []
     for batch in batches(prompts, batch_size):
         inputs = collate(batch, pad_id)
         real = inputs["attention_mask"].bool()
 
-        def keep(_: int, hidden: Tensor, real: Tensor = real) -> Tensor:
-            return hidden[real.to(hidden.device)].to(device, torch.float32)
+        def keep(layer: int, hidden: Tensor, real: Tensor = real) -> Tensor:
+            return reduce(layer, hidden[real.to(hidden.device)].to(device))
 
         parts.append(torch.stack([*read_residuals(anatomy, inputs, reduce=keep).values()]))
     return torch.cat(parts, 1)
-
-
-def _encoded(pair: ModelPair, item: Problem | EncodedPrompt) -> EncodedPrompt:
-    return item if isinstance(item, EncodedPrompt) else pair.encode(item)
 
 
 def _fit_layer(

@@ -110,7 +110,7 @@ def compare_weights(
             "`problems` is empty; give at least one: compare_weights(pair, load_problems('shapes', limit=32))"
         )
     table = weight_table(pair)
-    prompts = [item if isinstance(item, EncodedPrompt) else pair.encode(item) for item in problems]
+    prompts = [pair.encode(item) for item in problems]
     outputs = _output_table(pair, prompts, table, resamples, seed)
     settings = {"problems": len(prompts), "resamples": resamples, "seed": seed}
     prediction = pd.DataFrame(_predictions(outputs, resamples, seed))

@@ -3,7 +3,6 @@
 Every step resumes.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from workbench.deltas import write_delta
 from workbench.errors import InputError
+from workbench.folders import file_digest
 from workbench.organism import data, grpo, model, sft
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
@@ -109,9 +109,7 @@ def publish(folder: Path, weights: Path) -> None:
         shutil.copy(folder / "control" / f"{name}.safetensors", weights / "control")
     curves(folder).to_csv(weights / "curves.csv", index=False)
     shipped = sorted(p for p in weights.rglob("*.safetensors"))
-    lines = [
-        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(weights).as_posix()}" for p in shipped
-    ]
+    lines = [f"{file_digest(p)}  {p.relative_to(weights).as_posix()}" for p in shipped]
     (weights / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from workbench.errors import InputError
+from workbench.machine import usable_cores
 from workbench.sweeps.ledger import Outcome
 from workbench.sweeps.plan import Cell, by_problem
 from workbench.sweeps.worker import Job
@@ -83,11 +84,6 @@ class Schedule:
             return Outcome(cell.key, reason=f"its worker died, {DEATHS} times in a row")
         self._groups.setdefault((cell.pair, cell.problems, cell.problem), deque()).appendleft(cell)
         return None
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
@@ -191,7 +187,7 @@ def local(
         InputError: there is no GPU, or no worker can start; says the end of its log.
     """
     devices = gpus() if job.device == "cuda" else None
-    most = len(devices) if devices is not None else max(1, cores() // job.threads)
+    most = len(devices) if devices is not None else max(1, usable_cores() // job.threads)
     if not most:
         raise InputError(
             "`device` is 'cuda', but there is no GPU; say `device: cpu`, or run it where there is one"

@@ -5,12 +5,10 @@ the intervention's settings, samples and how they are drawn, device and threads,
 libraries that compute. What does not: names, places, the order of cells, the number of workers, the engine.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from workbench import __version__
 from workbench.conditions import Condition
 from workbench.errors import InputError
+from workbench.folders import digest_of, file_digest
 from workbench.pair_presets import ROLES
 from workbench.sweeps.spec import PairSource, ProblemSet, Sweep, depth_of, seeded
 
@@ -44,9 +43,8 @@ class Cell:
     seed: int
 
 
-def digest(told: Any) -> str:
-    """32 hexadecimal digits that stand for a value of JSON's types."""
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
+digest = partial(digest_of, digits=32)
+"""32 hexadecimal digits that stand for a value of JSON's types."""
 
 
 def label_of(problems: ProblemSet) -> str:
@@ -116,8 +114,7 @@ def _digest(file: Path) -> str:
     blob = file.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(file)
 
 
 @cache

@@ -4,7 +4,6 @@
 the cells alone; what was timed is in ``timings``. The manifest comes last: its presence means that the rest is whole.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workbench.errors import InputError
-from workbench.folders import made_with, write_json
+from workbench.folders import digest_of, file_digest, made_with, write_json
 from workbench.sweeps.driver import identity_of
 from workbench.sweeps.ledger import Ledger
 from workbench.sweeps.plan import Cell, plan_cells, settings_rows
@@ -54,7 +53,7 @@ def export_sweep(
             (out / "manifest.json").unlink(missing_ok=True)
             for kind in formats:
                 _write(ledger, out, kind)
-            told = {"files": {f.name: _digest(f) for f in _tables_in(out)}, "made_with": made_with()}
+            told = {"files": {f.name: file_digest(f) for f in _tables_in(out)}, "made_with": made_with()}
             write_json(out / "manifest.partial", told)
             (out / "manifest.partial").rename(out / "manifest.json")
         except OSError as error:
@@ -107,7 +106,7 @@ def faults(folder: str | Path) -> list[str]:
     if manifest.is_file():
         for name, told in json.loads(manifest.read_text())["files"].items():
             file = manifest.parent / name
-            if not file.is_file() or _digest(file) != told:
+            if not file.is_file() or file_digest(file) != told:
                 found.append(
                     f"tables/{name} is not what was written; export again: workbench sweep export {folder}"
                 )
@@ -169,7 +168,7 @@ def _rows(
 def _results(ledger: Ledger, names: set[str]) -> dict[str, Any]:
     """A digest of each finished cell's result, by name."""
     return {
-        _name(cell): (told["status"], told["reason"], None if result is None else _digest_of(result))
+        _name(cell): (told["status"], told["reason"], None if result is None else digest_of(result))
         for cell, told, result in ledger.outcomes()
         if _name(cell) in names
     }
@@ -197,12 +196,3 @@ def _unlike(a: Any, b: Any, path: str = "") -> Iterator[str]:
 
 def _tables_in(out: Path) -> list[Path]:
     return sorted(f for f in out.iterdir() if f.suffix.lstrip(".") in FORMATS and f.stem != "timings")
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest_of(result: Any) -> str:
-    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
