@@ -6,7 +6,7 @@ import random
 import pytest
 import tiny
 
-from workbench import experiments
+from workbench import measuring
 from workbench.drifts import Reference
 from workbench.experiments import ablate
 from workbench.problems import load_problems
@@ -85,7 +85,7 @@ def test_what_fails_is_told_and_the_rest_is_done(found):
 
 def test_base_targets_are_taken_once_for_a_problem(job, monkeypatch):
     calls = {"aims": 0, "reference": 0, "readings": 0}
-    take, read, of = experiments.aims_of, experiments.Readings.of, Reference.of
+    take, read, of = measuring.aims_of, measuring.Readings.of, Reference.of
 
     def counted(name, make):
         def call(*args, **kwargs):
@@ -94,9 +94,9 @@ def test_base_targets_are_taken_once_for_a_problem(job, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(experiments, "aims_of", counted("aims", take))
-    monkeypatch.setattr(experiments.Readings, "of", counted("readings", read))
-    monkeypatch.setattr(experiments.Reference, "of", counted("reference", of))
+    monkeypatch.setattr(measuring, "aims_of", counted("aims", take))
+    monkeypatch.setattr(measuring.Readings, "of", counted("readings", read))
+    monkeypatch.setattr(measuring.Reference, "of", counted("reference", of))
     bench = Bench(job)
     for cell in plan_cells(bench.sweep, "cpu"):
         if cell.problem == "mine/q0" and cell.intervention != "none":

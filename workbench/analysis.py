@@ -26,9 +26,10 @@ from workbench import __version__, markup
 from workbench.claims import Claim, claim_table, claims_html
 from workbench.conditions import default_matrix
 from workbench.errors import InputError
-from workbench.experiments import Ablation, Condition, ablate
+from workbench.experiments import Ablation, ablate
 from workbench.figure_files import write_figures
 from workbench.folders import digest_of, kept, made_with, write_json
+from workbench.measuring import Condition
 from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
 from workbench.pairs import ModelPair, load_pair

@@ -26,8 +26,8 @@ from workbench import markup
 from workbench.cells import columns, interval_in
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
-from workbench.experiments import measure
 from workbench.folders import kept
+from workbench.measuring import measure
 from workbench.nulls import groups_of
 from workbench.outcomes import PASS_AT, scores
 from workbench.pairs import ModelPair

@@ -21,9 +21,9 @@ from workbench.chat import Message
 from workbench.conditions import default_matrix
 from workbench.decoding import Engine, Intervention, check_sampling, decode_many
 from workbench.errors import InputError
-from workbench.experiments import Condition, answered_by, intervene
 from workbench.images import SUFFIXES
 from workbench.likelihoods import response_ids, response_scores
+from workbench.measuring import Condition, answered_by, intervene
 from workbench.pairs import ModelPair, load_pair
 from workbench.patching import Patch
 from workbench.presets import batch_of, longest_answer, settings_for

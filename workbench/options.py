@@ -142,7 +142,7 @@ def matrix_of(
     With an engine those that it can't draw are left out, and named on the terminal.
     """
     from workbench.conditions import default_matrix
-    from workbench.experiments import drawn_by_engine
+    from workbench.measuring import drawn_by_engine
     from workbench.presets import settings_for
 
     given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError
-from workbench.experiments import Condition
 from workbench.harnesses import Question, Responder, kind_of, make_problem, told
+from workbench.measuring import Condition
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 

@@ -20,8 +20,8 @@ from lmms_eval.tasks import TaskManager
 import workbench as wb
 from workbench.answers import verify
 from workbench.conditions import default_matrix
-from workbench.experiments import intervene
 from workbench.likelihoods import response_ids, response_nats
+from workbench.measuring import intervene
 from workbench.presets import settings_for
 
 HERE = Path(__file__).resolve().parent

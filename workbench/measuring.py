@@ -1,0 +1,196 @@
+"""One condition on some problems: its interventions made, the responses drawn and verified, the drift measured.
+
+A condition is a value: ``"base"``, ``"rlvr"``, a `Replay`, a `Patch` or an `Adapter`. What several of them need on the same
+problems is made once, where a `Reuse` is handed from one to the next.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+
+from workbench import conditions as written
+from workbench.adapters import Adapter
+from workbench.amortised import predict_many
+from workbench.answers import verify
+from workbench.backoff import piecewise
+from workbench.conditions import Patch, title_of
+from workbench.decoding import decode_many
+from workbench.disturbances import jittered
+from workbench.drifts import Reference, by_stratum, drift, low_cells
+from workbench.engines import Model
+from workbench.interventions import Intervention, batch_edits
+from workbench.pairs import ModelPair
+from workbench.patching import Readings, prepare_patch
+from workbench.problems import Problem
+from workbench.prompts import EncodedPrompt, batches
+from workbench.replay import aims_of, learn_many
+from workbench.reuse import Reuse
+
+Condition = written.Condition | Adapter
+"""What a model is compared under: a condition that can be written down, or an adapter, which is weights."""
+
+
+def name_of(condition: Condition) -> str:
+    """What a condition is called where nobody named it."""
+    return f"amortised, {condition.replay.select}" if isinstance(condition, Adapter) else title_of(condition)
+
+
+def described(condition: Condition) -> Any:
+    """A condition as JSON's types."""
+    if isinstance(condition, Adapter):
+        return condition.described
+    return condition if isinstance(condition, str) else asdict(condition)
+
+
+def drawn_by_engine(condition: Condition) -> bool:
+    """Whether an engine can draw the responses: those of the plain models, and those with tokens at layer 0."""
+    return isinstance(condition, str | Adapter) or getattr(condition, "site", "") == "tokens"
+
+
+def answered_by(condition: Condition) -> Model:
+    """Which of the two models answers under a condition."""
+    return "base" if condition == "base" or getattr(condition, "direction", "") == "reverse" else "rlvr"
+
+
+def intervene(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    prompts: Sequence[EncodedPrompt],
+    condition: Condition,
+    *,
+    seed: int = 0,
+    batch_size: int = 8,
+    reuse: Reuse | None = None,
+) -> list[Intervention | None]:
+    """The condition's intervention for each prompt; None for the plain models."""
+    reuse = reuse or Reuse()
+    if isinstance(condition, str):
+        return [None] * len(prompts)
+    if isinstance(condition, Adapter):
+        return [*predict_many(pair, prompts, condition, batch_size=batch_size)]
+    if isinstance(condition, Patch):
+        condition.check_depth(pair.depth)
+        layers = condition.patched
+        return [
+            prepare_patch(
+                pair,
+                prompt,
+                condition,
+                readings=reuse.of(
+                    ("readings", prompt.problem_id, layers),
+                    lambda prompt=prompt: Readings.of(pair, prompt, layers),
+                ),
+            )
+            for prompt in prompts
+        ]
+    students, aims = None, None
+    if condition.direction == "self":
+        students = [pair.encode(jittered(problem, seed)) for problem in problems]
+    if reuse.limit:
+        teacher = "base" if condition.direction == "base_to_rlvr" else "rlvr"
+        wanted = ("aims", *(p.problem_id for p in prompts), teacher, condition.loss_layers(pair.depth))
+        aims = reuse.of(
+            (*wanted, condition.top_v), lambda: aims_of(pair, prompts, condition, batch_size=batch_size)
+        )
+    return [*learn_many(pair, prompts, condition, students=students, aims=aims, batch_size=batch_size)]
+
+
+def measure(
+    pair: ModelPair,
+    condition: Condition,
+    problems: Sequence[Problem],
+    settings: Mapping[str, Any],
+    reuse: Reuse | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All responses of one condition to some problems, and the drift there.
+
+    Args:
+        pair: what `load_pair` returned.
+        condition: what is done.
+        problems: with answers.
+        settings: those of `ablate`, by name.
+        reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
+    """
+    reuse = reuse or Reuse()
+    ids = tuple(problem.id for problem in problems)
+    seed, batch_size = settings["seed"], settings["batch_size"]
+    prompts = reuse.of(("prompts", ids), lambda: [pair.encode(problem) for problem in problems])
+    begun = time.perf_counter()
+    drawn = seed if getattr(condition, "direction", "") == "self" else None
+    made = reuse.of(
+        ("made", ids, condition, drawn),
+        lambda: intervene(pair, problems, prompts, condition, seed=seed, batch_size=batch_size, reuse=reuse),
+    )
+    making = (time.perf_counter() - begun) / len(problems)
+    model = answered_by(condition)
+    shared = {
+        "model": model,
+        "interventions": made,
+        "seed": seed,
+        "max_new_tokens": settings["max_new_tokens"],
+        "batch_size": batch_size,
+        "engine": settings.get("engine"),
+    }
+    greedy = decode_many(pair, prompts, **shared)
+    sampled = decode_many(
+        pair, prompts, samples=settings["samples"], temperature=settings["temperature"], **shared
+    )
+    rows = []
+    for problem, intervention, first, others in zip(problems, made, greedy, sampled, strict=True):
+        for sample, response in enumerate([*first, *others], start=-1):
+            outcome = verify(response.text, problem.answer or "", problem.verifier, choices=problem.choices)
+            rows.append(
+                {
+                    "problem": problem.id,
+                    "family": problem.family,
+                    "sample": sample,
+                    "text": response.text,
+                    "answer": outcome.answer or "",
+                    "correct": outcome.correct,
+                    "how": outcome.how,
+                    "tokens": response.tokens,
+                    "seconds": response.seconds,
+                    "making_seconds": making,
+                    "seed": seed,
+                    "stopped": getattr(intervention, "stopped", None) or "",
+                }
+            )
+    return pd.DataFrame(rows), _drift(pair, condition, prompts, made, batch_size, reuse)
+
+
+def _drift(
+    pair: ModelPair,
+    condition: Condition,
+    prompts: Sequence[EncodedPrompt],
+    made: Sequence[Intervention | None],
+    batch_size: int,
+    reuse: Reuse,
+) -> pd.DataFrame:
+    """Mean KL(target || learner), before and with the intervention, per problem, scope and stratum."""
+    columns = ["problem", "scope", "stratum", "before", "kl", "cells"]
+    if condition == "base":  # its distance from itself
+        return pd.DataFrame({column: [] for column in columns})
+    turned = getattr(condition, "direction", "") == "reverse"
+    if turned:
+        pair = replace(pair, base=pair.rlvr, rlvr=pair.base)
+
+    def measured(batch: Sequence[EncodedPrompt], here: slice) -> tuple[Any, ...]:
+        if not any(prompt.grids for prompt in batch):  # nothing visual
+            return ()
+        reference, before = reuse.of(
+            ("drift", *(prompt.problem_id for prompt in batch), turned),
+            lambda: (at := Reference.of(pair, batch), drift(pair, batch, at)),
+        )
+        write = batch_edits(batch, made[here])
+        return before, before if condition == "rlvr" else drift(pair, batch, reference, write)
+
+    rows = []
+    for batch, both in piecewise(batches(prompts, batch_size), measured, model=pair.base, what="tracing"):
+        for prompt, (old, entropy), (new, _) in zip(batch, *both, strict=True) if both else ():
+            for scope, stratum, mask in by_stratum(low_cells(prompt, entropy)):
+                means = [kl[mask].mean().item() for kl in (old, new)]  # NaN where there is no cell
+                rows.append((prompt.problem_id, scope, stratum, *means, int(mask.sum())))
+    return pd.DataFrame(rows, columns=columns)
