@@ -7,15 +7,23 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import tiny
 import torch
 from browser import browser  # noqa: F401  (a fixture: one browser for all modules)
+from xdist.scheduler import LoadFileScheduling
 
 from workbench.pairs import ModelPair
 
 torch.set_num_threads(1)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """With ``-n``, files go to processes whole and in order, since their fixtures are costly."""
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,14 @@ import torch
 
 import workbench as wb
 from workbench import lens
-from workbench.attribution import attribute, correlate, relp_gain
+from workbench.attribution import attribute, contributions, correlate, relp_gain
 from workbench.attribution_figures import component_heatmap, exact_scatter
 from workbench.bridges import FAMILIES, bridge, half_rule
 from workbench.components import Answer, Component, FinalHead, mean_slope, measure, split_change
 from workbench.errors import InputError
 from workbench.estimates import pearson
 from workbench.pairs import load_pair
+from workbench.problems import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells, final_head
 from workbench.segments import frozen
 from workbench.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of
@@ -157,6 +158,18 @@ def test_contributions_of_the_bundled_pair_sum_and_the_kl_is_that_of_the_lens(fo
     residuals = [side.wrote.residuals[one.cells] for side in one.sides]
     fused = lens.compare(*residuals, *lens_heads(shapes)).kl.mean().item()
     assert found.totals["total"].iloc[0] == pytest.approx(fused, rel=1e-4)
+
+
+def test_contributions_by_layer_are_those_of_the_components(shapes):
+    problems = load_problems("shapes", split="validation", limit=3)
+    found = contributions(shapes, problems)
+    asked = attribute(shapes, problems, metrics=["kl"], swaps=False)
+    assert [*found][:3] == ["embedding", "L0 heads", "L0 MLP"]
+    assert [*found][-2:] == ["norm scale", "unembedding"]
+    assert sum(found.values()) == pytest.approx(asked.totals["total"].to_numpy(), rel=1e-4)
+    heads = asked.direct.loc[(asked.direct["kind"] == "head") & (asked.direct["layer"] == 2)]
+    by_problem = heads.groupby("problem")["change"].sum().loc[[p.id for p in problems]]
+    assert found["L2 heads"] == pytest.approx(by_problem.to_numpy())
 
 
 def test_the_base_side_is_direct_logit_attribution_of_transformer_lens():

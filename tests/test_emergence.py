@@ -9,14 +9,15 @@ import tiny
 
 from workbench import emergence as module
 from workbench.claims import emergence_claims
-from workbench.emergence import RL, WHOLE, follow_training, half_times
-from workbench.emergence_figures import emergence_curves
+from workbench.emergence import follow_training
+from workbench.emergence_figures import emergence_curves, further_heatmap
 from workbench.errors import InputError
 from workbench.null_models import null_pair
 from workbench.pairs import load_pair
 from workbench.presets import checkpoints_of
 from workbench.shift import stratified_shift
 from workbench.tables import NothingToDraw
+from workbench.timing import RL, WHOLE, half_times
 from workbench.traces import trace
 
 SETTINGS = {"samples": 2, "bins": 2, "max_new_tokens": 4, "batch_size": 5, "resamples": 50}
@@ -58,7 +59,10 @@ def checkpoints(tiny_pair):
 @pytest.fixture(scope="module")
 def found(problems, checkpoints, tmp_path_factory):
     further = {
-        "written by layer 0": lambda pair, asked: np.full(len(asked), float(pair.rlvr is not pair.base))
+        "written": lambda pair, asked: {
+            "by layer 0": np.full(len(asked), float(pair.rlvr is not pair.base)),
+            "kl": np.zeros(len(asked)),  # a name that cells have too
+        }
     }
     return follow_training(
         problems, checkpoints, further=further, keep=tmp_path_factory.mktemp("kept"), **SETTINGS
@@ -101,23 +105,26 @@ def test_the_order_is_the_difference_of_half_times(found):
         "greedy",
         "Pass@1",
         "Pass@2",
-        "written by layer 0",
         "the shift at high entropy",
     }
     timed = pick(found.timing, measure="size", kind="visual", scope="without last layer").set_index("stratum")
     high = pick(rows, other="the shift at high entropy").iloc[0]
     assert high["gap"] == pytest.approx(timed.loc[0, "half_time"] - timed.loc[1, "half_time"])
     assert high["gap_low"] <= high["gap"] <= high["gap_high"]
-    written = pick(rows, other="written by layer 0").iloc[0]
-    whole = pick(found.timing, measure="written by layer 0").iloc[0]
-    assert (whole["half_time"], whole["stratum"]) == (2.5, WHOLE)
-    assert written["state"] == "follows"
+    asked = pick(found.order, measure="kl", group="written", kind="visual", scope="without last layer")
+    assert asked["other"].tolist() == ["by layer 0", "kl"]
+    whole = pick(found.timing, measure="by layer 0").iloc[0]
+    assert (whole["half_time"], whole["stratum"], whole["scope"]) == (2.5, WHOLE, "written")
+    first, kl = asked.iloc[0], pick(found.timing, measure="kl", kind="visual", stratum=0)
+    kl = pick(kl, scope="without last layer").iloc[0]
+    assert first["gap"] == pytest.approx(kl["half_time"] - 2.5)
+    assert first["state"] == "follows"
     greedy = pick(rows, other="greedy").iloc[0]  # random models answer nothing
     assert (greedy["state"], "is undecided" in greedy["obstacle"]) == ("cannot be told", True)
 
 
 def test_it_tells_what_it_found(found):
-    assert "follows written by layer 0" in repr(found)
+    assert "KL) follows by layer 0 (written)" in repr(found)
     assert "cannot be told, whether greedy changes" in repr(found)
     page = found._repr_html_()
     assert "half-times of all curves" in page
@@ -151,7 +158,7 @@ def test_the_figure_has_a_panel_for_each_and_controls_beside_the_steps(found):
     figure = found.plot()
     titles = [note.text for note in figure.layout.annotations]
     assert titles[0] == "answers"
-    assert titles[-1] == "written by layer 0"
+    assert titles[-1] == "written"
     assert len(titles) == 5
     assert list(figure.layout.xaxis.ticktext) == ["0", "5", "10", "control"]
     named = [trace.name for trace in figure.data if trace.showlegend]
@@ -163,6 +170,16 @@ def test_the_figure_has_a_panel_for_each_and_controls_beside_the_steps(found):
         emergence_curves(found.table.drop(columns="stratum"))
 
 
+def test_what_was_asked_further_has_a_heat_map(found):
+    heat = further_heatmap(found.table, "written").data[0]
+    assert list(heat.x) == ["step 0", "step 5", "step 10", "control"]
+    assert list(heat.y) == ["by layer 0", "kl"]
+    assert heat.z.tolist() == [[0, 1, 1, 1], [0, 0, 0, 0]]
+    for group in ("nothing", ""):
+        with pytest.raises(NothingToDraw, match="has no group"):
+            further_heatmap(found.table, group)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -170,7 +187,7 @@ def test_the_figure_has_a_panel_for_each_and_controls_beside_the_steps(found):
         ({"bins": 1}, "`bins`"),
         ({"drop": 0}, r"`checkpoints` has the steps \[5, 10\]"),
         ({"drop": 5}, r"`checkpoints` has the steps \[0, 10\]"),
-        ({"further": {"kl": None}}, r"`further` names \['kl'\]"),
+        ({"further": {"written": None}}, r"`further` has 'written': None"),
     ],
 )
 def test_bad_input(problems, checkpoints, change, message):

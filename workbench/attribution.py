@@ -201,6 +201,24 @@ def attribute(
     )
 
 
+def contributions(pair: ModelPair, problems: Sequence[Problem]) -> dict[str, Array]:
+    """Direct contributions to the KL at low-entropy cells (`Cells()`), nats, a value a problem; their sum is that KL.
+
+    By layer: "embedding", "L0 heads", "L0 MLP", ..., "norm scale", "unembedding". What `follow_training` follows over
+    checkpoints with ``further={"contributions": contributions}``.
+
+    Raises:
+        InputError: as `attribute` does.
+    """
+    rows = attribute(pair, problems, metrics=["kl"], swaps=False, resamples=2).direct
+    named = np.where(rows["kind"] == "head", "L" + rows["layer"].astype(str) + " heads", rows["component"])
+    wide = rows.assign(component=named).pivot_table(
+        index="problem", columns="component", values="change", aggfunc="sum", sort=False
+    )
+    wide = wide.loc[[problem.id for problem in problems]]
+    return {str(name): wide[name].to_numpy(float) for name in dict.fromkeys(named)}
+
+
 def summarise(
     direct: pd.DataFrame, effects: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:

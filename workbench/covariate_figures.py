@@ -124,7 +124,7 @@ def correlation_forest(
     figure.update_layout(height=230 + 46 * len(names), showlegend=True)
     where = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}, layer held fixed"
     caption = f"{where}; {int(rows['problems'].max())} problems; 95% intervals over problems"
-    return _finished(figure, "Entropy, or what goes with it?", caption)
+    return _finished(figure, "Entropy, or what goes with it?", caption, 13 if len(chosen) <= _COLUMNS else 10)
 
 
 def fidelity_curves(fidelity: pd.DataFrame, *, problems: int) -> go.Figure:
@@ -155,9 +155,9 @@ def _title(outcome: str) -> str:
     )
 
 
-def _finished(figure: go.Figure, title: str, caption: str) -> go.Figure:
+def _finished(figure: go.Figure, title: str, caption: str, size: int = 13) -> go.Figure:
     """The shared look, with the legend below: panel titles stand where it would be."""
     figure = finish(figure, title, caption)
     legend = {"y": -80 / (figure.layout.height - 180), "yanchor": "top"}  # pyright: ignore[reportAttributeAccessIssue]
-    figure.update_annotations(font_size=13)
+    figure.update_annotations(font_size=size)
     return figure.update_layout(margin={"b": 110, "t": 125}, legend=legend)

@@ -25,9 +25,10 @@ MEASURES = {
 
 
 def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str | None = None) -> go.Figure:
-    """A panel for answers, shift by entropy bucket, shift over noise, contrast, and each further measure, over RL's steps.
+    """A panel for answers, shift by entropy bucket, shift over noise, contrast, and each further group, over RL's steps.
 
-    Controls, which have no steps of RL, stand to the right of the last one. ``table`` is ``Emergence.table``.
+    Of a group the five curves that end farthest from 0. Controls, which have no steps of RL, stand to the right of the last
+    one. ``table`` is ``Emergence.table``.
 
     Raises:
         NothingToDraw: no such tokens or layers.
@@ -46,10 +47,12 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
     ]
     if missing := [column for column in needed if column not in table]:
         raise InputError(f"`table` lacks {missing}; give `follow_training(...).table`")
-    answers = [m for m in dict.fromkeys(table["measure"]) if m == "greedy" or str(m).startswith("Pass@")]
+    whole = table.loc[(table["kind"] == "") & (table["scope"] == "")]
+    answers = [*dict.fromkeys(whole["measure"])]
     most = max(
         (m for m in answers if m != "greedy"), key=lambda m: int(m.removeprefix("Pass@")), default="greedy"
     )
+    groups = [*dict.fromkeys(table.loc[table["kind"] == "", "scope"])][1:]
     held = [*dict.fromkeys(table.loc[table["kind"] != "", "kind"])]
     kind = kind or ("visual" if "visual" in held else (held or [""])[0])
     scopes = [*dict.fromkeys(table.loc[table["kind"] == kind, "scope"])]
@@ -57,8 +60,6 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
     cells = table.loc[(table["kind"] == kind) & (table["scope"] == scope)]
     if cells.empty:
         raise NothingToDraw(f"`table` has no {kind!r} tokens, {scope!r}; it holds {held} and {scopes}")
-    whole = table.loc[table["kind"] == ""]
-    further = [m for m in dict.fromkeys(whole["measure"]) if m not in answers]
     strata = sorted(set(cells.loc[cells["measure"] == "kl", "stratum"]))
     outer = [strata[0], strata[-1]]
     panels: list[tuple[str, str, list[tuple[str, pd.DataFrame]]]] = [
@@ -77,7 +78,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
                 for measure, name in (("contrast", "KL"), ("contrast_ratio", "KL over noise"))
             ],
         ),
-        *((escape(m), m, [(m, whole.loc[whole["measure"] == m])]) for m in further),
+        *((escape(group), "estimate", _largest(table, group)) for group in groups),
     ]
     rows = -(-len(panels) // 2)
     figure = make_subplots(
@@ -107,6 +108,54 @@ def _by_stratum(
 ) -> list[tuple[str, pd.DataFrame]]:
     rows = cells.loc[cells["measure"] == measure]
     return [(f"bucket {bucket(s, strata)}", rows.loc[rows["stratum"] == s]) for s in chosen]
+
+
+def _largest(table: pd.DataFrame, group: str) -> list[tuple[str, pd.DataFrame]]:
+    """The curves of a group that end farthest from 0."""
+    rows = table.loc[(table["kind"] == "") & (table["scope"] == group)]
+    last = rows.loc[(rows["condition"] == "rl") & (rows["step"] == rows["step"].max())]
+    chosen = last.sort_values("estimate", key=abs, ascending=False, kind="stable")["measure"][: len(LINES)]
+    return [(name, rows.loc[rows["measure"] == name]) for name in chosen]
+
+
+def further_heatmap(
+    table: pd.DataFrame, group: str = "contributions", *, unit: str = "nats", title: str = ""
+) -> go.Figure:
+    """A group of further measures by checkpoint, controls at the right; ``table`` is ``Emergence.table``.
+
+    Raises:
+        NothingToDraw: no such group.
+    """
+    rows = table.loc[(table["kind"] == "") & (table["scope"] == group)]
+    if not group or rows.empty:
+        raise NothingToDraw(f"`table` has no group {group!r}; ask `follow_training` for it by `further`")
+    steps = rows["step"].map("step {:.0f}".format)
+    rows = rows.assign(at=rows["condition"].where(rows["condition"] != "rl", steps))
+    names, places = ([*dict.fromkeys(rows[column])] for column in ("measure", "at"))
+    cells = rows.set_index(["measure", "at"])[["estimate", "low", "high"]]
+    cells = cells.loc[pd.MultiIndex.from_product([names, places])].to_numpy(float)
+    cells = cells.reshape(len(names), len(places), 3)
+    most = float(np.nanmax(np.abs(cells[..., 0]))) or 1.0
+    ticks = np.linspace(-most, most, 5)
+    bar = {"thickness": 10, "outlinewidth": 0, "tickvals": ticks, "ticktext": [number(t, 2) for t in ticks]}
+    scale = {"colorscale": "PuOr", "cmin": -most, "cmax": most, "colorbar": bar}
+    heatmap = go.Heatmap(
+        z=cells[..., 0],
+        x=[escape(str(place), quote=False) for place in places],
+        y=[escape(str(name), quote=False) for name in names],
+        customdata=cells,
+        hovertemplate="%{y}, %{x}<br>%{customdata[0]:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra></extra>",
+        coloraxis="coloraxis",
+        xgap=2,
+        ygap=2,
+    )
+    figure = go.Figure(heatmap)
+    figure.add_trace(cell_texts(heatmap, [[number(v, 2) for v in line] for line in cells[..., 0]], scale))
+    figure.update_xaxes(type="category", showgrid=False, ticks="")
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, ticks="")
+    figure.update_layout(coloraxis=scale, height=190 + 26 * len(names))
+    told = f"{unit}; mean of {int(rows['problems'].max())} problems; right of the steps: controls"
+    return finish(figure, title or f"{group.capitalize()} over the steps of RL", told)
 
 
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:

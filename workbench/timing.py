@@ -1,0 +1,182 @@
+"""Curves over checkpoints: values, when each has made half of its change, and which of two comes first.
+
+Everything is resampled together, problem by problem; `emergence` tells what is measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from workbench.cells import columns
+from workbench.estimates import Array, Interval, bootstrap, divide
+
+RL = "rl"
+"""The condition of RL's own checkpoints; a control goes by its name."""
+KEYS = ["measure", "kind", "scope", "stratum"]
+WHOLE = -1
+"""The stratum of what is measured on a whole response, and of a contrast of strata."""
+
+
+def half_times(curves: Array, steps: ArrayLike) -> Array:
+    """The first step at which a curve (..., steps) has made half of its final change, by linear interpolation: (...).
+
+    NaN where it ends where it began.
+    """
+    at = np.asarray(steps, float)
+    gone = divide(curves - curves[..., :1], curves[..., -1:] - curves[..., :1])
+    after = np.maximum(np.argmax(gone >= 0.5, axis=-1), 1)[..., None]
+    (g0, g1), (s0, s1) = (
+        [np.take_along_axis(values, index, -1)[..., 0] for index in (after - 1, after)]
+        for values in (gone, np.broadcast_to(at, gone.shape))
+    )
+    return s0 + divide(0.5 - g0, g1 - g0) * (s1 - s0)
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Sums by problem of every measure at every checkpoint, and the values that follow from them."""
+
+    keys: pd.DataFrame
+    """KEYS of the curves."""
+    amount: Array
+    """(problems, summed curves, checkpoints)."""
+    weight: Array
+    bins: int
+
+    @classmethod
+    def of(cls, measured: Sequence[pd.DataFrame], bins: int) -> "Curves":
+        """From what each checkpoint did on the same problems, rows of `emergence.measure_checkpoint`."""
+        index = ["problem", *KEYS]
+        wide = [
+            pd.concat([frame.set_index(index)[part] for frame in measured], axis=1).sort_index()
+            for part in ("amount", "weight")
+        ]
+        keys = measured[0].loc[:, KEYS].drop_duplicates(ignore_index=True)
+        held = wide[0].index.droplevel("problem")[: len(keys)]
+        order = held.get_indexer(pd.MultiIndex.from_frame(keys))
+        amount, weight = (
+            part.to_numpy(float).reshape(-1, len(keys), len(measured))[:, order] for part in wide
+        )
+        cells = keys.loc[keys["kind"] != ""]
+        size = cells.loc[cells["measure"] == "kl"].assign(measure="size")
+        contrasts = [
+            cells.loc[(cells["measure"] == name) & (cells["stratum"] == 0)].assign(
+                measure=called, stratum=WHOLE
+            )
+            for name, called in (("kl", "contrast"), ("ratio", "contrast_ratio"))
+        ]
+        return cls(pd.concat([keys, size, *contrasts], ignore_index=True), amount, weight, bins)
+
+    def values(self, counts: Array) -> Array:
+        """(resamples, curves, checkpoints), in the order of ``keys``."""
+        amount, weight = (np.tensordot(counts, sums, axes=1) for sums in (self.amount, self.weight))
+        plain = divide(amount, weight)
+        keys = self.keys.iloc[: plain.shape[1]]
+        places = {
+            name: np.flatnonzero((keys["measure"] == name) & (keys["kind"] != "")) for name in ("kl", "ratio")
+        }
+        parts = [plain, np.sqrt(plain[:, places["kl"]])]
+        for rows in places.values():
+            stratum = keys["stratum"].to_numpy()[rows]
+            lowest, highest = rows[stratum == 0], rows[stratum == self.bins - 1]
+            parts.append(divide(plain[:, lowest], plain[:, highest]))
+        return np.concatenate(parts, axis=1)
+
+    def timed(self) -> list[int]:
+        """Rows of ``keys`` whose half-times are of interest: answers, what was asked for further, and the outermost strata."""
+        outermost = self.keys["measure"].isin(["size", "kl"]) & self.keys["stratum"].isin([0, self.bins - 1])
+        return np.flatnonzero((self.keys["kind"] == "") | outermost).tolist()
+
+
+def compare(
+    curves: Curves, names: Sequence[int | str], steps: int, resamples: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The three tables of an Emergence, all from the same resamples."""
+    keys, timed, last = curves.keys, curves.timed(), steps - 1
+    keyed: list[dict[str, Any]] = keys.iloc[timed].to_dict("records")
+    at = np.asarray(names[:steps], float)
+    pairs = _pairs(keyed, curves.bins)
+
+    def statistic(counts: Array) -> Array:
+        values = curves.values(counts)
+        final = values[..., last : last + 1]
+        half = half_times(values[:, timed, :steps], at)
+        change = (values[..., last] - values[..., 0])[:, timed]
+        gaps = half[:, [a for a, _ in pairs]] - half[:, [b for _, b in pairs]]
+        blocks = (values, final - values, divide(final, values), change, half, gaps)
+        return np.concatenate([block.reshape(len(counts), -1) for block in blocks], axis=1)
+
+    problems, count, held = len(curves.amount), len(keys) * len(names), len(timed)
+    found = bootstrap(statistic, problems, resamples=resamples, seed=seed)
+    rows = []
+    for place, key in enumerate(keys.to_dict("records")):
+        for number, name in enumerate(names):
+            index = place * len(names) + number
+            value, minus, over = (found[index + block * count] for block in range(3))
+            row = {
+                "condition": RL if number <= last else name,
+                "step": float(name) if number <= last else np.nan,
+            }
+            row |= {**key, "estimate": value.estimate, "low": value.low, "high": value.high}
+            rows.append(
+                row | columns("last_minus", minus) | columns("last_over", over) | {"problems": problems}
+            )
+    table = pd.DataFrame(rows)
+    change, half = ([found[3 * count + block * held + i] for i in range(held)] for block in range(2))
+    timing = pd.DataFrame(
+        key | columns("change", change[i]) | columns("half_time", half[i]) | {"problems": problems}
+        for i, key in enumerate(keyed)
+    )
+    order = []
+    for number, (a, b) in enumerate(pairs):
+        gap, obstacle = found[3 * count + 2 * held + number], _obstacle(change[a], change[b], timing, a, b)
+        first = keyed[a]
+        order.append(
+            {key: first[key] for key in ("measure", "kind", "scope")}
+            | {"other": name_of(keyed[b]), "group": "" if keyed[b]["kind"] else keyed[b]["scope"]}
+            | {**columns("gap", gap), "problems": problems}
+            | {"state": "cannot be told" if obstacle else state_of(gap), "obstacle": obstacle}
+            | columns("other_change", change[b])
+        )
+    return table, timing, pd.DataFrame(order)
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]], bins: int) -> list[tuple[int, int]]:
+    """Each shift of the lowest stratum, beside the answers, the highest stratum, and the KL beside what was asked further."""
+    found = []
+    for a, shift in enumerate(rows):
+        if shift["kind"] and shift["stratum"] == 0:
+            beside = {**shift, "stratum": bins - 1}
+            groups = (
+                ("",) if shift["measure"] == "size" else ("", *{r["scope"] for r in rows if not r["kind"]})
+            )
+            found += [
+                (a, b)
+                for b, other in enumerate(rows)
+                if other == beside or (other["kind"] == "" and other["scope"] in groups)
+            ]
+    return found
+
+
+def name_of(curve: Mapping[str, Any]) -> str:
+    """What a curve is called."""
+    if not curve["kind"]:
+        return str(curve["measure"])
+    return "the shift at low entropy" if curve["stratum"] == 0 else "the shift at high entropy"
+
+
+def state_of(gap: Interval) -> str:
+    """What a difference of half-times says: "precedes", "follows", or "undecided" where the interval holds 0."""
+    return {True: "follows", False: "precedes", None: "undecided"}[gap.above(0.0)]
+
+
+def _obstacle(one: Interval, two: Interval, timing: pd.DataFrame, a: int, b: int) -> str:
+    for change, row in ((one, a), (two, b)):
+        if change.above(0.0) is None:
+            measured = timing["measure"].iloc[row]
+            return f"whether {measured} changes at all is undecided: {change.estimate:.3g} [{change.low:.3g}, {change.high:.3g}]"
+    return ""
