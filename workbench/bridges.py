@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -121,15 +122,16 @@ class Bridge:
     @contextmanager
     def edited(self, edit: Write) -> Iterator[None]:
         """Meanwhile what attention and MLP of every layer write, (rows, positions, hidden), is what ``edit`` makes of it."""
-        hooks = [
-            (
-                f"blocks.{layer}.hook_{kind}_out",
-                lambda value, hook, kind=kind, layer=layer: edit(kind, layer, value),
-            )
-            for layer in range(self.depth)
-            for kind in ("attn", "mlp")
-        ]
-        with self.model.hooks(fwd_hooks=hooks):
+
+        def edited(kind: str, layer: int, _: nn.Module, __: Any, value: Tensor) -> Tensor:
+            return edit(kind, layer, value)
+
+        # On the hook points themselves: TransformerLens looks up all of its names anew each time that it is asked for some.
+        with ExitStack() as stack:
+            for layer, block in enumerate(self.model.blocks):
+                for kind, point in (("attn", block.hook_attn_out), ("mlp", block.hook_mlp_out)):
+                    handle = point.register_forward_hook(partial(edited, kind, layer))
+                    stack.callback(handle.remove)
             yield
 
     @contextmanager

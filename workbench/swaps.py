@@ -185,17 +185,17 @@ def _added(value: Tensor, edits: Sequence[tuple[int, Tensor]]) -> Tensor:
 
 
 def slopes(aim: Aim, *, relevance: bool = False) -> "Slopes":
-    """The metrics' gradients by what every component writes, at the receiver: one forward and one backward, a row a metric.
+    """The metrics' gradients by what every component writes, at the receiver: one forward, and one backward of all metrics.
 
     ``relevance``: RelP's coefficients instead. Weights must not ask for gradients (`segments.frozen`).
     """
-    bridge, embedding = aim.receiver.bridge, aim.receiver.wrote.embedding
-    blank = torch.zeros(len(aim.metrics), *embedding.shape, device=embedding.device, dtype=embedding.dtype)
-    taps = [blank.clone().requires_grad_(True) for _ in range(1 + 2 * bridge.depth)]
-    with torch.enable_grad(), bridge.relevance() if relevance else nullcontext():
-        measured = _tapped(aim, taps, frozen=relevance)
-    found = torch.autograd.grad(measured, taps, materialize_grads=True)
-    return Slopes(found[0], found[1::2], found[2::2])
+    with torch.enable_grad(), aim.receiver.bridge.relevance() if relevance else nullcontext():
+        measured, writes = _measured(aim, frozen=relevance)
+    each = torch.eye(len(measured), device=measured.device, dtype=measured.dtype)
+    found = torch.autograd.grad(measured, writes, each, is_grads_batched=True, allow_unused=True)
+    nothing = measured.new_zeros(len(measured), *writes[0].shape[1:])
+    embedding, *blocks = (nothing if slope is None else slope[:, 0] for slope in found)
+    return Slopes(embedding, blocks[::2], blocks[1::2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,14 +209,14 @@ class Slopes:
     @torch.no_grad()
     def effects(self, aim: Aim, swaps: Sequence[Swap]) -> Float[Tensor, "metrics swaps"]:
         """Approximate effects of swaps."""
-        places = torch.stack([swap.positions for swap in swaps], 1).to(self.embedding)
-        found = torch.zeros(len(self.embedding), len(swaps), device=places.device)
         by_position: dict[Component, Tensor] = {}
-        for index, swap in enumerate(swaps):
+        for swap in swaps:
             if swap.component not in by_position:
                 by_position |= self._site(aim, swap.component)
-            found[:, index] = (by_position[swap.component] @ places[:, index]).to(found.dtype)
-        return found.cpu()
+        rows = {component: row for row, component in enumerate(by_position)}
+        effects = torch.stack([*by_position.values()])[[rows[swap.component] for swap in swaps]]
+        places = torch.stack([swap.positions for swap in swaps]).to(effects)
+        return torch.einsum("smp,sp->ms", effects, places).float().cpu()
 
     def _site(self, aim: Aim, component: Component) -> dict[Component, Tensor]:
         """Effects (metrics, positions) of a component; of all heads of its layer at once, through the output projections."""
@@ -237,19 +237,24 @@ class Slopes:
         return {Component("head", layer, head): effect for head, effect in enumerate(heads)}
 
 
-def _tapped(aim: Aim, taps: Sequence[Tensor], *, frozen: bool) -> Tensor:
-    """The sum of all metrics, each of its own row, as a function of what is added to every write."""
+def _measured(aim: Aim, *, frozen: bool) -> tuple[Tensor, list[Tensor]]:
+    """The metrics, and what they are functions of: the embedding, then what attention and MLP of every layer write."""
     wrote, bridge = aim.receiver.wrote, aim.receiver.bridge
-    hidden, after = wrote.embedding + taps[0], []
-    with bridge.edited(lambda kind, layer, value: value + taps[2 * layer + (1 if kind == "attn" else 2)]):
+    hidden = wrote.embedding[None].clone().requires_grad_(True)
+    writes, after = [hidden], []
+
+    def keep(kind: str, layer: int, value: Tensor) -> Tensor:
+        writes.append(value)
+        return value
+
+    with bridge.edited(keep):
         for layer in range(bridge.depth):
             after.append(bridge.block(layer, hidden, wrote.calls[layer]))
             hidden = after[-1] + wrote.gaps[layer]
-    measured = []
-    for row, metric in enumerate(aim.metrics):
-        if metric == "kl":
-            rows = [output[row : row + 1] for output in after]
-            measured.append(aim.divergence(range(bridge.depth), rows, frozen=frozen))
-        else:
-            measured.append(aim.at_end(metric, after[-1][row : row + 1], frozen=frozen))
-    return torch.cat(measured).sum()
+    measured = [
+        aim.divergence(range(bridge.depth), after, frozen=frozen)
+        if metric == "kl"
+        else aim.at_end(metric, after[-1], frozen=frozen)
+        for metric in aim.metrics
+    ]
+    return torch.cat(measured), writes
