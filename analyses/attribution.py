@@ -24,12 +24,14 @@ def analyse(given: Given) -> Finding:
     def tell(done: int, total: int) -> None:
         given.progress("attributing to components", done, total)
 
-    found = attribute(given.pair, problems, metrics=metrics, seed=seed, progress=tell)  # pyright: ignore[reportArgumentType]
+    keep = given.options.cache / "attribution"
+    found = attribute(given.pair, problems, metrics=metrics, seed=seed, keep=keep, progress=tell)  # pyright: ignore[reportArgumentType]
     parts = {"low": found.summary}
     others = {"high": (given.pair, Cells(select="high", tau=0.8))}
     others |= {f"low, {name}": (pair, Cells()) for name, pair in controls_of(given.pair).items()}
     for name, (pair, cells) in others.items():
-        parts[name] = attribute(pair, problems, metrics=["kl"], cells=cells, swaps=False, seed=seed).summary
+        once = {"cells": cells, "swaps": False, "seed": seed, "keep": keep}
+        parts[name] = attribute(pair, problems, metrics=["kl"], **once).summary
     held = [part.assign(cells=name) for name, part in parts.items()]
     table = pd.concat([*held, found.correlations.assign(cells="low")], ignore_index=True)
     drawn = {}

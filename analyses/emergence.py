@@ -7,11 +7,9 @@ from workbench.attribution import contributions
 from workbench.claims import emergence_claims
 from workbench.cli import run_analysis
 from workbench.emergence import follow_training
-from workbench.emergence_figures import emergence_curves, further_heatmap
+from workbench.emergence_figures import emergence_curves
 from workbench.errors import InputError
 from workbench.presets import FIRST, batch_of, checkpoints_of, is_bundled, longest_answer
-
-WRITTEN = "contributions of components"
 
 
 def analyse(given: Given) -> Finding:
@@ -26,7 +24,7 @@ def analyse(given: Given) -> Finding:
         given.problems(),
         checkpoints,
         samples=o.samples,
-        further={WRITTEN: contributions},
+        further={"contributions": contributions},
         seed=o.seed,
         max_new_tokens=longest_answer(given.pair),
         batch_size=batch_of(given.pair),
@@ -35,9 +33,7 @@ def analyse(given: Given) -> Finding:
     )
     kinds = [kind for kind in dict.fromkeys(found.order["kind"]) if kind != "visual"]
     figures = {"": found.plot()} | {kind: emergence_curves(found.table, kind=kind) for kind in kinds}
-    figures["contributions"] = further_heatmap(
-        found.table, WRITTEN, unit="direct contribution to KL(base‖model) at low-entropy cells, nats"
-    )
+    figures["contributions"] = found.plot_further()
     parts = {"curves": found.table, "half-times": found.timing, "order": found.order}
     table = pd.concat([part.assign(part=name) for name, part in parts.items()], ignore_index=True)
     controls = [name for name in checkpoints if isinstance(name, str) and not name.startswith(FIRST)]

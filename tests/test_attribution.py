@@ -160,6 +160,27 @@ def test_contributions_of_the_bundled_pair_sum_and_the_kl_is_that_of_the_lens(fo
     assert found.totals["total"].iloc[0] == pytest.approx(fused, rel=1e-4)
 
 
+def test_an_interrupted_attribution_goes_on(tiny_pair, tmp_path, monkeypatch):
+    problems = [tiny.problem(seed=i) for i in range(3)]
+    settings = {"metrics": ["kl"], "resamples": 10}
+    whole = attribute(tiny_pair, problems, **settings)
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attribute(tiny_pair, problems, keep=tmp_path, progress=stop, **settings)
+    seen, of = [], AttributedPrompt.of
+    monkeypatch.setattr(AttributedPrompt, "of", lambda *given: seen.append(given[1].problem_id) or of(*given))
+    on = attribute(tiny_pair, problems, keep=tmp_path, **settings)
+    assert seen == [problems[2].id]
+    for name, table in whole.tables().items():
+        pd.testing.assert_frame_equal(on.tables()[name], table)
+    with pytest.raises(InputError, match="`keep` needs problems"):
+        attribute(tiny_pair, [tiny_pair.encode(problems[0])], keep=tmp_path, **settings)
+
+
 def test_contributions_by_layer_are_those_of_the_components(shapes):
     problems = load_problems("shapes", split="validation", limit=3)
     found = contributions(shapes, problems)

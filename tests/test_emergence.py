@@ -171,7 +171,7 @@ def test_the_figure_has_a_panel_for_each_and_controls_beside_the_steps(found):
 
 
 def test_what_was_asked_further_has_a_heat_map(found):
-    heat = further_heatmap(found.table, "written").data[0]
+    heat = found.plot_further("written").data[0]
     assert list(heat.x) == ["step 0", "step 5", "step 10", "control"]
     assert list(heat.y) == ["by layer 0", "kl"]
     assert heat.z.tolist() == [[0, 1, 1, 1], [0, 0, 0, 0]]

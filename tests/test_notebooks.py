@@ -24,7 +24,7 @@ PROMISED = {
     "04_your_own_pair": {FRAME: 1, TABLE: 7, "last_loss": 1, "RLVR with replay": 1, "&lt;think&gt;": 2},
     "05_paper_figures": {FIGURE: 6, TABLE: 4, "does NOT hold|holds|is undecided": 1, "VL-Rethinker": 1},
     "06_attribution": {FIGURE: 4, TABLE: 2, "<details>": 1, "most is written by": 1},
-    "07_emergence": {FIGURE: 4, TABLE: 2, "precedes|follows|undecided|cannot be told": 1, "Spearman": 1},
+    "07_emergence": {FIGURE: 5, TABLE: 2, "precedes|follows|undecided|cannot be told": 1, "Spearman": 1},
     "08_amortised_replay": {FIGURE: 2, TABLE: 2, "validation loss, nats": 1, "&lt;think&gt;": 1},
     "09_entropy_or_proxy": {FIGURE: 3, TABLE: 2, "beyond the others|as a proxy|not at all": 1},
 }

@@ -70,6 +70,7 @@ _HOME = {
     "NullShift": "nulls",
     "attribute": "attribution",
     "Attribution": "attribution",
+    "contributions": "attribution",
     "Cells": "prompt_attribution",
     "follow_training": "emergence",
     "Emergence": "emergence",

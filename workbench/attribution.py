@@ -14,6 +14,7 @@ right and a wrong response part, after what they share.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from workbench.estimates import (
     pearson,
     spearman,
 )
+from workbench.folders import kept
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompt_attribution import AttributedPrompt, Cells
@@ -41,6 +43,7 @@ from workbench.swaps import ROWS
 from workbench.tables import ends
 
 APPROXIMATIONS = ("attribution_patching", "relp")
+TABLES = ("direct", "effects", "totals")
 KEYS = ["component", "kind", "layer", "head"]
 GROUP = ["metric", "direction", "where"]
 SHOWN = 60
@@ -152,6 +155,7 @@ def attribute(
     rows: int = ROWS,
     resamples: int = 1000,
     seed: int = 0,
+    keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Attribution:
     """Attribute the change between a pair's models to their components; the module's text tells how.
@@ -167,37 +171,52 @@ def attribute(
         rows: swaps that run side by side; fewer take less memory.
         resamples: of the bootstrap over problems.
         seed: of the bootstrap.
+        keep: a folder for finished problems; the same call with the same folder goes on from there.
         progress: called with (problems done, problems in all).
 
     Raises:
         InputError: a family that TransformerLens does not support, unknown metrics or approximations, a layer or position that
-            does not exist, no responses for a metric of the answer, responses that do not differ.
+            does not exist, no responses for a metric of the answer, responses that do not differ, ``keep`` with encoded prompts.
     """
     wanted = check_metrics(metrics)
     chosen = Cells() if cells is None else cells
     _check(pair, problems, chosen, wanted, responses, approximations, rows)
+    if keep is not None and not all(isinstance(item, Problem) for item in problems):
+        raise InputError(
+            "`keep` needs problems, found prompts already encoded: attribute(pair, problems, keep='runs/kept')"
+        )
     prompts = [pair.encode(item) for item in problems]
     for prompt in prompts:
         _check_cells(chosen, pair, prompt)
     told = responses or [_brought(item) for item in problems] if _of_answer(wanted) else None
-    found: dict[str, list[dict[str, Any]]] = {"direct": [], "effects": [], "totals": []}
-    for index, prompt in enumerate(prompts):
+    settings = {"resamples": resamples, "seed": seed}
+    used: dict[str, Any] = {"metrics": [*wanted], "approximations": [*approximations], "rows": rows}
+    used["cells"] = asdict(chosen) if isinstance(chosen, Cells) else [list(cell) for cell in chosen]
+
+    def measured(prompt: EncodedPrompt, said: tuple[str, str] | None) -> list[pd.DataFrame]:
+        one, totals = AttributedPrompt.of(pair, prompt, chosen, wanted, said), []
+        direct = one.direct(totals)
+        effects = one.effects(approximations, rows) if swaps else []
+        return [pd.DataFrame(part) for part in (direct, effects, totals)]
+
+    parts = []
+    for index, (item, prompt) in enumerate(zip(problems, prompts, strict=True)):
         said = None if told is None else told[index]
-        one = AttributedPrompt.of(pair, prompt, chosen, wanted, said)
-        found["direct"] += one.direct(found["totals"])
-        if swaps:
-            found["effects"] += one.effects(approximations, rows)
+        spec = {"pair": {**pair.provenance}, **used, "swaps": swaps, "responses": said}
+        spec["problem"] = getattr(item, "fingerprint", None)
+        folder = None if keep is None else Path(keep)
+        parts.append(kept(folder, spec, TABLES, lambda prompt=prompt, said=said: measured(prompt, said)))
         if progress:
             progress(index + 1, len(prompts))
-    tables = {name: pd.DataFrame(part) for name, part in found.items()}
-    settings = {"resamples": resamples, "seed": seed}
-    used = {"metrics": [*wanted], "approximations": [*approximations], "rows": rows, **settings}
-    used["cells"] = asdict(chosen) if isinstance(chosen, Cells) else [list(cell) for cell in chosen]
+    tables = {
+        name: pd.concat(part, ignore_index=True)
+        for name, part in zip(TABLES, zip(*parts, strict=True), strict=True)
+    }
     return Attribution(
         **tables,
         summary=summarise(tables["direct"], tables["effects"], **settings),
         correlations=correlate(tables["effects"], approximations, **settings),
-        provenance={**pair.provenance, "attribution": used},
+        provenance={**pair.provenance, "attribution": used | settings},
     )
 
 

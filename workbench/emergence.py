@@ -11,7 +11,7 @@
 KL grows with the square of a small change of logits: a shift that grows evenly over the steps has made half of its KL at
 0.71 of them, but half of its root, which grows evenly, at 0.50. Shifts are therefore timed by the root of mean KL, ``size``,
 and by ``kl`` itself beside it. Whatever else is followed, such as what each component contributes to the KL
-(``attribution.contributions``), is set beside ``kl``. KL is in nats.
+(``workbench.contributions``), is set beside ``kl``. KL is in nats.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -114,6 +114,12 @@ class Emergence:
 
         return emergence_curves(self.table, kind=kind)
 
+    def plot_further(self, group: str = "contributions") -> Any:
+        """What was asked further, by checkpoint, as a plotly Figure."""
+        from workbench.emergence_figures import further_heatmap
+
+        return further_heatmap(self.table, group)
+
 
 def follow_training(
     problems: Sequence[Problem],
@@ -136,7 +142,7 @@ def follow_training(
         checkpoints: what loads each, such as `presets.checkpoints_of(pair)`; one is in memory at a time.
         samples: sampled responses a problem and checkpoint at temperature 1, beside the greedy one.
         bins: strata of base entropy per layer and token kind.
-        further: more to measure, such as ``{"contributions": attribution.contributions}``.
+        further: more to measure, such as ``{"contributions": workbench.contributions}``.
         seed: of samples, noise and bootstrap.
         max_new_tokens: where a response is cut off.
         batch_size: prompts per forward.
@@ -237,6 +243,6 @@ def _check(problems: Sequence[Problem], checkpoints: Checkpoints, bins: int, fur
         if not group or not callable(of):
             raise InputError(
                 f"`further` has {group!r}: {of!r}; expected a name and what measures a pair on problems: "
-                "follow_training(..., further={'contributions': workbench.attribution.contributions})"
+                "follow_training(..., further={'contributions': workbench.contributions})"
             )
     return steps

@@ -17,6 +17,7 @@ from workbench.tables import NothingToDraw, bucket, ends, kind_name, number
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8C564B")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+CONTRIBUTIONS = "direct contribution to KL(base‖model) at low-entropy cells, nats"
 MEASURES = {
     "relative": ("Relative weight change", "norm of the change over the norm of the base's weight"),
     "norm": ("Size of the weight change", "norm of the change"),
@@ -78,7 +79,10 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
                 for measure, name in (("contrast", "KL"), ("contrast_ratio", "KL over noise"))
             ],
         ),
-        *((escape(group), "estimate", _largest(table, group)) for group in groups),
+        *(
+            (escape(group), "nats" if group == "contributions" else "estimate", _largest(table, group))
+            for group in groups
+        ),
     ]
     rows = -(-len(panels) // 2)
     figure = make_subplots(
@@ -118,9 +122,7 @@ def _largest(table: pd.DataFrame, group: str) -> list[tuple[str, pd.DataFrame]]:
     return [(name, rows.loc[rows["measure"] == name]) for name in chosen]
 
 
-def further_heatmap(
-    table: pd.DataFrame, group: str = "contributions", *, unit: str = "nats", title: str = ""
-) -> go.Figure:
+def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Figure:
     """A group of further measures by checkpoint, controls at the right; ``table`` is ``Emergence.table``.
 
     Raises:
@@ -154,8 +156,9 @@ def further_heatmap(
     figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, ticks="")
     figure.update_layout(coloraxis=scale, height=190 + 26 * len(names))
-    told = f"{unit}; mean of {int(rows['problems'].max())} problems; right of the steps: controls"
-    return finish(figure, title or f"{group.capitalize()} over the steps of RL", told)
+    what = CONTRIBUTIONS if group == "contributions" else "estimate"
+    told = f"{what}; mean of {int(rows['problems'].max())} problems; right of the steps: controls"
+    return finish(figure, f"{escape(group.capitalize(), quote=False)} over the steps of RL", told)
 
 
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
