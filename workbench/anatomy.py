@@ -94,6 +94,11 @@ class Anatomy:
         """Dtype of the unembedding."""
         return self.unembedding.weight.dtype
 
+    def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The forward's arguments on ``device``, pixels in the model's dtype: not every family casts them itself."""
+        dtypes = {name: self.model.dtype for name in inputs if name.startswith("pixel_values")}
+        return {name: value.to(self.device, dtypes.get(name)) for name, value in inputs.items()}
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of residuals (..., hidden) taken before the final norm."""
         logits = self.unembedding(self.norm(hidden)) * self.logit_multiplier

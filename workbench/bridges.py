@@ -76,7 +76,7 @@ class Bridge:
 
     @torch.no_grad()
     def read(self, inputs: Mapping[str, Tensor]) -> Activations:
-        """Run one prompt; ``inputs`` are its `EncodedPrompt.model_inputs`.
+        """Run one prompt; ``inputs`` are its `EncodedPrompt.model_inputs`, as `Anatomy.placed` gives them.
 
         Raises:
             InputError: more than one prompt.
@@ -87,8 +87,7 @@ class Bridge:
             )
         kinds = ("hook_resid_pre", "attn.hook_z", "hook_mlp_out", "hook_resid_post")
         names = {f"blocks.{layer}.{kind}" for layer in range(self.depth) for kind in kinds}
-        dtype, calls = self.model.original_model.dtype, []
-        given = {k: v.to(dtype) if k.startswith("pixel_values") else v for k, v in inputs.items()}
+        given, calls = dict(inputs), []
         ids = given.pop("input_ids")
 
         def keep(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:

@@ -14,10 +14,23 @@ from workbench.errors import InputError
 from workbench.panels import cell_texts, colour_scale, error_bars, finish
 from workbench.tables import NothingToDraw, bucket, ends, kind_name, number
 
-LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8C564B")
+LINES = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#8C564B",
+    "#D55E00",
+    "#56B4E9",
+    "#332288",
+    "#999933",
+    "#882255",
+)
+LARGEST = 5
+"""Curves of a group that are drawn."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-CONTRIBUTIONS = "direct contribution to KL(base‖model) at low-entropy cells, nats"
+CONTRIBUTIONS = "direct contribution to KL(base‖model) at low-entropy cells, thousandths of a nat"
 MEASURES = {
     "relative": ("Relative weight change", "norm of the change over the norm of the base's weight"),
     "norm": ("Size of the weight change", "norm of the change"),
@@ -118,7 +131,7 @@ def _largest(table: pd.DataFrame, group: str) -> list[tuple[str, pd.DataFrame]]:
     """The curves of a group that end farthest from 0."""
     rows = table.loc[(table["kind"] == "") & (table["scope"] == group)]
     last = rows.loc[(rows["condition"] == "rl") & (rows["step"] == rows["step"].max())]
-    chosen = last.sort_values("estimate", key=abs, ascending=False, kind="stable")["measure"][: len(LINES)]
+    chosen = last.sort_values("estimate", key=abs, ascending=False, kind="stable")["measure"][:LARGEST]
     return [(name, rows.loc[rows["measure"] == name]) for name in chosen]
 
 
@@ -136,8 +149,10 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
     names, places = ([*dict.fromkeys(rows[column])] for column in ("measure", "at"))
     cells = rows.set_index(["measure", "at"])[["estimate", "low", "high"]]
     cells = cells.loc[pd.MultiIndex.from_product([names, places])].to_numpy(float)
-    cells = cells.reshape(len(names), len(places), 3)
+    what, times = (CONTRIBUTIONS, 1e3) if group == "contributions" else ("estimate", 1.0)
+    cells = times * cells.reshape(len(names), len(places), 3)
     most = float(np.nanmax(np.abs(cells[..., 0]))) or 1.0
+    cells[np.abs(cells) < 1e-9 * most] = 0.0  # rounding where a model is compared with itself
     ticks = np.linspace(-most, most, 5)
     bar = {"thickness": 10, "outlinewidth": 0, "tickvals": ticks, "ticktext": [number(t, 2) for t in ticks]}
     scale = {"colorscale": "PuOr", "cmin": -most, "cmax": most, "colorbar": bar}
@@ -156,7 +171,6 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
     figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, ticks="")
     figure.update_layout(coloraxis=scale, height=190 + 26 * len(names))
-    what = CONTRIBUTIONS if group == "contributions" else "estimate"
     told = f"{what}; mean of {int(rows['problems'].max())} problems; right of the steps: controls"
     return finish(figure, f"{escape(group.capitalize(), quote=False)} over the steps of RL", told)
 
@@ -167,7 +181,9 @@ def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     levels = [0.9 * i / max(1, len(buckets) - 1) for i in range(len(buckets))]
     shades = [str(shade) for shade in sample_colorscale("Cividis", levels)]
     others = [name for name in dict.fromkeys(names) if name not in buckets]
-    colours = dict(zip(buckets, shades, strict=True)) | {n: LINES[i % 5] for i, n in enumerate(others)}
+    colours = dict(zip(buckets, shades, strict=True)) | {
+        n: LINES[i % len(LINES)] for i, n in enumerate(others)
+    }
     return {n: (c, SYMBOLS[i % 5], DASHES[i % 5]) for i, (n, c) in enumerate(colours.items())}
 
 

@@ -80,8 +80,8 @@ class AttributedPrompt:
         sides = []
         for anatomy in (pair.base, pair.rlvr):
             behind = bridge(anatomy)
-            inputs = {name: value.to(anatomy.device) for name, value in prompt.model_inputs.items()}
-            sides.append(Side(behind, behind.read(inputs), final_head(anatomy, pair.vocab_size)))
+            wrote = behind.read(anatomy.placed(prompt.model_inputs))
+            sides.append(Side(behind, wrote, final_head(anatomy, pair.vocab_size)))
         visual = (prompt.kinds == int(TokenKind.VISUAL)).to(pair.device)
         said_so_far = torch.arange(len(prompt), device=visual.device) >= asked
         places = {

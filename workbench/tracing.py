@@ -200,10 +200,7 @@ def _wrap(anatomy: Anatomy) -> NNsight:
 
 
 def _arguments(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The forward's arguments: pixels in the model's dtype, no cache. nnsight moves them to the device."""
-    dtype = anatomy.model.dtype
-    pixels = {name: value.to(dtype) for name, value in inputs.items() if name.startswith("pixel_values")}
-    return {**inputs, **pixels, "use_cache": False}
+    return {**anatomy.placed(inputs), "use_cache": False}
 
 
 def _write(layer: Envoy, index: int, edits: Mapping[int, Edit], at: Site) -> None:

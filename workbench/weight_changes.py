@@ -245,8 +245,7 @@ def _squares(pair: ModelPair, prompt: EncodedPrompt, watched: Sequence[str]) -> 
 
 
 def _run(anatomy: Anatomy, prompt: EncodedPrompt, pad_id: int) -> None:
-    inputs = {name: value.to(anatomy.device) for name, value in collate([prompt], pad_id).items()}
-    anatomy.model(**inputs, use_cache=False)
+    anatomy.model(**anatomy.placed(collate([prompt], pad_id)), use_cache=False)
 
 
 Call = tuple[Tensor | None, Tensor]
