@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from workbench.components import METRICS
 from workbench.errors import InputError
-from workbench.panels import COLOURS, cell_text, cell_texts, finish
+from workbench.panels import COLOURS, cell_text, cell_texts, diverging_scale, finish
 from workbench.tables import NothingToDraw, ends, number
 
 TITLES = {
@@ -49,15 +49,7 @@ def component_heatmap(
     cells = blocks.set_index(["layer", "head"])[ends("estimate")]
     cells = cells.reindex(pd.MultiIndex.from_product([layers, columns])).to_numpy(float)
     cells = cells.reshape(len(layers), len(columns), 3)
-    most = float(np.nanmax(np.abs(cells[..., 0]))) or 1.0
-    ticks = np.linspace(-most, most, 5)
-    bar = {
-        "thickness": 10,
-        "outlinewidth": 0,
-        "tickvals": ticks,
-        "ticktext": [number(tick) for tick in ticks],
-    }
-    scale = {"colorscale": "PuOr", "cmin": -most, "cmax": most, "colorbar": bar}
+    scale = diverging_scale(cells[..., 0])
     heatmap = go.Heatmap(
         z=cells[..., 0],
         x=[f"head {head}" for head in heads] + ["MLP"],

@@ -11,7 +11,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
-from workbench.panels import cell_texts, colour_scale, error_bars, finish
+from workbench.panels import cell_texts, colour_scale, diverging_scale, error_bars, finish
 from workbench.tables import NothingToDraw, bucket, ends, kind_name, number
 
 LINES = (
@@ -151,11 +151,8 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
     cells = cells.loc[pd.MultiIndex.from_product([names, places])].to_numpy(float)
     what, times = (CONTRIBUTIONS, 1e3) if group == "contributions" else ("estimate", 1.0)
     cells = times * cells.reshape(len(names), len(places), 3)
-    most = float(np.nanmax(np.abs(cells[..., 0]))) or 1.0
-    cells[np.abs(cells) < 1e-9 * most] = 0.0  # rounding where a model is compared with itself
-    ticks = np.linspace(-most, most, 5)
-    bar = {"thickness": 10, "outlinewidth": 0, "tickvals": ticks, "ticktext": [number(t, 2) for t in ticks]}
-    scale = {"colorscale": "PuOr", "cmin": -most, "cmax": most, "colorbar": bar}
+    scale = diverging_scale(cells[..., 0])
+    cells[np.abs(cells) < 1e-9 * scale["cmax"]] = 0.0  # rounding where a model is compared with itself
     heatmap = go.Heatmap(
         z=cells[..., 0],
         x=[escape(str(place), quote=False) for place in places],

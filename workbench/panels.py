@@ -11,6 +11,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 from plotly.colors import sample_colorscale
 
 from workbench.errors import InputError
@@ -158,6 +159,14 @@ def colour_scale(measure: str, values: Iterable[float], *, log: bool) -> dict:
             "ticktext": [number(10**tick if log else tick) for tick in ticks],
         },
     }
+
+
+def diverging_scale(values: ArrayLike) -> dict:
+    """A colour axis that diverges from 0, as far to either side."""
+    most = float(np.nanmax(np.abs(np.asarray(values, float)))) or 1.0
+    ticks = np.linspace(-most, most, 5)
+    bar = {"thickness": 10, "outlinewidth": 0, "tickvals": ticks, "ticktext": [number(t) for t in ticks]}
+    return {"colorscale": "PuOr", "cmin": -most, "cmax": most, "colorbar": bar}
 
 
 def error_bars(rows: pd.DataFrame, measure: str) -> dict:
