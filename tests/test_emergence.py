@@ -197,6 +197,11 @@ def test_bad_input(problems, checkpoints, change, message):
         follow_training(change.get("problems", problems), kept, **settings)
 
 
+def test_a_further_measure_has_a_value_a_problem(problems, checkpoints):
+    with pytest.raises(InputError, match=r"`further\['short'\]` gives 'one' shape \(1,\); expected .*\(4,\)"):
+        follow_training(problems, checkpoints, further={"short": lambda *_: {"one": [1.0]}}, **SETTINGS)
+
+
 def test_a_bundled_pair_names_its_checkpoints():
     pair = load_pair("shapes", device="cpu")
     found = checkpoints_of(pair)

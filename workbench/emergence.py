@@ -87,12 +87,16 @@ class Emergence:
 
     def _repr_html_(self) -> str:
         shown = ["measure", "kind", "scope", "group", "other", *ends("gap"), "state", "obstacle"]
+        own, asked = (
+            self.order.loc[rows, shown] for rows in (self.order["group"] == "", self.order["group"] != "")
+        )
+        told = "gap: half-time of the low-entropy shift minus that of the other, in steps of RL."
+        further = markup.folded("beside what was asked further", markup.table(asked)) if len(asked) else ""
         return (
             markup.listing(self.verdicts)
-            + markup.table(self.order.loc[:, shown])
-            + markup.paragraph(
-                "gap: half-time of the low-entropy shift minus that of the other, in steps of RL."
-            )
+            + markup.table(own)
+            + markup.paragraph(told)
+            + further
             + markup.folded("half-times of all curves", markup.table(self.timing))
             + markup.folded(
                 "all curves",
@@ -195,6 +199,13 @@ def measure_checkpoint(
     ids = [problem.id for problem in problems]
     whole = {"kind": "", "scope": "", "stratum": WHOLE, "weight": 1.0}
     values = {"": right[RL]} | {group: of(pair, problems) for group, of in further.items()}
+    for group, measured in values.items():
+        for name, value in measured.items():
+            if np.shape(value) != (len(ids),):
+                raise InputError(
+                    f"`further[{group!r}]` gives {name!r} shape {np.shape(value)}; expected one a problem, ({len(ids)},): "
+                    "lambda pair, problems: {'length': [len(p.question) for p in problems]}"
+                )
     parts = [
         pd.DataFrame(
             {"problem": ids, "measure": name, "amount": np.asarray(value, float)} | whole | {"scope": group}
