@@ -1,5 +1,7 @@
 """Attribution: which heads and MLPs write the shift at low-entropy cells, and how well approximations of swaps do."""
 
+from typing import Any
+
 import pandas as pd
 
 from workbench.analysis import Finding, Given
@@ -34,17 +36,22 @@ def analyse(given: Given) -> Finding:
         parts[name] = attribute(pair, problems, metrics=["kl"], **once).summary
     held = [part.assign(cells=name) for name, part in parts.items()]
     table = pd.concat([*held, found.correlations.assign(cells="low")], ignore_index=True)
-    drawn = {}
+    drawn: dict[str, Any] = {}
     for metric in metrics:
         end = "" if metric == "kl" else f"_{metric}"
         drawn[end.lstrip("_")] = component_heatmap(found.summary, metric=metric)
         for direction in DIRECTIONS:
             drawn[direction + end] = component_heatmap(found.summary, metric=metric, direction=direction)
         drawn[f"approximations{end}"] = exact_scatter(found.effects, found.correlations, metric=metric)
-    for name in others:
-        figure = component_heatmap(parts[name])
-        figure.update_layout(title_text=f"Direct contributions at {name.replace(',', '-entropy cells,')}")
-        drawn[name.replace(", ", "_").replace(" ", "_")] = figure
+    for name in parts:
+        figure = drawn[""] if name == "low" else component_heatmap(parts[name])
+        cells, _, model = name.partition(", ")
+        subtitle = figure.layout.title.subtitle
+        subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy visual cells")
+        if model:
+            subtitle.text = subtitle.text.replace("RLVR", "control")
+            figure.update_layout(title_text=f"Direct contributions, {model}")
+        drawn[name.replace(", ", "_").replace(" ", "_") if name != "low" else ""] = figure
     claims = [
         Claim(
             "RelP approximates exact swaps better than attribution patching does",

@@ -27,7 +27,7 @@ from workbench.traces import lens_heads, trace
 from workbench.tracing import read_residuals
 from workbench.twins import sharing
 
-METRICS = ("kl", "logit_difference", "log_probability")
+METRICS = ("kl", "logit_difference", "log_probability", "probability")
 SAID = ("ab 3", "ab 4")
 
 
@@ -294,7 +294,9 @@ def test_swapping_a_model_with_itself_does_nothing(tiny_pair):
     same = replace(tiny_pair, rlvr=tiny_pair.base)
     one = attributed(same)
     for aim in aims(one):
-        assert exact(aim, one.swaps()[0]).abs().max() == 0
+        assert (
+            exact(aim, one.swaps()[0]).abs().max() < 1e-5
+        )  # rows of a batch are rounded differently on some CPUs
 
 
 def test_effects_of_small_differences_are_what_gradients_say(one):
@@ -384,7 +386,7 @@ def test_the_bundled_pair_in_tables(found):
     assert {*found.effects["where"]} == {"all", "visual", "text", "response"}
     assert {*found.effects["direction"]} == {*DIRECTIONS}
     rows = found.effects.loc[found.effects["where"] == "all"]
-    assert len(rows) == 3 * 3 * 2 * (1 + 8 * 5)
+    assert len(rows) == 3 * len(METRICS) * 2 * (1 + 8 * 5)
     best = found.correlations.query(
         "where == 'all' and metric == 'kl' and approximation == 'attribution_patching'"
     )
@@ -467,6 +469,24 @@ def test_cells_follow_entropy_and_what_is_asked(tiny_pair):
             r"`approximations` is \['guess'\]; expected some of attribution_patching, relp",
         ),
         ({"rows": 0}, r"`rows` is 0; expected at least 1"),
+        ({"metrics": 3}, r"`metrics` is 3; expected some of"),
+        ({"cells": "low"}, r"`cells` is 'low'; expected Cells\(\.\.\.\) or \(layer, position\) pairs"),
+        ({"cells": (3, 10)}, r"`cells` is \(3, 10\); expected Cells"),
+        ({"cells": [(1, 2, 3)]}, r"`cells` is \[\(1, 2, 3\)\]; expected Cells"),
+        (
+            {"problems": tiny.problem()},
+            r"`problems` is a Problem; expected a list of Problem or EncodedPrompt",
+        ),
+        ({"problems": ["what?"]}, r"`problems` holds a str; expected Problem or EncodedPrompt"),
+        ({"problems": [tiny.problem(), tiny.problem()]}, r"`problems` holds 'p0' twice"),
+        (
+            {"metrics": ["log_probability"], "responses": [None]},
+            r"`responses` is \[None\]; expected a right and a wrong text each",
+        ),
+        (
+            {"metrics": ["log_probability"], "responses": [("a", "b", "c")]},
+            r"`responses` is .*; expected a right",
+        ),
         ({"problems": []}, r"`problems` is empty"),
         (
             {"metrics": ["log_probability"]},
@@ -490,6 +510,10 @@ def test_cells_refuse_what_they_cannot_select():
         Cells(tokens="pictures")
     with pytest.raises(InputError, match=r"`tau` is 2"):
         Cells(tau=2)
+    for layers in (3, (1.5,), (), "3", (True,)):
+        with pytest.raises(InputError, match=r"`layers` is .*; expected decoder layers"):
+            Cells(layers=layers)  # pyright: ignore[reportArgumentType]
+    assert Cells(layers=[2, 1]).layers == (2, 1)  # pyright: ignore[reportArgumentType]
 
 
 def test_correlations_of_known_effects():

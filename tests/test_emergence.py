@@ -188,10 +188,19 @@ def test_what_was_asked_further_has_a_heat_map(found):
         ({"drop": 0}, r"`checkpoints` has the steps \[5, 10\]"),
         ({"drop": 5}, r"`checkpoints` has the steps \[0, 10\]"),
         ({"further": {"written": None}}, r"`further` has 'written': None"),
+        ({"further": len}, r"`further` is <built-in function len>; expected what measures"),
+        ({"twice": True}, "`problems` holds .* twice"),
+        ({"checkpoints": "shapes"}, "`checkpoints` is a str; expected what loads each"),
+        (
+            {"checkpoints": {0: 1, 5: 2, 10: 3}},
+            "`checkpoints` has 0: 1; expected a step or a name, and what loads",
+        ),
     ],
 )
 def test_bad_input(problems, checkpoints, change, message):
     kept = {name: load for name, load in checkpoints.items() if name != change.get("drop", "none")}
+    kept = change.get("checkpoints", kept)
+    problems = [*problems, problems[0]] if "twice" in change else problems
     settings = SETTINGS | {key: change[key] for key in ("bins", "further") if key in change}
     with pytest.raises(InputError, match=message):
         follow_training(change.get("problems", problems), kept, **settings)
@@ -200,6 +209,19 @@ def test_bad_input(problems, checkpoints, change, message):
 def test_a_further_measure_has_a_value_a_problem(problems, checkpoints):
     with pytest.raises(InputError, match=r"`further\['short'\]` gives 'one' shape \(1,\); expected .*\(4,\)"):
         follow_training(problems, checkpoints, further={"short": lambda *_: {"one": [1.0]}}, **SETTINGS)
+
+
+def test_one_problem_has_no_interval_and_no_warning(problems, checkpoints, recwarn):
+    found = follow_training(problems[:1], checkpoints, **SETTINGS)
+    assert {*found.order["obstacle"]} == {"one problem, so no interval"}
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
+def test_only_a_bundled_pair_brings_checkpoints(tiny_pair):
+    with pytest.raises(
+        InputError, match=r"brings no checkpoints; name your own by steps .*follow_training\("
+    ):
+        checkpoints_of(tiny_pair)
 
 
 def test_a_bundled_pair_names_its_checkpoints():

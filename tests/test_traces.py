@@ -286,7 +286,7 @@ def test_numbers_that_are_not_finite_are_refused_with_their_layer():
 @pytest.mark.parametrize(
     ("problems", "settings", "message"),
     [
-        ([], {}, r"`problems` is empty; .*`trace\(pair, load_problems\('shapes', limit=8\)\)`"),
+        ([], {}, r"`problems` is empty; .*trace\(pair, load_problems\('shapes', limit=8\)\)"),
         (tiny.problem(), {}, "`problems` is a Problem; expected a list"),
         (7, {}, "`problems` is a int; expected a list"),
         (["what?"], {}, "`problems` holds a str; expected Problem or EncodedPrompt"),

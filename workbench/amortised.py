@@ -36,7 +36,7 @@ from workbench.descent import Loss
 from workbench.errors import InputError
 from workbench.folders import digest_of
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.readouts import Cells
 from workbench.replay import LearnedTokens, learn_many, objective, prepare
@@ -61,6 +61,10 @@ def predict_many(
     Raises:
         InputError: a prompt without visual tokens, or a pair that the adapter was not fitted to.
     """
+    if not isinstance(adapter, Adapter):
+        raise InputError(
+            f"`adapter` is a {type(adapter).__name__}; expected an Adapter: predict_tokens(pair, prompt, load_adapter('shapes'))"
+        )
     check_pair(adapter, weights_of(pair))
     loss_layers = adapter.replay.loss_layers(pair.depth)
     provenance = {**pair.provenance, "adapter": adapter.digest}
@@ -92,7 +96,8 @@ def embeddings(
     Raises:
         InputError: a prompt without visual tokens.
     """
-    for prompt in prompts:
+    call = "predict_tokens(pair, pair.encode(problem), load_adapter('shapes'))"
+    for prompt in listed(prompts, call, EncodedPrompt, name="prompts"):
         if not (prompt.kinds == TokenKind.VISUAL).any():
             raise InputError(
                 f"`prompts`: {prompt.problem_id!r} has no visual tokens to predict anything for; leave it out"
@@ -389,8 +394,7 @@ def _check(
             f"`weight_decay` is {weight_decay!r}; expected 0 or more: {call}, weight_decay=0.01)"
         )
     for name, given in (("problems", problems), ("validation", validation)):
-        if not given:
-            raise InputError(f"`{name}` is empty; give some of another split than you report on: {call})")
+        listed(given, f"{call})", name=name)
     shared = {p.fingerprint for p in problems} & {p.fingerprint for p in validation}
     if shared:
         raise InputError(

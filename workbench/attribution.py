@@ -8,8 +8,8 @@ For every problem, on both models behind TransformerLens (``bridges``), pictures
    positions alone;
 4. means over problems, and correlations of the approximations with the exact effects, with intervals clustered by problem.
 
-Metrics: ``kl``, KL(base || rlvr) of the lens at the cells; ``logit_difference`` and ``log_probability`` of the next token where a
-right and a wrong response part, after what they share.
+Metrics: ``kl``, KL(base || rlvr) of the lens at the cells; ``logit_difference``, ``log_probability`` and
+``probability`` of the next token where a right and a wrong response part, after what they share.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from workbench.estimates import (
 )
 from workbench.folders import kept
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.prompts import EncodedPrompt
 from workbench.swaps import ROWS
@@ -127,15 +127,12 @@ class Attribution:
 
     def _line(self, metric: str) -> str:
         rows = self.summary.loc[(self.summary["metric"] == metric) & (self.summary["direction"] == "direct")]
-        rows = rows.loc[~rows["kind"].isin(["norm scale", "unembedding"])]
+        rows = rows.loc[rows["kind"] != "norm scale"]
         order = rows["estimate"].abs().sort_values(ascending=False, kind="stable").index[:3]
         named = [f"{row['component']} {_interval(row)}" for row in rows.loc[order].to_dict("records")]
         totals = self.totals.loc[self.totals["metric"] == metric]
-        scale = abs(
-            self.direct.loc[
-                (self.direct["metric"] == metric) & (self.direct["kind"] == "norm scale"), "change"
-            ].mean()
-        )
+        frozen = (self.direct["metric"] == metric) & (self.direct["kind"] == "norm scale")
+        scale = self.direct.loc[frozen, "change"].mean()
         total = totals["total"].mean()
         return (
             f"{metric}: mean change {total:.3g} ({METRICS[metric]}); most is written by {', '.join(named)}; freezing the "
@@ -163,7 +160,7 @@ def attribute(
     Args:
         pair: what `load_pair` returned.
         problems: problems, or prompts already encoded.
-        metrics: ``kl``, ``logit_difference``, ``log_probability``; several at once.
+        metrics: of `components.METRICS`: ``kl``, ``logit_difference``, ``log_probability``, ``probability``; several at once.
         cells: where the KL is taken: `Cells`, or (layer, position) pairs for every prompt. None: `Cells()`.
         responses: for each problem a right and a wrong response, for metrics of the answer. None: those that the problems bring.
         swaps: False leaves out what swapping does.
@@ -176,18 +173,22 @@ def attribute(
 
     Raises:
         InputError: a family that TransformerLens does not support, unknown metrics or approximations, a layer or position that
-            does not exist, no responses for a metric of the answer, responses that do not differ, ``keep`` with encoded prompts.
+            does not exist, no responses for a metric of the answer, responses that do not differ, ``keep`` with encoded prompts,
+            a problem twice.
     """
     wanted = check_metrics(metrics)
     chosen = Cells() if cells is None else cells
-    _check(pair, problems, chosen, wanted, responses, approximations, rows)
+    problems = listed(problems, _CALL, Problem, EncodedPrompt, distinct=True)
+    _check_cells(chosen, pair)
+    _check_responses(problems, wanted, responses)
+    _check(pair, approximations, rows)
     if keep is not None and not all(isinstance(item, Problem) for item in problems):
         raise InputError(
             "`keep` needs problems, found prompts already encoded: attribute(pair, problems, keep='runs/kept')"
         )
     prompts = [pair.encode(item) for item in problems]
     for prompt in prompts:
-        _check_cells(chosen, pair, prompt)
+        _check_positions(chosen, prompt)
     told = responses or [_brought(item) for item in problems] if _of_answer(wanted) else None
     settings = {"resamples": resamples, "seed": seed}
     used: dict[str, Any] = {"metrics": [*wanted], "approximations": [*approximations], "rows": rows}
@@ -317,56 +318,66 @@ def _brought(item: Problem | EncodedPrompt) -> tuple[str, str]:
     return held["chain"], held["wrong"]
 
 
-def _check(
-    pair: ModelPair,
-    problems: Sequence[Any],
-    chosen: Any,
-    metrics: Sequence[str],
-    responses: Sequence[Any] | None,
-    approximations: Sequence[str],
-    rows: int,
-) -> None:
-    if not problems:
-        raise InputError(f"`problems` is empty; expected at least one: {_CALL}")
-    unknown = set(approximations) - set(APPROXIMATIONS)
-    if isinstance(approximations, str) or unknown:
+def _check(pair: ModelPair, approximations: Any, rows: Any) -> None:
+    if not _is_list(approximations) or set(approximations) - set(APPROXIMATIONS):
         raise InputError(
             f"`approximations` is {approximations!r}; expected some of {', '.join(APPROXIMATIONS)}: "
             "attribute(..., approximations=['relp'])"
         )
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
         raise InputError(f"`rows` is {rows!r}; expected at least 1: attribute(..., rows={ROWS})")
+    check_family(pair.base)
+
+
+def _check_cells(chosen: Any, pair: ModelPair) -> None:
+    if not isinstance(chosen, Cells):
+        if not _is_list(chosen) or not all(_is_pair(cell, int) for cell in chosen):
+            raise InputError(
+                f"`cells` is {chosen!r}; expected Cells(...) or (layer, position) pairs: attribute(..., cells=[(3, 10)])"
+            )
+        if not chosen:
+            raise InputError(
+                "`cells` is empty; expected (layer, position) pairs: attribute(..., cells=[(3, 10)])"
+            )
     layers = (chosen.layers or ()) if isinstance(chosen, Cells) else [layer for layer, _ in chosen]
     outside = [layer for layer in layers if not 0 <= layer < pair.depth]
     if outside:
         raise InputError(
             f"`cells` names layer {outside[0]}; expected 0 to {pair.depth - 1}: Cells(layers=({pair.depth - 1},))"
         )
-    if not isinstance(chosen, Cells) and not chosen:
-        raise InputError(
-            "`cells` is empty; expected (layer, position) pairs: attribute(..., cells=[(3, 10)])"
-        )
-    if _of_answer(metrics):
-        if responses is not None and len(responses) != len(problems):
-            raise InputError(
-                f"`responses` has {len(responses)} pairs for {len(problems)} problems; expected one each: "
-                "attribute(..., responses=[('<answer> 3</answer>', '<answer> 4</answer>')])"
-            )
-        without = [p for p in problems if not {"chain", "wrong"} <= {*getattr(p, "metadata", {})}]
-        if responses is None and without:
-            raise InputError(
-                "`responses` is None and a problem brings no right and wrong response; expected a pair for each problem: "
-                "attribute(..., responses=[('<answer> 3</answer>', '<answer> 4</answer>')])"
-            )
-    check_family(pair.base)
 
 
-def _check_cells(chosen: Any, pair: ModelPair, prompt: EncodedPrompt) -> None:
-    if isinstance(chosen, Cells):
-        return
-    for layer, position in chosen:
+def _check_positions(chosen: Any, prompt: EncodedPrompt) -> None:
+    for layer, position in () if isinstance(chosen, Cells) else chosen:
         if not 0 <= position < len(prompt):
             raise InputError(
                 f"`cells` names position {position} of {prompt.problem_id!r}; expected 0 to {len(prompt) - 1}: "
                 f"attribute(..., cells=[({layer}, {len(prompt) - 1})])"
             )
+
+
+def _check_responses(problems: Sequence[Any], metrics: Sequence[str], responses: Any) -> None:
+    if not _of_answer(metrics):
+        return
+    call = "attribute(..., responses=[('<answer> 3</answer>', '<answer> 4</answer>')])"
+    if responses is None:
+        if not all({"chain", "wrong"} <= {*getattr(item, "metadata", {})} for item in problems):
+            raise InputError(
+                "`responses` is None and a problem brings no right and wrong response; expected a pair for each problem: "
+                f"{call}"
+            )
+        return
+    if not _is_list(responses) or not all(_is_pair(said, str) for said in responses):
+        raise InputError(f"`responses` is {responses!r}; expected a right and a wrong text each: {call}")
+    if len(responses) != len(problems):
+        raise InputError(
+            f"`responses` has {len(responses)} pairs for {len(problems)} problems; expected one each: {call}"
+        )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_pair(value: Any, kind: type) -> bool:
+    return _is_list(value) and len(value) == 2 and all(isinstance(one, kind) for one in value)

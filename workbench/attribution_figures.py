@@ -95,7 +95,11 @@ def exact_scatter(
         )
     directions = list(dict.fromkeys(rows["direction"]))
     told = correlations.loc[(correlations["metric"] == metric) & (correlations["where"] == where)]
-    figure = make_subplots(1, len(directions), subplot_titles=[TITLES[d] for d in directions])
+    titles = []
+    for direction in directions:
+        lines = [_told(row) for row in told.loc[told["direction"] == direction].to_dict("records")]
+        titles.append("<br>".join([TITLES[direction], *(f"<sub>{line}</sub>" for line in lines)]))
+    figure = make_subplots(1, len(directions), subplot_titles=titles)
     for column, direction in enumerate(directions, 1):
         part = rows.loc[rows["direction"] == direction]
         for name in held:
@@ -118,14 +122,9 @@ def exact_scatter(
         figure.add_scatter(
             x=reach, y=reach, mode="lines", line=line, showlegend=False, hoverinfo="skip", row=1, col=column
         )
-        lines = [_told(row) for row in told.loc[told["direction"] == direction].to_dict("records")]
-        figure.add_annotation(
-            text="<br>".join(lines), x=0.02, y=0.98, xref="x domain", yref="y domain", showarrow=False,
-            align="left", yanchor="top", font={"size": 11}, row=1, col=column,
-        )  # fmt: skip
     figure.update_xaxes(title_text="exact effect of the swap")
     figure.update_yaxes(title_text="approximation", col=1)
-    figure.update_layout(height=480, margin={"t": 150}, legend={"y": 1.1})
+    figure.update_layout(height=520, margin={"t": 190}, legend={"y": 1.2})
     problems = rows["problem"].nunique()
     subtitle = (
         f"{METRICS[metric]}; every component of {problems} problems; r: Pearson, 95% intervals over problems"

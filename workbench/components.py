@@ -9,7 +9,7 @@
 
 2. A measure of the change is split over these terms along the straight path from the base's logits to RLVR's: its derivative by
    the logits, averaged over the path, times each term (Aumann and Shapley; 16 Gauss-Legendre nodes). So contributions
-   sum to the whole: KL(base || rlvr) in nats, a logit difference, or a log probability in nats.
+   sum to the whole: KL(base || rlvr) in nats, a logit difference, a log probability in nats, or a probability.
 
 ``scale`` is the error of freezing the norm's scale, as transformer_lens.tools.analysis.direct_logit_attribution does.
 Everything here is computed in float64; what is added up are the models' own activations.
@@ -26,11 +26,12 @@ from torch import Tensor
 
 from workbench.errors import InputError
 
-Metric = Literal["kl", "logit_difference", "log_probability"]
+Metric = Literal["kl", "logit_difference", "log_probability", "probability"]
 METRICS: dict[str, str] = {
     "kl": "KL(base‖RLVR) at the chosen cells, nats",
     "logit_difference": "logit of the right token minus that of the wrong one",
     "log_probability": "log probability of the right token, nats",
+    "probability": "probability of the right token",
 }
 NODES = 16
 CHUNK = 1 << 24
@@ -122,9 +123,9 @@ Writes = Callable[[Component, Int[Tensor, " cells"]], Float[Tensor, "cells hidde
 
 def check_metrics(metrics: Any) -> tuple[Metric, ...]:
     """The metrics as a tuple; InputError for none, an unknown one, or a bare string."""
-    given = [metrics] if isinstance(metrics, str) else list(metrics)
+    given = [*metrics] if isinstance(metrics, Iterable) and not isinstance(metrics, str) else []
     unknown = [name for name in given if name not in METRICS]
-    if isinstance(metrics, str) or not given or unknown or len({*given}) < len(given):
+    if not given or unknown or len({*given}) < len(given):
         raise InputError(
             f"`metrics` is {metrics!r}; expected some of {', '.join(METRICS)}, each once: "
             'attribute(pair, problems, metrics=["kl", "logit_difference"])'
@@ -183,7 +184,8 @@ def value(metric: Metric, logits: Tensor, answer: Answer | None) -> Tensor:
     assert answer is not None
     if metric == "logit_difference":
         return logits[..., answer.right] - logits[..., answer.wrong]
-    return logits[..., answer.right] - logits.logsumexp(-1)
+    log_probability = logits[..., answer.right] - logits.logsumexp(-1)
+    return log_probability.exp() if metric == "probability" else log_probability
 
 
 def kl(z_base: Tensor, z_rlvr: Tensor) -> Tensor:
@@ -205,5 +207,11 @@ def mean_slope(metric: Metric, z_base: Tensor, z_rlvr: Tensor, answer: Answer | 
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     mean = torch.zeros_like(z_base)
     for node, weight in zip(nodes, weights, strict=True):
-        mean += 0.5 * weight * torch.lerp(z_base, z_rlvr, 0.5 * (node + 1)).softmax(-1)
+        probabilities = torch.lerp(z_base, z_rlvr, 0.5 * (node + 1)).softmax(-1)
+        if metric == "probability":
+            assert answer is not None
+            probabilities = probabilities[:, answer.right, None] * (slope - probabilities)
+        mean += 0.5 * weight * probabilities
+    if metric == "probability":
+        return mean
     return mean - z_base.softmax(-1) if metric == "kl" else slope - mean

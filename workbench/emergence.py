@@ -31,7 +31,7 @@ from workbench.measuring import measure
 from workbench.nulls import groups_of
 from workbench.outcomes import PASS_AT, scores
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.strata import check_bins
 from workbench.tables import ends
 from workbench.timing import RL, WHOLE, Curves, compare
@@ -39,6 +39,7 @@ from workbench.traces import trace
 
 LARGEST = 5
 """Curves of a group that are told and drawn."""
+_CALL = "follow_training(problems, checkpoints_of(load_pair('shapes')))"
 Checkpoints = Mapping[int | str, Callable[[], ModelPair]]
 """What loads a checkpoint as the RLVR model of a pair: by step of RL (0: the base itself), and controls by name."""
 Further = Mapping[str, Callable[[ModelPair, Sequence[Problem]], Mapping[str, ArrayLike]]]
@@ -155,10 +156,10 @@ def follow_training(
         progress: told what is going on: (checkpoint, checkpoints done, checkpoints in all).
 
     Raises:
-        InputError: no problems, no step 0, or fewer than two steps after it.
+        InputError: no problems, one twice, no step 0, fewer than two steps after it, or what can't be called.
     """
-    further = dict(further or {})
-    steps = _check(problems, checkpoints, bins, further)
+    problems = listed(problems, _CALL, distinct=True)
+    steps, further = _check(checkpoints, bins, further or {})
     settings = {"samples": samples, "temperature": 1.0, "seed": seed, "bins": bins}
     settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     found, told = {}, {}
@@ -239,16 +240,28 @@ def _told(row: Mapping[str, Any]) -> str:
     return f"{shift} {said} {other}: {gap} steps between the two half-times."
 
 
-def _check(problems: Sequence[Problem], checkpoints: Checkpoints, bins: int, further: Further) -> list[int]:
-    call = "follow_training(problems, checkpoints_of(load_pair('shapes')))"
+def _check(checkpoints: Any, bins: int, further: Any) -> tuple[list[int], dict[str, Any]]:
     check_bins(bins)
-    if not problems:
-        raise InputError(f"`problems` is empty; give at least one: {call}")
+    if not isinstance(checkpoints, Mapping):
+        raise InputError(
+            f"`checkpoints` is a {type(checkpoints).__name__}; expected what loads each, by step: {_CALL}"
+        )
+    for name, load in checkpoints.items():
+        if not isinstance(name, int | str) or not callable(load):
+            raise InputError(
+                f"`checkpoints` has {name!r}: {load!r}; expected a step or a name, and what loads a pair without arguments: "
+                "follow_training(problems, {0: lambda: pair, ...})"
+            )
+    if not isinstance(further, Mapping):
+        raise InputError(
+            f"`further` is {further!r}; expected what measures, by name: "
+            "follow_training(..., further={'contributions': workbench.contributions})"
+        )
     steps = sorted(name for name in checkpoints if isinstance(name, int))
     if 0 not in steps or len(steps) < 3:
         raise InputError(
             f"`checkpoints` has the steps {steps}; expected 0, the base in both places, and at least two later ones: "
-            f"{call}"
+            f"{_CALL}"
         )
     for group, of in further.items():
         if not group or not callable(of):
@@ -256,4 +269,4 @@ def _check(problems: Sequence[Problem], checkpoints: Checkpoints, bins: int, fur
                 f"`further` has {group!r}: {of!r}; expected a name and what measures a pair on problems: "
                 "follow_training(..., further={'contributions': workbench.contributions})"
             )
-    return steps
+    return steps, {**further}

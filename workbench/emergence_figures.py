@@ -26,6 +26,7 @@ LINES = (
     "#999933",
     "#882255",
 )
+BESIDE = "other trainings, by name"
 LARGEST = 5
 """Curves of a group that are drawn."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
@@ -41,7 +42,7 @@ MEASURES = {
 def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str | None = None) -> go.Figure:
     """A panel for answers, shift by entropy bucket, shift over noise, contrast, and each further group, over RL's steps.
 
-    Of a group the five curves that end farthest from 0. Controls, which have no steps of RL, stand to the right of the last
+    Of a group the five curves that end farthest from 0. What has no step, such as controls, stands to the right of the last
     one. ``table`` is ``Emergence.table``.
 
     Raises:
@@ -116,7 +117,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
     return finish(
         figure,
         "What emerges over the steps of RL",
-        f"{kind_name(kind)}, {scope}; {problems} problems; 95% intervals over problems; right of the steps: controls",
+        f"{kind_name(kind)}, {scope}; {problems} problems; 95% intervals over problems; right of the steps: {BESIDE}",
     )
 
 
@@ -168,7 +169,7 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
     figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, ticks="")
     figure.update_layout(coloraxis=scale, height=190 + 26 * len(names))
-    told = f"{what}; mean of {int(rows['problems'].max())} problems; right of the steps: controls"
+    told = f"{what}<br>mean of {int(rows['problems'].max())} problems; right of the steps: {BESIDE}"
     return finish(figure, f"{escape(group.capitalize(), quote=False)} over the steps of RL", told)
 
 
@@ -195,7 +196,7 @@ def _panel(
     both = pd.concat([rows for _, rows in lines])
     steps = sorted({*both.loc[both["condition"] == "rl", "step"].astype(int)})
     controls = [str(name) for name in dict.fromkeys(both["condition"]) if name != "rl"]
-    beside = {name: steps[-1] * (1 + 0.13 * (i + 1)) for i, name in enumerate(controls)}
+    beside = {name: steps[-1] * (1 + 0.16 * (i + 1)) for i, name in enumerate(controls)}
     for name, rows in lines:
         colour, symbol, dash = styles[name]
         for part, mode in (
@@ -225,6 +226,7 @@ def _panel(
     figure.update_xaxes(
         tickvals=[*steps, *beside.values()],
         ticktext=[*map(str, steps), *(escape(str(name), quote=False) for name in controls)],
+        tickangle=-40,
         title_text="step of RL",
         **at,
     )

@@ -31,7 +31,7 @@ from workbench.measuring import Condition, described, drawn_by_engine, measure, 
 from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.pairs import ModelPair
 from workbench.perturbation import Disturbance, Perturbation, perturb
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 
 __all__ = [
     "Ablation",
@@ -138,6 +138,7 @@ def ablate(
     """
     ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
     conditions = _named(interventions)
+    problems = listed(problems, "ablate(pair, load_problems('shapes', limit=64), ...)")
     _check(pair, problems, conditions, samples, ks)
     if engine is not None:
         _check_engine(pair, conditions, engine)
@@ -219,10 +220,6 @@ def _check(
     samples: int,
     ks: Sequence[int],
 ) -> None:
-    if not problems:
-        raise InputError(
-            "`problems` is empty; give at least one: ablate(pair, load_problems('shapes', limit=64), ...)"
-        )
     for problem in problems:
         if problem.answer is None:
             raise InputError(

@@ -26,7 +26,7 @@ from workbench.errors import InputError
 from workbench.estimates import Array, bootstrap, divide, sums_by_problem
 from workbench.null_models import NULLS, NullKind, check_scale, check_update, named_weights, null_pair
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, problem_seed
 from workbench.records import LensTrace
 from workbench.strata import check_bins, quantile_strata
@@ -124,7 +124,9 @@ def weight_nulls(
         InputError: equal models, an unknown kind, draws below 1, another pair with another base, nothing to compare with.
     """
     others = dict(others or {})
-    _check(pair, problems, kinds, draws, others, bins, scale)
+    call = "weight_nulls(pair, load_problems('shapes', limit=64))"
+    problems = listed(problems, call, Problem, EncodedPrompt)
+    _check(pair, kinds, draws, others, bins, scale)
     prompts = [pair.encode(item) for item in problems]
 
     def look(name: str, some: ModelPair) -> LensTrace:
@@ -279,7 +281,6 @@ def _article(condition: str, scale: float) -> str:
 
 def _check(
     pair: ModelPair,
-    problems: Sequence[Any],
     kinds: Sequence[str],
     draws: int,
     others: Mapping[str, ModelPair],
@@ -288,10 +289,6 @@ def _check(
 ) -> None:
     call = "weight_nulls(pair, problems, kinds=('permuted', 'gaussian'))"
     check_bins(bins)
-    if not problems:
-        raise InputError(
-            "`problems` is empty; give at least one: weight_nulls(pair, load_problems('shapes', limit=64))"
-        )
     if isinstance(kinds, str) or set(kinds) - set(NULLS) or len({*kinds}) < len(kinds):
         raise InputError(f"`kinds` is {kinds!r}; expected some of {', '.join(NULLS)}, each once: {call}")
     if not kinds and not others:

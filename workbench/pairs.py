@@ -100,6 +100,11 @@ class ModelPair:
                     "`turns` follow a problem, and `problem` is encoded already: pair.encode(problem, turns)"
                 )
             return problem
+        if not isinstance(problem, Problem):
+            raise InputError(
+                f"`problem` is a {type(problem).__name__}; expected a Problem: "
+                "pair.encode(load_problems('shapes', limit=1)[0])"
+            )
         asked = problem if self.preset is None else self.preset.asked(problem)
         return encode(self.processor, self.base, asked, turns)
 

@@ -95,7 +95,8 @@ def cell_text(cell: np.ndarray, *, interval: bool) -> str:
     estimate, low, high = cell[:3]
     if not interval or np.isnan(low) or np.isnan(high):
         return number(estimate)
-    return f"{number(estimate)}<br><span style='font-size:10px'>{number(low, 2)}–{number(high, 2)}</span>"
+    between = " to " if low < 0 else "–"
+    return f"{number(estimate)}<br><span style='font-size:10px'>{number(low, 2)}{between}{number(high, 2)}</span>"
 
 
 def token_text(token: str, width: int = 11) -> str:

@@ -32,7 +32,7 @@ from workbench.folders import kept
 from workbench.interventions import Intervention, batch_edits
 from workbench.likelihoods import response_ids, response_nats
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, batches
 from workbench.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table
 
@@ -42,6 +42,7 @@ Input = Literal["clean", "disturbed"]
 Responses = Literal["reference", "sampled"]
 SHARD = 32
 """Problems between two saves."""
+_CALL = "perturb(pair, load_problems('shapes', limit=64))"
 COLUMNS = (
     *("problem", "family", "kind", "strength", "draw", "scope", "drift_low", "drift_high"),
     *("nats_correct", "nats_incorrect", "tokens_correct", "tokens_incorrect"),
@@ -159,6 +160,7 @@ def perturb(
         InputError: no problems, a problem without picture, responses or answer, no disturbances, a bad argument, or
             sampled responses that leave no problem.
     """
+    problems = listed(problems, _CALL)
     _check(problems, disturbances, draws, reference, responses, samples)
     settings = {
         "disturbances": [asdict(how) for how in disturbances],
@@ -326,15 +328,12 @@ def _check(
     responses: str,
     samples: int,
 ) -> None:
-    call = "perturb(pair, load_problems('shapes', limit=64))"
-    if not problems:
-        raise InputError(f"`problems` is empty; give at least one: {call}")
     for name, value, known in (
         ("reference", reference, get_args(Input)),
         ("responses", responses, get_args(Responses)),
     ):
         if value not in known:
-            raise InputError(f"`{name}` is {value!r}; expected {' or '.join(map(repr, known))}: {call}")
+            raise InputError(f"`{name}` is {value!r}; expected {' or '.join(map(repr, known))}: {_CALL}")
     if not disturbances or not all(isinstance(how, Disturbance) for how in disturbances):
         raise InputError(
             f"`disturbances` is {disturbances!r}; expected at least one Disturbance: "

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from workbench.errors import InputError
 from workbench.pair_presets import PairPreset
 from workbench.pairs import ModelPair, load_pair
 
@@ -47,14 +48,22 @@ def checkpoints_of(pair: ModelPair) -> dict[int | str, Callable[[], ModelPair]]:
     """What loads the checkpoints of a bundled pair, by steps of RL since the base (0: the base in both places), or by name.
 
     Names are those of controls, and ``"first 10"`` and ``"first 25"``: saved before RL was interrupted and began again.
+
+    Raises:
+        InputError: a pair that is not bundled.
     """
-    assert pair.preset is not None
-    load = partial(load_pair, pair.preset.name, dtype=pair.dtype, device=pair.device)
+    preset = pair.preset
+    if preset is None or not preset.bundled:
+        raise InputError(
+            f"`pair` {pair.name!r} brings no checkpoints; name your own by steps of RL, 0 is the base in both places: "
+            "follow_training(problems, {0: lambda: load_pair(base=B, rlvr=B), 100: lambda: load_pair(base=B, rlvr=S), ...})"
+        )
+    load = partial(load_pair, preset.name, dtype=pair.dtype, device=pair.device)
     start = {**pair.provenance, "rlvr": pair.provenance["base"], "checkpoint": 0}
     found: dict[int | str, Callable[[], ModelPair]] = {
         0: lambda: replace(pair, rlvr=pair.base, provenance=start)
     }
-    for saved in pair.preset.changes:
+    for saved in preset.changes:
         steps = saved - RESTARTED if isinstance(saved, int) else 0
         name = steps if steps > 0 else saved if isinstance(saved, str) else f"{FIRST} {saved}"
         found[name] = partial(load, checkpoint=saved)

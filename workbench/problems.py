@@ -4,11 +4,11 @@ import hashlib
 import html
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -28,6 +28,8 @@ from workbench.sources import (
 )
 
 __all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
+
+Item = TypeVar("Item")
 
 OPTIONS_TEMPLATE = "{question}\nOptions:\n{options}\nPlease select the correct answer from the options above."
 """How VLMEvalKit asks a question with options."""
@@ -240,6 +242,39 @@ def load_problems(
             "load_problems('shapes')"
         )
     return list(problems.values())
+
+
+def listed(
+    items: Iterable[Item], call: str, *kinds: type, name: str = "problems", distinct: bool = False
+) -> list[Item]:
+    """An argument as a list, checked: at least one item, all of the ``kinds`` (Problem if none is named).
+
+    Args:
+        items: what was given.
+        call: one that would work, for the messages.
+        kinds: what an item may be.
+        name: of the argument.
+        distinct: whether an id may occur only once.
+
+    Raises:
+        InputError: anything else.
+    """
+    kinds = kinds or (Problem,)
+    wanted = " or ".join(kind.__name__ for kind in kinds)
+    if isinstance(items, (str, Mapping, *kinds)) or not isinstance(items, Iterable):
+        raise InputError(f"`{name}` is a {type(items).__name__}; expected a list of {wanted}: {call}")
+    found = list(items)
+    if not found:
+        raise InputError(f"`{name}` is empty; give at least one: {call}")
+    seen = set()
+    for item in found:
+        if not isinstance(item, kinds):
+            raise InputError(f"`{name}` holds a {type(item).__name__}; expected {wanted}: {call}")
+        own = getattr(item, "problem_id", None) or getattr(item, "id", None)
+        if distinct and own in seen:
+            raise InputError(f"`{name}` holds {own!r} twice; give each once: {call}")
+        seen.add(own)
+    return found
 
 
 def _check_arguments(

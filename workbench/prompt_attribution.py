@@ -48,6 +48,18 @@ class Cells:
             raise InputError(
                 f"`tokens` is {self.tokens!r}; expected visual, text or all: Cells(tokens='visual')"
             )
+        if self.layers is not None:
+            layers = self.layers
+            if (
+                not isinstance(layers, Sequence)
+                or isinstance(layers, str)
+                or not layers
+                or not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
+            ):
+                raise InputError(
+                    f"`layers` is {layers!r}; expected decoder layers, from 0: Cells(layers=(3,))"
+                )
+            object.__setattr__(self, "layers", tuple(layers))
         check_selection(self.select, self.threshold, self.tau, None, 1)
 
 

@@ -27,12 +27,13 @@ from workbench.errors import InputError
 from workbench.estimates import Array, divide
 from workbench.lens import summarise
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.records import LensTrace
 from workbench.traces import lens_head, trace
 from workbench.translators import Translators, read_all
 
+_CALL = "cell_table(pair, load_problems('shapes', limit=64))"
 _FROM_TRACE = ("entropy_base", "base_norm", "kl", "top1_agreement", "cosine")
 
 
@@ -93,6 +94,7 @@ def cell_table(
     Raises:
         InputError: no problems, translators of another model, a trace of other problems or without matched noise.
     """
+    problems = listed(problems, _CALL)
     _check_cells(pair, problems, translators, traced)
     report = progress or (lambda what, done, total: None)
     prompts = [pair.encode(problem) for problem in problems]
@@ -161,9 +163,6 @@ def _table(traced: LensTrace, layered: Mapping[str, Tensor], places: Mapping[str
 def _check_cells(
     pair: ModelPair, problems: Sequence[Problem], translators: Translators | None, traced: LensTrace | None
 ) -> None:
-    call = "cell_table(pair, load_problems('shapes', limit=64))"
-    if not problems or not all(isinstance(problem, Problem) for problem in problems):
-        raise InputError(f"`problems` must be a list of Problem, not empty: {call}")
     if translators is not None:
         size, base = (pair.base.depth, pair.base.hidden_size), pair.provenance["base"]["weights"]
         fitted = translators.provenance.get("base", {}).get("weights", base)
@@ -176,10 +175,10 @@ def _check_cells(
         seen = {*told.get("train", ()), *told.get("validation", ())} & {problem.id for problem in problems}
         if seen:
             raise InputError(
-                f"`translators` were fitted on {min(seen)!r}, which is among `problems`; measure others: {call}"
+                f"`translators` were fitted on {min(seen)!r}, which is among `problems`; measure others: {_CALL}"
             )
     if traced is not None:
         if [info.problem_id for info in traced.prompts] != [problem.id for problem in problems]:
-            raise InputError(f"`traced` holds other problems than `problems`; leave it out: {call}")
+            raise InputError(f"`traced` holds other problems than `problems`; leave it out: {_CALL}")
         if not len(traced.kl_null):
             raise InputError("`traced` has no matched noise; trace with null_draws=3, or leave it out")

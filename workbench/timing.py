@@ -107,7 +107,14 @@ def compare(
         half = half_times(values[:, timed, :steps], at)
         change = (values[..., last] - values[..., 0])[:, timed]
         gaps = half[:, [a for a, _ in pairs]] - half[:, [b for _, b in pairs]]
-        blocks = (values, final - values, divide(final, values), change, half, gaps)
+        blocks = (
+            values,
+            final - values,
+            divide(final, np.where(values == 0, np.nan, values)),
+            change,
+            half,
+            gaps,
+        )
         return np.concatenate([block.reshape(len(counts), -1) for block in blocks], axis=1)
 
     problems, count, held = len(curves.amount), len(keys) * len(names), len(timed)
@@ -177,6 +184,8 @@ def state_of(gap: Interval) -> str:
 def _obstacle(one: Interval, two: Interval, timing: pd.DataFrame, a: int, b: int) -> str:
     for change, row in ((one, a), (two, b)):
         if change.above(0.0) is None:
-            measured = timing["measure"].iloc[row]
+            measured = {"size": "root KL", "kl": "KL"}.get(name := timing["measure"].iloc[row], name)
+            if timing["problems"].iloc[row] < 2:
+                return "one problem, so no interval"
             return f"whether {measured} changes at all is undecided: {change.estimate:.3g} [{change.low:.3g}, {change.high:.3g}]"
     return ""

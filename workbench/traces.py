@@ -27,7 +27,7 @@ from workbench.heads import LensHead
 from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens import LensStats, compare, matched_noise
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.records import AXES, LensTrace, PromptInfo, occurring_ids
 from workbench.tracing import Edit, read_residuals
@@ -63,7 +63,7 @@ def trace(
     Raises:
         InputError: no problems, bad arguments, an intervention made for another problem, or activations that are not finite.
     """
-    listed = _listed(problems)
+    items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     limits = {"top_k": (top_k, 1), "null_draws": (null_draws, 0), "batch_size": (batch_size, 1)}
     for name, (value, least) in limits.items():
         if value < least:
@@ -74,14 +74,14 @@ def trace(
         raise InputError(
             f"`top_k` is {top_k}, but the vocabulary of {pair.name!r} has {pair.vocab_size} tokens"
         )
-    names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in listed]
+    names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in items]
     made = one_each(interventions, names)
     report = progress or (lambda done, total: None)
-    report(0, len(listed))
+    report(0, len(items))
     heads = lens_heads(pair)
     infos: list[PromptInfo] = []
     parts: list[dict[str, Tensor]] = []
-    encoded = (pair.encode(item) for item in listed)
+    encoded = (pair.encode(item) for item in items)
 
     def traced(batch: Sequence[EncodedPrompt], here: slice) -> dict[str, Tensor]:
         reduce = _cells(batch, heads, top_k, null_draws, seed)
@@ -94,8 +94,8 @@ def trace(
     for batch, cells in piecewise(batches(encoded, batch_size), traced, model=pair.base, what="tracing"):
         parts.append(cells | _places(batch, len(infos)))
         for prompt in batch:
-            infos.append(_info(listed[len(infos)], prompt))
-        report(len(infos), len(listed))
+            infos.append(_info(items[len(infos)], prompt))
+        report(len(infos), len(items))
     tensors = {
         name: torch.cat([part[name] for part in parts], axes.index("P")) for name, (axes, _) in AXES.items()
     }
@@ -230,21 +230,6 @@ def _measures(stats: LensStats, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Ten
 
 def _noise_seed(seed: int, problem_id: str, layer: int) -> int:
     return int.from_bytes(blake2b(f"{seed}/{layer}/{problem_id}".encode(), digest_size=7).digest())
-
-
-def _listed(problems: Iterable[Problem | EncodedPrompt]) -> list[Problem | EncodedPrompt]:
-    call = "`trace(pair, load_problems('shapes', limit=8))`"
-    if isinstance(problems, Problem | EncodedPrompt) or not isinstance(problems, Iterable):
-        raise InputError(f"`problems` is a {type(problems).__name__}; expected a list, as in {call}")
-    listed = list(problems)
-    if not listed:
-        raise InputError(f"`problems` is empty; there is nothing to trace. Give at least one, as in {call}")
-    for item in listed:
-        if not isinstance(item, Problem | EncodedPrompt):
-            raise InputError(
-                f"`problems` holds a {type(item).__name__}; expected Problem or EncodedPrompt, as in {call}"
-            )
-    return listed
 
 
 def _info(item: Problem | EncodedPrompt, prompt: EncodedPrompt) -> PromptInfo:

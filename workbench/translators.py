@@ -32,7 +32,7 @@ from workbench.estimates import Settings, mean
 from workbench.heads import LensHead
 from workbench.lens import compare
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.traces import lens_head
 from workbench.tracing import Reduce, read_residuals
@@ -224,11 +224,8 @@ def lens_fidelity(
     Raises:
         InputError: no problems, or translators of another model.
     """
-    prompts = [pair.encode(item) for item in problems]
-    if not prompts:
-        raise InputError(
-            "`problems` is empty: lens_fidelity(pair, load_problems('shapes', limit=64), translators)"
-        )
+    call = "lens_fidelity(pair, load_problems('shapes', limit=64), translators)"
+    prompts = [pair.encode(item) for item in listed(problems, call, Problem, EncodedPrompt)]
     head = lens_head(pair.base, pair.vocab_size)
     residuals = read_all(pair.base, prompts, pair.pad_id, batch_size=batch_size)
     owner = [prompt.problem_id for prompt in prompts for _ in range(len(prompt))]

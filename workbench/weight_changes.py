@@ -29,7 +29,7 @@ from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, spearman
 from workbench.null_models import check_update, named_weights
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, collate
 
 LAYER = "layer"
@@ -105,12 +105,10 @@ def compare_weights(
     Raises:
         InputError: no problems, or two models with equal weights.
     """
-    if not problems:
-        raise InputError(
-            "`problems` is empty; give at least one: compare_weights(pair, load_problems('shapes', limit=32))"
-        )
+    call = "compare_weights(pair, load_problems('shapes', limit=32))"
+    items = listed(problems, call, Problem, EncodedPrompt)
     table = weight_table(pair)
-    prompts = [pair.encode(item) for item in problems]
+    prompts = [pair.encode(item) for item in items]
     outputs = _output_table(pair, prompts, table, resamples, seed)
     settings = {"problems": len(prompts), "resamples": resamples, "seed": seed}
     prediction = pd.DataFrame(_predictions(outputs, resamples, seed))
