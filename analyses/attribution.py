@@ -44,7 +44,7 @@ def analyse(given: Given) -> Finding:
             drawn[direction + end] = component_heatmap(found.summary, metric=metric, direction=direction)
         drawn[f"approximations{end}"] = exact_scatter(found.effects, found.correlations, metric=metric)
     for name in parts:
-        figure = drawn[""] if name == "low" else component_heatmap(parts[name])
+        figure: Any = drawn[""] if name == "low" else component_heatmap(parts[name])
         cells, _, model = name.partition(", ")
         subtitle = figure.layout.title.subtitle
         subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy visual cells")
