@@ -1,7 +1,7 @@
 """A sweep's worker that computes nothing: results made of the cell's key, so that kills can be tested without loading models.
 
-It is started as a worker's process is. An intervention called ``bad`` fails, one called ``fatal`` kills it; ``STANDIN_SECONDS``
-is how long a cell takes.
+It is started as a worker's process is. An intervention called ``bad`` fails, one called ``fatal`` kills it, and for one called
+``stale`` the files have changed; ``STANDIN_SECONDS`` is how long a cell takes.
 """
 
 import os
@@ -19,6 +19,10 @@ class Bench:
         time.sleep(self.seconds)
         if cell.intervention == "fatal":
             os._exit(9)
+        if cell.intervention == "stale":
+            return Outcome(
+                cell.key, reason="files are not those of the plan; plan again: sweep run", stale=True
+            )
         if cell.intervention == "bad":
             return Outcome(cell.key, reason="`tau` selects nothing")
         number = int(cell.key[:8], 16)

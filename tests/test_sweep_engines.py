@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from workbench.errors import InputError
 from workbench.sweeps import worker
 from workbench.sweeps.driver import resume_sweep, run_sweep
 from workbench.sweeps.ledger import Ledger
+from workbench.sweeps.plan import plan_cells
+from workbench.sweeps.spec import parse_sweep
 
 TESTS = str(Path(__file__).parent)
 
@@ -29,6 +32,11 @@ def test_an_engine_that_is_not_installed_is_told_with_its_extra(engine, home, mo
     monkeypatch.setitem(sys.modules, {"ray": "ray", "slurm": "submitit"}[engine], None)
     with pytest.raises(InputError, match=rf"replay-workbench\[{engine}\]"):
         run_sweep(spec(home), home / "out", engine=engine)
+
+
+class Mended(sweep_standin.Bench):
+    def run(self, cell):
+        return super().run(replace(cell, intervention="good"))
 
 
 class TestSlurm:
@@ -59,6 +67,32 @@ class TestSlurm:
         monkeypatch.setattr("workbench.sweeps.slurm_engine.Shard.__call__", lambda self: None)
         last = run_sweep(spec(home, slurm="{cluster: debug}"), home / "out", engine="slurm", workers=1)
         assert last.failed == 20
+
+    def test_failed_cells_are_run_again(self, home, monkeypatch):  # noqa: F811
+        file = spec(home, "{bad: {patch: {layers: 2}}}", slurm="{cluster: debug}")
+        assert run_sweep(file, home / "out", engine="slurm", workers=1).failed == 5
+        monkeypatch.setattr(worker, "Bench", Mended)
+        last = resume_sweep(home / "out", engine="slurm", workers=1, retry_failed=True)
+        assert (last.done, last.failed, last.now) == (15, 0, 5)
+
+    def test_a_job_whose_time_is_over_goes_on_where_it_was(self, home, tmp_path):  # noqa: F811
+        from workbench.sweeps.slurm_engine import Shard
+
+        sweep = parse_sweep(spec(home).read_text())
+        cells = plan_cells(sweep, "cpu")[:4]
+        inbox = tmp_path / "inbox"
+        inbox.mkdir()
+        shard = Shard(worker.Job(spec(home).read_text(), "cpu", 0, 1), cells, inbox)
+        (inbox / f"{cells[0].key}.json").write_text("done before")
+        again = shard.checkpoint()
+        again.function()
+        assert (inbox / f"{cells[0].key}.json").read_text() == "done before"
+        assert {file.stem for file in inbox.glob("*.json")} == {cell.key for cell in cells}
+
+    def test_without_slurm_it_is_not_run_here_unless_asked(self, home, monkeypatch):  # noqa: F811
+        monkeypatch.setenv("PATH", str(home))  # no srun
+        with pytest.raises(InputError, match=r"there is no Slurm on this machine.*cluster: local"):
+            run_sweep(spec(home), home / "out", engine="slurm")
 
     def test_a_wrong_parameter_is_told(self, home):  # noqa: F811
         with pytest.raises(InputError, match="`slurm`"):

@@ -49,9 +49,28 @@ def test_what_is_excluded_need_not_make_sense():
     rules = "[{site: tokens, layer: 3}, {site: mid_tokens, layer: null}, {tau: 0.2, site: mid_tokens}]"
     assert len(conditions(grid, exclude=rules)) == 2 + 3
     sweep = parse_sweep(f"{START}exclude: [{{intervention: base, seed: [1, 2]}}]\nseeds: [0, 1]")
-    assert [sweep.excluded("shapes", "shapes", name, name, seed) for name in ("base", "rlvr") for seed in (0, 1)] == [
-        False, True, False, False
+    pair, problems = sweep.pairs[0], sweep.problems[0]
+    assert [sweep.excluded(pair, problems, name, name, seed) for name in ("base", "rlvr") for seed in (0, 1)] == [
+        [], [0], [], []
     ]  # fmt: skip
+
+
+def test_an_exclusion_goes_by_entry_and_by_what_tables_call_a_set():
+    sweep = parse_sweep(
+        "pairs: [shapes]\nproblems: [{source: shapes}, {source: shapes, split: validation}]\n"
+        "interventions: {t: {replay: {tau: [0.2, 0.4]}}, t wide: {replay: {tau: 0.6}}}\n"
+        "exclude: [{intervention: t, problems: shapes (validation)}, {intervention: [rlvr, t tau=0.2], problems: shapes}]"
+    )
+    (pair,), conditions = sweep.pairs, sweep.conditions(sweep.pairs[0], 8)
+    left = [
+        [
+            name
+            for name, condition in conditions.items()
+            if not sweep.excluded(pair, problems, name, condition, 0)
+        ]
+        for problems in sweep.problems
+    ]
+    assert left == [["base", "t tau=0.4", "t wide"], ["base", "t wide"]]
 
 
 def test_a_cells_seed_draws_random_selections_only():
@@ -90,6 +109,24 @@ def test_a_cells_seed_draws_random_selections_only():
         (START + "exclude: [{taus: 0.2}]", r"3:12: unknown key 'taus' \(did you mean 'tau'\?\)"),
         (START + "exclude: [{pair: shapes}]", "3:1: no cell is left"),
         (START + "plain: []", "1:1: no cell is left"),
+        (START + "exclude: [{seed: 5}]", "3:11: this agrees with no cell"),
+        (START + "exclude: [{seed: 0, intervention: base}, {problems: shaeps}]", "3:42: this agrees with no cell"),
+        (START + "seeds: [1, 0, 1]", "3:15: `seeds` names 1 twice"),
+        ("pairs: [shapes, shapes]\nproblems: [shapes]", "1:17: `pairs` names 'shapes' twice"),
+        ("pairs: [shapes]\nproblems: [shapes, {source: shapes, limit: 4}]", "2:20: `problems` names 'shapes' twice"),
+        ("pairs: [shapes]\nproblems: [shaeps]", r"2:12: 'shaeps' is no problem set, file or folder \(did you mean 'shapes'"),
+        ("pairs: [shapes]\nproblems: [/nowhere/p.jsonl]", "2:12: '/nowhere/p.jsonl' is no problem set, file or folder"),
+        (
+            "pairs: [shapes]\nproblems: [{source: shapes, split: vaildation}]",
+            r"2:29: 'shapes' has no split 'vaildation' \(did you mean 'validation'",
+        ),
+        ("pairs: [shapes]\nproblems: [{source: easy-vqa, split: validation}]", "'easy-vqa' has no split 'validation'"),
+        ("pairs: [{base: ./none, rlvr: a/b}]\nproblems: [shapes]", "1:10: there is no folder ./none"),
+        (START + "interventions: {base: {replay: {}}}", "3:17: 'base' is what a plain model is called"),
+        (
+            START + "interventions: {t: {replay: {tau: [0.2, 0.4]}}, t tau=0.2: {patch: {}}}",
+            "'t tau=0.2' is the name of two interventions",
+        ),
         (START + "pairs: [shapes]", "3:1: `pairs` stands here a second time"),
         ("pairs: [", "1:8: this is no YAML|1:9: this is no YAML"),
         ("- shapes", "1:1: this holds a list"),
@@ -98,8 +135,13 @@ def test_a_cells_seed_draws_random_selections_only():
 )  # fmt: skip
 def test_mistakes_are_told_where_they_are(text, message):
     with pytest.raises(InputError) as told:
-        parse_sweep(text, "s.yaml")
+        parse_sweep(text, "s.yaml", here=True)
     assert re.search("s.yaml:" + message if message[0].isdigit() else message, str(told.value)), told.value
+
+
+def test_pairs_that_differ_in_dtype_have_names_of_their_own():
+    sweep = parse_sweep("pairs: [shapes, {name: shapes, dtype: float64}]\nproblems: [shapes]")
+    assert [pair.title for pair in sweep.pairs] == ["shapes", "shapes, float64"]
 
 
 def test_everything_wrong_is_told_at_once():

@@ -110,7 +110,9 @@ def test_files_that_changed_since_the_plan_are_refused(home, job, found):
     before = file.read_bytes()
     try:
         file.write_bytes(before + b"\n")
-        assert "are not those of the plan" in Bench(job).run(cells[0]).reason
+        outcome = Bench(job).run(cells[0])
+        assert "are not those of the plan" in outcome.reason
+        assert outcome.stale
     finally:
         file.write_bytes(before)
 

@@ -137,12 +137,7 @@ def test_a_cell_that_fails_is_recorded_and_costs_no_other(home, monkeypatch):
 
 
 def test_a_cell_that_kills_its_workers_fails_in_the_end(home):
-    file = spec(
-        home,
-        "{fatal: {patch: {layers: 2}}}",
-        plain="[base]",
-        exclude="[{intervention: base, problems: none}]",
-    )
+    file = spec(home, "{fatal: {patch: {layers: 2}}}", plain="[base]")
     (home / "mine.jsonl").write_text(json.dumps({"id": "q", "question": "How many?", "answer": "3"}))
     last = run_sweep(file, home / "out", workers=2)
     assert (last.done, last.failed) == (1, 1)
@@ -409,6 +404,68 @@ def test_a_damaged_result_is_found(home):
     assert "is not what was recorded" in faults(home / "out")[0]
 
 
+def test_a_damaged_result_is_computed_again(home):
+    run_sweep(spec(home), home / "whole", workers=1)
+    run_sweep(spec(home), home / "out", workers=1)
+    with Ledger(home / "out", write=True) as book, book.base:
+        book.base.execute("UPDATE results SET content = x'00' WHERE key = (SELECT min(key) FROM results)")
+    with pytest.raises(InputError, match="is damaged; have it computed again: workbench sweep resume"):
+        export_sweep(home / "out")
+    assert resume_sweep(home / "out", workers=1).now == 1
+    assert contents(home / "out") == contents(home / "whole")
+
+
+def test_a_sweep_goes_on_only_with_what_it_was_planned_with(home, monkeypatch):
+    file = spec(home)
+    run_sweep(file, home / "whole", workers=1)
+    with Ledger(home / "out", write=True) as book, Ledger(home / "whole") as whole:
+        book.plan([*whole.cells()], whole.about)  # planned, and nothing done
+    weights = home / "rlvr" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before + b"x")
+    with pytest.raises(
+        InputError, match=r"can't go on as it was planned in .*rlvr.*model\.safetensors.*sweep run"
+    ):
+        resume_sweep(home / "out", workers=1)
+    weights.write_bytes(before)
+    (home / "mine.jsonl").rename(home / "yours.jsonl")
+    with pytest.raises(InputError, match=r"can't go on as .* planned in .*mine\.jsonl"):
+        resume_sweep(home / "out", workers=1)
+    assert contents(home / "whole")  # what was found can be had all the same
+    (home / "yours.jsonl").rename(home / "mine.jsonl")
+    resume_sweep(home / "out", workers=1)
+    assert contents(home / "out") == contents(home / "whole")
+
+
+def test_what_changes_under_a_sweep_stops_it_and_is_no_outcome(home):
+    file = spec(home, "{stale: {patch: {layers: 2}}}", plain="[base]")
+    with pytest.raises(InputError, match=r"are not those of the plan; plan again.* --out "):
+        run_sweep(file, home / "out", workers=1)
+    with Ledger(home / "out") as book:
+        assert book.failures() == []
+        assert len(book.pending()) >= 5
+
+
+def test_a_folder_whose_planning_failed_holds_no_sweep(home):
+    file = spec(home)
+    (home / "mine.jsonl").write_text("{}")
+    with pytest.raises(InputError, match="mine"):
+        run_sweep(file, home / "out")
+    for command in (faults, export_sweep, resume_sweep):
+        with pytest.raises(InputError, match="holds no sweep"):
+            command(home / "out")
+    Ledger(home / "out", write=True).close()  # killed before its plan was written
+    with pytest.raises(InputError, match="holds no sweep"):
+        faults(home / "out")
+
+
+def test_status_counts_the_cells_of_the_plan(home):
+    run_sweep(spec(home), home / "out", workers=1)
+    run_sweep(spec(home, "{t: {replay: {tau: 0.2}}}"), home / "out", workers=1)
+    with Ledger(home / "out") as book:
+        assert sum(cells for _, cells, _ in book.latest()) == 15
+
+
 def test_a_file_that_is_no_ledger_is_refused(tmp_path):
     (tmp_path / "ledger.sqlite").write_bytes(b"nonsense" * 1000)
     with pytest.raises(InputError, match="the file is damaged"):
@@ -447,6 +504,25 @@ def test_a_recorded_result_stays(tmp_path):
 
 
 # --- commands ----------------------------------------------------------------------------------------------
+
+
+def test_watching_ends_with_ctrl_c_and_leaves_the_sweep_alone(home):
+    run_sweep(spec(home), home / "out", workers=1)
+    watching = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, STANDIN, "sweep", "status", "out", "--watch"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        time.sleep(4)
+        assert watching.poll() is None
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=60)
+    finally:
+        watching.kill()
+    assert "Stopped watching; the sweep goes on." in out + err
+    assert "Traceback" not in err
 
 
 def test_commands(home, monkeypatch, capsys):
@@ -490,4 +566,7 @@ def test_commands(home, monkeypatch, capsys):
     assert code == 2
     assert "s.yaml:2:1: unknown key 'problms'" in err
     assert run("status", "nowhere")[0] == 2
+    assert "`share` nowhere holds no sweep" in run("run", str(spec(home)), "--share", "nowhere")[2]
+    assert "`throughput` is 0; expected TFLOP/s above 0" in run("plan", "s.yaml", "--throughput", "0")[2]
+    assert run("run", "s.yaml", "--engine", "dask")[0] == 2
     assert run("run", "none.yaml")[0] == 2

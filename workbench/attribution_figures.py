@@ -124,7 +124,7 @@ def exact_scatter(
         )
     figure.update_xaxes(title_text="exact effect of the swap")
     figure.update_yaxes(title_text="approximation", col=1)
-    figure.update_layout(height=520, margin={"t": 190}, legend={"y": 1.2})
+    figure.update_layout(height=540, margin={"t": 170, "b": 110}, legend={"y": -0.2, "yanchor": "top"})
     problems = rows["problem"].nunique()
     subtitle = (
         f"{METRICS[metric]}; every component of {problems} problems; r: Pearson, 95% intervals over problems"

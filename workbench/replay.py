@@ -197,7 +197,8 @@ def learn_many(
 def aims_of(
     pair: ModelPair, prompts: Sequence[EncodedPrompt], replay: Replay, *, batch_size: int
 ) -> list[Aim]:
-    """Step 1: every prompt's aim, from the model that the settings pull towards."""
+    """Step 1: every prompt's aim, from the model that the settings pull towards; InputError for one without visual tokens."""
+    _refuse_blind(prompts)
     return take_aim(
         pair.base if replay.direction == "base_to_rlvr" else pair.rlvr,
         prompts,

@@ -31,7 +31,7 @@ def sweep_plan(
     file: File,
     throughput: Annotated[
         float | None,
-        typer.Option(help="TFLOP/s that a worker achieves; the default is 100 on a GPU, 0.02 on a core."),
+        typer.Option(help="TFLOP/s that a worker achieves; the default is 300 on a GPU, 0.02 on a core."),
     ] = None,
 ) -> None:
     """Show cells, shared work, estimated time and memory; nothing runs."""
@@ -199,6 +199,8 @@ def _shown() -> Iterator[Callable[[Any], None]]:
     """A progress bar with throughput and the time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from workbench.tables import duration
+
     columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     stopped = "\nStopped. What was finished is kept: `workbench sweep resume` goes on from there."
     with interruptible(stopped), Progress(*columns) as bars:
@@ -207,17 +209,12 @@ def _shown() -> Iterator[Callable[[Any], None]]:
         def update(found: Any) -> None:
             told = [f"{found.failed} failed"] if found.failed else []
             told += [f"{found.rate:.2f} a second"] if found.now else []
-            told += [f"{_span(found.left)} to go"] if found.left else []
+            told += [f"{duration(found.left)} to go"] if found.left else []
             bars.update(
                 task, total=found.cells, completed=found.done + found.failed, description=", ".join(told)
             )
 
         yield update
-
-
-def _span(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min" if minutes >= 2 else f"{seconds:.0f} s"
 
 
 def _told(out: Path, last: Any) -> None:

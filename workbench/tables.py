@@ -153,6 +153,12 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - power)}f}"
 
 
+def duration(seconds: float) -> str:
+    """ "40 s", "3.5 min", "2.1 h"."""
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min" if minutes >= 2 else f"{seconds:.0f} s"
+
+
 def visible(token: str) -> str:
     """A token with its outer white space made visible, so that no cell looks empty."""
     shown = token.replace("\r\n", "⏎").replace("\n", "⏎").replace("\r", "⏎").replace("\t", "⇥")

@@ -17,8 +17,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from workbench.conditions import Condition, Patch, Replay
-from workbench.sweeps.plan import Cell, by_problem, folder_of, label_of, load_set
+from workbench.errors import InputError
+from workbench.sweeps.plan import Cell, by_problem, folder_of, load_set
 from workbench.sweeps.spec import PairSource, Sweep
+from workbench.tables import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -226,11 +228,15 @@ def plan_table(sweep: Sweep, cells: Sequence[Cell], device: str, throughput: flo
     """What a sweep would cost, pair by pair and set by set, for the terminal."""
     from rich.table import Table
 
+    if throughput is not None and not throughput > 0:
+        raise InputError(
+            f"`throughput` is {throughput:g}; expected TFLOP/s above 0: workbench sweep plan sweep.yaml --throughput 300"
+        )
     machine = CARD if device == "cuda" else CORE
     machine = machine if throughput is None else Machine(throughput * 1e12, machine.bandwidth)
     content = {cell.key for cell in cells}
     table = Table(
-        "pair", "problems", "cells", "base targets", "hours at most", "GB a worker",
+        "pair", "problems", "cells", "base targets", "at most", "GB a worker",
         title=f"{len(cells)} cells, {len(content)} different", title_justify="left",
     )  # fmt: skip
     conditions = {pair.title: _conditions(sweep, pair) for pair in sweep.pairs}
@@ -238,7 +244,7 @@ def plan_table(sweep: Sweep, cells: Sequence[Cell], device: str, throughput: flo
     for pair in sweep.pairs:
         base, rlvr = (shape_of(pair, role) for role in ("base", "rlvr"))
         for problems in sweep.problems:
-            label = label_of(problems)
+            label = problems.label
             here = [group for name, group in groups.items() if name[:2] == (pair.title, label)]
             longest = sweep.max_new_tokens or (pair.preset.longest_answer if pair.preset else 1024)
             prompt = Prompt(_visual(pair, load_set(problems)), response=longest, samples=sweep.samples)
@@ -249,12 +255,12 @@ def plan_table(sweep: Sweep, cells: Sequence[Cell], device: str, throughput: flo
                 makes = sum(not isinstance(condition, str) for condition in counted) * len(here)
             table.add_row(
                 pair.title, label, str(sum(map(len, here))), f"{len(here)} for {makes}",
-                f"{cost.seconds(machine) / 3600:.2f}", f"{memory(base, rlvr, prompt) / 1e9:.2f}",
+                duration(cost.seconds(machine)), f"{memory(base, rlvr, prompt) / 1e9:.2f}",
             )  # fmt: skip
     where = "a card" if device == "cuda" else "a core"
     table.caption = (
-        f"hours of one worker, every response as long as it may be; {where} achieves {machine.flops / 1e12:g} TFLOP/s and "
-        f"{machine.bandwidth / 1e9:g} GB/s"
+        f"time of one worker, every response as long as it may be; GB of models and tensors; {where} achieves "
+        f"{machine.flops / 1e12:g} TFLOP/s and {machine.bandwidth / 1e9:g} GB/s"
     )
     table.caption_justify = "left"
     return table
@@ -281,9 +287,15 @@ def _visual(pair: PairSource, problems: Sequence[Any]) -> float:
     config = json.loads((folder_of(pair, "rlvr") / "config.json").read_text())
     tower = config.get("vision_config") or {}
     side = tower.get("patch_size", 14) * tower.get("spatial_merge_size", 2)
-    found = []
-    for problem in islice(problems, 8):
-        least, most = (pair.preset.image_pixels if pair.preset else None) or (1, 1280 * side**2)
-        pixels = [min(max(p.width * p.height, least), most) for p in (*problem.images, *problem.video)]
-        found.append(sum(math.ceil(size / side**2) for size in pixels))
+    preset, usual = pair.preset, (1, 1280 * side**2)
+    still, moving = (preset.image_pixels or usual, preset.frame_pixels or usual) if preset else (usual, usual)
+
+    def tokens(pictures: Sequence[Any], budget: tuple[int, int]) -> int:
+        sizes = (min(max(p.width * p.height, budget[0]), budget[1]) for p in pictures)
+        return sum(math.ceil(size / side**2) for size in sizes)
+
+    found = [
+        tokens(problem.images, still) + tokens(problem.video, moving) / tower.get("temporal_patch_size", 2)
+        for problem in islice(problems, 8)
+    ]
     return sum(found) / max(1, len(found))

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +37,8 @@ class Progress:
     """Finished since this driver started."""
     elapsed: float
     """Seconds since then."""
-
-    @property
-    def rate(self) -> float:
-        """Cells a second."""
-        return self.now / self.elapsed if self.elapsed > 0 else 0.0
+    rate: float = 0.0
+    """Cells a second, since the first was finished: loading models is not among it."""
 
     @property
     def left(self) -> float | None:
@@ -78,16 +75,21 @@ def run_sweep(
             driver already or can't be written, an engine that can't start.
     """
     sweep, text = read_sweep(file), Path(file).read_text(encoding="utf-8")
-    out = Path(out)
-    with driving(out), Ledger(out, write=True) as ledger:
+    out, run = Path(out), engine_of(engine)
+    with driving(out):
         device = device_of(sweep)
-        ledger.plan(
-            plan_cells(sweep, device),
-            {"text": text, "device": device, "identity": identity_of(sweep, device)},
-        )
-        for other in share:
-            ledger.adopt(Path(other))
-        return _drive(ledger, sweep, engine, workers, retry_failed, cache, progress)
+        cells = plan_cells(sweep, device)
+        about = {
+            "text": text,
+            "device": device,
+            "identity": identity_of(sweep, device),
+            "folder": os.getcwd(),
+        }
+        with Ledger(out, write=True) as ledger:
+            ledger.plan(cells, about)
+            for other in share:
+                ledger.adopt(Path(other))
+            return _drive(ledger, sweep, run, workers, retry_failed, cache, progress)
 
 
 def resume_sweep(
@@ -99,17 +101,21 @@ def resume_sweep(
     cache: int = CACHE,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Go on with the sweep in a folder, as it was planned; arguments and errors are those of `run_sweep`."""
-    out = Path(out)
+    """Go on with the sweep in a folder, as it was planned; arguments and errors are those of `run_sweep`.
+
+    Raises:
+        InputError: also where files, code or libraries are no longer those of the plan, so that cells would be others.
+    """
+    out, run = Path(out), engine_of(engine)
     Ledger(out).close()  # refuses a folder without one
     with driving(out), Ledger(out, write=True) as ledger:
-        about = ledger.about
-        if "text" not in about:
+        if changed := since_plan(ledger):
             raise InputError(
-                f"`out` {out} was never planned; run it: workbench sweep run sweep.yaml --out {out}"
+                f"`out` {out} can't go on as it was planned in {ledger.about.get('folder', 'another folder')}: "
+                f"{'; '.join(changed[:3])}. Go on there and with what it was planned with, or plan anew, which keeps every cell "
+                f"that is the same: workbench sweep run sweep.yaml --out {out}"
             )
-        sweep = parse_sweep(about["text"])
-        return _drive(ledger, sweep, engine, workers, retry_failed, cache, progress)
+        return _drive(ledger, parse_sweep(ledger.about["text"]), run, workers, retry_failed, cache, progress)
 
 
 def identity_of(sweep: Sweep, device: str) -> dict[str, Any]:
@@ -123,45 +129,78 @@ def identity_of(sweep: Sweep, device: str) -> dict[str, Any]:
     }
 
 
-def progress_of(ledger: Ledger, now: int = 0, elapsed: float = 0.0) -> Progress:
+def since_plan(ledger: Ledger) -> list[str]:
+    """What of the files, the code and the libraries is not what it was when the sweep was planned, in words."""
+    about = ledger.about
+    sweep = parse_sweep(about["text"])
+    try:
+        now = identity_of(sweep, about["device"])
+        found = [f"since the plan: {said}" for said in unlike(about["identity"], now)]
+        planned = {(cell.key, cell.name) for cell in ledger.cells()}
+        changed = planned ^ {(cell.key, cell.name) for cell in plan_cells(sweep, about["device"])}
+        return found + ([f"{len(changed)} cells would be others if planned now"] if changed else [])
+    except InputError as error:
+        return [f"can't be planned again: {error}"]
+
+
+def unlike(a: Any, b: Any, path: str = "") -> Iterator[str]:
+    """Where two values of JSON's types differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys((*a, *b)):
+            yield from unlike(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    elif a != b:
+        yield f"{path}: {a} and {b}"
+
+
+def progress_of(ledger: Ledger, now: int = 0, elapsed: float = 0.0, rate: float = 0.0) -> Progress:
     """How far the ledger says a sweep is."""
     counts = {"done": 0, "failed": 0, "pending": 0}
     for *_, status, cells in ledger.counts():
         counts[status] += cells
-    return Progress(sum(counts.values()), counts["done"], counts["failed"], now, elapsed)
+    return Progress(sum(counts.values()), counts["done"], counts["failed"], now, elapsed, rate)
 
 
 def _drive(
     ledger: Ledger,
     sweep: Sweep,
-    engine: str,
+    engine: Engine,
     workers: int | None,
     retry_failed: bool,
     cache: int,
     progress: Callable[[Progress], None] | None,
 ) -> Progress:
     about = ledger.about
+    ledger.forget_damaged()
     pending = ledger.pending(retry_failed=retry_failed)
     job = Job(about["text"], about["device"], cache, sweep.threads)
     begun, now, told = time.monotonic(), Counter(), 0.0
+    warm: tuple[int, float] | None = None  # cells finished when the first were, and when that was
+
+    def rate() -> float:
+        cells, since = warm if warm is not None and now.total() > warm[0] else (0, begun)
+        return (now.total() - cells) / max(1e-9, time.monotonic() - since)
+
     before = progress_of(ledger)
     again = before.failed if retry_failed else 0
     if pending:
         with (
             _writable(ledger.folder),
             _interruptible() as stop,
-            closing(engine_of(engine)(job, pending, ledger.folder, workers, stop)) as outcomes,
+            closing(engine(job, pending, ledger.folder, workers, stop)) as outcomes,
         ):
             for found in _together(outcomes):
-                ledger.record(found)
+                ledger.record(outcome for outcome in found if not outcome.stale)
+                if stale := [outcome for outcome in found if outcome.stale]:
+                    raise InputError(f"`out` {ledger.folder}: {stale[0].reason} --out {ledger.folder}")
                 now.update(outcome.status for outcome in found)
+                warm = warm or ((now.total(), time.monotonic()) if now else None)
                 if progress and time.monotonic() - told > TOGETHER:
                     told = time.monotonic()
                     done, failed = before.done + now["done"], before.failed - again + now["failed"]
-                    progress(Progress(before.cells, done, failed, now.total(), told - begun))
+                    progress(Progress(before.cells, done, failed, now.total(), told - begun, rate()))
             if stop.level:
                 raise KeyboardInterrupt
-    last = progress_of(ledger, now.total(), time.monotonic() - begun)
+    last = progress_of(ledger, now.total(), time.monotonic() - begun, rate() if now else 0.0)
     if progress:
         progress(last)
     return last

@@ -11,8 +11,8 @@ import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class Outcome:
     making: float = 0.0
     """Of the seconds: learning tokens or preparing a patch."""
     worker: str = ""
+    stale: bool = False
+    """It could not be computed because what it depends on has changed; not recorded."""
 
     @property
     def status(self) -> str:
@@ -57,17 +59,15 @@ class Outcome:
 class Ledger:
     """A sweep's ledger, in a folder."""
 
-    def __init__(self, folder: Path, *, write: bool = False) -> None:
-        """Open it; only a driver writes, and one that writes makes it where there is none.
+    def __init__(self, folder: Path, *, write: bool = False, argument: str = "out") -> None:
+        """Open it; only a driver writes, and one that writes makes it where there is none. ``argument``: for messages.
 
         Raises:
             InputError: there is none, it is damaged, or the folder can't be written.
         """
-        self.folder, self.file = folder, folder / FILE
+        self.folder, self.file, self.argument = folder, folder / FILE, argument
         if not write and not self.file.is_file():
-            raise InputError(
-                f"`out` {folder} holds no sweep; start one: workbench sweep run sweep.yaml --out {folder}"
-            )
+            raise self._absent()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             mode = "rwc" if write else "rw"  # even a reader of a write-ahead log needs its index
@@ -76,9 +76,16 @@ class Ledger:
             self.base.execute("PRAGMA synchronous=NORMAL")
             if write:
                 self.base.executescript(_TABLES)
-            self.base.execute("SELECT count(*) FROM about")
+            planned = self.base.execute("SELECT count(*) FROM about").fetchone()[0]
         except (sqlite3.Error, OSError) as error:
             raise self._wrong(error) from error
+        if not write and not planned:
+            raise self._absent()
+
+    def _absent(self) -> InputError:
+        return InputError(
+            f"`{self.argument}` {self.folder} holds no sweep; start one: workbench sweep run sweep.yaml --out {self.folder}"
+        )
 
     def close(self) -> None:
         """Let go of the file."""
@@ -109,7 +116,7 @@ class Ledger:
             advice = "the file is damaged: move it away and run the sweep again, with --share for other sweeps' cells"
         else:
             advice = "name a folder you may write to"
-        return InputError(f"`out` {self.folder}: {FILE} could not be used ({said}); {advice}")
+        return InputError(f"`{self.argument}` {self.folder}: {FILE} could not be used ({said}); {advice}")
 
     # --- what is planned ---------------------------------------------------------------------------------
 
@@ -178,7 +185,7 @@ class Ledger:
 
     def adopt(self, other: Path) -> int:
         """Take over what another sweep has of this one's cells; how many."""
-        with Ledger(other) as theirs:
+        with Ledger(other, argument="share") as theirs:
             wanted = [cell.key for cell in self.pending(retry_failed=True)]
             taken = 0
             for start in range(0, len(wanted), 500):
@@ -212,17 +219,13 @@ class Ledger:
             )
         )
 
-    def seconds(self) -> dict[tuple[str, str, str], float]:
-        """Mean seconds of a finished cell by pair, problem set and intervention."""
-        rows = self._rows(
-            "SELECT pair, problems, intervention, avg(seconds) FROM cells JOIN outcomes USING (key) "
-            "WHERE status = 'done' GROUP BY 1, 2, 3"
-        )
-        return {row[:3]: row[3] for row in rows}
-
     def latest(self) -> list[tuple[str, int, float]]:
-        """(worker, cells, mean seconds), of all that worked."""
-        return list(self._rows("SELECT worker, count(*), avg(seconds) FROM outcomes GROUP BY 1 ORDER BY 1"))
+        """(worker, cells, mean seconds), of all that worked on what is planned."""
+        return list(
+            self._rows(
+                "SELECT worker, count(*), avg(seconds) FROM outcomes WHERE key IN (SELECT key FROM cells) GROUP BY 1 ORDER BY 1"
+            )
+        )
 
     def outcomes(self) -> Iterator[tuple[Cell, dict[str, Any], dict[str, Any] | None]]:
         """Every cell in order, with what became of it and its result."""
@@ -231,11 +234,19 @@ class Ledger:
             "coalesce(reason, ''), seconds, making, worker, content FROM cells c LEFT JOIN outcomes o ON o.key = c.key "
             "LEFT JOIN results r ON r.key = c.key AND status = 'done' ORDER BY position"
         )
-        for row in rows:
-            told: dict[str, Any] = dict(
-                zip(("status", "reason", "seconds", "making_seconds", "worker"), row[6:11], strict=True)
-            )
-            yield Cell(*row[:6]), told, None if row[11] is None else unpack(row[11])
+        with closing(rows):
+            for row in rows:
+                told: dict[str, Any] = dict(
+                    zip(("status", "reason", "seconds", "making_seconds", "worker"), row[6:11], strict=True)
+                )
+                try:
+                    result = None if row[11] is None else unpack(row[11])
+                except (zlib.error, ValueError) as error:
+                    raise InputError(
+                        f"`{self.argument}` {self.folder}: result {row[0]} is damaged; have it computed again: "
+                        f"workbench sweep resume {self.folder}"
+                    ) from error
+                yield Cell(*row[:6]), told, result
 
     def damaged(self) -> list[str]:
         """Keys of results that are not what was recorded, or are missing."""
@@ -251,11 +262,19 @@ class Ledger:
             )
         ]
 
+    def forget_damaged(self) -> int:
+        """Make what is damaged pending again; how many cells."""
+        keys = [(key,) for key in self.damaged()]
+        with self._writing() as base:
+            for table in ("results", "outcomes"):
+                base.executemany(f"DELETE FROM {table} WHERE key = ?", keys)
+        return len(keys)
+
     def check(self) -> list[str]:
         """What SQLite finds wrong with the file."""
         return [row[0] for row in self._rows("PRAGMA integrity_check") if row[0] != "ok"]
 
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> Generator[tuple[Any, ...]]:
         try:
             yield from self.base.execute(query, values)
         except sqlite3.Error as error:

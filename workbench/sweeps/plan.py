@@ -42,16 +42,14 @@ class Cell:
     intervention: str
     seed: int
 
+    @property
+    def name(self) -> str:
+        """What it is called in one line."""
+        return f"{self.pair} | {self.problems} | {self.problem} | {self.intervention} | seed {self.seed}"
+
 
 digest = partial(digest_of, digits=32)
 """32 hexadecimal digits that stand for a value of JSON's types."""
-
-
-def label_of(problems: ProblemSet) -> str:
-    """What tables call a problem set."""
-    named = [problems.split] if problems.split != "test" else []
-    named += [f"seed {problems.seed}"] if problems.seed else []
-    return f"{problems.source} ({', '.join(named)})" if named else problems.source
 
 
 def pair_identity(source: PairSource) -> dict[str, Any]:
@@ -97,8 +95,9 @@ def folder_of(source: PairSource, role: str) -> Path:
             file = None if found.is_absolute() else try_to_load_from_cache(named, "config.json")
             found = Path(file).parent if isinstance(file, str) else None
     if found is None or not found.is_dir():
+        got = "" if Path(named).is_absolute() else f"get it with `hf download {named}`, or "
         raise InputError(
-            f"`pairs`: {named} is not on this machine; get it with `hf download {named}`, or name a folder: "
+            f"`pairs`: {named} is not on this machine; {got}name a folder: "
             "{base: runs/my-base, rlvr: runs/my-rlvr}"
         )
     return found
@@ -189,26 +188,23 @@ def plan_cells(sweep: Sweep, device: str) -> list[Cell]:
         InputError: a pair or problem set that is not on this machine, or an intervention deeper than the models.
     """
     cells: list[Cell] = []
-    sets = [(label_of(problems), problems, load_set(problems)) for problems in sweep.problems]
-    labels = [label for label, _, _ in sets]
-    if len(set(labels)) < len(labels):
-        raise InputError(f"`problems` names {max(labels, key=labels.count)!r} twice; expected different sets")
-    fingerprints = {label: [problem.fingerprint for problem in loaded] for label, _, loaded in sets}
+    sets = [(problems, load_set(problems)) for problems in sweep.problems]
+    fingerprints = {problems.label: [problem.fingerprint for problem in loaded] for problems, loaded in sets}
     for pair in sweep.pairs:
         identity = digest(pair_identity(pair))
         settings = digest(drawing(sweep, pair, device))
         conditions = sweep.conditions(pair, depth_of(pair) or 28)
-        for label, problems, loaded in sets:
+        for problems, loaded in sets:
             kept: list[tuple[str, Condition, int]] = [
                 (name, condition, seed)
                 for name, condition in conditions.items()
                 for seed in sweep.seeds
-                if not sweep.excluded(pair.title, problems.source, name, condition, seed)
+                if not sweep.excluded(pair, problems, name, condition, seed)
             ]
-            for problem, fingerprint in zip(loaded, fingerprints[label], strict=True):
+            for problem, fingerprint in zip(loaded, fingerprints[problems.label], strict=True):
                 for name, condition, seed in kept:
                     key = cell_key(identity, fingerprint, condition, seed, settings)
-                    cells.append(Cell(key, pair.title, label, problem.id, name, seed))
+                    cells.append(Cell(key, pair.title, problems.label, problem.id, name, seed))
     return cells
 
 

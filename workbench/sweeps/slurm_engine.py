@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError
+from workbench.machine import usable_cores
 from workbench.sweeps import worker
 from workbench.sweeps.engines import DEATHS, Stop
 from workbench.sweeps.ledger import Outcome
@@ -20,7 +21,7 @@ from workbench.sweeps.plan import Cell, by_problem
 from workbench.sweeps.spec import parse_sweep
 
 JOBS = 64
-"""Jobs of an array, where nobody says how many."""
+"""Jobs of an array, where nobody says how many; on this machine no more than it has cores for."""
 POLL = 1.0
 """Seconds between two looks."""
 
@@ -55,6 +56,8 @@ def on_slurm(
 ) -> Generator[Outcome | None]:
     """Array jobs with the parameters under ``slurm`` in the sweep's file; ``cluster: local`` runs them on this machine.
 
+    What a job could not compute before this driver started is tried again.
+
     Raises:
         InputError: submitit is not installed, there is no Slurm, or it refuses a parameter.
     """
@@ -66,16 +69,23 @@ def on_slurm(
     inbox.mkdir(parents=True, exist_ok=True)
     (inbox / "stop").unlink(missing_ok=True)
     settings = dict(parse_sweep(job.text).slurm)
+    cluster = settings.pop("cluster", None)
     try:
-        executor = submitit.AutoExecutor(folder=folder / "logs" / "%j", cluster=settings.pop("cluster", None))
+        executor = submitit.AutoExecutor(folder=folder / "logs" / "%j", cluster=cluster)
         needs = {"gpus_per_node": 1} if job.device == "cuda" else {"cpus_per_task": job.threads}
         executor.update_parameters(name="sweep", **{**needs, **settings})
     except (RuntimeError, NameError, TypeError, ValueError) as error:
         raise InputError(f"`slurm` {settings}: {error}") from error
+    if executor.cluster == "local" and cluster is None:
+        raise InputError(
+            "`engine` is 'slurm', but there is no Slurm on this machine (no `srun`); run it where there is one, with "
+            "--engine local, or as jobs on this machine: slurm: {cluster: local}"
+        )
+    most = JOBS if executor.cluster != "local" else max(1, usable_cores() // job.threads)
     left = {cell.key: cell for cell in cells}
     for file in inbox.glob("*.json"):
-        if file.stem not in left:
-            file.unlink()  # recorded before
+        if file.stem not in left or json.loads(file.read_text())["result"] is None:
+            file.unlink()  # recorded before, or to be tried again
     submissions, jobs = 0, []
     try:
         while True:
@@ -99,7 +109,7 @@ def on_slurm(
                 submissions += 1
                 with executor.batch():
                     jobs = [
-                        executor.submit(Shard(job, part, inbox)) for part in _shards(left, workers or JOBS)
+                        executor.submit(Shard(job, part, inbox)) for part in _shards(left, workers or most)
                     ]
                 continue
             yield None

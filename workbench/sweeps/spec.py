@@ -21,8 +21,11 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from workbench.conditions import PLAIN, Condition, Patch, Replay
 from workbench.errors import InputError
-from workbench.pair_presets import PairPreset, pair_preset
+from workbench.pair_presets import ROLES, PairPreset, pair_preset
+from workbench.problem_presets import read_problem_presets
 from workbench.rows import nearest
+from workbench.shapes import SPLITS
+from workbench.sources import GENERATED, NAMES
 from workbench.sweeps.faults import Place, in_words, placed, walk
 from workbench.sweeps.grids import FIELDS, Checked, Grid, MatrixGrid, PatchGrid, ReplayGrid
 
@@ -69,7 +72,8 @@ class PairSource(Checked):
     def title(self) -> str:
         """What tables call the pair."""
         named = self.name if self.name is not None else f"{self.base} -> {self.rlvr}"
-        return named if self.checkpoint is None else f"{named} @ {self.checkpoint}"
+        named = named if self.checkpoint is None else f"{named} @ {self.checkpoint}"
+        return named if self.dtype is None else f"{named}, {self.dtype}"
 
     @cached_property
     def preset(self) -> PairPreset | None:
@@ -87,6 +91,13 @@ class ProblemSet(Checked):
     """How many problems; null: all."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of generated sets."""
+
+    @property
+    def label(self) -> str:
+        """What tables call the set."""
+        named = [self.split] if self.split != "test" else []
+        named += [f"seed {self.seed}"] if self.seed else []
+        return f"{self.source} ({', '.join(named)})" if named else self.source
 
 
 def _named(value: Any, key: str) -> Any:
@@ -118,7 +129,8 @@ class Sweep(Checked):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field([0])
     """Of samples, random selections and jitter."""
     exclude: list[dict[str, Any]] = Field([])
-    """Cells to leave out: those that agree with every key (pair, problems, intervention, seed, or a field)."""
+    """Cells to leave out: those that agree with every key (pair, problems, intervention, seed, or a field). A list of values
+    stands for any of them, so that one value that is itself a list stands in a list of its own: ``layers: [[4, 5, 6]]``."""
     device: Literal["cpu", "cuda"] | None = None
     """null: the GPU where there is one. Part of a cell, because results differ by rounding."""
     threads: Annotated[int, Field(ge=1)] = 1
@@ -128,7 +140,11 @@ class Sweep(Checked):
     """Parameters of submitit's executor, for the engine `slurm`: slurm_partition, timeout_min, ..., and cluster."""
 
     def conditions(
-        self, pair: PairSource, depth: int = 28, told: Callable[[Place, str], None] | None = None
+        self,
+        pair: PairSource,
+        depth: int = 28,
+        told: Callable[[Place, str], None] | None = None,
+        used: set[int] | None = None,
     ) -> dict[str, Condition]:
         """Every intervention for a pair of `depth` layers, by name, the plain models first.
 
@@ -136,18 +152,23 @@ class Sweep(Checked):
             pair: one of `pairs`; its preset has the values of fields that are not named.
             depth: decoder layers of the models.
             told: called with (where, what) for a combination that is refused, instead of raising.
+            used: numbers of rules under `exclude` that left a combination out are added here.
 
         Raises:
-            InputError: a combination that `Replay` or `Patch` refuses, or deeper than the models.
+            InputError: a combination that `Replay` or `Patch` refuses, or deeper than the models, or two of one name.
         """
         known = {} if pair.preset is None else dict(pair.preset.replay)
         made: dict[str, Condition] = {name: name for name in self.plain}
         for entry, grid in self.interventions.items():
             for title, chosen in grid.combinations(entry):
-                if self._left_out({"pair": pair.title, "intervention": entry, **chosen}):
+                settings = {field: (value,) for field, value in chosen.items()}
+                if rules := self._rules({"pair": (pair.title,), "intervention": (entry, title), **settings}):
+                    (used if used is not None else set()).update(rules)
                     continue  # it need not make sense
                 try:
                     for name, condition in grid.build(title, chosen, known, depth).items():
+                        if name in made:
+                            raise InputError(f"{name!r} is the name of two interventions; expected another")
                         made[name] = condition
                         _check_depth(condition, depth)
                 except InputError as error:
@@ -156,21 +177,26 @@ class Sweep(Checked):
                     told(("interventions", entry, grid.kind), str(error))
         return made
 
-    def excluded(self, pair: str, problems: str, name: str, condition: Condition, seed: int) -> bool:
-        """Whether a cell is left out."""
-        named = {"pair": pair, "problems": problems, "intervention": name, "seed": seed}
-        settings = (
-            {}
-            if isinstance(condition, str)
-            else {f.name: getattr(condition, f.name) for f in fields(condition)}
-        )
-        return self._left_out({**settings, **named})
+    def excluded(
+        self, pair: PairSource, problems: ProblemSet, name: str, condition: Condition, seed: int
+    ) -> list[int]:
+        """The rules under `exclude`, by number, that leave a cell out."""
+        if not self.exclude:
+            return []
+        entries = [e for e in self.interventions if name == e or name.startswith((f"{e} ", f"{e}:"))]
+        told: dict[str, tuple[Any, ...]] = {}
+        if not isinstance(condition, str):
+            told = {f.name: (getattr(condition, f.name),) for f in fields(condition)}
+        told |= {"pair": (pair.title,), "problems": (problems.label, problems.source), "seed": (seed,)}
+        return self._rules(told | {"intervention": (name, max(entries, key=len, default=name))})
 
-    def _left_out(self, told: Mapping[str, Any]) -> bool:
-        return any(
-            all(key in told and _agrees(key, told[key], value) for key, value in rule.items())
-            for rule in self.exclude
-        )
+    def _rules(self, told: Mapping[str, tuple[Any, ...]]) -> list[int]:
+        """The rules that agree with a cell; ``told``: what each key may be called."""
+        return [
+            i
+            for i, rule in enumerate(self.exclude)
+            if all(key in told and _agrees(told[key], value) for key, value in rule.items())
+        ]
 
 
 def read_sweep(file: str | Path) -> Sweep:
@@ -186,11 +212,14 @@ def read_sweep(file: str | Path) -> Sweep:
         raise InputError(
             f"{file} can't be read ({error}); write a sweep there, such as:\n{EXAMPLE}"
         ) from error
-    return parse_sweep(text, str(file))
+    return parse_sweep(text, str(file), here=True)
 
 
-def parse_sweep(text: str, name: str = "sweep.yaml") -> Sweep:
-    """What `read_sweep` makes of a file's text; `name` is the file's, for messages."""
+def parse_sweep(text: str, name: str = "sweep.yaml", *, here: bool = False) -> Sweep:
+    """What `read_sweep` makes of a file's text; `name` is the file's, for messages.
+
+    `here`: whether its folders and problem sets must be on this machine.
+    """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
@@ -214,7 +243,7 @@ def parse_sweep(text: str, name: str = "sweep.yaml") -> Sweep:
         sweep = None
         faults += [in_words(fault, content, _known_at, EXAMPLE) for fault in error.errors()]
     if sweep is not None and not faults:
-        faults = [*_impossible(sweep)]
+        faults = [*(_absent(sweep) if here else ()), *_impossible(sweep)]
     if faults:
         lines = dict.fromkeys(
             f"{name}:{line}:{column}: {said}" for (line, column), said in placed(faults, marks)
@@ -252,8 +281,19 @@ def _check_depth(condition: Condition, depth: int) -> None:
 
 
 def _impossible(sweep: Sweep) -> Iterator[tuple[Place, str]]:
-    """What only shows when the grids are multiplied."""
+    """What only shows when everything is known: names, and the grids when they are multiplied."""
+    named = {"pairs": [pair.title for pair in sweep.pairs], "seeds": sweep.seeds}
+    named["problems"] = [problems.label for problems in sweep.problems]
+    for key, names in named.items():
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                yield (key, i), f"`{key}` names {name!r} twice; expected each once"
     for entry, grid in sweep.interventions.items():
+        if entry in PLAIN:
+            yield (
+                ("interventions", entry),
+                f"{entry!r} is what a plain model is called; expected another name",
+            )
         count = 1
         for name, values in grid.values.items():
             count *= len(values)
@@ -274,17 +314,50 @@ def _impossible(sweep: Sweep) -> Iterator[tuple[Place, str]]:
                     f"unknown key {key!r}{nearest(key, known)}; expected {', '.join(known)}",
                 )
                 return
+    yield from _cells_left(sweep)
+
+
+def _absent(sweep: Sweep) -> Iterator[tuple[Place, str]]:
+    """Folders, problem sets and splits that there are none of."""
+    for i, pair in enumerate(sweep.pairs):
+        for role in ROLES if pair.name is None else ():
+            named = str(getattr(pair, role))
+            if named.startswith(("/", ".", "~")) and not Path(named).expanduser().is_dir():
+                yield ("pairs", i, role), f"there is no folder {named}; expected a model's, or a hub id"
+    known = (*NAMES, *read_problem_presets())
+    for i, problems in enumerate(sweep.problems):
+        source, split = problems.source, problems.split
+        splits = SPLITS if source in GENERATED else ("train", "test") if source in NAMES else (split,)
+        if split not in splits:
+            said = f"{source!r} has no split {split!r}{nearest(split, splits)}; expected {', '.join(splits)}"
+            yield ("problems", i, "split"), said
+        named = source in NAMES or source.startswith("hf:") or source.partition(":")[0] in known
+        if not named and not Path(source).expanduser().exists():
+            said = f"{source!r} is no problem set, file or folder{nearest(source, known)}; expected {', '.join(known)}"
+            yield ("problems", i, "source"), said
+
+
+def _cells_left(sweep: Sweep) -> Iterator[tuple[Place, str]]:
+    """Combinations that are refused, exclusions that exclude nothing, or everything."""
     found: list[tuple[Place, str]] = []
-    left = 0
+    left, used = False, set[int]()
     for pair in sweep.pairs:
-        made = sweep.conditions(pair, depth_of(pair) or 1000, lambda where, said: found.append((where, said)))
-        cells = itertools.product(sweep.problems, made.items(), sweep.seeds)
-        left += any(
-            not sweep.excluded(pair.title, problems.source, *named, seed) for problems, named, seed in cells
-        )
+        depth = depth_of(pair) or 1000
+        made = sweep.conditions(pair, depth, lambda where, said: found.append((where, said)), used)
+        for problems, named, seed in itertools.product(sweep.problems, made.items(), sweep.seeds):
+            rules = sweep.excluded(pair, problems, *named, seed)
+            left = left or not rules
+            used.update(rules)
+            if left and len(used) == len(sweep.exclude):
+                break
     yield from dict.fromkeys(found)
-    if not left and not found:
+    if found:
+        return
+    if not left:
         yield ("exclude",) if sweep.exclude else (), "no cell is left; expected at least one"
+    for i in range(len(sweep.exclude)):
+        if i not in used:
+            yield ("exclude", i), "this agrees with no cell; expected values that some cell has"
 
 
 def depth_of(pair: PairSource) -> int | None:
@@ -297,14 +370,11 @@ def depth_of(pair: PairSource) -> int | None:
         return None
 
 
-def _agrees(key: str, found: Any, wanted: Any) -> bool:
-    """Whether a value is the wanted one, or among those wanted; an entry's name stands for all of its interventions."""
-    alike = [
-        tuple(w) if isinstance(w, list) else w for w in (wanted if isinstance(wanted, list) else [wanted])
-    ]
-    if key == "intervention":
-        return any(found == one or str(found).startswith((f"{one} ", f"{one}:")) for one in alike)
-    return found in alike
+def _agrees(found: tuple[Any, ...], wanted: Any) -> bool:
+    """Whether a value, whatever it may be called, is the wanted one or among those wanted."""
+    several = wanted if isinstance(wanted, list) else [wanted]
+    alike = [tuple(one) if isinstance(one, list) else one for one in several]
+    return any(one in alike for one in found)
 
 
 def _known_at(path: Place) -> list[str]:

@@ -4,8 +4,8 @@
 the cells alone; what was timed is in ``timings``. The manifest comes last: its presence means that the rest is whole.
 """
 
+import errno
 import json
-from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from workbench.errors import InputError
 from workbench.folders import digest_of, file_digest, made_with, write_json
-from workbench.sweeps.driver import identity_of
+from workbench.sweeps.driver import since_plan, unlike
 from workbench.sweeps.ledger import Ledger
-from workbench.sweeps.plan import Cell, plan_cells, settings_rows
+from workbench.sweeps.plan import Cell, settings_rows
 from workbench.sweeps.spec import parse_sweep
 from workbench.sweeps.worker import COLUMNS
 
@@ -57,9 +57,12 @@ def export_sweep(
             write_json(out / "manifest.partial", told)
             (out / "manifest.partial").rename(out / "manifest.json")
         except OSError as error:
-            raise InputError(
-                f"`out` {out} can't be written ({error.strerror or error}); free some space"
-            ) from error
+            advice = (
+                "free some space"
+                if error.errno == errno.ENOSPC
+                else "name a folder that you may write to: --out"
+            )
+            raise InputError(f"`out` {out} can't be written ({error.strerror or error}); {advice}") from error
     return out
 
 
@@ -69,10 +72,10 @@ def differences(a: str | Path, b: str | Path) -> dict[str, list[str]]:
         told = (left.about, right.about)
         found = {"spec": [], "identity": [], "cells": [], "results": []}
         specs = [parse_sweep(about["text"]).model_dump(mode="json") for about in told]
-        found["spec"] = [*_unlike(specs[0], specs[1])]
+        found["spec"] = [*unlike(specs[0], specs[1])]
         identities = [about["identity"] | {"device": about["device"]} for about in told]
-        found["identity"] = [*_unlike(identities[0], identities[1])]
-        names = [{_name(cell): cell.key for cell in ledger.cells()} for ledger in (left, right)]
+        found["identity"] = [*unlike(identities[0], identities[1])]
+        names = [{cell.name: cell.key for cell in ledger.cells()} for ledger in (left, right)]
         for side, one, other in ((a, *names), (b, *names[::-1])):
             only = [name for name in one if name not in other]
             found["cells"] += [f"only in {side}: {name}" for name in only]
@@ -91,17 +94,11 @@ def faults(folder: str | Path) -> list[str]:
     found: list[str] = []
     with Ledger(folder) as ledger:
         found += [f"ledger: {said}" for said in ledger.check()]
-        found += [f"result {key} is not what was recorded; run it again" for key in ledger.damaged()]
-        about = ledger.about
-        sweep = parse_sweep(about["text"])
-        try:
-            now = identity_of(sweep, about["device"])
-            found += [f"since the plan: {said}" for said in _unlike(about["identity"], now)]
-            planned = {(cell.key, _name(cell)) for cell in ledger.cells()}
-            changed = planned ^ {(cell.key, _name(cell)) for cell in plan_cells(sweep, about["device"])}
-            found += [f"{len(changed)} cells would be others if planned now"] if changed else []
-        except InputError as error:
-            found.append(f"can't be planned again: {error}")
+        found += [
+            f"result {key} is not what was recorded; `workbench sweep resume {folder}` computes it again"
+            for key in ledger.damaged()
+        ]
+        found += since_plan(ledger)
     manifest = folder / "tables" / "manifest.json"
     if manifest.is_file():
         for name, told in json.loads(manifest.read_text())["files"].items():
@@ -168,9 +165,9 @@ def _rows(
 def _results(ledger: Ledger, names: set[str]) -> dict[str, Any]:
     """A digest of each finished cell's result, by name."""
     return {
-        _name(cell): (told["status"], told["reason"], None if result is None else digest_of(result))
+        cell.name: (told["status"], told["reason"], None if result is None else digest_of(result))
         for cell, told, result in ledger.outcomes()
-        if _name(cell) in names
+        if cell.name in names
     }
 
 
@@ -179,19 +176,6 @@ def _said(result: tuple[str, str, str | None] | None) -> str:
         return "absent"
     status, reason, told = result
     return f"{status} {reason or told or ''}".strip()
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.pair} | {cell.problems} | {cell.problem} | {cell.intervention} | seed {cell.seed}"
-
-
-def _unlike(a: Any, b: Any, path: str = "") -> Iterator[str]:
-    """Where two values of JSON's types differ."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in dict.fromkeys((*a, *b)):
-            yield from _unlike(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
-    elif a != b:
-        yield f"{path}: {a} and {b}"
 
 
 def _tables_in(out: Path) -> list[Path]:

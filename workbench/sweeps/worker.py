@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from workbench.conditions import Condition
 from workbench.errors import InputError
 from workbench.sweeps.ledger import Outcome
-from workbench.sweeps.plan import Cell, cell_key, digest, drawing, label_of, load_set, pair_identity
+from workbench.sweeps.plan import Cell, cell_key, digest, drawing, load_set, pair_identity
 from workbench.sweeps.spec import parse_sweep, seeded
 
 COLUMNS = {
@@ -49,13 +49,17 @@ class Job:
     threads: int
 
 
+class Stale(InputError):
+    """What a cell depends on has changed since it was planned."""
+
+
 class Bench:
     """A pair and a problem set at hand, and the cells computed on them."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.sweep = job, parse_sweep(job.text)
         self.pairs = {pair.title: pair for pair in self.sweep.pairs}
-        self.sets = {label_of(problems): problems for problems in self.sweep.problems}
+        self.sets = {problems.label: problems for problems in self.sweep.problems}
         self._loaded: dict[str, tuple[Any, Any]] = {}
 
     def run(self, cell: Cell) -> Outcome:
@@ -65,6 +69,8 @@ class Bench:
         try:
             result, making = self._measured(cell)
             made = {"result": result, "making": making}
+        except Stale as error:
+            made = {"reason": str(error), "stale": True}
         except InputError as error:
             made = {"reason": str(error)}
         except Exception as error:  # one cell must not cost the others
@@ -83,9 +89,9 @@ class Bench:
         problem, condition = problems[cell.problem], conditions[cell.intervention]
         settings = drawing(self.sweep, self.pairs[cell.pair], self.job.device)
         if cell_key(identity, problem.fingerprint, condition, cell.seed, digest(settings)) != cell.key:
-            raise InputError(
-                "files of the pair or of the problem, or the libraries, are not those of the plan; plan again: "
-                "workbench sweep run"
+            raise Stale(
+                f"`pairs` {cell.pair}, `problems` {cell.problems}: files of the pair or of the problem, or the libraries, are "
+                "not those of the plan; plan again, which keeps every cell that is the same: workbench sweep run"
             )
         told = {name: settings[name] for name in ("samples", "temperature", "max_new_tokens")}
         told |= {"seed": cell.seed, "batch_size": 1}
