@@ -137,7 +137,7 @@ def load_pair(
             here; its system prompt and wording go into what `encode` makes of a problem. Leave it out to give
             ``base`` and ``rlvr``.
         checkpoint: of a bundled pair, what plays the RLVR model instead: the step of GRPO that it was saved at, or
-            ``"sft"``, the base trained on for as many steps without RL, or ``"random"``, GRPO with a reward by lot.
+            ``"sft"``, the base trained on for 125 steps without RL, or ``"random"``, GRPO with a reward by lot.
         base: hub id, local folder, or transformers module in memory (which is put in eval mode).
         rlvr: the model post-trained from it, likewise.
         processor: processor or tokenizer, or its hub id or folder. Default: the base's, else the RLVR
