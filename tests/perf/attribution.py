@@ -5,8 +5,8 @@
 One prompt in all (contributions, swaps in both directions, both approximations, three metrics) against the bound of 20 s; and
 exact swaps against each approximation of the same swaps: a swap of every component everywhere, at visual and at text positions,
 in both directions. Exact swaps run one by one, as papers do, each from its component's layer on and beside the receiver as it is
-(about a sixth of the time); and side by side, as the workbench does. The fastest of each over the prompts and rounds counts. Exits with 1 if a bound is missed: 20 s, and 10 x against
-swaps one by one.
+(about a sixth of the time); and side by side, as the workbench does. The fastest of each over the prompts and rounds counts.
+Exits with 1 if a bound is missed: 20 s, and 10 x against swaps one by one.
 """
 
 import argparse
