@@ -136,9 +136,9 @@ def since_plan(ledger: Ledger) -> list[str]:
     try:
         now = identity_of(sweep, about["device"])
         found = [f"since the plan: {said}" for said in unlike(about["identity"], now)]
-        planned = {(cell.key, cell.name) for cell in ledger.cells()}
-        changed = planned ^ {(cell.key, cell.name) for cell in plan_cells(sweep, about["device"])}
-        return found + ([f"{len(changed)} cells would be others if planned now"] if changed else [])
+        before, after = [*ledger.cells()], plan_cells(sweep, about["device"])
+        changed = 0 if before == after else len({*before} ^ {*after})
+        return found + [f"{changed} cells would be others if planned now"] * bool(changed)
     except InputError as error:
         return [f"can't be planned again: {error}"]
 

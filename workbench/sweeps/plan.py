@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,14 +144,14 @@ def drawing(sweep: Sweep, pair: PairSource, device: str) -> dict[str, Any]:
     }
 
 
-def cell_key(pair: str, problem: str, condition: Condition, seed: int, settings: str) -> str:
+def cell_key(pair: str, problem: str, condition: str, seed: int, settings: str) -> str:
     """The digest that names a cell, from the digests of its parts."""
-    return digest([pair, problem, condition_digest(seeded(condition, seed)), seed, settings])
+    return sha256(f"{pair} {problem} {condition} {seed} {settings}".encode()).hexdigest()[:32]
 
 
-@cache
-def condition_digest(condition: Condition) -> str:
-    """Of an intervention's kind and settings."""
+def condition_digest(condition: Condition, seed: int) -> str:
+    """Of an intervention's kind and settings, as a cell of this seed runs it."""
+    condition = seeded(condition, seed)
     return digest(condition if isinstance(condition, str) else [type(condition).__name__, asdict(condition)])
 
 
@@ -195,8 +196,8 @@ def plan_cells(sweep: Sweep, device: str) -> list[Cell]:
         settings = digest(drawing(sweep, pair, device))
         conditions = sweep.conditions(pair, depth_of(pair) or 28)
         for problems, loaded in sets:
-            kept: list[tuple[str, Condition, int]] = [
-                (name, condition, seed)
+            kept = [
+                (name, condition_digest(condition, seed), seed)
                 for name, condition in conditions.items()
                 for seed in sweep.seeds
                 if not sweep.excluded(pair, problems, name, condition, seed)

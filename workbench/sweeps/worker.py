@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from workbench.conditions import Condition
 from workbench.errors import InputError
 from workbench.sweeps.ledger import Outcome
-from workbench.sweeps.plan import Cell, cell_key, digest, drawing, load_set, pair_identity
+from workbench.sweeps.plan import Cell, cell_key, condition_digest, digest, drawing, load_set, pair_identity
 from workbench.sweeps.spec import parse_sweep, seeded
 
 COLUMNS = {
@@ -88,7 +88,8 @@ class Bench:
         )
         problem, condition = problems[cell.problem], conditions[cell.intervention]
         settings = drawing(self.sweep, self.pairs[cell.pair], self.job.device)
-        if cell_key(identity, problem.fingerprint, condition, cell.seed, digest(settings)) != cell.key:
+        called = condition_digest(condition, cell.seed)
+        if cell_key(identity, problem.fingerprint, called, cell.seed, digest(settings)) != cell.key:
             raise Stale(
                 f"`pairs` {cell.pair}, `problems` {cell.problems}: files of the pair or of the problem, or the libraries, are "
                 "not those of the plan; plan again, which keeps every cell that is the same: workbench sweep run"
