@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from workbench.replay import Replay
 sys.path.append(str(Path(__file__).parent / "perf"))
 import memory as perf
 
-TRUE_7B = {
+TRUE_7B: dict[str, Any] = {
     "text_config": {
         "hidden_size": 3584,
         "intermediate_size": 18944,
@@ -109,6 +110,15 @@ def test_the_true_7b_config_without_weights(config):
     assert (anatomy.depth, anatomy.hidden_size, anatomy.vocab_size) == (28, 3584, 152064)
     assert (anatomy.spatial_merge, anatomy.visual_token_ids) == (2, {151655, 151656})
     assert all(p.is_meta for p in anatomy.model.parameters())
+
+
+def test_the_plan_of_the_paper_is_for_the_true_7b():
+    """Sizes that are written down twice agree."""
+    planned = import_module("analyses.paper_plan").CONFIGS["7b"]
+    for name, size in (planned | {"vision_config": None}).items():
+        assert size in (None, TRUE_7B["text_config"][name])
+    for name, size in planned["vision_config"].items():
+        assert size == TRUE_7B["vision_config"][name]
 
 
 @pytest.mark.parametrize(
