@@ -321,7 +321,8 @@ def test_whose_processor_it_is(config, folder, tmp_path):
     own = told(processor="./other", image_pixels=[3136, 28 * 28 * 25])
     assert "325 tokens, 25 of" in own.shape
     assert own.notes[1] == "pixels: as the preset 'mine' says"
-    assert "video: not forecast; a picture is" in told(frame_pixels=[3136, 12544]).notes
+    assert "videos: not in the forecast" in told(frame_pixels=[3136, 12544]).notes
+    assert forecast_pair(**models, image=None).notes == ("no picture",)
 
 
 def test_processors_that_are_refused(config, tmp_path):

@@ -5,7 +5,8 @@
    tower, one iteration of replay with its backward. All layers of a decoder are taken to be alike.
 3. The lens allocates by its own rule (``lens.working_sizes``).
 
-One prompt at a time with one image (Qwen-VL) or none. Allocators round up and fragment; that is not in it.
+One prompt at a time with one image or none, no video. The vision tower is in it for Qwen-VL only. Allocators round up and
+fragment, and Python's garbage collector comes late; that is not in it.
 """
 
 import math

@@ -51,12 +51,13 @@ def forecast_pair(
     if preset is not None:
         dtype = dtype or preset.dtype
         prompt = {"replay": Replay(**preset.replay), **prompt}
-        if preset.image_pixels and prompt.get("budget") is None:
-            prompt["budget"] = preset.image_pixels
-            notes = [f"pixels: as the preset {preset.name!r} says"]
         if preset.frame_pixels:
-            notes.append("video: not forecast; a picture is")
-    if configs[-1].model_type in QWEN_VL and prompt.get("budget") is None:
+            notes.append("videos: not in the forecast")
+    seen = configs[-1].model_type in QWEN_VL and prompt.get("image", "auto") is not None
+    if seen and preset is not None and preset.image_pixels and prompt.get("budget") is None:
+        prompt["budget"] = preset.image_pixels
+        notes.append(f"pixels: as the preset {preset.name!r} says")
+    elif seen and prompt.get("budget") is None:
         prompt["budget"], told = _read_budget(_readers(preset, given, revisions), configs[-1])
         notes.append(told)
     kind = None if dtype is None else Placement(dtype=dtype).dtype
