@@ -13,12 +13,13 @@ from workbench.pair_presets import read_presets
 from workbench.paper_figures import cost_bars
 from workbench.sweeps.costs import CARD, Cost, Prompt, Shape, group_cost, memory, released_cost
 
-TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3456}
+TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420}
 CONFIGS = {  # Qwen2.5-VL
     "7b": {"num_hidden_layers": 28, "hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28,
            "num_key_value_heads": 4, "vocab_size": 152064, "vision_config": TOWER},
     "32b": {"num_hidden_layers": 64, "hidden_size": 5120, "intermediate_size": 27648, "num_attention_heads": 40,
-            "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 152064, "vision_config": TOWER},
+            "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 152064,
+            "vision_config": TOWER | {"intermediate_size": 3456}},
 }  # fmt: skip
 MATH = {"mathverse": 788, "mathvision": 3040, "mathvista": 1000, "dynamath": 5010, "wemath": 1740, "logicvista": 447,
         "mmmu": 900, "mmmu-pro": 1730}  # fmt: skip

@@ -23,11 +23,12 @@ from workbench.anatomy import Anatomy, dissect
 from workbench.chat import within_budget
 from workbench.errors import InputError
 from workbench.interventions import Intervention
-from workbench.memory import on_meta, visual_grid
+from workbench.memory import on_meta
 from workbench.packing import pack
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch, record
 from workbench.problems import Problem
+from workbench.prompt_sizes import visual_grid
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, encode
 from workbench.records import AXES
 from workbench.replay import Replay, learn_many, learn_tokens

@@ -1,24 +1,30 @@
 """Peak memory from configs, against torch's profiler; and a true 7B config without its weights."""
 
+import json
+import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
-from transformers import Qwen2_5_VLConfig
+from transformers import AutoImageProcessor, Qwen2_5_VLConfig
 from typer.testing import CliRunner
 
 from workbench.cli import app
 from workbench.errors import InputError
-from workbench.memory import forecast_pair, on_meta, predict_memory, visual_grid
+from workbench.memory import MemoryForecast, on_meta, predict_memory
 from workbench.meters import metered
+from workbench.pair_forecasts import forecast_pair
+from workbench.pairs import load_pair
+from workbench.prompt_sizes import configured_budget, visual_grid
 from workbench.replay import Replay
 
 sys.path.append(str(Path(__file__).parent / "perf"))
 import memory as perf
 
-TRUE_7B = {
+TRUE_7B: dict[str, Any] = {
     "text_config": {
         "hidden_size": 3584,
         "intermediate_size": 18944,
@@ -58,8 +64,9 @@ def config() -> Qwen2_5_VLConfig:
 
 
 @pytest.mark.parametrize("job", ["tracing", "replay"])
-def test_the_tiny_pair_uses_what_is_predicted(job):
-    pair, prompt, told = perf.tiny_case()
+@pytest.mark.parametrize(("side", "text"), [(48, 60), (328, 1500)])
+def test_the_tiny_pair_uses_what_is_predicted(job, side, text):
+    pair, prompt, told = perf.tiny_case(side, text)
     run = perf.jobs(pair, prompt)[job]
     run()
     given = sum(t.numel() * t.element_size() for t in prompt.model_inputs.values())
@@ -103,6 +110,15 @@ def test_the_true_7b_config_without_weights(config):
     assert (anatomy.depth, anatomy.hidden_size, anatomy.vocab_size) == (28, 3584, 152064)
     assert (anatomy.spatial_merge, anatomy.visual_token_ids) == (2, {151655, 151656})
     assert all(p.is_meta for p in anatomy.model.parameters())
+
+
+def test_the_plan_of_the_paper_is_for_the_true_7b():
+    plan = runpy.run_path(str(Path(__file__).parent.parent / "analyses" / "paper_plan.py"))["CONFIGS"]["7b"]
+    for planned, true in (
+        (plan["vision_config"], TRUE_7B["vision_config"]),
+        ({name: size for name, size in plan.items() if name != "vision_config"}, TRUE_7B["text_config"]),
+    ):
+        assert planned == {name: true[name] for name in planned}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +186,155 @@ def test_other_families(family):
     assert ("replay" in set(told.parts["job"])) == known
 
 
+@pytest.mark.parametrize("family", [f for f in tiny.MULTIMODAL if f not in tiny.QWEN_VL])
+def test_tokens_stand_for_pictures_that_are_not_sized(family):
+    config = tiny.config(family)
+    told = predict_memory(config, config, tokens=90)
+    assert "90 tokens, 45 of them of a picture" in told.shape
+    assert told.peak("replay") > 0
+    assert "45 tokens are taken for visual and 45 for text" in told.notes[0]
+    assert family in told.notes[0]
+    assert "90 tokens, 80 of" in predict_memory(config, config, tokens=90, text=10).shape
+
+
+def test_a_text_only_pair_has_no_picture():
+    told = predict_memory(tiny.config("llama"), tiny.config("llama"))
+    assert "300 tokens, 0 of them of a picture" in told.shape
+    assert told.notes == ("no picture",)
+
+
+def test_layers_share_the_mask(config):
+    # 10549 visual tokens: the mask has a byte for each pair of positions, and as much again in every layer would not fit
+    settings = Replay(layers=16)
+    parts = predict_memory(
+        config, config, image=(3840, 2160), budget=(3136, 12845056), text=300, replay=settings
+    )
+    rows = parts.to_dataframe().set_index(["job", "part"])["bytes"]
+    positions, before = 10549 + 100, 100
+    prefix = (
+        16 * 2 * before * 4 * 128 * 2
+    )  # layers, keys and values, heads of a layer and their width, bfloat16
+    assert rows["replay", "KV of what is before the picture, and the mask"] == pytest.approx(
+        prefix + 10549 * positions, rel=0.01
+    )
+
+
+def test_small_blocks_make_every_logit_a_candidate(config):
+    # five distributions at 10849 positions: blocks of 576 rows, fewer than ten stretches of 64
+    lens = {
+        k: predict_memory(
+            config, config, image=(3840, 2160), budget=(3136, 12845056), top_k=k, device="cuda"
+        ).parts.query("job == 'tracing' and part == 'lens and null'")["bytes"]
+        for k in (9, 10)
+    }
+    assert float(lens[10].iloc[0] - lens[9].iloc[0]) > 2 * 10849 * 576 * 64
+
+
+# --- what a processor is configured for ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory):
+    """A checkpoint without weights, and with the processor file that Qwen2.5-VL-7B has."""
+    folder = tmp_path_factory.mktemp("qwen")
+    config.save_pretrained(folder)
+    configure(folder, STOCK)
+    return folder
+
+
+STOCK = {
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+}
+
+
+def configure(folder: Path, settings: dict[str, Any], name: str = "preprocessor_config.json") -> None:
+    settings = {"image_processor_type": "Qwen2VLImageProcessor", **settings}
+    nested = {"image_processor": settings} if name == "processor_config.json" else settings
+    (folder / name).write_text(json.dumps(nested))
+
+
+def test_the_bundled_pair_has_the_tokens_that_it_encodes():
+    pair = load_pair("shapes")
+    prompt = pair.encode(tiny.problem(images=(tiny.image(1000, 1000),)))
+    visual = int((prompt.visual_index >= 0).sum())
+    told = forecast_pair("shapes")
+    assert f"{visual + 300} tokens, {visual} of them of a picture" in told.shape
+    assert told.notes[1:] == ("pixels: as the processor of shapes/base is configured",)
+
+
+def test_the_stock_processor_of_the_7b(folder):
+    told = forecast_pair(base=folder, rlvr=folder, image=(3840, 2160), device="cuda")
+    assert "10849 tokens, 10549 of them of a picture" in told.shape
+    assert told.notes == (
+        "a picture of 3840 x 2160, resized to between 3136 and 12845056 pixels",
+        f"pixels: as the processor of {folder} is configured",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("preprocessor_config.json", {"min_pixels": 200704, "max_pixels": 1003520}),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 65536, "longest_edge": 16777216}}),
+        ("preprocessor_config.json", {}),
+        ("processor_config.json", {"size": {"shortest_edge": 12544, "longest_edge": 50176}}),
+    ],
+)
+def test_grids_are_those_of_the_configured_processor(config, tmp_path, name, limits):
+    configure(tmp_path, {"patch_size": 14, "merge_size": 2, **limits}, name)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    budget = configured_budget(tmp_path, config)
+    for size in ((1000, 1000), (37, 300), (640, 480), (2000, 1100)):
+        told = processor(images=[tiny.image(*size)], return_tensors="pt")["image_grid_thw"]
+        assert told[0].tolist() == [1, *visual_grid(config, size, budget)]
+
+
+def test_whose_processor_it_is(config, folder, tmp_path):
+    for role in ("base", "rlvr", "other"):
+        (tmp_path / role).mkdir()
+        config.save_pretrained(tmp_path / role)
+    models = {"base": tmp_path / "base", "rlvr": tmp_path / "rlvr"}
+
+    def told(**changes: Any) -> MemoryForecast:
+        (tmp_path / "pairs.yaml").write_text(
+            json.dumps({"mine": {"base": "./base", "rlvr": "./rlvr", **changes}})
+        )
+        return forecast_pair(str(tmp_path / "pairs.yaml"))
+
+    missing = forecast_pair(**models)
+    assert "1525 tokens, 1225" in missing.shape
+    assert "resized to between 3136 and 1003520 pixels (assumed" in missing.notes[0]
+    assert (
+        missing.notes[1] == f"pixels: no processor files of {models['base']} and {models['rlvr']} were found"
+    )
+    configure(tmp_path / "rlvr", {**STOCK, "max_pixels": 28 * 28 * 100})
+    assert "400 tokens, 100 of" in forecast_pair(**models).shape  # the base has none
+    configure(tmp_path / "base", {**STOCK, "max_pixels": 28 * 28 * 400})
+    assert "700 tokens, 400 of" in told().shape
+    assert "400 tokens, 100 of" in told(processor="rlvr").shape
+    configure(tmp_path / "other", {**STOCK, "max_pixels": 28 * 28 * 900})
+    assert "1200 tokens, 900 of" in told(processor="./other").shape
+    own = told(processor="./other", image_pixels=[3136, 28 * 28 * 25])
+    assert "325 tokens, 25 of" in own.shape
+    assert own.notes[1] == "pixels: as the preset 'mine' says"
+    assert "videos: not in the forecast" in told(frame_pixels=[3136, 12544]).notes
+    assert forecast_pair(**models, image=None).notes == ("no picture",)
+
+
+def test_processors_that_are_refused(config, tmp_path):
+    configure(tmp_path, {**STOCK, "patch_size": 16})
+    with pytest.raises(InputError, match=r"has patch_size 16, the models' vision_config\.patch_size is 14"):
+        configured_budget(tmp_path, config)
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(InputError, match="its image processor can't be read"):
+        configured_budget(tmp_path, config)
+    assert configured_budget("nobody/nothing", config) is None
+
+
 # --- the command, and what is refused --------------------------------------------------------------------
 
 
@@ -178,7 +343,7 @@ def test_doctor_tells_what_memory_a_pair_needs():
         app, ["doctor", "--pair", "shapes", "--image", "64x64"], env={"COLUMNS": "120"}
     )
     assert found.exit_code == 0, found.output
-    for part in ("weights, RLVR", "lens and null", "targets", "in all", "float32, together"):
+    for part in ("weights, RLVR", "lens and null", "targets", "in all", "of them of a picture, float32,"):
         assert part in found.stdout
     alone = CliRunner().invoke(
         app,
@@ -195,7 +360,7 @@ def test_calls_that_are_refused(config):
         predict_memory(tiny.config("llava"), tiny.config("llava"), image=(9, 9))
     with pytest.raises(InputError, match="`placement` is 'aside'; expected 'together' or 'sequential'"):
         predict_memory(config, config, placement="aside")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match="`text` and `tokens` are 0 and there is no `image`"):
+    with pytest.raises(InputError, match="`text` is 0 and there is no `image`"):
         predict_memory(config, config, image=None, text=0)
     with pytest.raises(InputError, match="`base` and `rlvr`, or a pair's `name`, are needed"):
         forecast_pair(base="x")
@@ -203,5 +368,57 @@ def test_calls_that_are_refused(config):
         InputError, match=r"`base` 'Qwen/Qwen2.5-VL-7B-Instruct': its config can't be read .*local cache"
     ):
         forecast_pair("vl-rethinker-7b")
-    failed = CliRunner().invoke(app, ["doctor", "--pair", "shapes", "--image", "big"])
-    assert isinstance(failed.exception, InputError)
+    with pytest.raises(InputError, match="`tokens` is missing: how llava cuts a picture is not predicted"):
+        predict_memory(tiny.config("llava"), tiny.config("llava"))
+    with pytest.raises(InputError, match=r"`image` \(9, 9\): how llama cuts an image is not predicted"):
+        predict_memory(tiny.config("llama"), tiny.config("llama"), image=(9, 9))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tokens": -4}, "`tokens` is -4; expected at least 1"),
+        ({"tokens": 0}, "`tokens` is 0; expected at least 1"),
+        ({"tokens": 10}, "`tokens` is 10, but the picture alone has 1225; give at least these"),
+        ({"tokens": 1300, "text": 80}, "the picture has 1225 and `text` 80; leave `text` or `tokens` out"),
+        ({"text": 30, "before": 31}, "`before` is 31, of 30 tokens that are not visual"),
+        ({"image": (0, 5)}, r"`image` is \(0, 5\); expected width and height"),
+        ({"image": (1000000, 3)}, r"`image` \(1000000, 3\): its sides differ by a factor of 333333"),
+        ({"device": "nix"}, "`device` is 'nix'; expected one of torch's"),
+    ],
+)
+def test_prompts_that_are_refused(config, given, message):
+    with pytest.raises(InputError, match=message):
+        predict_memory(config, config, **given)
+
+
+def test_tokens_are_the_whole_prompt(config):
+    told = [predict_memory(config, config, tokens=n, replay=Replay(layers=2)) for n in (1225, 1300, 3000)]
+    assert [forecast.shape.split()[0] for forecast in told] == ["1225", "1300", "3000"]
+    sizes = [forecast.peak("tracing") for forecast in told]
+    assert sizes == sorted(set(sizes))
+
+
+def test_the_device_is_that_which_would_be_used_here(config):
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    told = {device: predict_memory(config, config, device=device) for device in (None, "cpu", "cuda:1")}
+    assert told["cpu"].peak("tracing") != told["cuda:1"].peak("tracing")
+    assert told[None].peak("tracing") == told["cuda:1" if here == "cuda" else "cpu"].peak("tracing")
+    assert told[None].shape.endswith(f"on {here}")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--pair", "shapes", "--image", "big"),
+        ("--pair", "shapes", "--image", "1000000x3"),
+        ("--pair", "shapes", "--tokens", "-4"),
+        ("--tokens", "10"),
+        ("--image", "10x10"),
+        ("--placement", "together"),
+        ("--dtype", "float16"),
+        ("--device", "cpu"),
+    ],
+)
+def test_commands_that_are_refused(given):
+    assert isinstance(CliRunner().invoke(app, ["doctor", *given]).exception, InputError)

@@ -12,7 +12,7 @@ from workbench import descent, segments
 from workbench.errors import InputError
 from workbench.pairs import load_pair
 from workbench.prompts import TokenKind
-from workbench.replay import LearnedTokens, Replay, learn_many, learn_tokens
+from workbench.replay import LearnedTokens, Replay, learn_many, learn_tokens, prepare
 from workbench.traces import trace
 from workbench.tracing import read_logits
 
@@ -65,6 +65,16 @@ def test_without_the_prefix_cut_nothing_changes(double_pair, prompt, monkeypatch
     torch.testing.assert_close(
         again.tokens, whole.tokens, rtol=0, atol=1e-7 * float(whole.tokens.abs().max())
     )
+
+
+def test_layers_share_one_mask(double_pair, prompt):
+    loss, _ = prepare(double_pair, [prompt], Replay(**SETTINGS))
+    masks = [arguments["attention_mask"] for arguments in loss.segment.arguments]
+    cut, rows = loss.segment.cut, loss.segment.entry.shape[1]
+    assert cut > 0
+    assert {mask.untyped_storage().data_ptr() for mask in masks} == {masks[0].untyped_storage().data_ptr()}
+    assert masks[0].untyped_storage().nbytes() == rows * (cut + rows)
+    assert torch.equal(masks[0][0, 0], torch.ones(cut + rows, cut + rows, dtype=torch.bool).tril()[cut:])
 
 
 def test_reverse_is_forward_with_swapped_models(double_pair, prompt):

@@ -319,32 +319,41 @@ def doctor(
     base: options.Base = None,
     rlvr: options.Rlvr = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Length of the prompt; the default has 300 of text.")
+        int | None, typer.Option(help="Length of the prompt; the default is its picture and 300 of text.")
     ] = None,
-    image: Annotated[str, typer.Option(help="Size of its picture in pixels, 0x0 for none.")] = "1000x1000",
+    image: Annotated[
+        str | None,
+        typer.Option(
+            help="Size of its picture in pixels, 0x0 for none; the default is 1000x1000 where pictures can be sized."
+        ),
+    ] = None,
     placement: Annotated[
-        str, typer.Option(help="together, or sequential: one model at a time.")
-    ] = "together",
+        str | None,
+        typer.Option(help="together (the default), or sequential: one model at a time; of the forecast."),
+    ] = None,
     dtype: options.PairDtype = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda, of the forecast; the default is what would be used here.")
+    ] = None,
 ) -> None:
     """Show what is installed and works here, what would fail, and how to mend it; or what memory a pair needs."""
     from rich.console import Console
 
+    asked = {"tokens": tokens, "image": image, "placement": placement, "dtype": dtype, "device": device}
+    prompt: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if pair or base or rlvr:
         quiet()
-        from workbench.memory import forecast_pair
+        from workbench.pair_forecasts import forecast_pair
 
-        told = forecast_pair(
-            pair,
-            base=base,
-            rlvr=rlvr,
-            dtype=dtype.value if dtype else None,
-            tokens=tokens,
-            image=size_of(image),
-            placement=placement,
-        )
-        Console().print(told)
+        prompt |= {} if image is None else {"image": size_of(image)}
+        prompt |= {} if dtype is None else {"dtype": dtype.value}
+        Console().print(forecast_pair(pair, base=base, rlvr=rlvr, **prompt))
         return
+    if prompt:
+        raise InputError(
+            f"`--{next(iter(prompt))}` is for the memory of a pair; name one, as in workbench doctor --pair shapes, or leave "
+            "it out"
+        )
 
     from workbench.diagnosis import doctor as examine
 

@@ -5,14 +5,15 @@
    tower, one iteration of replay with its backward. All layers of a decoder are taken to be alike.
 3. The lens allocates by its own rule (``lens.working_sizes``).
 
-One prompt at a time with one image (Qwen-VL) or none. Allocators round up and fragment; that is not in it.
+One prompt at a time with one image or none, no video. The vision tower is in it for Qwen-VL only. Allocators round up and
+fragment, and Python's garbage collector comes late; that is not in it.
 """
 
 import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from pathlib import Path
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -21,23 +22,21 @@ import transformers
 from torch import Tensor
 
 from workbench.anatomy import Anatomy, dissect
-from workbench.checkpoints import Placement, read_config
 from workbench.conditions import Replay
 from workbench.descent import Loss
 from workbench.errors import InputError
 from workbench.lens import STRETCH, working_sizes
 from workbench.meters import metered
-from workbench.pair_presets import ROLES
-from workbench.pairs import named_pair
-from workbench.readouts import Cells, Readout
+from workbench.prompt_sizes import prompt_size
+from workbench.readouts import Cells, Readout, portioned_for
 from workbench.segments import Segment
 from workbench.tracing import LayerCall
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Families whose vision tower is in the forecast."""
+_IDS = 24
+"""Bytes of each position's token id, kind and mask."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +47,8 @@ class MemoryForecast:
     """Job, part, bytes."""
     shape: str
     """What prompt it is for, in words."""
+    notes: tuple[str, ...] = ()
+    """What was taken for granted, in words."""
 
     def peak(self, job: str) -> int:
         """Bytes of ``tracing`` or ``replay``."""
@@ -62,12 +63,15 @@ class MemoryForecast:
         return self.parts.copy()
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.shape}</p>{self.parts.to_html(index=False)}"
+        told = "".join(f"<p>{escape(line)}</p>" for line in (self.shape, *self.notes))
+        return f"{told}{self.parts.to_html(index=False)}"
 
     def __rich__(self) -> "Table":
+        from rich.markup import escape as markup
         from rich.table import Table
 
         table = Table("job", "part", "GB", title=f"memory at its peak, {self.shape}", title_justify="left")
+        table.caption, table.caption_justify = "\n".join(map(markup, self.notes)), "left"
         for job, rows in self.parts.groupby("job", sort=False):
             for part, size in zip(rows["part"], rows["bytes"], strict=True):
                 table.add_row(str(job), part, f"{size / 1e9:.3f}")
@@ -93,32 +97,12 @@ def on_meta(config: Any, dtype: torch.dtype | None = None, layers: int | None = 
     return dissect(model.eval().requires_grad_(False))
 
 
-def visual_grid(config: Any, size: tuple[int, int], budget: tuple[int, int] | None) -> tuple[int, int]:
-    """Patches (rows, columns) that an image of (width, height) is cut into.
-
-    Raises:
-        InputError: the family is not Qwen-VL.
-    """
-    if config.model_type not in QWEN_VL:
-        raise InputError(
-            f"`image` {size}: how {config.model_type} cuts an image is not predicted; leave it out and give `tokens`, "
-            f"or use one of {', '.join(QWEN_VL)}"
-        )
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-
-    vision = config.vision_config
-    least, most = budget or (56 * 56, 28 * 28 * 1280)
-    factor = vision.patch_size * vision.spatial_merge_size
-    height, width = smart_resize(size[1], size[0], factor=factor, min_pixels=least, max_pixels=most)
-    return height // vision.patch_size, width // vision.patch_size
-
-
 def predict_memory(
     base: Any,
     rlvr: Any,
     *,
-    image: tuple[int, int] | None = (1000, 1000),
-    text: int = 300,
+    image: tuple[int, int] | Literal["auto"] | None = "auto",
+    text: int | None = None,
     tokens: int | None = None,
     before: int | None = None,
     budget: tuple[int, int] | None = None,
@@ -127,96 +111,69 @@ def predict_memory(
     dtype: torch.dtype | None = None,
     null_draws: int = 3,
     top_k: int = 10,
-    device: str = "cuda",
+    device: str | None = None,
 ) -> MemoryForecast:
     """Predict the peak memory of `trace` and `learn_tokens` for one prompt; the module's text tells how.
 
     Args:
         base: config of the base model (`transformers.AutoConfig.from_pretrained`).
         rlvr: config of the RLVR model.
-        image: width and height of the picture in pixels, as it comes; None: no picture.
-        text: tokens beside the picture.
-        before: how many of them come before it; None: a third.
-        tokens: length of the prompt; if it is more than picture and text, the text is longer.
-        budget: least and most pixels, as `load_pair(image_pixels=...)`.
+        image: width and height of the picture in pixels, as it comes; None: no picture; ``"auto"``: 1000 x 1000 where the
+            family's pictures can be sized (Qwen-VL). Of other families that see, `tokens` beside `text` are the picture's.
+        text: tokens beside the picture; None: what `tokens` leaves, else 300.
+        tokens: length of the prompt; None: picture and text.
+        before: how many tokens of the text come before the picture; None: a third.
+        budget: least and most pixels, as `load_pair(image_pixels=...)`; None: what transformers takes unless configured.
         replay: settings; None: the paper's. Its threshold picks cells that only the models know, so replay is predicted
             for all of them (or the quantile's share), the most it can need.
         placement: ``together``, or ``sequential`` as in `learn_problems`, where tracing is not possible.
         dtype: of the weights; None: as the configs say.
         null_draws: as in `trace`.
         top_k: as in `trace`.
-        device: what the lens sizes its blocks for: ``"cpu"`` or ``"cuda"``.
+        device: what lens and replay portion their work for, such as ``"cpu"`` or ``"cuda"``, which need not be here; None:
+            what `load_pair` would take here.
 
     Raises:
-        InputError: a prompt without tokens, an unknown placement, or an image for a family that is not Qwen-VL.
+        InputError: a prompt without tokens, or of another length than its parts; an image that can't be sized; an unknown
+            placement or device.
     """
     if placement not in ("together", "sequential"):
         raise InputError(f"`placement` is {placement!r}; expected 'together' or 'sequential'")
     replay = replay or Replay()
-    patches = (0, 0) if image is None else visual_grid(rlvr, image, budget)
-    merge = getattr(getattr(rlvr, "vision_config", None), "spatial_merge_size", 1)
-    visual = math.prod(patches) // merge**2
-    length = max(tokens or 0, visual + text)
-    if length < 1:
-        raise InputError("`text` and `tokens` are 0 and there is no `image`; give a prompt: text=300")
+    kind = _kind(device)
+    size = prompt_size(rlvr, image=image, text=text, tokens=tokens, before=before, budget=budget)
     models = {"base": on_meta(base, dtype), "rlvr": on_meta(rlvr, dtype)}
     layers = replay.loss_layers(models["rlvr"].depth)
     weights = {role: _weights(anatomy) for role, anatomy in models.items()}
     learner = models["rlvr"]
-    tower, pixels = _tower(learner, patches)
+    tower, pixels = _tower(learner, size.patches)
     sizes = {
-        "positions": length,
-        "visual": visual,
-        "before": (length - visual) // 3 if before is None else before,
-        "pixels": pixels,
+        "positions": size.positions,
+        "visual": size.visual,
+        "before": size.before,
+        "given": pixels + _IDS * size.positions,
         "tower": tower,
     }
     rows: list[tuple[str, str, int]] = []
     if placement == "together":
-        rows += [("tracing", *row) for row in _tracing(learner, weights, sizes, null_draws, top_k, device)]
-    if visual:
-        rows += [
-            ("replay", *row)
-            for row in _replay(models, weights, sizes, replay, layers, placement, base, dtype, device)
-        ]
-    shape = f"{length} tokens, {visual} of them of a picture, {learner.dtype}".replace("torch.", "")
-    return MemoryForecast(pd.DataFrame(rows, columns=["job", "part", "bytes"]), f"{shape}, {placement}")
+        rows += [("tracing", *row) for row in _tracing(learner, weights, sizes, null_draws, top_k, kind)]
+    if size.visual:
+        with portioned_for(kind):
+            found = _replay(models, weights, sizes, replay, layers, placement, base, dtype, kind)
+        rows += [("replay", *row) for row in found]
+    shape = f"{size.positions} tokens, {size.visual} of them of a picture, {learner.dtype}, {placement}, on {kind}"
+    parts = pd.DataFrame(rows, columns=["job", "part", "bytes"])
+    return MemoryForecast(parts, shape.replace("torch.", ""), (size.told,))
 
 
-def forecast_pair(
-    name: str | None = None,
-    *,
-    base: str | Path | None = None,
-    rlvr: str | Path | None = None,
-    dtype: str | None = None,
-    **prompt: Any,
-) -> MemoryForecast:
-    """`predict_memory` for a pair by name, with its preset's settings, or for two hub ids or folders.
-
-    Args:
-        name: a preset, as in `load_pair`.
-        base: hub id or folder, with a config at least.
-        rlvr: likewise.
-        dtype: such as ``"bfloat16"``; None: the preset's, else as stored.
-        **prompt: other arguments of `predict_memory`.
-
-    Raises:
-        InputError: no such pair, no readable config, or what `predict_memory` refuses.
-    """
-    preset = None if name is None else named_pair(name, base, rlvr)
-    sources = (base, rlvr) if preset is None else (preset.source("base"), preset.source("rlvr"))
-    given = {role: source for role, source in zip(ROLES, sources, strict=True) if source is not None}
-    if len(given) < len(ROLES):
-        raise InputError(
-            "`base` and `rlvr`, or a pair's `name`, are needed: forecast_pair('vl-rethinker-7b')"
-        )
-    revisions = {} if preset is None else preset.revision
-    configs = [read_config(role, source, revision=revisions.get(role)) for role, source in given.items()]
-    if preset is not None:
-        dtype = dtype or preset.dtype
-        prompt = {"budget": preset.image_pixels, "replay": Replay(**preset.replay), **prompt}
-    kind = None if dtype is None else Placement(dtype=dtype).dtype
-    return predict_memory(*configs, dtype=kind if isinstance(kind, torch.dtype) else None, **prompt)
+def _kind(device: str | None) -> str:
+    """``"cpu"`` or ``"cuda"``."""
+    if device in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return "cpu" if torch.device(device).type == "cpu" else "cuda"
+    except RuntimeError as error:
+        raise InputError(f'`device` is {device!r}; expected one of torch\'s: device="cuda"') from error
 
 
 def _weights(anatomy: Anatomy) -> int:
@@ -237,7 +194,7 @@ def _tracing(
         ("weights, base", weights["base"]),
         ("weights, RLVR", weights["rlvr"]),
         ("residuals of the base, every layer", kept),
-        ("pixels", sizes["pixels"]),
+        ("pixels and ids", sizes["given"]),
         *(
             [("a decoder layer's forward", pass_), ("lens and null", lens)]
             if pass_ + lens >= sizes["tower"]
@@ -267,7 +224,7 @@ def _replay(
     calls = 2 * len(layers) * seen * learner.hidden_size * learner.dtype.itemsize
     learning = [
         ("what the layers were called with", calls),
-        ("KV of what is before the picture", found["prefix"]),
+        ("KV of what is before the picture, and the mask", found["prefix"]),
         ("targets", found["targets"]),
         ("kept for the backward, and the backward", found["graph"]),
     ]
@@ -276,6 +233,7 @@ def _replay(
             "residuals of the base",
             len(layers) * sizes["visual"] * learner.hidden_size * learner.dtype.itemsize,
         ),
+        ("targets, all layers but one", (len(layers) - 1) * _target(learner, sizes["visual"], replay)),
         ("lens", _lens(learner, sizes["visual"], 1, replay.top_v or 1, device)),
     ]
     prefill = [("what the layers were called with", calls), ("vision tower", sizes["tower"])]
@@ -289,16 +247,24 @@ def _replay(
         [*(held if together else {"weights, RLVR": weights["rlvr"]}).items(), *learning],
     ]
     most = max(phases, key=lambda rows: sum(size for _, size in rows))
-    return [*most, ("pixels", sizes["pixels"])]
+    return [*most, ("pixels and ids", sizes["given"])]
 
 
 def _lens(anatomy: Anatomy, positions: int, distributions: int, top_k: int, device: str) -> int:
     """What the lens makes beside the normed residuals."""
     block, strip = working_sizes(positions, distributions, anatomy.vocab_size, device)
     buffers = (positions + 3 * strip) * distributions * block * 4
-    # Fewer stretches than top predictions: every logit is a candidate, with its float and some ten indices.
-    few = anatomy.vocab_size < STRETCH * top_k
-    return buffers + (min(distributions, 2) * positions * anatomy.vocab_size * 88 if few else 0)
+    # A block of fewer stretches than top predictions: every logit of it is a candidate, with its float and some ten
+    # indices. Else the logits of so many stretches are looked through, and some twice as many as are kept are candidates.
+    looked = STRETCH * top_k
+    each = 88 * block + 24 * top_k if block < looked else 5 * looked + 88 * 2 * top_k
+    return buffers + min(distributions, 2) * positions * each
+
+
+def _target(anatomy: Anatomy, cells: int, replay: Replay) -> int:
+    """What the teacher predicts at the cells of one layer."""
+    width = 8 if anatomy.dtype == torch.float64 else 4
+    return cells * (anatomy.vocab_size * width if replay.top_v is None else replay.top_v * (8 + width))
 
 
 def _pass(anatomy: Anatomy, positions: int) -> int:

@@ -7,7 +7,9 @@ Every cell has rows of its own, and together they can be larger than the model: 
 precision of the product a portion at a time, and again for the backward, and are never kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,18 @@ from workbench.traces import lens_head
 
 # Entries of gathered rows that exist at a time: on a CPU what its caches hold, on a GPU enough for efficient products.
 _PORTION_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
+# What stands in for the device of tensors that have none.
+_stand_in = ContextVar("stand_in", default="cuda")
+
+
+@contextmanager
+def portioned_for(kind: str) -> Iterator[None]:
+    """Meanwhile rows on the meta device come in the portions of a ``"cpu"`` or of ``"cuda"``, so that they can be metered."""
+    token = _stand_in.set(kind)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +202,10 @@ class _Products(torch.autograd.Function):
 def _portions(weight: Tensor, ids: Tensor | None) -> list[slice]:
     """Cells, or rows of the whole vocabulary, to be multiplied at a time."""
     count, each = (len(weight), 1) if ids is None else ids.shape
-    most = _PORTION_ELEMENTS["cpu" if weight.is_cpu else "cuda"]
+    kind = _stand_in.get() if weight.is_meta else weight.device.type
+    most = _PORTION_ELEMENTS["cpu" if kind == "cpu" else "cuda"]
     step = max(1, most // max(1, each * weight.shape[1]))
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+    starts = range(0, count, step)[
+        : 1 if weight.is_meta else None
+    ]  # where nothing is computed, one is like all
+    return [slice(start, min(start + step, count)) for start in starts]

@@ -5,8 +5,9 @@ keys and values of the positions before its first, which no later position can c
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ class Segment:
         name = _cache_argument(anatomy.layers[start])
         inside = calls[start:stop]
         self.cut = first if name and all(_can_cut(call, anatomy) for call in inside) else 0
-        self.arguments = [_from(call.arguments, self.cut) for call in inside]
+        # One mask for all layers: each would be (positions from the cut, positions).
+        causal = cache(partial(_causal, self.cut))
+        self.arguments = [_from(call.arguments, self.cut, causal) for call in inside]
         if name and self.cut:
             prefix = _Prefix()
             for layer, call, arguments in zip(self.layers, inside, self.arguments, strict=True):
@@ -105,15 +108,20 @@ def _upto(arguments: Mapping[str, Any], cut: int) -> dict[str, Any]:
     return _sliced(arguments, slice(None, cut), slice(None, cut))
 
 
-def _from(arguments: Mapping[str, Any], cut: int) -> dict[str, Any]:
+def _from(
+    arguments: Mapping[str, Any], cut: int, causal: Callable[[int, torch.device], Tensor]
+) -> dict[str, Any]:
     """A layer's arguments for the positions from `cut` on, which see all before them too."""
     kept = _sliced(arguments, slice(cut, None), slice(None))
     if cut and kept.get("attention_mask") is None:
         cosines = kept["position_embeddings"][0]
-        length = cosines.shape[-2] + cut
-        causal = torch.ones(1, 1, length, length, dtype=torch.bool, device=cosines.device).tril()
-        kept["attention_mask"] = causal[:, :, cut:]
+        kept["attention_mask"] = causal(cosines.shape[-2], cosines.device)
     return kept
+
+
+def _causal(cut: int, rows: int, device: torch.device) -> Tensor:
+    """What `rows` positions after the first `cut` may see: (1, 1, rows, cut + rows)."""
+    return torch.ones(1, 1, rows, cut + rows, dtype=torch.bool, device=device).tril_(cut)
 
 
 def _sliced(arguments: Mapping[str, Any], rows: slice, columns: slice) -> dict[str, Any]:
