@@ -9,9 +9,13 @@ import tiny
 from workbench import measuring
 from workbench.drifts import Reference
 from workbench.experiments import ablate
+from workbench.pairs import load_pair
 from workbench.problems import load_problems
+from workbench.prompts import TokenKind
 from workbench.reuse import Reuse, bytes_of
+from workbench.sweeps import costs
 from workbench.sweeps.plan import plan_cells
+from workbench.sweeps.spec import PairSource
 from workbench.sweeps.worker import COLUMNS, Bench, Job
 
 
@@ -147,3 +151,10 @@ def test_reuse_drops_what_was_not_used_for_longest():
     reuse.of("large", lambda: torch.zeros(1000))
     assert reuse.held <= 160
     assert bytes_of((torch.zeros(2, dtype=torch.float64), "text", None)) == 16
+
+
+@pytest.mark.parametrize("source", ["shapes", "shapes-video", "shapes-agent", "easy-vqa"])
+def test_a_plan_counts_the_visual_tokens_that_prompts_have(source):
+    pair, problems = load_pair("shapes"), load_problems(source, limit=3)
+    true = [int((pair.encode(problem).kinds == TokenKind.VISUAL).sum()) for problem in problems]
+    assert costs._visual(PairSource(name="shapes"), problems) == sum(true) / 3

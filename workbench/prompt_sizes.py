@@ -126,7 +126,7 @@ def visual_grid(config: Any, size: tuple[int, int], budget: tuple[int, int] | No
 
 
 def configured_budget(
-    source: str | Path, config: Any, *, revision: str | None = None
+    source: str | Path, config: Any, *, revision: str | None = None, videos: bool = False
 ) -> tuple[int, int] | None:
     """Least and most pixels that a checkpoint's processor resizes an image to, from its files; None without them.
 
@@ -134,6 +134,7 @@ def configured_budget(
         source: folder or hub id.
         config: of the model that is to see the patches.
         revision: hub revision.
+        videos: those of a frame instead.
 
     Raises:
         InputError: files that can't be read, or patches of another size than the model's.
@@ -143,14 +144,15 @@ def configured_budget(
         return None
     where = str(folder) if folder.is_dir() else str(source)
     try:
-        processor: Any = transformers.AutoImageProcessor.from_pretrained(where, revision=revision)
+        reader = transformers.AutoVideoProcessor if videos else transformers.AutoImageProcessor
+        processor: Any = reader.from_pretrained(where, revision=revision)
     except Exception as error:  # transformers raises its own and the hub's, of any type
         if not folder.is_dir() and isinstance(error, OSError):
             return None
         told = " ".join(str(error).split())[:300]
         raise InputError(
-            f"`processor` {where!r}: its image processor can't be read ({told}); mend its files, or give `budget`, the "
-            "least and most pixels: budget=(3136, 1003520)"
+            f"`processor` {where!r}: its {'video' if videos else 'image'} processor can't be read ({told}); mend its files, or "
+            "give `budget`, the least and most pixels: budget=(3136, 1003520)"
         ) from error
     for name, key in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size")):
         cuts, reads = getattr(processor, name, None), getattr(config.vision_config, key)

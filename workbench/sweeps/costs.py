@@ -13,11 +13,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from workbench.conditions import Condition, Patch, Replay
 from workbench.errors import InputError
+from workbench.pair_presets import ROLES
 from workbench.sweeps.plan import Cell, by_problem, folder_of, load_set
 from workbench.sweeps.spec import PairSource, Sweep
 from workbench.tables import duration
@@ -283,19 +285,39 @@ def _conditions(sweep: Sweep, pair: PairSource) -> dict[str, Condition]:
 
 
 def _visual(pair: PairSource, problems: Sequence[Any]) -> float:
-    """Visual tokens of the first few problems on average: a patch and its neighbours, within the pair's budget."""
-    config = json.loads((folder_of(pair, "rlvr") / "config.json").read_text())
-    tower = config.get("vision_config") or {}
-    side = tower.get("patch_size", 14) * tower.get("spatial_merge_size", 2)
-    preset, usual = pair.preset, (1, 1280 * side**2)
-    still, moving = (preset.image_pixels or usual, preset.frame_pixels or usual) if preset else (usual, usual)
+    """Visual tokens of the first few problems on average, as the pair's processor cuts their pictures."""
+    from workbench.checkpoints import read_config
+    from workbench.prompt_sizes import QWEN_VL, configured_budget, visual_grid
 
-    def tokens(pictures: Sequence[Any], budget: tuple[int, int]) -> int:
-        sizes = (min(max(p.width * p.height, budget[0]), budget[1]) for p in pictures)
-        return sum(math.ceil(size / side**2) for size in sizes)
+    told = json.loads((folder_of(pair, "rlvr") / "config.json").read_text()).get("vision_config") or {}
+    patch, merge = told.get("patch_size", 14), told.get("spatial_merge_size", 2)
+    config: Any = None
+    if told.get("model_type", "").removesuffix("_vision") in QWEN_VL:
+        config = read_config("rlvr", folder_of(pair, "rlvr"))
+    preset = pair.preset
+    readers = (preset and preset.processor, *ROLES)
 
-    found = [
-        tokens(problem.images, still) + tokens(problem.video, moving) / tower.get("temporal_patch_size", 2)
+    def configured(videos: bool) -> tuple[int, int] | None:
+        if config is None:
+            return None
+        budgets = (configured_budget(folder_of(pair, r), config, videos=videos) for r in readers if r)
+        return next((budget for budget in budgets if budget), None)
+
+    still = (preset and preset.image_pixels) or configured(videos=False)
+    moving = (preset and preset.frame_pixels) or (
+        configured(videos=True) if any(p.video for p in problems) else None
+    )
+
+    @cache
+    def tokens(size: tuple[int, int], budget: tuple[int, int] | None) -> float:
+        if config is not None:
+            return math.prod(visual_grid(config, size, budget)) / merge**2
+        least, most = budget or (1, 1280 * (patch * merge) ** 2)
+        return math.ceil(min(max(math.prod(size), least), most) / (patch * merge) ** 2)
+
+    counts = [
+        sum(tokens(p.size, still) for p in problem.images)
+        + sum(tokens(p.size, moving) for p in problem.video) / told.get("temporal_patch_size", 2)
         for problem in islice(problems, 8)
     ]
-    return sum(found) / max(1, len(found))
+    return sum(counts) / max(1, len(counts))
