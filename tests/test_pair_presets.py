@@ -265,11 +265,28 @@ def test_pairs_are_listed_with_what_is_found_locally(monkeypatch, tmp_path, home
     assert pair_preset("video-r1-7b").found("base") is None
     assert pair_preset("shapes").found("base") == PACKAGED.parent.parent / "organism" / "weights" / "base"
     runner = CliRunner()
-    listed = runner.invoke(app, ["pairs", "list"], env={"COLUMNS": "200"})
+    listed = runner.invoke(app, ["pairs", "list"], env={"COLUMNS": "80"})
     assert listed.exit_code == 0
-    for name in ("shapes", *PAPER):
-        assert name in listed.stdout
-    own = runner.invoke(app, ["pairs", "list", str(home / "pairs.yaml")], env={"COLUMNS": "200"})
+    words = set(listed.stdout.split())
+    for name, preset in read_presets().items():  # every name and hub id can be copied
+        assert {name, preset.id_of("base"), preset.id_of("rlvr")} <= words
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+
+
+def test_long_names_and_folders_are_never_cut(tmp_path):
+    name, folder = "a-name-that-is-rather-long-for-a-pair", f"/models/{'deep/' * 12}last"
+    (tmp_path / "pairs.yaml").write_text(yaml.safe_dump({name: {"base": folder, "rlvr": "./rlvr"}}))
+    listed = CliRunner().invoke(app, ["pairs", "list", str(tmp_path / "pairs.yaml")], env={"COLUMNS": "80"})
+    assert name in listed.stdout.split()
+    assert "…" not in listed.stdout
+    told = "".join(
+        line.removeprefix(name).split()[0] for line in listed.stdout.splitlines()[2:] if line.strip()
+    )
+    assert folder in told
+
+
+def test_settings_of_ones_own_pairs_are_listed(home):
+    own = CliRunner().invoke(app, ["pairs", "list", str(home / "pairs.yaml")], env={"COLUMNS": "80"})
     assert "mine" in own.stdout
     assert "K 2, tau 0.3" in own.stdout
 

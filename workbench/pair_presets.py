@@ -158,21 +158,30 @@ class PairPreset:
 
 
 def preset_table(presets: Iterable[PairPreset]) -> "Table":
-    """Presets as a table for the terminal."""
+    """Presets as a table for the terminal; ``here``: which of the two models lie on this machine.
+
+    On 80 columns the package's names and hub ids stand whole on a line.
+    """
+    from rich import box
     from rich.table import Table
 
-    table = Table("name", "base, RLVR", "replay", "pixels", "asked with", "on this machine")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 1, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("base, RLVR", overflow="fold")
+    table.add_column("here")
+    table.add_column("settings", max_width=23)
     for preset in presets:
         replay = {"layers": "16 of 28", "tau": 0.4, "alpha": 10.0, **preset.replay}
         budgets = {"image": preset.image_pixels, "frame": preset.frame_pixels}
-        sources = [preset.id_of(role) for role in ROLES]
+        told = [f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}"]
+        told += [f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b]
+        here = [{"base": "base", "rlvr": "RLVR"}[role] for role in ROLES if preset.found(role)]
+        told += [asked] if (asked := ", ".join(preset.in_words())) else []
         table.add_row(
             preset.name,
-            "\n".join(sources),
-            f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}",
-            "\n".join(f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b) or "as configured",
-            ", ".join(preset.in_words()) or "nothing added",
-            "\n".join("yes" if preset.found(role) else "no" for role in ROLES),
+            "\n".join(preset.id_of(role) for role in ROLES),
+            "both" if len(here) == 2 else "".join(here) or "no",
+            "\n".join(told),
         )
     return table
 
