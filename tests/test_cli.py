@@ -142,6 +142,14 @@ def test_agent_on_own_models(folders, tmp_path, workbench):
     assert "`turns` is 0" in err
 
 
+def test_agent_without_arguments_has_scenes_to_zoom_into(workbench, tmp_path):
+    code, _, err = workbench("agent", "--limit", "2", "--out", "run")
+    assert code == 0, err
+    agents = pd.read_parquet(tmp_path / "run" / "tables" / "agents.parquet")
+    assert agents["calls"].sum() > 0
+    assert agents["problem"].str.startswith("shapes-agent").all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -153,6 +161,10 @@ def test_agent_on_own_models(folders, tmp_path, workbench):
         (("study", "--dtype", "float8"), "float8"),
         (("study", "--ablate", "maybe"), "maybe"),
         (("study", "--out", "/dev/null/run"), "can't be written"),
+        (("study", "--batch-size", "0"), "Invalid value for '--batch-size'"),
+        (("ablate", "--batch-size", "-1"), "Invalid value for '--batch-size'"),
+        (("ablate", "--max-new-tokens", "0"), "Invalid value for '--max-new-tokens'"),
+        (("agent", "--max-new-tokens", "0"), "Invalid value for '--max-new-tokens'"),
         (("conform", "nowhere"), "nowhere"),
         (("organism", "train", "--recipe", "none.yaml"), "can't be read"),
         (("organism", "evaluate", "--folder", "nowhere"), "holds no model"),

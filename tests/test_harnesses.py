@@ -121,6 +121,11 @@ def test_likelihoods_are_those_of_the_library(tiny_pair, condition):
         assert score == pytest.approx(-nats * len(ids), abs=1e-4)
 
 
+def test_no_tokens_are_refused(tiny_pair):
+    with pytest.raises(InputError, match="`max_new_tokens` is 0; expected a whole number of at least 1"):
+        Responder.of(tiny_pair).answer(asked(tiny.problem()), max_new_tokens=0)
+
+
 def test_what_greedy_decoding_says_is_known_as_greedy(tiny_pair):
     problem = tiny.problem()
     (response,) = Responder.of(tiny_pair, PATCH).answer(asked(problem), max_new_tokens=3)

@@ -89,10 +89,10 @@ def study(
             top_k=top_k,
             null_draws=null_draws,
             bins=bins,
-            batch_size=batch_size or batch_of(loaded),
+            batch_size=batch_of(loaded) if batch_size is None else batch_size,
             interventions=matrix_of(loaded, tau, alpha, layers, threshold, engine) if asked else None,
             samples=samples,
-            max_new_tokens=max_new_tokens or longest_answer(loaded),
+            max_new_tokens=longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
             engine=engine.value if engine else None,
             perturbed=perturbed,
             controls=controls_of(loaded) if perturbed else None,
@@ -157,8 +157,8 @@ def ablate(
             "samples": samples,
             "temperature": temperature,
             "seed": seed,
-            "max_new_tokens": max_new_tokens or longest_answer(loaded),
-            "batch_size": batch_size or batch_of(loaded),
+            "max_new_tokens": longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
+            "batch_size": batch_of(loaded) if batch_size is None else batch_size,
             **({} if engine is None else {"engine": engine.value}),
         }
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
@@ -226,7 +226,7 @@ def make_figures(
 
 @app.command()
 def agent(
-    problems: options.Problems = "shapes",
+    problems: options.Problems = "shapes-agent",
     pair: options.Pair = None,
     base: options.Base = None,
     rlvr: options.Rlvr = None,
@@ -273,7 +273,7 @@ def agent(
             "turns": turns,
             "temperature": temperature,
             "seed": seed,
-            "max_new_tokens": max_new_tokens or longest_answer(loaded),
+            "max_new_tokens": longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
             "lens": lens,
             **({} if engine is None else {"engine": engine.value}),
         }

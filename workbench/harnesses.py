@@ -134,7 +134,8 @@ class Responder:
         Raises:
             InputError: a number outside its range.
         """
-        stops, longest = tuple(stop), max_new_tokens or longest_answer(self.pair)
+        stops = tuple(stop)
+        longest = longest_answer(self.pair) if max_new_tokens is None else max_new_tokens
         check_sampling(1, temperature, longest)
 
         def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[str]:

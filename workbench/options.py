@@ -78,12 +78,12 @@ Device = Annotated[
 PairDtype = Annotated[Dtype | None, typer.Option(help="The default is the pair's preset, else as stored.")]
 Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
 BatchSize = Annotated[
-    int | None, typer.Option(help="Prompts per forward; the default is the pair's preset, else 8.")
+    int | None, typer.Option(help="Prompts per forward; the default is the pair's preset, else 8.", min=1)
 ]
 Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
 NewTokens = Annotated[
     int | None,
-    typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024."),
+    typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024.", min=1),
 ]
 Engine = Annotated[
     Engines | None,
