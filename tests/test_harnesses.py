@@ -1,5 +1,7 @@
 """Questions of an evaluation harness: they become problems, fail alone, and are answered as the library answers them."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 
@@ -51,6 +53,13 @@ def test_words_of_a_command_line_become_a_condition():
         (1, 2),
         preset.replay["tau"],
         4,
+    )
+    own = replace(
+        made.pair, preset=replace(preset, patch={"threshold": "fixed", "levels": (1, 2), "layers": 2})
+    )
+    assert Responder.of(own, "patch").condition.levels == (1, 2)
+    assert Responder.of(own, "patch", layers=1).condition == Patch(
+        layers=1, tau=0.4, threshold=preset.replay["threshold"]
     )
     assert [Responder.of(made.pair, word).condition for word in (None, "none", "rlvr", "base")] == [
         "rlvr",

@@ -26,7 +26,7 @@ from workbench.likelihoods import response_ids, response_scores
 from workbench.measuring import Condition, answered_by, intervene
 from workbench.pairs import ModelPair, load_pair
 from workbench.patching import Patch
-from workbench.presets import batch_of, longest_answer, settings_for
+from workbench.presets import batch_of, longest_answer, matrix_settings
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.replay import Replay
@@ -270,7 +270,7 @@ def _condition(pair: ModelPair, wanted: Condition | str | None, settings: Mappin
     if isinstance(wanted, Replay | Patch | Adapter):
         return wanted
     if wanted in _NAMED:
-        chosen = default_matrix(pair.depth, **settings_for(pair))[_NAMED[wanted]]
+        chosen = default_matrix(pair.depth, **matrix_settings(pair, settings))[_NAMED[wanted]]
         return replace(chosen, **{name: _value(value) for name, value in settings.items()})
     return "base" if wanted == "base" else "rlvr"
 

@@ -143,12 +143,11 @@ def matrix_of(
     """
     from workbench.conditions import default_matrix
     from workbench.measuring import drawn_by_engine
-    from workbench.presets import settings_for
+    from workbench.presets import matrix_settings
 
-    given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
-    matrix = default_matrix(
-        pair.depth, **settings_for(pair) | {k: v for k, v in given.items() if v is not None}
-    )
+    options = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
+    given = {name: value for name, value in options.items() if value is not None}
+    matrix = default_matrix(pair.depth, **matrix_settings(pair, given) | given)
     left = [
         name for name, condition in matrix.items() if engine is not None and not drawn_by_engine(condition)
     ]

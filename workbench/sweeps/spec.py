@@ -140,12 +140,12 @@ class Sweep(Checked):
         Raises:
             InputError: a combination that `Replay` or `Patch` refuses, or deeper than the models.
         """
-        known = {} if pair.preset is None else dict(pair.preset.replay)
         made: dict[str, Condition] = {name: name for name in self.plain}
         for entry, grid in self.interventions.items():
             for title, chosen in grid.combinations(entry):
                 if self._left_out({"pair": pair.title, "intervention": entry, **chosen}):
                     continue  # it need not make sense
+                known = {} if pair.preset is None else pair.preset.matrix(chosen)
                 try:
                     for name, condition in grid.build(title, chosen, known, depth).items():
                         made[name] = condition
