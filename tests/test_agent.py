@@ -88,6 +88,41 @@ def test_a_crop_comes_back_as_an_image_in_the_next_prompt(tiny_pair):
     assert torch.equal(pixels[start:], alone.model_inputs["pixel_values"])
 
 
+def test_crops_of_a_picture_above_the_budget(tiny_pair):
+    large = problem()
+    large = replace(
+        large, images=(tiny.image(192, 96),)
+    )  # 18432 pixels, where the processor has at most 2304
+
+    def crops(*texts, **settings):
+        respond = script(*texts, ANSWER)
+        transcript = run_agent(tiny_pair, large, respond=respond, max_new_tokens=50, **settings)
+        return [turn.call.box for turn in transcript.turns[:-1]], respond.heard
+
+    grids = tiny_pair.encode(large).grids
+    assert grids == ((1, 4, 8),)  # 8 pixels each: seen as 64 x 32
+    first, second = call((32, 0, 64, 16)), call((0, 0, 16, 24), image_index=1)
+    assert crops(first)[0] == [(32, 0, 64, 28)]  # at full size, as in the released loop; grown to 28
+    boxes, heard = crops(first, second, tool=ZoomTool(relative_to="seen", min_side=1))
+    assert boxes[0] == (96, 0, 192, 48)
+    assert heard[1][0].grids == (*grids, (1, 4, 8))  # the crop, resized too
+    assert boxes[1] == (0, 0, 24, 36)
+    assert "Image 1, cut out of image 0:\n" in text_of(heard[1][0])
+    whole = replace(tiny_pair, preset=replace(pair_preset("deepeyes-7b"), zoom={"relative_to": 1000}))
+    respond = script(call((500, 0, 1000, 500)), ANSWER)
+    transcript = run_agent(whole, large, respond=respond, max_new_tokens=50)
+    assert transcript.turns[0].call.box == (96, 0, 192, 48)
+    assert transcript.settings["tool"]["relative_to"] == 1000
+
+
+def test_what_was_seen_is_known_of_qwen_only(pair_of):
+    asked = tiny.problem("llava", system="Look.")
+    with pytest.raises(
+        InputError, match=r"relative_to='seen', which is for .*llava cuts pictures in another"
+    ):
+        run_agent(pair_of("llava"), asked, tool=ZoomTool(relative_to="seen"))
+
+
 def test_crops_of_crops_and_of_further_images(tiny_pair):
     transcript, heard = run(
         tiny_pair,

@@ -136,7 +136,14 @@ def test_agent_on_own_models(folders, tmp_path, workbench):
     spec = json.loads((tmp_path / "run" / "spec.json").read_text())
     name, chosen = spec["settings"]["intervention"]
     assert (name, chosen["select"], chosen["threshold"]) == ("Replay", "low", "quantile")
+    assert spec["settings"]["tool"]["relative_to"] is None
     assert workbench(*arguments, "--out", "run")[0] == 2
+    assert workbench(*arguments, "--relative-to", "seen", "--out", "seen")[0] == 0
+    spec = json.loads((tmp_path / "seen" / "spec.json").read_text())
+    assert spec["settings"]["tool"]["relative_to"] == "seen"
+    code, _, err = workbench(*arguments, "--relative-to", "sen", "--out", "other")
+    assert code == 2
+    assert "`--relative-to` is 'sen'; expected pixels, seen or a number" in err
     code, _, err = workbench(*arguments, "--turns", "0", "--out", "other")
     assert code == 2
     assert "`turns` is 0" in err

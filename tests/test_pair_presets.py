@@ -267,6 +267,11 @@ def test_names_that_are_not_there(home, name, message):
             {"patch": {"threshold": "fixed", "levels": [1, 2.5], "layers": 3}},
             r"expected settings of `Patch` \(`levels` gives 2 entropies, expected 3",
         ),
+        (
+            {"zoom": {"relative_to": "sen"}},
+            r"`zoom` is .*; expected settings of `ZoomTool` \(`relative_to` is",
+        ),
+        ({"zoom": {"size": 3}}, r"`zoom` is .*; expected entries among name, relative_to, min_side"),
         ({"revision": ["a"]}, r"`revision` is \['a'\]; expected entries among base, rlvr"),
         ({"image_pixels": [9, 1]}, r"`image_pixels` is \[9, 1\]; expected least and most pixels: \[3136"),
         ({"image_pixels": 9}, r"`image_pixels` is 9; expected least and most"),

@@ -23,7 +23,7 @@ import pandas as pd
 
 from workbench.adapters import Adapter
 from workbench.amortised import predict_tokens
-from workbench.chat import Message, as_said
+from workbench.chat import Message, as_said, pixel_budget
 from workbench.conditions import Patch, Replay
 from workbench.decoding import Engine, Intervention, Model, Response, decode
 from workbench.errors import InputError
@@ -41,7 +41,6 @@ from workbench.zoom import STOPS, ZoomTool, utf8
 Respond = Callable[[ModelPair, EncodedPrompt, Intervention | None], Response]
 """How a turn is decoded: (pair, prompt, its intervention) -> one response."""
 
-_ZOOM = ZoomTool()
 _CHARACTERS = 16  # a token stands for no more, on average: longer texts are not even tokenized
 _UNKNOWN = 32_768  # positions of a model whose config does not say
 
@@ -57,7 +56,7 @@ def run_agent(
     seed: int = 0,
     max_new_tokens: int = 1024,
     max_context: int | None = None,
-    tool: ZoomTool = _ZOOM,
+    tool: ZoomTool | None = None,
     lens: bool = False,
     engine: Engine | None = None,
     respond: Respond | None = None,
@@ -75,16 +74,19 @@ def run_agent(
         seed: of the samples.
         max_new_tokens: where a response is cut off.
         max_context: tokens of prompt and response together at most; default: what the models' config allows.
-        tool: how calls are read.
+        tool: how calls are read; None: as the pair's preset says, else a `ZoomTool()`.
         lens: also trace both models on every turn's prompt, for overlays on the transcript's page.
         engine: what draws the responses, as in `decode`.
         respond: draws the responses instead of `decode`.
 
     Raises:
         InputError: a number outside its range, a problem without images, an intervention that does not fit the model,
-            a first prompt that exceeds the context, or a chat template that refuses several turns.
+            a tool that needs pictures resized as Qwen-VL does, a first prompt that exceeds the context, or a chat template that
+            refuses several turns.
     """
     limit = _limit(pair) if max_context is None else max_context
+    tool = tool or tool_of(pair)
+    _check_tool(pair, tool)
     _check(problem, model, intervention, turns, limit)
     how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
     answer = respond or _decoder(model, {**how, "engine": engine})
@@ -111,7 +113,8 @@ def run_agent(
         making = time.perf_counter()
         response = answer(pair, prompt, made)
         seconds = time.perf_counter() - making
-        step = tool.read(utf8(response.text), [image.size for image in images])
+        seen = _seen(pair, prompt) if tool.relative_to == "seen" else None
+        step = tool.read(utf8(response.text), [image.size for image in images], seen)
         crop = tool.crop(step.call, images) if step.call else None
         done.append(
             Turn(
@@ -179,6 +182,7 @@ def run_agents(
     """
     for problem in problems:
         _check_images(problem)
+    settings["tool"] = settings.get("tool") or tool_of(pair)
     found = []
     for number, problem in enumerate(problems, start=1):
         page = f"{number:04d}.html"
@@ -196,6 +200,11 @@ def run_agents(
             progress("agent", number, len(problems))
     agents, turns = zip(*found, strict=True)
     return {"agents": pd.concat(agents, ignore_index=True), "turns": pd.concat(turns, ignore_index=True)}
+
+
+def tool_of(pair: ModelPair) -> ZoomTool:
+    """The zoom tool as the pair's preset describes it."""
+    return ZoomTool(**(pair.preset.zoom if pair.preset else {}))
 
 
 def _row(transcript: Transcript, page: str) -> pd.DataFrame:
@@ -246,6 +255,21 @@ def _summary(made: LearnedTokens | PreparedPatch | None) -> dict[str, Any]:
     losses = made.losses.tolist() or [float("nan")]
     share = float(made.mask[:, made.visual].float().mean())
     return {"cells": share, "first_loss": losses[0], "last_loss": losses[-1], "stopped": made.stopped}
+
+
+def _check_tool(pair: ModelPair, tool: ZoomTool) -> None:
+    if tool.relative_to == "seen" and pixel_budget(getattr(pair.processor, "image_processor", None)) is None:
+        raise InputError(
+            "`tool` has relative_to='seen', which is for families that resize a picture of any size (Qwen-VL); "
+            f"{pair.rlvr.family} cuts pictures in another way: ZoomTool(relative_to=None), or relative_to=1000"
+        )
+
+
+def _seen(pair: ModelPair, prompt: EncodedPrompt) -> list[tuple[int, int]]:
+    """(width, height) in pixels of every image as it was resized."""
+    part: Any = getattr(pair.processor, "image_processor", None)
+    side = part.patch_size * part.merge_size
+    return [(columns * side, rows * side) for _, rows, columns in prompt.grids]
 
 
 def _limit(pair: ModelPair) -> int:

@@ -16,6 +16,7 @@ from workbench.options import (
     quiet,
     refusals,
     size_of,
+    tool_of,
 )
 
 app = typer.Typer(
@@ -243,6 +244,7 @@ def agent(
         options.Agents, typer.Option(help="Made anew at every turn, at low entropy.")
     ] = options.Agents.NONE,
     turns: Annotated[int, typer.Option(help="Responses at most.")] = 10,
+    relative_to: options.RelativeTo = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: options.Seed = 0,
     max_new_tokens: options.NewTokens = None,
@@ -275,10 +277,14 @@ def agent(
             "seed": seed,
             "max_new_tokens": longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
             "lens": lens,
+            "tool": tool_of(loaded, relative_to),
             **({} if engine is None else {"engine": engine.value}),
         }
         made = settings["intervention"]
-        told = {"intervention": made and [type(made).__name__, asdict(made)]}
+        told = {
+            "intervention": made and [type(made).__name__, asdict(made)],
+            "tool": asdict(settings["tool"]),
+        }
         spec = {"pair": dict(loaded.provenance), "settings": settings | told}
         spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
         with run_folder(out, "agent", spec, overwrite=overwrite) as work:

@@ -89,6 +89,13 @@ Engine = Annotated[
     Engines | None,
     typer.Option(help="What draws the responses: vllm (extra `vllm`); the default is this process."),
 ]
+RelativeTo = Annotated[
+    str | None,
+    typer.Option(
+        help="What boxes count: pixels (of the image at full size), seen (pixels of the image as resized for the model), or "
+        "what its whole width counts, such as 1000; the default is the pair's preset, else pixels."
+    ),
+]
 Run = Annotated[
     Path | None, typer.Option(help="A finished study or ablation to take tables from; nothing is computed.")
 ]
@@ -156,6 +163,25 @@ def matrix_of(
             f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}.", err=True
         )
     return {name: condition for name, condition in matrix.items() if name not in left}
+
+
+def tool_of(pair: Any, relative_to: str | None) -> Any:
+    """The pair's zoom tool, with what the option changes."""
+    from dataclasses import replace
+
+    from workbench.agent import tool_of as own
+
+    if relative_to is None:
+        return own(pair)
+    try:
+        counted = (
+            {"pixels": None, "seen": "seen"}[relative_to] if relative_to.isalpha() else float(relative_to)
+        )
+    except (KeyError, ValueError):
+        raise InputError(
+            f"`--relative-to` is {relative_to!r}; expected pixels, seen or a number: --relative-to 1000"
+        ) from None
+    return replace(own(pair), relative_to=counted)
 
 
 def size_of(text: str) -> tuple[int, int] | None:

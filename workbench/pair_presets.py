@@ -16,6 +16,7 @@ from workbench.conditions import Patch
 from workbench.errors import InputError
 from workbench.problems import Problem, Verifier, wording
 from workbench.rows import nearest
+from workbench.zoom import ZoomTool
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,9 +42,11 @@ _PATCH: dict[str, tuple[type, ...]] = {
     "only_where_base_lower": (bool,),
     "positions": (str,),
 }
+_ZOOM: dict[str, tuple[type, ...]] = {"name": (str,), "relative_to": (float, int, str), "min_side": (int,)}
 _LINES = {
     "replay": "replay: {tau: 0.4, layers: 16}",
     "patch": "patch: {threshold: fixed, layers: 2, levels: [4.8, 4.7]}",
+    "zoom": "zoom: {relative_to: 1000}",
 }
 _SHARED = {"tau", "layers", "threshold"}
 """Fields that say for tokens and for patches which cells are meant."""
@@ -73,6 +76,8 @@ class PairPreset:
     """Arguments of `Replay` and `default_matrix`; what is not there has its default."""
     patch: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of `Patch`; what is not there is as in `replay`."""
+    zoom: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `ZoomTool`."""
     longest_answer: int = 1024
     batch_size: int = 8
     control: str | None = None
@@ -91,6 +96,7 @@ class PairPreset:
             ("endings", dict.fromkeys(Verifier, (str,))),
             ("replay", _REPLAY),
             ("patch", _PATCH),
+            ("zoom", _ZOOM),
         ):
             table, line = getattr(self, name) or {}, _LINES.get(name, _LINES["replay"])
             if not isinstance(table, Mapping) or not set(table) <= set(known):
@@ -103,7 +109,7 @@ class PairPreset:
                     raise self._wrong(name, f"`{key}` as {known[key][0].__name__}", line)
             lists = {key: tuple(value) for key, value in kept.items() if isinstance(value, list)}
             object.__setattr__(self, name, kept | lists)
-        self._check_patch()
+        self._check_values()
         for name in ("image_pixels", "frame_pixels"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_budget(f"{self._here}: `{name}`", value))
@@ -125,16 +131,19 @@ class PairPreset:
     def _wrong(self, name: str, expected: str, line: str) -> InputError:
         return InputError(f"{self._here}: `{name}` is {getattr(self, name)!r}; expected {expected}: {line}")
 
-    def _check_patch(self) -> None:
+    def _check_values(self) -> None:
         for name, kinds in (("levels", (float, int)), ("layers", (int,))):
             value = self.patch.get(name)
             if isinstance(value, tuple) and not all(type(item) in kinds for item in value):
                 raise self._wrong("patch", f"`{name}` as a list of {kinds[0].__name__}", _LINES["patch"])
         shared = {name: self.replay[name] for name in _SHARED if name in self.replay}
-        try:
-            Patch(**{"layers": len(self.patch.get("levels", ())) or 7, **shared, **self.patch})
-        except InputError as error:
-            raise self._wrong("patch", f"settings of `Patch` ({error})", _LINES["patch"]) from error
+        patch = {"layers": len(self.patch.get("levels", ())) or 7, **shared, **self.patch}
+        for name, kind, settings in (("patch", Patch, patch), ("zoom", ZoomTool, self.zoom)):
+            try:
+                kind(**settings)
+            except InputError as error:
+                said = f"settings of `{kind.__name__}` ({error})"
+                raise self._wrong(name, said, _LINES[name]) from error
 
     def matrix(self, changed: Iterable[str] = ()) -> dict[str, Any]:
         """Arguments of `default_matrix`, of which those named in ``changed`` will be given other values.
