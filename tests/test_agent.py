@@ -123,6 +123,19 @@ def test_what_was_seen_is_known_of_qwen_only(pair_of):
         run_agent(pair_of("llava"), asked, tool=ZoomTool(relative_to="seen"))
 
 
+def test_a_turn_of_which_nothing_is_selected_is_the_models_own(tiny_pair, tmp_path):
+    replay = wb.Replay(layers=2, tau=0.1, iterations=2)
+    transcript, heard = run(tiny_pair, call(), ANSWER, intervention=replay)
+    assert transcript.ended == "answer"
+    assert [turn.made["stopped"] for turn in transcript.turns] == ["nothing selected"] * 2
+    assert not any(made.tokens.any() for _, made in heard)
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    respond = script(call(), ANSWER)
+    with pytest.warns(UserWarning, match="selects no visual position at 2 of 2 turns"):
+        run_agents(tiny_pair, [problem()], pages, intervention=replay, respond=respond, max_new_tokens=5)
+
+
 def test_crops_of_crops_and_of_further_images(tiny_pair):
     transcript, heard = run(
         tiny_pair,

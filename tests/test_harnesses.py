@@ -130,6 +130,17 @@ def test_likelihoods_are_those_of_the_library(tiny_pair, condition):
         assert score == pytest.approx(-nats * len(ids), abs=1e-4)
 
 
+def test_questions_of_which_nothing_is_selected_are_answered_as_they_are(tiny_pair):
+    problems = [replace(tiny.problem(seed=seed), id=f"p{seed}") for seed in range(3)]
+    some = Responder.of(tiny_pair, Replay(layers=2, tau=0.95, iterations=2), batch_size=1)
+    with pytest.warns(UserWarning, match="selects no visual position of 2 of 3 prompts"):
+        found = some.answer(asked(*problems), max_new_tokens=4)
+    assert found[:2] == Responder.of(tiny_pair).answer(asked(*problems[:2]), max_new_tokens=4)
+    assert some.answer(asked(problems[0]), max_new_tokens=4) == found[:1]
+    with pytest.raises(InputError, match="no visual position of 2 of 2 prompts"):
+        some.answer(asked(*problems[:2]), max_new_tokens=4)
+
+
 def test_no_tokens_are_refused(tiny_pair):
     with pytest.raises(InputError, match="`max_new_tokens` is 0; expected a whole number of at least 1"):
         Responder.of(tiny_pair).answer(asked(tiny.problem()), max_new_tokens=0)

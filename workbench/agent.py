@@ -1,7 +1,8 @@
 """Visual agents: a model that looks closer, turn by turn, until it answers.
 
 1. Each turn's prompt is the whole conversation: system text, problem, what the model said and what it was shown. An
-   intervention is made anew on that prompt, with all its images: tokens are learnt, or cells recorded.
+   intervention is made anew on that prompt, with all its images: tokens are learnt, or cells recorded. Where replay
+   selects none of its cells the model answers as it is.
 2. The model responds, up to the first ``</tool_call>`` or ``</answer>``.
 3. An answer ends it. A call brings a crop as a new image, anything else a sentence about what is wrong (`zoom`).
 4. It also ends after ``turns`` responses, or when the next one would not fit the context.
@@ -14,6 +15,7 @@ patches; here a call is strict JSON, and replay is possible at every turn.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +35,7 @@ from workbench.pairs import ModelPair
 from workbench.patching import PreparedPatch, prepare_patch
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, TokenKind
-from workbench.replay import LearnedTokens, learn_tokens
+from workbench.replay import NOTHING, LearnedTokens, learn_many
 from workbench.traces import trace
 from workbench.transcripts import Ended, Transcript, Turn
 from workbench.zoom import STOPS, ZoomTool, utf8
@@ -198,8 +200,15 @@ def run_agents(
         found.append(tables)
         if progress:
             progress("agent", number, len(problems))
-    agents, turns = zip(*found, strict=True)
-    return {"agents": pd.concat(agents, ignore_index=True), "turns": pd.concat(turns, ignore_index=True)}
+    agents, turns = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+    stopped = turns["made_stopped"].tolist() if "made_stopped" in turns else []
+    if empty := stopped.count(NOTHING):
+        warnings.warn(
+            f"`intervention` selects no visual position at {empty} of {len(stopped)} turns: the model is left as it is there; "
+            "raise tau, or use threshold='quantile'",
+            stacklevel=2,
+        )
+    return {"agents": agents, "turns": turns}
 
 
 def tool_of(pair: ModelPair) -> ZoomTool:
@@ -237,7 +246,7 @@ def _make(
 ) -> LearnedTokens | PreparedPatch | None:
     """The intervention on this turn's whole context."""
     if isinstance(intervention, Replay):
-        return learn_tokens(pair, prompt, intervention)
+        return learn_many(pair, [prompt], intervention)[0]  # none, where a turn has no cell that is selected
     if isinstance(intervention, Adapter):
         return predict_tokens(pair, prompt, intervention)
     return None if intervention is None else prepare_patch(pair, prompt, intervention)

@@ -29,7 +29,7 @@ from workbench.patching import Patch
 from workbench.presets import batch_of, longest_answer, matrix_settings
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, TokenKind
-from workbench.replay import Replay
+from workbench.replay import Replay, check_selected, unselected
 from workbench.rows import nearest, read_images, read_video
 
 Kind = Literal["text", "image", "video"]
@@ -132,13 +132,14 @@ class Responder:
             stop: strings that end a response.
 
         Raises:
-            InputError: a number outside its range.
+            InputError: a number outside its range, or several questions of none of which replay selects anything.
         """
-        stops = tuple(stop)
+        stops, empty = tuple(stop), dict[str, None]()
         longest = longest_answer(self.pair) if max_new_tokens is None else max_new_tokens
         check_sampling(1, temperature, longest)
 
         def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[str]:
+            empty.update(dict.fromkeys(unselected(made)))
             responses = decode_many(
                 self.pair,
                 prompts,
@@ -156,6 +157,8 @@ class Responder:
         done: list[str | Exception] = []
         for start in range(0, len(questions), self.batch_size):
             done += self._isolated(questions[start : start + self.batch_size], work)
+        if isinstance(self.condition, Replay) and len(questions) > 1:
+            check_selected([*empty], len(questions), self.condition)
         return done
 
     def likelihoods(
