@@ -461,6 +461,8 @@ def test_many_problems_are_kept_and_resumed(tiny_pair, tmp_path, monkeypatch):
     [
         ({"turns": 0}, "`turns` is 0; expected a whole number of at least 1"),
         ({"max_context": -1}, "`max_context` is -1"),
+        ({"seed": "a"}, "`seed` is 'a'; expected a whole number of at least 0"),
+        ({"temperature": -1.0}, "`temperature` is -1.0"),
         ({"model": "rl"}, "`model` is 'rl'; expected base or rlvr"),
         (
             {"intervention": REPLAY, "model": "base"},
@@ -478,6 +480,17 @@ def test_bad_arguments(tiny_pair, changes, message):
     with pytest.raises(InputError) as refused:
         run(tiny_pair, ANSWER, **changes)
     assert message in str(refused.value)
+
+
+def test_what_is_no_problem_is_refused(tiny_pair, tmp_path):
+    with pytest.raises(
+        InputError, match=r"`problem` is a str; expected a Problem: run_agent\(pair, load_prob"
+    ):
+        run_agent(tiny_pair, "x")
+    with pytest.raises(
+        InputError, match=r"`problems` is a Problem; expected a list of Problem: run_agents\("
+    ):
+        run_agents(tiny_pair, problem(), tmp_path)
 
 
 @pytest.mark.parametrize(("pictures", "found"), [((0, 0), "no images"), ((1, 2), "a video")])

@@ -184,6 +184,15 @@ def test_bad_input(arguments, message, workbench):
     assert message in err.replace("\n", " ")
 
 
+def test_a_warning_is_one_plain_line():
+    program = (
+        "import sys, warnings; from workbench import cli\n"
+        "cli.app = lambda: warnings.warn('a video has\\nfewer frames', UserWarning)\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stderr == "warning: a video has fewer frames\n"
+
+
 def test_conform_exits_by_what_it_found(workbench):
     assert workbench("conform", str(PARITY / "lens"))[0] == 0
     assert workbench("conform", str(PARITY / "lens"), "--tolerance", "1e-30")[0] == 1

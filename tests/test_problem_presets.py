@@ -442,7 +442,7 @@ def test_calls_that_are_refused(kit, hub, tmp_path):
         load_problems(f"mathvista:{tmp_path}/wrong.tsv")
     with pytest.raises(InputError, match=r"line 2: no column 'question', which 'wemath' needs; found a, b$"):
         load_problems(f"wemath:{tmp_path}/wrong.tsv")
-    write(tmp_path / "wrong.jsonl", [{"question": "Q?"}])
+    (tmp_path / "wrong.jsonl").write_text(json.dumps({"question": "Q?"}))
     with pytest.raises(InputError, match=r"no column 'split', which 'mmmu' needs; found question$"):
         load_problems(f"mmmu:{tmp_path}/wrong.jsonl")
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")

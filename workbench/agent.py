@@ -27,13 +27,13 @@ from workbench.adapters import Adapter
 from workbench.amortised import predict_tokens
 from workbench.chat import Message, as_said, pixel_budget
 from workbench.conditions import Patch, Replay
-from workbench.decoding import Engine, Intervention, Model, Response, decode
+from workbench.decoding import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.pages import write_page
 from workbench.pairs import ModelPair
 from workbench.patching import PreparedPatch, prepare_patch
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.replay import NOTHING, LearnedTokens, learn_many
 from workbench.traces import trace
@@ -90,6 +90,7 @@ def run_agent(
     tool = tool or tool_of(pair)
     _check_tool(pair, tool)
     _check(problem, model, intervention, turns, limit)
+    check_sampling(1, temperature, max_new_tokens, seed)
     how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
     answer = respond or _decoder(model, {**how, "engine": engine})
     theirs = (pair.preset and pair.preset.system) or ""
@@ -182,6 +183,7 @@ def run_agents(
         ``agents``: a row a problem: problem, family, turns, calls, errors, ended, answer, correct (None: not known),
         positions (of the last prompt), seconds, page; ``turns``: `Transcript.to_dataframe` of all.
     """
+    problems = listed(problems, "run_agents(pair, load_problems('shapes-agent', limit=8), Path('pages'))")
     for problem in problems:
         _check_images(problem)
     settings["tool"] = settings.get("tool") or tool_of(pair)
@@ -288,6 +290,11 @@ def _limit(pair: ModelPair) -> int:
 
 
 def _check_images(problem: Problem) -> None:
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"`problem` is a {type(problem).__name__}; expected a Problem: "
+            "run_agent(pair, load_problems('shapes-agent', limit=1)[0])"
+        )
     if not problem.images or problem.video:
         found = "a video" if problem.video else "no images"
         raise InputError(

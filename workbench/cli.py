@@ -11,6 +11,7 @@ from workbench.errors import InputError
 from workbench.options import (
     matrix_of,
     pair_of,
+    plain_warnings,
     problems_of,
     progress_bars,
     quiet,
@@ -367,7 +368,7 @@ def run_analysis(name: str) -> None:
 
 def main() -> None:
     """Entry point of the `workbench` command: bad input exits with 2, Ctrl-C with 130, neither with a traceback."""
-    with refusals():
+    with plain_warnings(), refusals():
         app()
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -218,6 +219,17 @@ def refusals() -> Iterator[None]:
     except InputError as error:
         typer.echo(f"workbench: {error}", err=True)
         sys.exit(2)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings are a line each, without the place in the code that a person at the terminal can do nothing with."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager
