@@ -6,6 +6,8 @@ import pytest
 import tiny
 
 import workbench as wb
+from workbench.adapters import Adapter
+from workbench.amortised import weights_of
 from workbench.decoding import decode_many
 from workbench.errors import InputError
 from workbench.harnesses import Question, Responder, before_stop, kind_of, make_problem
@@ -139,6 +141,14 @@ def test_questions_of_which_nothing_is_selected_are_answered_as_they_are(tiny_pa
     assert some.answer(asked(problems[0]), max_new_tokens=4) == found[:1]
     with pytest.raises(InputError, match="no visual position of 2 of 2 prompts"):
         some.answer(asked(*problems[:2]), max_new_tokens=4)
+
+
+def test_a_question_without_pictures_is_answered_under_an_adapter_too(tiny_pair):
+    told = {"name": "tiny", **weights_of(tiny_pair)}
+    adapter = Adapter.untrained(tiny_pair.base.hidden_size, 8, REPLAY, told)
+    words = asked(tiny.problem(images=0))
+    (found,) = Responder.of(tiny_pair, adapter).answer(words, max_new_tokens=3)
+    assert [found] == Responder.of(tiny_pair).answer(words, max_new_tokens=3)
 
 
 def test_no_tokens_are_refused(tiny_pair):

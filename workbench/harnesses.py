@@ -212,6 +212,8 @@ class Responder:
             i for i, sees in enumerate(seen) if sees or not isinstance(self.condition, Replay | Adapter)
         ]
         made: list[Intervention | None] = [None] * len(prompts)
+        if not chosen:
+            return made
         found = intervene(
             self.pair,
             [problems[i] for i in chosen],
