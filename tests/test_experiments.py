@@ -89,6 +89,12 @@ def test_problems_of_which_nothing_is_selected_are_answered_as_they_are(
         InputError, match=r"`replay` selects no visual position of 3 of 3 prompts .*raise tau"
     ):
         ablate(tiny_pair, problems, [replace(some, tau=0.1)], **SETTINGS)
+    none, every = replace(some, tau=0.1), replace(some, select="all")
+    with pytest.warns(UserWarning, match="selects no visual position of 3 of 3 prompts"):
+        found = ablate(tiny_pair, problems, {"none": none, "every": every}, **SETTINGS).responses
+    assert (found.loc[found["intervention"] == "none", "stopped"] == "nothing selected").all()
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="3 of 3 prompts"):
+        ablate(tiny_pair, problems, {"none": none, "less": replace(none, tau=0.05)}, **SETTINGS)
 
 
 def test_a_kept_run_goes_on_where_it_stopped(tiny_pair, problems, tmp_path, monkeypatch):

@@ -135,7 +135,7 @@ def ablate(
 
     Raises:
         InputError: no problems, a problem without an answer, fewer samples than a K of `pass_at`, a condition that the
-            engine can't draw, a `Replay` that selects nothing of any problem, or what the interventions themselves refuse.
+            engine can't draw, that no `Replay` selects anything of any problem, or what the interventions themselves refuse.
     """
     ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
     conditions = _named(interventions)
@@ -153,6 +153,7 @@ def ablate(
     }
     folder = Path(keep) if keep is not None else None
     responses, drifts = [], []
+    replays, idle = [c for c in conditions.values() if isinstance(c, Replay)], 0
     for name, condition in conditions.items():
         empty: list[str] = []
         for start in range(0, len(problems), SHARD):
@@ -162,7 +163,7 @@ def ablate(
                 _spec(pair, condition, part, settings),
                 ("responses", "drift"),
                 lambda condition=condition, part=part: measure(
-                    pair, condition, part, settings, whole=len(problems) <= SHARD
+                    pair, condition, part, settings, whole=len(problems) <= SHARD and len(replays) == 1
                 ),
             )
             empty += rows.loc[rows["stopped"] == NOTHING, "problem"].unique().tolist()
@@ -170,8 +171,9 @@ def ablate(
             drifts.append(moved.assign(intervention=name))
             if progress:
                 progress(name, min(start + SHARD, len(problems)), len(problems))
-        if isinstance(condition, Replay):
-            check_selected(empty, len(problems), condition)
+        if isinstance(condition, Replay):  # one of several that selects nothing must not cost the others
+            idle += len(empty) == len(problems)
+            check_selected(empty, len(problems), condition, refuse=idle == len(replays))
     table = pd.concat(responses, ignore_index=True)
     summary = summarise_responses(table, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
     moved = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)

@@ -335,13 +335,14 @@ def unselected(made: Sequence[Any]) -> list[str]:
     return [one.problem_id for one in made if isinstance(one, LearnedTokens) and one.stopped == NOTHING]
 
 
-def check_selected(empty: Sequence[str], total: int, replay: Replay) -> None:
+def check_selected(empty: Sequence[str], total: int, replay: Replay, *, refuse: bool = True) -> None:
     """Warn where nothing is selected of some prompts of a run, and refuse it where that are all.
 
     Args:
         empty: ids of the prompts, or problems, of which nothing is selected.
         total: how many there are in all.
         replay: the settings.
+        refuse: False: only warn.
 
     Raises:
         InputError: nothing is selected of any.
@@ -353,7 +354,7 @@ def check_selected(empty: Sequence[str], total: int, replay: Replay) -> None:
         f"`replay` selects no visual position of {which} in any layer (select {replay.select!r}, "
         f"threshold {replay.threshold!r}, tau {replay.tau})"
     )
-    if len(empty) == total:
+    if refuse and len(empty) == total:
         raise InputError(f"{told}; raise tau, or use threshold='quantile'")
     warnings.warn(f"{told}, {empty[0]!r} the first: the model is left as it is there", stacklevel=3)
 
