@@ -90,9 +90,11 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
     models = ("--base", str(folders / "base"), "--rlvr", str(folders / "rlvr"))
     settings = ("--samples", "2", "--max-new-tokens", "3", "--layers", "2", "--threshold", "quantile")
     arguments = ("ablate", *models, "--problems", "mine.jsonl", *settings, "--out", "run")
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, err = workbench(*arguments)
     assert code == 0, err
-    assert "self-smoothing" in out
+    assert "│ self-smoothing" in out
+    assert "…" not in out
     assert len(json.loads((tmp_path / "run" / "spec.json").read_text())["interventions"]) == 11
     assert (tmp_path / "run" / "figures" / "pass_at_k.html").is_file()
     assert not list(tmp_path.glob(".ablate-*"))

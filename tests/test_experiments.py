@@ -93,7 +93,7 @@ def test_problems_of_which_nothing_is_selected_are_answered_as_they_are(
     with pytest.warns(UserWarning, match="selects no visual position of 3 of 3 prompts"):
         found = ablate(tiny_pair, problems, {"none": none, "every": every}, **SETTINGS).responses
     assert (found.loc[found["intervention"] == "none", "stopped"] == "nothing selected").all()
-    with pytest.warns(UserWarning), pytest.raises(InputError, match="3 of 3 prompts"):
+    with pytest.warns(UserWarning, match="'p0' the first"), pytest.raises(InputError, match="3 of 3 prompts"):
         ablate(tiny_pair, problems, {"none": none, "less": replace(none, tau=0.05)}, **SETTINGS)
 
 
