@@ -42,7 +42,7 @@ def analyse(given: Given) -> Finding:
         scenario = {"deepeyes-7b": "agent", "video-r1-7b": "video"}.get(name, "math")
         sets, visual, response, turns = SCENARIOS[scenario]
         prompt = Prompt(visual, response=response, samples=SAMPLES)
-        matrix = ["base", "rlvr", *default_matrix(shape.layers, **preset.replay).values()]
+        matrix = ["base", "rlvr", *default_matrix(shape.layers, **preset.matrix()).values()]
         ours = group_cost(shape, prompt, matrix)
         apart = sum((group_cost(shape, prompt, ["base", "rlvr", c]) for c in matrix[2:]), Cost())
         loop = sum((released_cost(shape, prompt, condition) for condition in matrix), Cost())

@@ -88,6 +88,54 @@ def test_a_crop_comes_back_as_an_image_in_the_next_prompt(tiny_pair):
     assert torch.equal(pixels[start:], alone.model_inputs["pixel_values"])
 
 
+def test_crops_of_a_picture_above_the_budget(tiny_pair):
+    large = problem()
+    large = replace(
+        large, images=(tiny.image(192, 96),)
+    )  # 18432 pixels, where the processor has at most 2304
+
+    def crops(*texts, **settings):
+        respond = script(*texts, ANSWER)
+        transcript = run_agent(tiny_pair, large, respond=respond, max_new_tokens=50, **settings)
+        return [turn.call.box for turn in transcript.turns[:-1]], respond.heard
+
+    grids = tiny_pair.encode(large).grids
+    assert grids == ((1, 4, 8),)  # 8 pixels each: seen as 64 x 32
+    first, second = call((32, 0, 64, 16)), call((0, 0, 16, 24), image_index=1)
+    assert crops(first)[0] == [(32, 0, 64, 28)]  # at full size, as in the released loop; grown to 28
+    boxes, heard = crops(first, second, tool=ZoomTool(relative_to="seen", min_side=1))
+    assert boxes[0] == (96, 0, 192, 48)
+    assert heard[1][0].grids == (*grids, (1, 4, 8))  # the crop, resized too
+    assert boxes[1] == (0, 0, 24, 36)
+    assert "Image 1, cut out of image 0:\n" in text_of(heard[1][0])
+    whole = replace(tiny_pair, preset=replace(pair_preset("deepeyes-7b"), zoom={"relative_to": 1000}))
+    respond = script(call((500, 0, 1000, 500)), ANSWER)
+    transcript = run_agent(whole, large, respond=respond, max_new_tokens=50)
+    assert transcript.turns[0].call.box == (96, 0, 192, 48)
+    assert transcript.settings["tool"]["relative_to"] == 1000
+
+
+def test_what_was_seen_is_known_of_qwen_only(pair_of):
+    asked = tiny.problem("llava", system="Look.")
+    with pytest.raises(
+        InputError, match=r"relative_to='seen', which is for .*llava cuts pictures in another"
+    ):
+        run_agent(pair_of("llava"), asked, tool=ZoomTool(relative_to="seen"))
+
+
+def test_a_turn_of_which_nothing_is_selected_is_the_models_own(tiny_pair, tmp_path):
+    replay = wb.Replay(layers=2, tau=0.1, iterations=2)
+    transcript, heard = run(tiny_pair, call(), ANSWER, intervention=replay)
+    assert transcript.ended == "answer"
+    assert [turn.made["stopped"] for turn in transcript.turns] == ["nothing selected"] * 2
+    assert not any(made.tokens.any() for _, made in heard)
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    respond = script(call(), ANSWER)
+    with pytest.warns(UserWarning, match="selects no visual position at 2 of 2 turns"):
+        run_agents(tiny_pair, [problem()], pages, intervention=replay, respond=respond, max_new_tokens=5)
+
+
 def test_crops_of_crops_and_of_further_images(tiny_pair):
     transcript, heard = run(
         tiny_pair,
@@ -413,6 +461,8 @@ def test_many_problems_are_kept_and_resumed(tiny_pair, tmp_path, monkeypatch):
     [
         ({"turns": 0}, "`turns` is 0; expected a whole number of at least 1"),
         ({"max_context": -1}, "`max_context` is -1"),
+        ({"seed": "a"}, "`seed` is 'a'; expected a whole number of at least 0"),
+        ({"temperature": -1.0}, "`temperature` is -1.0"),
         ({"model": "rl"}, "`model` is 'rl'; expected base or rlvr"),
         (
             {"intervention": REPLAY, "model": "base"},
@@ -430,6 +480,17 @@ def test_bad_arguments(tiny_pair, changes, message):
     with pytest.raises(InputError) as refused:
         run(tiny_pair, ANSWER, **changes)
     assert message in str(refused.value)
+
+
+def test_what_is_no_problem_is_refused(tiny_pair, tmp_path):
+    with pytest.raises(
+        InputError, match=r"`problem` is a str; expected a Problem: run_agent\(pair, load_prob"
+    ):
+        run_agent(tiny_pair, "x")
+    with pytest.raises(
+        InputError, match=r"`problems` is a Problem; expected a list of Problem: run_agents\("
+    ):
+        run_agents(tiny_pair, problem(), tmp_path)
 
 
 @pytest.mark.parametrize(("pictures", "found"), [((0, 0), "no images"), ((1, 2), "a video")])

@@ -336,6 +336,15 @@ def test_bad_numbers_are_refused_before_anything_runs(tiny_pair, problems, monke
         train_adapter(tiny_pair, problems[:2], REPLAY, **{"validation": problems[2:3], **TRAINING, **changes})
 
 
+def test_problems_of_which_nothing_is_selected_are_refused_if_they_are_all(tiny_pair):
+    some = replace(REPLAY, threshold="max_fraction", tau=0.95)  # of p2 alone
+    given = [tiny.problem(seed=i) for i in range(4)]
+    settings = {**TRAINING, "rates": (1e-2,), "epochs": 1}
+    assert train_adapter(tiny_pair, given[1:3], some, validation=[tiny.problem(seed=2, id="v")], **settings)
+    with pytest.raises(InputError, match="selects no visual position of 2 of 2 prompts"):
+        train_adapter(tiny_pair, given[2:3], some, validation=given[:2], **settings)
+
+
 def test_no_problem_may_be_in_both_sets(tiny_pair, problems):
     with pytest.raises(InputError, match="`validation` shares 1 problems with `problems`"):
         train_adapter(tiny_pair, problems[:3], REPLAY, validation=problems[2:4])

@@ -90,9 +90,11 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
     models = ("--base", str(folders / "base"), "--rlvr", str(folders / "rlvr"))
     settings = ("--samples", "2", "--max-new-tokens", "3", "--layers", "2", "--threshold", "quantile")
     arguments = ("ablate", *models, "--problems", "mine.jsonl", *settings, "--out", "run")
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, err = workbench(*arguments)
     assert code == 0, err
-    assert "self-smoothing" in out
+    assert "│ self-smoothing" in out
+    assert "…" not in out
     assert len(json.loads((tmp_path / "run" / "spec.json").read_text())["interventions"]) == 11
     assert (tmp_path / "run" / "figures" / "pass_at_k.html").is_file()
     assert not list(tmp_path.glob(".ablate-*"))
@@ -136,10 +138,25 @@ def test_agent_on_own_models(folders, tmp_path, workbench):
     spec = json.loads((tmp_path / "run" / "spec.json").read_text())
     name, chosen = spec["settings"]["intervention"]
     assert (name, chosen["select"], chosen["threshold"]) == ("Replay", "low", "quantile")
+    assert spec["settings"]["tool"]["relative_to"] is None
     assert workbench(*arguments, "--out", "run")[0] == 2
+    assert workbench(*arguments, "--relative-to", "seen", "--out", "seen")[0] == 0
+    spec = json.loads((tmp_path / "seen" / "spec.json").read_text())
+    assert spec["settings"]["tool"]["relative_to"] == "seen"
+    code, _, err = workbench(*arguments, "--relative-to", "sen", "--out", "other")
+    assert code == 2
+    assert "`--relative-to` is 'sen'; expected pixels, seen or a number" in err
     code, _, err = workbench(*arguments, "--turns", "0", "--out", "other")
     assert code == 2
     assert "`turns` is 0" in err
+
+
+def test_agent_without_arguments_has_scenes_to_zoom_into(workbench, tmp_path):
+    code, _, err = workbench("agent", "--limit", "2", "--out", "run")
+    assert code == 0, err
+    agents = pd.read_parquet(tmp_path / "run" / "tables" / "agents.parquet")
+    assert agents["calls"].sum() > 0
+    assert agents["problem"].str.startswith("shapes-agent").all()
 
 
 @pytest.mark.parametrize(
@@ -153,6 +170,10 @@ def test_agent_on_own_models(folders, tmp_path, workbench):
         (("study", "--dtype", "float8"), "float8"),
         (("study", "--ablate", "maybe"), "maybe"),
         (("study", "--out", "/dev/null/run"), "can't be written"),
+        (("study", "--batch-size", "0"), "Invalid value for '--batch-size'"),
+        (("ablate", "--batch-size", "-1"), "Invalid value for '--batch-size'"),
+        (("ablate", "--max-new-tokens", "0"), "Invalid value for '--max-new-tokens'"),
+        (("agent", "--max-new-tokens", "0"), "Invalid value for '--max-new-tokens'"),
         (("conform", "nowhere"), "nowhere"),
         (("organism", "train", "--recipe", "none.yaml"), "can't be read"),
         (("organism", "evaluate", "--folder", "nowhere"), "holds no model"),
@@ -163,6 +184,15 @@ def test_bad_input(arguments, message, workbench):
     code, _, err = workbench(*arguments)
     assert code == 2
     assert message in err.replace("\n", " ")
+
+
+def test_a_warning_is_one_plain_line():
+    program = (
+        "import sys, warnings; from workbench import cli\n"
+        "cli.app = lambda: warnings.warn('a video has\\nfewer frames', UserWarning)\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stderr == "warning: a video has fewer frames\n"
 
 
 def test_conform_exits_by_what_it_found(workbench):

@@ -165,11 +165,19 @@ def test_exported_embeddings_are_what_the_decoder_reads(tiny_pair):
         ({"max_new_tokens": 1.5}, "`max_new_tokens` is 1.5"),
         ({"temperature": -1.0}, r"`temperature` is -1.0; expected 0 \(greedy\) or more"),
         ({"temperature": float("nan")}, "`temperature` is nan"),
+        ({"seed": "a"}, "`seed` is 'a'; expected a whole number of at least 0"),
     ],
 )
 def test_bad_settings(tiny_pair, changes, message):
     with pytest.raises(InputError, match=message):
         decode(tiny_pair, tiny_pair.encode(tiny.problem()), **changes)
+
+
+def test_problems_are_not_prompts(tiny_pair):
+    with pytest.raises(InputError, match=r"`prompts` holds a Problem; expected EncodedPrompt: .*pair.encode"):
+        decode(tiny_pair, tiny.problem())
+    with pytest.raises(InputError, match="`prompts` is a EncodedPrompt; expected a list of EncodedPrompt"):
+        decode_many(tiny_pair, tiny_pair.encode(tiny.problem()))
 
 
 def test_bad_interventions(tiny_pair):

@@ -72,11 +72,38 @@ def test_without_pictures_there_is_no_drift(pair_of):
     assert len(found.responses) == 3 * 2 * 4
 
 
+@pytest.mark.parametrize("shard", [32, 1])
+def test_problems_of_which_nothing_is_selected_are_answered_as_they_are(
+    tiny_pair, problems, monkeypatch, shard
+):
+    monkeypatch.setattr(experiments, "SHARD", shard)
+    some = Replay(layers=2, tau=0.95, alpha=500.0, iterations=2)  # of the last problem alone
+    with pytest.warns(UserWarning, match="selects no visual position of 2 of 3 prompts") as told:
+        rows = ablate(tiny_pair, problems, {"some": some}, **SETTINGS, batch_size=1).responses
+    assert len([one for one in told if "selects no" in str(one.message)]) == 1
+    found = {name: part.reset_index(drop=True) for name, part in rows.groupby("intervention")}
+    empty = found["some"]["stopped"] == "nothing selected"
+    assert set(found["some"].loc[empty, "problem"]) == {"p0", "p1"}
+    assert found["some"].loc[empty, "text"].equals(found["rlvr"].loc[empty, "text"])
+    with pytest.raises(
+        InputError, match=r"`replay` selects no visual position of 3 of 3 prompts .*raise tau"
+    ):
+        ablate(tiny_pair, problems, [replace(some, tau=0.1)], **SETTINGS)
+    none, every = replace(some, tau=0.1), replace(some, select="all")
+    with pytest.warns(UserWarning, match="selects no visual position of 3 of 3 prompts"):
+        found = ablate(tiny_pair, problems, {"none": none, "every": every}, **SETTINGS).responses
+    assert (found.loc[found["intervention"] == "none", "stopped"] == "nothing selected").all()
+    with pytest.warns(UserWarning, match="'p0' the first"), pytest.raises(InputError, match="3 of 3 prompts"):
+        ablate(tiny_pair, problems, {"none": none, "less": replace(none, tau=0.05)}, **SETTINGS)
+
+
 def test_a_kept_run_goes_on_where_it_stopped(tiny_pair, problems, tmp_path, monkeypatch):
     first = ablate(tiny_pair, problems, [TOKENS], **SETTINGS, keep=tmp_path)
     calls = []
     whole = experiments.measure
-    monkeypatch.setattr(experiments, "measure", lambda *args: calls.append(args) or whole(*args))
+    monkeypatch.setattr(
+        experiments, "measure", lambda *args, **how: calls.append(args) or whole(*args, **how)
+    )
     again = ablate(tiny_pair, problems, [TOKENS], **SETTINGS, keep=tmp_path)
     assert not calls
     pd.testing.assert_frame_equal(first.summary, again.summary)

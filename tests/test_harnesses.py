@@ -1,9 +1,13 @@
 """Questions of an evaluation harness: they become problems, fail alone, and are answered as the library answers them."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 
 import workbench as wb
+from workbench.adapters import Adapter
+from workbench.amortised import weights_of
 from workbench.decoding import decode_many
 from workbench.errors import InputError
 from workbench.harnesses import Question, Responder, before_stop, kind_of, make_problem
@@ -51,6 +55,13 @@ def test_words_of_a_command_line_become_a_condition():
         (1, 2),
         preset.replay["tau"],
         4,
+    )
+    own = replace(
+        made.pair, preset=replace(preset, patch={"threshold": "fixed", "levels": (1, 2), "layers": 2})
+    )
+    assert Responder.of(own, "patch").condition.levels == (1, 2)
+    assert Responder.of(own, "patch", layers=1).condition == Patch(
+        layers=1, tau=0.4, threshold=preset.replay["threshold"]
     )
     assert [Responder.of(made.pair, word).condition for word in (None, "none", "rlvr", "base")] == [
         "rlvr",
@@ -119,6 +130,30 @@ def test_likelihoods_are_those_of_the_library(tiny_pair, condition):
             tiny_pair.rlvr, [prompt], [ids], pad_id=tiny_pair.pad_id, interventions=[intervention]
         )
         assert score == pytest.approx(-nats * len(ids), abs=1e-4)
+
+
+def test_questions_of_which_nothing_is_selected_are_answered_as_they_are(tiny_pair):
+    problems = [replace(tiny.problem(seed=seed), id=f"p{seed}") for seed in range(3)]
+    some = Responder.of(tiny_pair, Replay(layers=2, tau=0.95, iterations=2), batch_size=1)
+    with pytest.warns(UserWarning, match="selects no visual position of 2 of 3 prompts"):
+        found = some.answer(asked(*problems), max_new_tokens=4)
+    assert found[:2] == Responder.of(tiny_pair).answer(asked(*problems[:2]), max_new_tokens=4)
+    assert some.answer(asked(problems[0]), max_new_tokens=4) == found[:1]
+    with pytest.raises(InputError, match="no visual position of 2 of 2 prompts"):
+        some.answer(asked(*problems[:2]), max_new_tokens=4)
+
+
+def test_a_question_without_pictures_is_answered_under_an_adapter_too(tiny_pair):
+    told = {"name": "tiny", **weights_of(tiny_pair)}
+    adapter = Adapter.untrained(tiny_pair.base.hidden_size, 8, REPLAY, told)
+    words = asked(tiny.problem(images=0))
+    (found,) = Responder.of(tiny_pair, adapter).answer(words, max_new_tokens=3)
+    assert [found] == Responder.of(tiny_pair).answer(words, max_new_tokens=3)
+
+
+def test_no_tokens_are_refused(tiny_pair):
+    with pytest.raises(InputError, match="`max_new_tokens` is 0; expected a whole number of at least 1"):
+        Responder.of(tiny_pair).answer(asked(tiny.problem()), max_new_tokens=0)
 
 
 def test_what_greedy_decoding_says_is_known_as_greedy(tiny_pair):

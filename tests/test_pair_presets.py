@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,13 @@ import yaml
 from typer.testing import CliRunner
 
 from workbench.cli import app
-from workbench.conditions import default_matrix
+from workbench.conditions import Patch, default_matrix
 from workbench.errors import InputError
+from workbench.options import matrix_of
 from workbench.pair_presets import PACKAGED, pair_preset, read_presets
 from workbench.pairs import load_pair
 from workbench.placement import learn_problems
-from workbench.presets import batch_of, controls_of, is_bundled, longest_answer, settings_for
+from workbench.presets import batch_of, controls_of, is_bundled, longest_answer, matrix_settings, settings_for
 from workbench.replay import Replay
 
 PAPER = (
@@ -42,6 +44,7 @@ def home(tmp_path_factory) -> Path:
         "endings": {"choice": " One letter."},
         "image_pixels": [256, 576],
         "replay": {"layers": 2, "tau": 0.3, "iterations": 3, "top_v": None},
+        "patch": {"threshold": "fixed", "layers": 2, "levels": [2.0, 1]},
         "longest_answer": 7,
         "batch_size": 3,
     }
@@ -75,6 +78,35 @@ def test_the_package_has_the_bundled_and_the_papers_pairs():
         assert set(told) <= set(preset.sources), name
     assert presets["video-r1-7b"].processor == "base"
     assert presets["vl-rethinker-7b"].image_pixels == (256 * 28 * 28, 1280 * 28 * 28)
+
+
+@pytest.mark.parametrize("name", ["deepeyes-7b", "video-r1-7b"])
+def test_the_agents_and_the_video_pair_have_the_released_patch(name):
+    preset = pair_preset(name)
+    released = Patch(
+        layers=7,
+        threshold="fixed",
+        levels=(4.812, 4.781, 3.734, 3.297, 3.328, 3.812, 4.312),
+        only_where_base_lower=True,
+        positions="all",
+    )
+    made = default_matrix(28, **preset.matrix())
+    assert (made["patch, low"], made["patch, high"]) == (released, replace(released, select="high"))
+    assert made["tokens, low"] == Replay(**preset.replay)
+    # What tokens and patches share can be changed for both.
+    assert default_matrix(28, **preset.matrix(["alpha"]) | {"alpha": 20.0})["patch, low"] == released
+    changed = default_matrix(28, **preset.matrix(["tau"]) | {"tau": 0.2})
+    assert changed["patch, low"] == Patch(tau=0.2, layers=16)
+    assert "patch" in preset.sources
+
+
+def test_the_command_line_takes_the_presets_patch(mine):
+    own = replace(mine, preset=replace(mine.preset, patch={"layers": [0, 2], "positions": "visual"}))
+    assert matrix_of(own, None, 5.0, None, None)["patch, low"] == Patch(
+        tau=0.3, layers=(0, 2), positions="visual"
+    )
+    assert matrix_of(own, None, None, 1, None)["patch, low"] == Patch(tau=0.3, layers=1)
+    assert matrix_settings(own)["patch"] == {"layers": (0, 2), "positions": "visual"}
 
 
 def test_the_bundled_pair_is_a_preset():
@@ -226,6 +258,20 @@ def test_names_that_are_not_there(home, name, message):
         ({"sistem": "a"}, r"has an unknown field 'sistem' \(did you mean 'system'\?\)"),
         ({"replay": {"taw": 1}}, r"`replay` is \{'taw': 1\}; expected entries among layers, tau"),
         ({"replay": {"layers": "all"}}, r"`replay` is .*; expected `layers` as int"),
+        ({"patch": {"alpha": 1}}, r"`patch` is \{'alpha': 1\}; expected entries among layers, tau"),
+        ({"patch": {"layers": True}}, r"`patch` is .*; expected `layers` as int: patch: \{threshold: fixed"),
+        ({"patch": {"layers": ["a"]}}, r"`patch` is .*; expected `layers` as a list of int"),
+        ({"patch": {"only_where_base_lower": 1}}, r"expected `only_where_base_lower` as bool"),
+        ({"patch": {"threshold": "fixed", "levels": ["a"]}}, r"expected `levels` as a list of float"),
+        (
+            {"patch": {"threshold": "fixed", "levels": [1, 2.5], "layers": 3}},
+            r"expected settings of `Patch` \(`levels` gives 2 entropies, expected 3",
+        ),
+        (
+            {"zoom": {"relative_to": "sen"}},
+            r"`zoom` is .*; expected settings of `ZoomTool` \(`relative_to` is",
+        ),
+        ({"zoom": {"size": 3}}, r"`zoom` is .*; expected entries among name, relative_to, min_side"),
         ({"revision": ["a"]}, r"`revision` is \['a'\]; expected entries among base, rlvr"),
         ({"image_pixels": [9, 1]}, r"`image_pixels` is \[9, 1\]; expected least and most pixels: \[3136"),
         ({"image_pixels": 9}, r"`image_pixels` is 9; expected least and most"),
@@ -265,11 +311,28 @@ def test_pairs_are_listed_with_what_is_found_locally(monkeypatch, tmp_path, home
     assert pair_preset("video-r1-7b").found("base") is None
     assert pair_preset("shapes").found("base") == PACKAGED.parent.parent / "organism" / "weights" / "base"
     runner = CliRunner()
-    listed = runner.invoke(app, ["pairs", "list"], env={"COLUMNS": "200"})
+    listed = runner.invoke(app, ["pairs", "list"], env={"COLUMNS": "80"})
     assert listed.exit_code == 0
-    for name in ("shapes", *PAPER):
-        assert name in listed.stdout
-    own = runner.invoke(app, ["pairs", "list", str(home / "pairs.yaml")], env={"COLUMNS": "200"})
+    words = set(listed.stdout.split())
+    for name, preset in read_presets().items():  # every name and hub id can be copied
+        assert {name, preset.id_of("base"), preset.id_of("rlvr")} <= words
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+
+
+def test_long_names_and_folders_are_never_cut(tmp_path):
+    name, folder = "a-name-that-is-rather-long-for-a-pair", f"/models/{'deep/' * 12}last"
+    (tmp_path / "pairs.yaml").write_text(yaml.safe_dump({name: {"base": folder, "rlvr": "./rlvr"}}))
+    listed = CliRunner().invoke(app, ["pairs", "list", str(tmp_path / "pairs.yaml")], env={"COLUMNS": "80"})
+    assert name in listed.stdout.split()
+    assert "…" not in listed.stdout
+    told = "".join(
+        line.removeprefix(name).split()[0] for line in listed.stdout.splitlines()[2:] if line.strip()
+    )
+    assert folder in told
+
+
+def test_settings_of_ones_own_pairs_are_listed(home):
+    own = CliRunner().invoke(app, ["pairs", "list", str(home / "pairs.yaml")], env={"COLUMNS": "80"})
     assert "mine" in own.stdout
     assert "K 2, tau 0.3" in own.stdout
 
@@ -279,8 +342,9 @@ def test_what_is_shown_of_a_pair_can_be_read_again(tmp_path, home):
     (tmp_path / "again.yaml").write_text(shown)
     again, preset = pair_preset(f"{tmp_path}/again.yaml"), pair_preset(f"{home}/pairs.yaml:mine")
     assert again.source("base") == str(preset.source("base"))
-    assert (again.replay, again.system, again.image_pixels) == (
+    assert (again.replay, again.patch, again.system, again.image_pixels) == (
         preset.replay,
+        preset.patch,
         preset.system,
         preset.image_pixels,
     )

@@ -68,6 +68,10 @@ def test_what_is_refused(folders, tmp_path):
         InputError, match="`replay` has the direction 'reverse'; one model at a time works for"
     ):
         learn_problems([tiny.problem()], Replay(direction="reverse"), **folders, placement="sequential")
+    empty = Replay(layers=2, tau=0.1)
+    for placed in ("together", "sequential"):
+        with pytest.raises(InputError, match="selects no visual position of 2 of 2 prompts in any layer"):
+            learn_problems([tiny.problem(seed=i) for i in (0, 1)], empty, **folders, placement=placed)
     with pytest.raises(InputError, match="`layers` is 9, but the models have 3 layers"):
         learn_problems([tiny.problem()], Replay(layers=9), **folders, placement="sequential")
     tiny.model("qwen2_5_vl", num_hidden_layers=2).save_pretrained(tmp_path / "short")

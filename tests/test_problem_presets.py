@@ -437,6 +437,19 @@ def test_calls_that_are_refused(kit, hub, tmp_path):
     write(tmp_path / "MLVU_MCQ.tsv", [{"index": 1, "video": "a.mp4", "question": "Q?", "answer": "A"}])
     with pytest.raises(InputError, match=r"line 2: no column 'prefix', which 'mlvu' needs; found index"):
         load_problems(f"mlvu:{tmp_path}/MLVU_MCQ.tsv")
+    write(tmp_path / "wrong.tsv", [{"a": 1, "b": 2}])
+    with pytest.raises(InputError, match=r"line 2: no column 'task', which 'mathvista' needs; found a, b$"):
+        load_problems(f"mathvista:{tmp_path}/wrong.tsv")
+    with pytest.raises(InputError, match=r"line 2: no column 'question', which 'wemath' needs; found a, b$"):
+        load_problems(f"wemath:{tmp_path}/wrong.tsv")
+    (tmp_path / "wrong.jsonl").write_text(json.dumps({"question": "Q?"}))
+    with pytest.raises(InputError, match=r"no column 'split', which 'mmmu' needs; found question$"):
+        load_problems(f"mmmu:{tmp_path}/wrong.jsonl")
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(
+        InputError, match=r"wrong.csv' is a file of unknown kind; expected .tsv, .jsonl, .*: load"
+    ):
+        load_problems(f"mathvista:{tmp_path}/wrong.csv")
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(InputError, match=r"x\.json holds no list of objects"):
         load_problems(tmp_path / "x.json")

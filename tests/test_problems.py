@@ -482,6 +482,13 @@ def test_bad_file(tmp_path):
         match=r"'set.csv' is a file of unknown kind; expected .tsv, .jsonl, .ndjson, .json, .parquet or a folder",
     ):
         load_problems(tmp_path / "set.csv")
+    for name, what in (("clip.mp4", "video"), ("a.png", "image")):
+        (tmp_path / name).touch()
+        with pytest.raises(
+            InputError,
+            match=rf"'{name}' is one {what}; expected a folder .*or rows of a .jsonl .*\"{what}\": ",
+        ):
+            load_problems(tmp_path / name)
     with pytest.raises(InputError, match=r"no such file or folder \(did you mean 'latin.jsonl'\?\)"):
         load_problems(tmp_path / "latin.json")
     (tmp_path / "broken").mkdir()

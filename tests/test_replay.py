@@ -12,7 +12,16 @@ from workbench import descent, segments
 from workbench.errors import InputError
 from workbench.pairs import load_pair
 from workbench.prompts import TokenKind
-from workbench.replay import LearnedTokens, Replay, learn_many, learn_tokens, prepare
+from workbench.replay import (
+    NOTHING,
+    LearnedTokens,
+    Replay,
+    check_selected,
+    learn_many,
+    learn_tokens,
+    prepare,
+    unselected,
+)
 from workbench.traces import trace
 from workbench.tracing import read_logits
 
@@ -152,6 +161,25 @@ def test_a_prompt_that_diverges_stops_and_disturbs_no_other(tiny_pair, monkeypat
     assert not ill.tokens.any()
     assert len(ill.losses) == 1
     assert "stopped" in repr(ill)
+
+
+def test_a_prompt_without_a_selected_cell_keeps_no_tokens(tiny_pair):
+    settings = Replay(**{**SETTINGS, "tau": 0.95}, patience=1)
+    prompts = [replace(tiny_pair.encode(tiny.problem(seed=i)), problem_id=f"p{i}") for i in range(3)]
+    *empty, learned = found = learn_many(tiny_pair, prompts, settings, batch_size=3)
+    assert [one.stopped for one in empty] == ["nothing selected"] * 2
+    assert not any(one.tokens.any() or one.mask.any() for one in empty)
+    assert unselected(found) == ["p0", "p1"]
+    alone = learn_tokens(tiny_pair, prompts[2], settings)
+    assert learned.tokens.any()
+    torch.testing.assert_close(learned.tokens, alone.tokens, rtol=1e-3, atol=1e-5)
+    with pytest.warns(UserWarning, match=r"selects no visual position of 2 of 3 prompts .* 'p0' the first"):
+        check_selected(unselected(found), 3, settings)
+    with pytest.raises(InputError, match=r"no visual position of 2 of 2 prompts in any layer .*raise tau"):
+        check_selected(["p0", "p1"], 2, settings)
+    for other, stopped in (({"tau": 0.0}, None), ({"threshold": "fixed", "levels": (0.0, 0.0)}, NOTHING)):
+        (asked,) = learn_many(tiny_pair, prompts[:1], Replay(**{**SETTINGS, **other}))
+        assert (asked.stopped, asked.tokens.any()) == (stopped, False)
 
 
 def test_tokens_that_run_away_are_dropped(tiny_pair):

@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from workbench.conditions import Patch, Replay
 from workbench.errors import InputError
+from workbench.pair_presets import pair_preset
 from workbench.sweeps.spec import EXAMPLE, SCHEMA, parse_sweep, read_sweep, schema, seeded
 
 START = "pairs: [shapes]\nproblems: [shapes]\n"
@@ -42,6 +44,17 @@ def test_the_default_matrix_is_an_entry():
     made = conditions("{m: {matrix: {tau: [0.2, 0.4]}}}", plain="[rlvr]")
     assert len(made) == 1 + 2 * 9
     assert made["m tau=0.2: patch, low"].tau == 0.2
+
+
+def test_a_preset_can_have_patches_of_their_own():
+    grids = "{m: {matrix: {}}, p: {patch: {select: [low, high]}}, t: {patch: {tau: 0.2}}, r: {replay: {}}}"
+    sweep = parse_sweep(f"pairs: [deepeyes-7b]\nproblems: [shapes]\ninterventions: {grids}\n")
+    made = sweep.conditions(sweep.pairs[0])
+    released = Patch(**pair_preset("deepeyes-7b").patch)
+    assert made["m: patch, low"] == made["p select=low"] == released
+    assert made["p select=high"] == replace(released, select="high")
+    assert made["t"] == Patch(tau=0.2, layers=16)
+    assert made["r"] == Replay(**pair_preset("deepeyes-7b").replay)
 
 
 def test_what_is_excluded_need_not_make_sense():

@@ -34,6 +34,16 @@ def box(text: str, **settings):
     return found.call.box
 
 
+def test_boxes_of_the_image_as_it_was_seen():
+    tool, seen = ZoomTool(relative_to="seen"), [(200, 100), (60, 50)]
+    assert tool.read(call((100, 50, 200, 100)), SIZES, seen).call.box == (200, 150, 400, 300)
+    assert tool.read(call((1, 2, 41, 42), image_index=1), SIZES, seen).call.box == (1, 2, 41, 42)
+    error = tool.read(call((200, 0, 300, 90)), SIZES, seen).error
+    assert error == "`bbox_2d` lies outside the image, which is 200 pixels wide and 100 high."
+    assert "[x1, y1, x2, y2] in pixels" in tool.instructions
+    assert ZoomTool().read(call((100, 50, 200, 100)), SIZES, seen).call.box == (100, 50, 200, 100)
+
+
 def test_a_call():
     text = f"<think>small</think>\n{call(label='the sign')}\n"
     assert read(text).call == Call(0, (10, 20, 110, 120), (10, 20, 110, 120), "the sign")
@@ -224,6 +234,12 @@ def test_the_instructions_hold_an_example_that_is_read():
         ({"max_call": 2.5}, "`max_call` is 2.5"),
         ({"relative_to": 0}, "`relative_to` is 0; expected None for pixels"),
         ({"relative_to": float("nan")}, "`relative_to` is nan"),
+        (
+            {"relative_to": "sen"},
+            "`relative_to` is 'sen'; expected None for pixels, 'seen' for pixels of the",
+        ),
+        ({"relative_to": True}, "`relative_to` is True"),
+        ({"name": 3}, "`name` is 3; expected a tool's name"),
         ({"name": " "}, "`name` is ' '"),
     ],
 )

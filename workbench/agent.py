@@ -1,7 +1,8 @@
 """Visual agents: a model that looks closer, turn by turn, until it answers.
 
 1. Each turn's prompt is the whole conversation: system text, problem, what the model said and what it was shown. An
-   intervention is made anew on that prompt, with all its images: tokens are learnt, or cells recorded.
+   intervention is made anew on that prompt, with all its images: tokens are learnt, or cells recorded. Where replay
+   selects none of its cells the model answers as it is.
 2. The model responds, up to the first ``</tool_call>`` or ``</answer>``.
 3. An answer ends it. A call brings a crop as a new image, anything else a sentence about what is wrong (`zoom`).
 4. It also ends after ``turns`` responses, or when the next one would not fit the context.
@@ -14,6 +15,7 @@ patches; here a call is strict JSON, and replay is possible at every turn.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,17 +25,17 @@ import pandas as pd
 
 from workbench.adapters import Adapter
 from workbench.amortised import predict_tokens
-from workbench.chat import Message, as_said
+from workbench.chat import Message, as_said, pixel_budget
 from workbench.conditions import Patch, Replay
-from workbench.decoding import Engine, Intervention, Model, Response, decode
+from workbench.decoding import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
 from workbench.folders import kept
 from workbench.pages import write_page
 from workbench.pairs import ModelPair
 from workbench.patching import PreparedPatch, prepare_patch
-from workbench.problems import Problem
+from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, TokenKind
-from workbench.replay import LearnedTokens, learn_tokens
+from workbench.replay import NOTHING, LearnedTokens, learn_many
 from workbench.traces import trace
 from workbench.transcripts import Ended, Transcript, Turn
 from workbench.zoom import STOPS, ZoomTool, utf8
@@ -41,7 +43,6 @@ from workbench.zoom import STOPS, ZoomTool, utf8
 Respond = Callable[[ModelPair, EncodedPrompt, Intervention | None], Response]
 """How a turn is decoded: (pair, prompt, its intervention) -> one response."""
 
-_ZOOM = ZoomTool()
 _CHARACTERS = 16  # a token stands for no more, on average: longer texts are not even tokenized
 _UNKNOWN = 32_768  # positions of a model whose config does not say
 
@@ -57,7 +58,7 @@ def run_agent(
     seed: int = 0,
     max_new_tokens: int = 1024,
     max_context: int | None = None,
-    tool: ZoomTool = _ZOOM,
+    tool: ZoomTool | None = None,
     lens: bool = False,
     engine: Engine | None = None,
     respond: Respond | None = None,
@@ -75,17 +76,21 @@ def run_agent(
         seed: of the samples.
         max_new_tokens: where a response is cut off.
         max_context: tokens of prompt and response together at most; default: what the models' config allows.
-        tool: how calls are read.
+        tool: how calls are read; None: as the pair's preset says, else a `ZoomTool()`.
         lens: also trace both models on every turn's prompt, for overlays on the transcript's page.
         engine: what draws the responses, as in `decode`.
         respond: draws the responses instead of `decode`.
 
     Raises:
         InputError: a number outside its range, a problem without images, an intervention that does not fit the model,
-            a first prompt that exceeds the context, or a chat template that refuses several turns.
+            a tool that needs pictures resized as Qwen-VL does, a first prompt that exceeds the context, or a chat template that
+            refuses several turns.
     """
     limit = _limit(pair) if max_context is None else max_context
+    tool = tool or tool_of(pair)
+    _check_tool(pair, tool)
     _check(problem, model, intervention, turns, limit)
+    check_sampling(1, temperature, max_new_tokens, seed)
     how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
     answer = respond or _decoder(model, {**how, "engine": engine})
     theirs = (pair.preset and pair.preset.system) or ""
@@ -111,7 +116,8 @@ def run_agent(
         making = time.perf_counter()
         response = answer(pair, prompt, made)
         seconds = time.perf_counter() - making
-        step = tool.read(utf8(response.text), [image.size for image in images])
+        seen = _seen(pair, prompt) if tool.relative_to == "seen" else None
+        step = tool.read(utf8(response.text), [image.size for image in images], seen)
         crop = tool.crop(step.call, images) if step.call else None
         done.append(
             Turn(
@@ -177,8 +183,10 @@ def run_agents(
         ``agents``: a row a problem: problem, family, turns, calls, errors, ended, answer, correct (None: not known),
         positions (of the last prompt), seconds, page; ``turns``: `Transcript.to_dataframe` of all.
     """
+    problems = listed(problems, "run_agents(pair, load_problems('shapes-agent', limit=8), Path('pages'))")
     for problem in problems:
         _check_images(problem)
+    settings["tool"] = settings.get("tool") or tool_of(pair)
     found = []
     for number, problem in enumerate(problems, start=1):
         page = f"{number:04d}.html"
@@ -194,8 +202,20 @@ def run_agents(
         found.append(tables)
         if progress:
             progress("agent", number, len(problems))
-    agents, turns = zip(*found, strict=True)
-    return {"agents": pd.concat(agents, ignore_index=True), "turns": pd.concat(turns, ignore_index=True)}
+    agents, turns = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+    stopped = turns["made_stopped"].tolist() if "made_stopped" in turns else []
+    if empty := stopped.count(NOTHING):
+        warnings.warn(
+            f"`intervention` selects no visual position at {empty} of {len(stopped)} turns: the model is left as it is there; "
+            "raise tau, or use threshold='quantile'",
+            stacklevel=2,
+        )
+    return {"agents": agents, "turns": turns}
+
+
+def tool_of(pair: ModelPair) -> ZoomTool:
+    """The zoom tool as the pair's preset describes it."""
+    return ZoomTool(**(pair.preset.zoom if pair.preset else {}))
 
 
 def _row(transcript: Transcript, page: str) -> pd.DataFrame:
@@ -228,7 +248,7 @@ def _make(
 ) -> LearnedTokens | PreparedPatch | None:
     """The intervention on this turn's whole context."""
     if isinstance(intervention, Replay):
-        return learn_tokens(pair, prompt, intervention)
+        return learn_many(pair, [prompt], intervention)[0]  # none, where a turn has no cell that is selected
     if isinstance(intervention, Adapter):
         return predict_tokens(pair, prompt, intervention)
     return None if intervention is None else prepare_patch(pair, prompt, intervention)
@@ -248,6 +268,21 @@ def _summary(made: LearnedTokens | PreparedPatch | None) -> dict[str, Any]:
     return {"cells": share, "first_loss": losses[0], "last_loss": losses[-1], "stopped": made.stopped}
 
 
+def _check_tool(pair: ModelPair, tool: ZoomTool) -> None:
+    if tool.relative_to == "seen" and pixel_budget(getattr(pair.processor, "image_processor", None)) is None:
+        raise InputError(
+            "`tool` has relative_to='seen', which is for families that resize a picture of any size (Qwen-VL); "
+            f"{pair.rlvr.family} cuts pictures in another way: ZoomTool(relative_to=None), or relative_to=1000"
+        )
+
+
+def _seen(pair: ModelPair, prompt: EncodedPrompt) -> list[tuple[int, int]]:
+    """(width, height) in pixels of every image as it was resized."""
+    part: Any = getattr(pair.processor, "image_processor", None)
+    side = part.patch_size * part.merge_size
+    return [(columns * side, rows * side) for _, rows, columns in prompt.grids]
+
+
 def _limit(pair: ModelPair) -> int:
     """Positions that both models were made for."""
     configs = [anatomy.model.config.get_text_config() for anatomy in (pair.base, pair.rlvr)]
@@ -255,6 +290,11 @@ def _limit(pair: ModelPair) -> int:
 
 
 def _check_images(problem: Problem) -> None:
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"`problem` is a {type(problem).__name__}; expected a Problem: "
+            "run_agent(pair, load_problems('shapes-agent', limit=1)[0])"
+        )
     if not problem.images or problem.video:
         found = "a video" if problem.video else "no images"
         raise InputError(

@@ -39,7 +39,7 @@ from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.readouts import Cells
-from workbench.replay import LearnedTokens, learn_many, objective, prepare
+from workbench.replay import LearnedTokens, check_selected, has_selection, learn_many, objective, prepare
 from workbench.segments import frozen
 from workbench.tracing import read_calls
 
@@ -154,7 +154,7 @@ def train_adapter(
 
     Raises:
         InputError: a number outside its range, no problems, one that is in both sets, settings that no adapter can stand in
-            for, a prompt that replay refuses, or a loss that left the finite numbers at every rate.
+            for, nothing selected of any prompt, or a loss that left the finite numbers at every rate.
     """
     check_replay(replay)
     counts = {"epochs": epochs, "patience": patience, "batch_size": batch_size}
@@ -242,10 +242,14 @@ class _Batches:
         self.prompts = len(prompts)
         self.first = [0, *accumulate(map(len, self.groups))]
         self._held: dict[int, Loss] = {}
+        self._selected = False
 
     def loss_at(self, number: int) -> Loss:
         """Of one batch."""
-        loss_at = self._held.get(number) or prepare(self.pair, self.groups[number], self.replay)[0]
+        loss_at = self._held.get(number)
+        if loss_at is None:
+            loss_at, mask = prepare(self.pair, self.groups[number], self.replay)
+            self._selected |= any(has_selection(mask, loss_at.cells, self.replay))
         if self.hold:
             self._held[number] = loss_at
         return loss_at
@@ -258,8 +262,11 @@ class _Batches:
 
     @torch.no_grad()
     def mean(self, weights: Mapping[str, Tensor]) -> float:
-        """The mean loss over all prompts."""
+        """The mean loss over all prompts; InputError where nothing is selected of any of them."""
         total = sum(float(self.losses(number, weights).sum()) for number in range(len(self.groups)))
+        if not self._selected:
+            ids = [prompt.problem_id for group in self.groups for prompt in group]
+            check_selected(ids, len(ids), self.replay)
         return total / self.prompts
 
 

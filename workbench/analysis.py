@@ -34,7 +34,7 @@ from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
 from workbench.pairs import ModelPair, load_pair
 from workbench.perturbation import perturb, responses_for
-from workbench.presets import batch_of, controls_of, longest_answer, settings_for
+from workbench.presets import batch_of, controls_of, longest_answer, matrix_settings
 from workbench.problems import Problem, load_problems
 from workbench.rows import nearest
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
@@ -154,7 +154,7 @@ class Given:
     @cached_property
     def matrix(self) -> dict[str, Any]:
         """The default interventions, in settings that suit the pair."""
-        return dict(default_matrix(self.pair.depth, **settings_for(self.pair)))
+        return dict(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
 
     def ablation(
         self,

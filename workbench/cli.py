@@ -11,11 +11,13 @@ from workbench.errors import InputError
 from workbench.options import (
     matrix_of,
     pair_of,
+    plain_warnings,
     problems_of,
     progress_bars,
     quiet,
     refusals,
     size_of,
+    tool_of,
 )
 
 app = typer.Typer(
@@ -89,10 +91,10 @@ def study(
             top_k=top_k,
             null_draws=null_draws,
             bins=bins,
-            batch_size=batch_size or batch_of(loaded),
+            batch_size=batch_of(loaded) if batch_size is None else batch_size,
             interventions=matrix_of(loaded, tau, alpha, layers, threshold, engine) if asked else None,
             samples=samples,
-            max_new_tokens=max_new_tokens or longest_answer(loaded),
+            max_new_tokens=longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
             engine=engine.value if engine else None,
             perturbed=perturbed,
             controls=controls_of(loaded) if perturbed else None,
@@ -157,8 +159,8 @@ def ablate(
             "samples": samples,
             "temperature": temperature,
             "seed": seed,
-            "max_new_tokens": max_new_tokens or longest_answer(loaded),
-            "batch_size": batch_size or batch_of(loaded),
+            "max_new_tokens": longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
+            "batch_size": batch_of(loaded) if batch_size is None else batch_size,
             **({} if engine is None else {"engine": engine.value}),
         }
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
@@ -172,6 +174,7 @@ def ablate(
     shown = Table(
         "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"
     )
+    shown.columns[0].no_wrap = True
     for row in accuracy_rows(found.summary):
         shown.add_row(row["name"], *row["cells"])
     Console().print(shown)
@@ -226,7 +229,7 @@ def make_figures(
 
 @app.command()
 def agent(
-    problems: options.Problems = "shapes",
+    problems: options.Problems = "shapes-agent",
     pair: options.Pair = None,
     base: options.Base = None,
     rlvr: options.Rlvr = None,
@@ -243,6 +246,7 @@ def agent(
         options.Agents, typer.Option(help="Made anew at every turn, at low entropy.")
     ] = options.Agents.NONE,
     turns: Annotated[int, typer.Option(help="Responses at most.")] = 10,
+    relative_to: options.RelativeTo = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: options.Seed = 0,
     max_new_tokens: options.NewTokens = None,
@@ -273,12 +277,16 @@ def agent(
             "turns": turns,
             "temperature": temperature,
             "seed": seed,
-            "max_new_tokens": max_new_tokens or longest_answer(loaded),
+            "max_new_tokens": longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
             "lens": lens,
+            "tool": tool_of(loaded, relative_to),
             **({} if engine is None else {"engine": engine.value}),
         }
         made = settings["intervention"]
-        told = {"intervention": made and [type(made).__name__, asdict(made)]}
+        told = {
+            "intervention": made and [type(made).__name__, asdict(made)],
+            "tool": asdict(settings["tool"]),
+        }
         spec = {"pair": dict(loaded.provenance), "settings": settings | told}
         spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
         with run_folder(out, "agent", spec, overwrite=overwrite) as work:
@@ -370,7 +378,7 @@ def run_analysis(name: str) -> None:
 
 def main() -> None:
     """Entry point of the `workbench` command: bad input exits with 2, Ctrl-C with 130, neither with a traceback."""
-    with refusals():
+    with plain_warnings(), refusals():
         app()
 
 

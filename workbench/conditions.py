@@ -5,7 +5,7 @@ A condition is a plain model, ``"base"`` or ``"rlvr"``, or an intervention: a `R
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -178,13 +178,28 @@ def default_matrix(
     threshold: Any = "max_fraction",
     iterations: int = 25,
     top_v: int | None = 50,
+    patch: Mapping[str, Any] | None = None,
 ) -> dict[str, Replay | Patch]:
-    """The card's comparisons: low and high by tokens and by cross-model patch, and every control, in one setting."""
+    """The card's comparisons: low and high by tokens and by cross-model patch, and every control, in one setting.
+
+    Args:
+        depth: layers of the models.
+        tau: of `Replay` and `Patch`, as are layers and threshold.
+        alpha: of `Replay`, as are iterations and top_v.
+        layers: None: the paper's share of the depth.
+        threshold: what makes a cell low.
+        iterations: steps of descent.
+        top_v: tokens that the KL covers.
+        patch: fields of `Patch` that the patches have for themselves.
+
+    Raises:
+        InputError: what `Replay` and `Patch` refuse.
+    """
     tokens = Replay(
         tau=tau, alpha=alpha, layers=layers, threshold=threshold, iterations=iterations, top_v=top_v
     )
     layers = len(tokens.loss_layers(depth))
-    patch = Patch(tau=tau, threshold=threshold, layers=layers)
+    overwritten = Patch(**{"tau": tau, "threshold": threshold, "layers": layers, **(patch or {})})
     return {
         "tokens, low": tokens,
         "tokens, high": replace(tokens, select="high"),
@@ -193,8 +208,8 @@ def default_matrix(
         "mid tokens, low": replace(tokens, site="mid_tokens", layer=layers - 1, layers=None),
         "reverse, low": replace(tokens, direction="reverse"),
         "self-smoothing": replace(tokens, direction="self", select="all"),
-        "patch, low": patch,
-        "patch, high": replace(patch, select="high"),
+        "patch, low": overwritten,
+        "patch, high": replace(overwritten, select="high"),
     }
 
 

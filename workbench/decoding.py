@@ -25,6 +25,7 @@ from workbench.engines import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.pairs import ModelPair
+from workbench.problems import listed
 from workbench.prompts import EncodedPrompt, batches, collate, problem_seed
 from workbench.stops import Stops
 from workbench.tracing import prefill
@@ -154,7 +155,8 @@ def respond(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Response]]:
     """What `decode_many` does, for one model with its processor or tokenizer."""
-    check_sampling(samples, temperature, max_new_tokens)
+    check_sampling(samples, temperature, max_new_tokens, seed)
+    prompts = listed(prompts, "decode(pair, pair.encode(problem))", EncodedPrompt, name="prompts")
     given = one_each(interventions, [prompt.problem_id for prompt in prompts])
     stops = Stops(processor, anatomy, stop)
 
@@ -264,16 +266,20 @@ def _next_position(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
     return length.expand(3, -1, -1)
 
 
-def check_sampling(samples: int, temperature: float, max_new_tokens: int) -> None:
+def check_sampling(samples: int, temperature: float, max_new_tokens: int, seed: int = 0) -> None:
     """Refuse what no response can be drawn with.
 
     Raises:
         InputError: a number outside its range.
     """
-    for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    for name, value, least in (
+        ("samples", samples, 1),
+        ("max_new_tokens", max_new_tokens, 1),
+        ("seed", seed, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(
-                f"`{name}` is {value!r}; expected a whole number of at least 1: decode(pair, prompt, {name}=16)"
+                f"`{name}` is {value!r}; expected a whole number of at least {least}: decode(pair, prompt, {name}=16)"
             )
     if not 0 <= temperature < float("inf"):
         raise InputError(

@@ -32,6 +32,7 @@ from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_re
 from workbench.pairs import ModelPair
 from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems import Problem, listed
+from workbench.replay import NOTHING, check_selected
 
 __all__ = [
     "Ablation",
@@ -56,7 +57,7 @@ class Ablation:
     responses: pd.DataFrame = field(repr=False)
     """One row a response: problem, family, intervention, sample (-1: greedy), text, answer, correct, how, tokens,
     seconds (its share of its batch), making_seconds (of its problem's intervention), seed, stopped (why learning
-    ended early)."""
+    ended early, or that nothing was selected)."""
     summary: pd.DataFrame
     """Per intervention and measure (greedy, Pass@K): estimate, interval, and paired differences to RLVR and to base."""
     drift: pd.DataFrame
@@ -134,7 +135,7 @@ def ablate(
 
     Raises:
         InputError: no problems, a problem without an answer, fewer samples than a K of `pass_at`, a condition that the
-            engine can't draw, or what the interventions themselves refuse.
+            engine can't draw, that no `Replay` selects anything of any problem, or what the interventions themselves refuse.
     """
     ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
     conditions = _named(interventions)
@@ -152,19 +153,27 @@ def ablate(
     }
     folder = Path(keep) if keep is not None else None
     responses, drifts = [], []
+    replays, idle = [c for c in conditions.values() if isinstance(c, Replay)], 0
     for name, condition in conditions.items():
+        empty: list[str] = []
         for start in range(0, len(problems), SHARD):
             part = problems[start : start + SHARD]
             rows, moved = kept(
                 folder,
                 _spec(pair, condition, part, settings),
                 ("responses", "drift"),
-                lambda condition=condition, part=part: measure(pair, condition, part, settings),
+                lambda condition=condition, part=part: measure(
+                    pair, condition, part, settings, whole=len(problems) <= SHARD and len(replays) == 1
+                ),
             )
+            empty += rows.loc[rows["stopped"] == NOTHING, "problem"].unique().tolist()
             responses.append(rows.assign(intervention=name))
             drifts.append(moved.assign(intervention=name))
             if progress:
                 progress(name, min(start + SHARD, len(problems)), len(problems))
+        if isinstance(condition, Replay):  # one of several that selects nothing must not cost the others
+            idle += len(empty) == len(problems)
+            check_selected(empty, len(problems), condition, refuse=idle == len(replays))
     table = pd.concat(responses, ignore_index=True)
     summary = summarise_responses(table, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
     moved = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)

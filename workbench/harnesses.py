@@ -26,10 +26,10 @@ from workbench.likelihoods import response_ids, response_scores
 from workbench.measuring import Condition, answered_by, intervene
 from workbench.pairs import ModelPair, load_pair
 from workbench.patching import Patch
-from workbench.presets import batch_of, longest_answer, settings_for
+from workbench.presets import batch_of, longest_answer, matrix_settings
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, TokenKind
-from workbench.replay import Replay
+from workbench.replay import Replay, check_selected, unselected
 from workbench.rows import nearest, read_images, read_video
 
 Kind = Literal["text", "image", "video"]
@@ -132,12 +132,14 @@ class Responder:
             stop: strings that end a response.
 
         Raises:
-            InputError: a number outside its range.
+            InputError: a number outside its range, or several questions of none of which replay selects anything.
         """
-        stops, longest = tuple(stop), max_new_tokens or longest_answer(self.pair)
+        stops, empty = tuple(stop), dict[str, None]()
+        longest = longest_answer(self.pair) if max_new_tokens is None else max_new_tokens
         check_sampling(1, temperature, longest)
 
         def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[str]:
+            empty.update(dict.fromkeys(unselected(made)))
             responses = decode_many(
                 self.pair,
                 prompts,
@@ -155,6 +157,8 @@ class Responder:
         done: list[str | Exception] = []
         for start in range(0, len(questions), self.batch_size):
             done += self._isolated(questions[start : start + self.batch_size], work)
+        if isinstance(self.condition, Replay) and len(questions) > 1:
+            check_selected([*empty], len(questions), self.condition)
         return done
 
     def likelihoods(
@@ -208,6 +212,8 @@ class Responder:
             i for i, sees in enumerate(seen) if sees or not isinstance(self.condition, Replay | Adapter)
         ]
         made: list[Intervention | None] = [None] * len(prompts)
+        if not chosen:
+            return made
         found = intervene(
             self.pair,
             [problems[i] for i in chosen],
@@ -269,7 +275,7 @@ def _condition(pair: ModelPair, wanted: Condition | str | None, settings: Mappin
     if isinstance(wanted, Replay | Patch | Adapter):
         return wanted
     if wanted in _NAMED:
-        chosen = default_matrix(pair.depth, **settings_for(pair))[_NAMED[wanted]]
+        chosen = default_matrix(pair.depth, **matrix_settings(pair, settings))[_NAMED[wanted]]
         return replace(chosen, **{name: _value(value) for name, value in settings.items()})
     return "base" if wanted == "base" else "rlvr"
 

@@ -16,7 +16,7 @@ from workbench.adapters import Adapter
 from workbench.amortised import predict_many
 from workbench.answers import verify
 from workbench.backoff import piecewise
-from workbench.conditions import Patch, title_of
+from workbench.conditions import Patch, Replay, title_of
 from workbench.decoding import decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
@@ -26,7 +26,7 @@ from workbench.pairs import ModelPair
 from workbench.patching import Readings, prepare_patch
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, batches
-from workbench.replay import aims_of, learn_many
+from workbench.replay import aims_of, check_selected, learn_many, unselected
 from workbench.reuse import Reuse
 
 Condition = written.Condition | Adapter
@@ -104,6 +104,8 @@ def measure(
     problems: Sequence[Problem],
     settings: Mapping[str, Any],
     reuse: Reuse | None = None,
+    *,
+    whole: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All responses of one condition to some problems, and the drift there.
 
@@ -113,6 +115,10 @@ def measure(
         problems: with answers.
         settings: those of `ablate`, by name.
         reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
+        whole: whether these are all problems, rather than a part of which nothing may be selected.
+
+    Raises:
+        InputError: what the condition refuses; of the whole, also that nothing is selected of any problem.
     """
     reuse = reuse or Reuse()
     ids = tuple(problem.id for problem in problems)
@@ -124,6 +130,8 @@ def measure(
         ("made", ids, condition, drawn),
         lambda: intervene(pair, problems, prompts, condition, seed=seed, batch_size=batch_size, reuse=reuse),
     )
+    if whole and isinstance(condition, Replay) and len(empty := unselected(made)) == len(problems):
+        check_selected(empty, len(problems), condition)
     making = (time.perf_counter() - begun) / len(problems)
     model = answered_by(condition)
     shared = {

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -78,16 +79,23 @@ Device = Annotated[
 PairDtype = Annotated[Dtype | None, typer.Option(help="The default is the pair's preset, else as stored.")]
 Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
 BatchSize = Annotated[
-    int | None, typer.Option(help="Prompts per forward; the default is the pair's preset, else 8.")
+    int | None, typer.Option(help="Prompts per forward; the default is the pair's preset, else 8.", min=1)
 ]
 Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
 NewTokens = Annotated[
     int | None,
-    typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024."),
+    typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024.", min=1),
 ]
 Engine = Annotated[
     Engines | None,
     typer.Option(help="What draws the responses: vllm (extra `vllm`); the default is this process."),
+]
+RelativeTo = Annotated[
+    str | None,
+    typer.Option(
+        help="What boxes count: pixels (of the image at full size), seen (pixels of the image as resized for the model), or "
+        "what its whole width counts, such as 1000; the default is the pair's preset, else pixels."
+    ),
 ]
 Run = Annotated[
     Path | None, typer.Option(help="A finished study or ablation to take tables from; nothing is computed.")
@@ -143,12 +151,11 @@ def matrix_of(
     """
     from workbench.conditions import default_matrix
     from workbench.measuring import drawn_by_engine
-    from workbench.presets import settings_for
+    from workbench.presets import matrix_settings
 
-    given = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
-    matrix = default_matrix(
-        pair.depth, **settings_for(pair) | {k: v for k, v in given.items() if v is not None}
-    )
+    options = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
+    given = {name: value for name, value in options.items() if value is not None}
+    matrix = default_matrix(pair.depth, **matrix_settings(pair, given) | given)
     left = [
         name for name, condition in matrix.items() if engine is not None and not drawn_by_engine(condition)
     ]
@@ -157,6 +164,25 @@ def matrix_of(
             f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}.", err=True
         )
     return {name: condition for name, condition in matrix.items() if name not in left}
+
+
+def tool_of(pair: Any, relative_to: str | None) -> Any:
+    """The pair's zoom tool, with what the option changes."""
+    from dataclasses import replace
+
+    from workbench.agent import tool_of as own
+
+    if relative_to is None:
+        return own(pair)
+    try:
+        counted = (
+            {"pixels": None, "seen": "seen"}[relative_to] if relative_to.isalpha() else float(relative_to)
+        )
+    except (KeyError, ValueError):
+        raise InputError(
+            f"`--relative-to` is {relative_to!r}; expected pixels, seen or a number: --relative-to 1000"
+        ) from None
+    return replace(own(pair), relative_to=counted)
 
 
 def size_of(text: str) -> tuple[int, int] | None:
@@ -193,6 +219,17 @@ def refusals() -> Iterator[None]:
     except InputError as error:
         typer.echo(f"workbench: {error}", err=True)
         sys.exit(2)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings are a line each, without the place in the code that a person at the terminal can do nothing with."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from workbench.conditions import Patch
 from workbench.errors import InputError
 from workbench.problems import Problem, Verifier, wording
 from workbench.rows import nearest
+from workbench.zoom import ZoomTool
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,6 +34,22 @@ _REPLAY: dict[str, tuple[type, ...]] = {
     "top_v": (int,),
     "threshold": (str,),
 }
+_PATCH: dict[str, tuple[type, ...]] = {
+    "layers": (int, list, tuple),
+    "tau": (float, int),
+    "threshold": (str,),
+    "levels": (list, tuple),
+    "only_where_base_lower": (bool,),
+    "positions": (str,),
+}
+_ZOOM: dict[str, tuple[type, ...]] = {"name": (str,), "relative_to": (float, int, str), "min_side": (int,)}
+_LINES = {
+    "replay": "replay: {tau: 0.4, layers: 16}",
+    "patch": "patch: {threshold: fixed, layers: 2, levels: [4.8, 4.7]}",
+    "zoom": "zoom: {relative_to: 1000}",
+}
+_SHARED = {"tau", "layers", "threshold"}
+"""Fields that say for tokens and for patches which cells are meant."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,10 @@ class PairPreset:
     frame_pixels: tuple[int, int] | None = None
     replay: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of `Replay` and `default_matrix`; what is not there has its default."""
+    patch: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `Patch`; what is not there is as in `replay`."""
+    zoom: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `ZoomTool`."""
     longest_answer: int = 1024
     batch_size: int = 8
     control: str | None = None
@@ -69,18 +91,25 @@ class PairPreset:
             value = getattr(self, name)
             if not (isinstance(value, str) and value.strip()) and (value is not None or name in ROLES):
                 raise self._wrong(name, "text", "base: Qwen/Qwen2.5-VL-7B-Instruct")
-        for name, known in (("revision", ROLES), ("endings", tuple(Verifier)), ("replay", tuple(_REPLAY))):
-            table = getattr(self, name) or {}
+        for name, known in (
+            ("revision", dict.fromkeys(ROLES, (str,))),
+            ("endings", dict.fromkeys(Verifier, (str,))),
+            ("replay", _REPLAY),
+            ("patch", _PATCH),
+            ("zoom", _ZOOM),
+        ):
+            table, line = getattr(self, name) or {}, _LINES.get(name, _LINES["replay"])
             if not isinstance(table, Mapping) or not set(table) <= set(known):
-                raise self._wrong(name, f"entries among {', '.join(known)}", "replay: {tau: 0.4, layers: 16}")
+                raise self._wrong(name, f"entries among {', '.join(known)}", line)
             kept = {key: value for key, value in table.items() if value is not None}
             for key, value in kept.items():
-                kinds = _REPLAY[key] if name == "replay" else (str,)
-                if not isinstance(value, kinds) or isinstance(value, bool):
-                    raise self._wrong(
-                        name, f"`{key}` as {kinds[0].__name__}", "replay: {tau: 0.4, layers: 16}"
-                    )
-            object.__setattr__(self, name, kept)
+                if not isinstance(value, known[key]) or isinstance(value, bool) is not (
+                    known[key] == (bool,)
+                ):
+                    raise self._wrong(name, f"`{key}` as {known[key][0].__name__}", line)
+            lists = {key: tuple(value) for key, value in kept.items() if isinstance(value, list)}
+            object.__setattr__(self, name, kept | lists)
+        self._check_values()
         for name in ("image_pixels", "frame_pixels"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_budget(f"{self._here}: `{name}`", value))
@@ -101,6 +130,28 @@ class PairPreset:
 
     def _wrong(self, name: str, expected: str, line: str) -> InputError:
         return InputError(f"{self._here}: `{name}` is {getattr(self, name)!r}; expected {expected}: {line}")
+
+    def _check_values(self) -> None:
+        for name, kinds in (("levels", (float, int)), ("layers", (int,))):
+            value = self.patch.get(name)
+            if isinstance(value, tuple) and not all(type(item) in kinds for item in value):
+                raise self._wrong("patch", f"`{name}` as a list of {kinds[0].__name__}", _LINES["patch"])
+        shared = {name: self.replay[name] for name in _SHARED if name in self.replay}
+        patch = {"layers": len(self.patch.get("levels", ())) or 7, **shared, **self.patch}
+        for name, kind, settings in (("patch", Patch, patch), ("zoom", ZoomTool, self.zoom)):
+            try:
+                kind(**settings)
+            except InputError as error:
+                said = f"settings of `{kind.__name__}` ({error})"
+                raise self._wrong(name, said, _LINES[name]) from error
+
+    def matrix(self, changed: Iterable[str] = ()) -> dict[str, Any]:
+        """Arguments of `default_matrix`, of which those named in ``changed`` will be given other values.
+
+        A changed tau, threshold or number of layers holds for patches too, which then have no settings of their own.
+        """
+        own = {"patch": self.patch} if self.patch and _SHARED.isdisjoint(changed) else {}
+        return {**self.replay, **own}
 
     @property
     def bundled(self) -> bool:
@@ -158,21 +209,31 @@ class PairPreset:
 
 
 def preset_table(presets: Iterable[PairPreset]) -> "Table":
-    """Presets as a table for the terminal."""
+    """Presets as a table for the terminal; ``here``: which of the two models lie on this machine.
+
+    On 80 columns the package's names and hub ids stand whole on a line.
+    """
+    from rich import box
     from rich.table import Table
 
-    table = Table("name", "base, RLVR", "replay", "pixels", "asked with", "on this machine")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 1, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("base, RLVR", overflow="fold")
+    table.add_column("here")
+    table.add_column("settings", max_width=23)
     for preset in presets:
         replay = {"layers": "16 of 28", "tau": 0.4, "alpha": 10.0, **preset.replay}
         budgets = {"image": preset.image_pixels, "frame": preset.frame_pixels}
-        sources = [preset.id_of(role) for role in ROLES]
+        told = [f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}"]
+        told += [f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b]
+        told += ["patches of their own"] * bool(preset.patch)
+        here = [{"base": "base", "rlvr": "RLVR"}[role] for role in ROLES if preset.found(role)]
+        told += [asked] if (asked := ", ".join(preset.in_words())) else []
         table.add_row(
             preset.name,
-            "\n".join(sources),
-            f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}",
-            "\n".join(f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b) or "as configured",
-            ", ".join(preset.in_words()) or "nothing added",
-            "\n".join("yes" if preset.found(role) else "no" for role in ROLES),
+            "\n".join(preset.id_of(role) for role in ROLES),
+            "both" if len(here) == 2 else "".join(here) or "no",
+            "\n".join(told),
         )
     return table
 

@@ -11,7 +11,7 @@ says which fits). What is kept between the two steps lies on the CPU: per prompt
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,7 +28,7 @@ from workbench.pairs import ModelPair, load_pair, named_pair
 from workbench.preflight import check_processor, check_weights
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt
-from workbench.replay import LearnedTokens, aims_of, learn_many
+from workbench.replay import LearnedTokens, aims_of, check_selected, learn_many, unselected
 
 Placing = Literal["together", "sequential"]
 
@@ -98,7 +98,7 @@ def learn_problems(
 
     Raises:
         InputError: an unknown placement, another direction one at a time, checkpoints that do not fit each other, and
-            what `load_pair` and `learn_many` refuse.
+            what `load_pair` and `learn_many` refuse; a selection that is empty for every problem though tau > 0.
     """
     if placement not in get_args(Placing):
         raise InputError(
@@ -121,7 +121,7 @@ def learn_problems(
         sources: dict[str, Any] = {"name": name} if preset else {"base": base, "rlvr": rlvr}
         pair = load_pair(**sources, **chosen, revision=revision, trust_remote_code=trust_remote_code)
         prompts = [pair.encode(problem) for problem in problems]
-        return LearnedProblems(learn_many(pair, prompts, replay, **learning), prompts, pair)
+        return _learned(pair, prompts, replay, learning)
     if replay.direction != "base_to_rlvr":
         raise InputError(
             f"`replay` has the direction {replay.direction!r}; one model at a time works for 'base_to_rlvr' only: "
@@ -165,7 +165,15 @@ def learn_problems(
             f"`rlvr` {str(rlvr)!r} has (family, hidden, vocabulary, depth) {(*found, learner.depth)}, the base "
             f"{(*shape, depth)}; give two checkpoints of one architecture"
         )
-    return LearnedProblems(learn_many(learner, prompts, fixed, aims=aims, **learning), prompts, learner)
+    return _learned(learner, prompts, fixed, {**learning, "aims": aims})
+
+
+def _learned(
+    pair: ModelPair, prompts: list[EncodedPrompt], replay: Replay, how: Mapping[str, Any]
+) -> LearnedProblems:
+    learned = learn_many(pair, prompts, replay, **how)
+    check_selected(unselected(learned), len(prompts), replay)
+    return LearnedProblems(learned, prompts, pair)
 
 
 def _shape(anatomy: Anatomy) -> tuple[str, int, int]:

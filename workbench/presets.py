@@ -1,6 +1,6 @@
 """Settings that suit a pair: those of its preset, else the paper's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,13 @@ FIRST = "first"
 
 
 def settings_for(pair: ModelPair) -> dict[str, Any]:
-    """Arguments of `default_matrix` and `Replay` for a pair: its preset's, else none, which is the paper's."""
+    """Arguments of `Replay` for a pair: its preset's, else none, which is the paper's."""
     return dict(pair.preset.replay) if pair.preset else {}
+
+
+def matrix_settings(pair: ModelPair, changed: Iterable[str] = ()) -> dict[str, Any]:
+    """Arguments of `default_matrix` for a pair, before those named in ``changed`` are (`PairPreset.matrix`)."""
+    return (pair.preset or _NONE).matrix(changed)
 
 
 def is_bundled(pair: ModelPair) -> bool:

@@ -18,7 +18,7 @@ from workbench.answers import VERIFIERS
 from workbench.errors import InputError
 from workbench.images import FRAME_LIMIT
 from workbench.rows import FIELDS, LETTERS, Columns, Rows, as_list, nearest, to_records
-from workbench.sources import read_rows
+from workbench.sources import KINDS, read_rows
 
 PACKAGED = Path(__file__).parent / "data" / "problems.yaml"
 
@@ -50,6 +50,15 @@ class Place:
         if missing is None:
             raise KeyError(named[0])
         return missing
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """KeyError for a column that a row lacks and `ProblemPreset.adapt` does not make."""
+        made = ("choices", "video") if self.video else ("choices",)
+        needed = [column for name, column in self.columns.items() if column and name not in made]
+        for column in (*self.where, *needed):
+            if column not in row:
+                raise KeyError(column)
+        self.column("question", row)
 
     def find(self) -> list[Path]:
         """The files, in order; empty if they are not on this machine."""
@@ -205,6 +214,11 @@ def _located(preset: ProblemPreset, own: str) -> tuple[Place, list[Path]]:
                 f"`source` '{preset.name}:{own}': no such file; expected {preset.title} as one of "
                 f"{', '.join(p.file for p in preset.places)}: load_problems('{preset.name}:{preset.places[0].file}')"
             )
+        if file.suffix.lower() not in KINDS:
+            raise InputError(
+                f"`source` '{preset.name}:{own}' is a file of unknown kind; expected {', '.join(KINDS)}: "
+                f"load_problems('{preset.name}:{preset.places[0].file}')"
+            )
         fitting = [p for p in preset.places if fnmatch(file.name, Path(p.file).name)]
         alike = [p for p in preset.places if Path(p.file).suffix == file.suffix]
         return (*fitting, *alike, *preset.places)[0], [file]
@@ -223,9 +237,11 @@ def _located(preset: ProblemPreset, own: str) -> tuple[Place, list[Path]]:
 
 def _adapted(preset: ProblemPreset, place: Place, files: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     for file in files:
-        for where, row in read_rows(file, place.columns):
+        for number, (where, row) in enumerate(read_rows(file, place.columns)):
             try:
                 adapted = preset.adapt(row, place)
+                if number == 0:
+                    place.check(row)
             except KeyError as error:
                 found = ", ".join(map(str, row))
                 missing = error.args[0]

@@ -19,6 +19,7 @@ visual token, which it cannot see, and layers after K never run.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ class LearnedTokens:
 
     problem_id: str
     tokens: Float[Tensor, "visual hidden"]
-    """x: what is added at the visual positions, in order of position. All zeros where learning failed (`stopped`)."""
+    """x: what is added at the visual positions, in order of position. All zeros where nothing was learnt (`stopped`)."""
     losses: Float[Tensor, " iterations"]
     """Loss (nats) before each step."""
     mask: Bool[Tensor, "layers positions"]
@@ -62,7 +63,7 @@ class LearnedTokens:
     """(t, row, column) of each visual position, (visual, 3)."""
     replay: Replay
     stopped: str | None
-    """Why it ended before the last iteration; None if it did not."""
+    """Why it ended before the last iteration, or `NOTHING`; None if neither."""
     provenance: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -129,14 +130,22 @@ class LearnedTokens:
         return learned_tokens(self)
 
 
+NOTHING = "nothing selected"
+"""Why a prompt without a selected cell has no tokens: the model is left as it is."""
 _TENSORS = ("tokens", "losses", "mask", "visual", "grid")
 
 
 def learn_tokens(
     pair: ModelPair, prompt: EncodedPrompt, replay: Replay, *, student: EncodedPrompt | None = None
 ) -> LearnedTokens:
-    """Learn one prompt's tokens; see the module's text, and `learn_many` for several prompts at a time."""
-    return learn_many(pair, [prompt], replay, students=None if student is None else [student])[0]
+    """Learn one prompt's tokens; see the module's text, and `learn_many` for several prompts at a time.
+
+    Raises:
+        InputError: what `learn_many` refuses, or a selection that is empty in every layer though tau > 0.
+    """
+    learned = learn_many(pair, [prompt], replay, students=None if student is None else [student])
+    check_selected(unselected(learned), 1, replay)
+    return learned[0]
 
 
 def learn_many(
@@ -160,11 +169,11 @@ def learn_many(
         batch_size: prompts per forward; changes speed and memory, results only by rounding.
         progress: called with (prompts done, prompts in all).
 
-    A prompt whose loss or tokens leave the finite numbers keeps x = 0, says so in ``stopped``, and disturbs no other.
+    A prompt whose loss or tokens leave the finite numbers, or of which nothing is selected in any layer, keeps x = 0, says so in
+    ``stopped``, and disturbs no other.
 
     Raises:
-        InputError: a prompt without visual tokens, a selection that is empty in every layer though tau > 0, more
-            layers than the models have, or ``students`` that do not fit.
+        InputError: a prompt without visual tokens, more layers than the models have, or ``students`` that do not fit.
     """
     replay.loss_layers(pair.depth)
     learner = learner_of(pair, replay)
@@ -184,7 +193,10 @@ def learn_many(
         shown = None if students is None else students[here]
         aimed = None if aims is None else aims[here]
         loss_at, mask = prepare(pair, batch, replay, students=shown, aims=aimed)
-        return _results(pair, batch, replay, loss_at.cells, mask, *descend(loss_at, learner, **how))
+        x, losses, stopped = descend(loss_at, learner, **how)
+        chosen = has_selection(mask, loss_at.cells, replay)
+        why = [told if any_ else NOTHING for told, any_ in zip(stopped, chosen, strict=True)]
+        return _results(pair, batch, replay, loss_at.cells, mask, x, losses, why)
 
     done: list[LearnedTokens] = []
     for _, results in piecewise(batches(prompts, batch_size), learnt, model=learner, what="replay"):
@@ -221,8 +233,7 @@ def prepare(
     """Steps 1 and 2 for prompts that go into one batch: the loss as a function of x, and the cells that it covers.
 
     Raises:
-        InputError: a prompt without visual tokens, more layers than the models have, or a selection that is empty in
-            every layer though tau > 0.
+        InputError: a prompt without visual tokens, or more layers than the models have.
     """
     _refuse_blind(prompts)
     loss_layers, learner = replay.loss_layers(pair.depth), learner_of(pair, replay)
@@ -237,7 +248,6 @@ def prepare(
             own = [cells.take(calls[layer].output).to(device) for layer in loss_layers]
             below = torch.stack([summarise(h, lens_head(learner, vocabulary), top_k=1).entropy for h in own])
         mask = _mask(torch.stack([target.entropy for target in targets]), below, cells, prompts, replay)
-    _refuse_empty(mask, cells, prompts, replay)
     after = replay.alignment == "paper"
     start = loss_layers[0] if replay.site == "mid_tokens" else 0
     segment = Segment(learner, calls, start, last + int(after), int(cells.position.min()))
@@ -314,15 +324,40 @@ def _refuse_blind(prompts: Sequence[EncodedPrompt]) -> None:
             )
 
 
-def _refuse_empty(mask: Tensor, cells: Cells, prompts: Sequence[EncodedPrompt], replay: Replay) -> None:
+def has_selection(mask: Bool[Tensor, "layers n"], cells: Cells, replay: Replay) -> list[bool]:
+    """Of each prompt of a batch, whether a cell is selected in any layer; nothing is lacking where tau asks for none."""
     if replay.tau == 0 and replay.threshold != "fixed":
-        return  # asked for: the identity
-    for number, prompt in enumerate(prompts):
-        if not mask[:, (cells.prompt == number).to(mask.device)].any():
-            raise InputError(
-                f"`replay` selects no visual position of {prompt.problem_id!r} in any layer (select {replay.select!r}, "
-                f"threshold {replay.threshold!r}, tau {replay.tau}); raise tau, or use threshold='quantile'"
-            )
+        return [True] * len(cells.counts)
+    return [bool(part.any()) for part in mask.split(cells.counts, 1)]
+
+
+def unselected(made: Sequence[Any]) -> list[str]:
+    """The ids of prompts whose tokens are none because nothing was selected."""
+    return [one.problem_id for one in made if isinstance(one, LearnedTokens) and one.stopped == NOTHING]
+
+
+def check_selected(empty: Sequence[str], total: int, replay: Replay, *, refuse: bool = True) -> None:
+    """Warn where nothing is selected of some prompts of a run, and refuse it where that are all.
+
+    Args:
+        empty: ids of the prompts, or problems, of which nothing is selected.
+        total: how many there are in all.
+        replay: the settings.
+        refuse: False: only warn.
+
+    Raises:
+        InputError: nothing is selected of any.
+    """
+    if not empty:
+        return
+    which = repr(empty[0]) if total == 1 else f"{len(empty)} of {total} prompts"
+    told = (
+        f"`replay` selects no visual position of {which} in any layer (select {replay.select!r}, "
+        f"threshold {replay.threshold!r}, tau {replay.tau})"
+    )
+    if refuse and len(empty) == total:
+        raise InputError(f"{told}; raise tau, or use threshold='quantile'")
+    warnings.warn(f"{told}, {empty[0]!r} the first: the model is left as it is there", stacklevel=3)
 
 
 def _results(

@@ -96,9 +96,15 @@ def read_path(
             yield where, {"id": where, **seen, **({"question": question} if question else {})}
     elif path.exists() and kind in KINDS:
         yield from to_records(read_rows(path, columns), columns, path.stem, path.parent, frames)
+    elif path.exists() and kind in SUFFIXES | MOVIES:
+        what = "video" if kind in MOVIES else "image"
+        raise InputError(
+            f"`source` {path.name!r} is one {what}; expected a folder of them: load_problems({str(path.parent)!r}), or rows of a "
+            f'.jsonl file that name it, {{"question": "What is this?", "{what}": "{path.name}"}}'
+        )
     elif path.exists():
         raise InputError(
-            f"`source` {path.name!r} is a file of unknown kind; expected {', '.join(KINDS)} or a folder of images: "
+            f"`source` {path.name!r} is a file of unknown kind; expected {', '.join(KINDS)} or a folder of images or movies: "
             "load_problems('problems.jsonl')"
         )
     elif kind or len(path.parts) > 1:

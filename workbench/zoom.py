@@ -11,15 +11,17 @@ A call is strict JSON between tags, and nothing of a response is ever executed:
    ``min_side``, and very long ones to a hundredth of their length, because image processors refuse slivers.
 4. Whatever is wrong comes back to the model as a sentence; nothing raises.
 
-``bbox_2d`` counts pixels of the image at full size, x to the right and y down. ``image_index`` is optional: 0 is the
-first image of the problem, later numbers are its further images, then the crops.
+``bbox_2d`` counts pixels of the image at full size, x to the right and y down, as in the released loop of arXiv 2511.19972.
+Models that were trained on pixels of the image as their processor resized it (Qwen2.5-VL) mean the same only up to the pixel
+budget: above it ``ZoomTool(relative_to="seen")`` crops where they point. ``image_index`` is optional: 0 is the first image of
+the problem, later numbers are its further images, then the crops.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -72,15 +74,16 @@ class ZoomTool:
     """
 
     name: str = "image_zoom_in_tool"
-    relative_to: float | None = None
-    """None: boxes are in pixels. Else the whole width or height is this much: 1 for fractions, 1000 for Qwen3-VL."""
+    relative_to: float | Literal["seen"] | None = None
+    """What boxes count. None: pixels of the image at full size. ``seen``: pixels of the image as it was resized for the model.
+    A number: the whole width or height is this much, 1 for fractions, 1000 for Qwen3-VL."""
     min_side: int = 28
     """Pixels of a crop's shorter side at least, as far as the image has them."""
     max_call: int = 4096
     """Characters of JSON at most."""
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
+        if not isinstance(self.name, str) or not self.name.strip():
             raise InputError(
                 f"`name` is {self.name!r}; expected a tool's name: ZoomTool(name='image_zoom_in_tool')"
             )
@@ -90,10 +93,11 @@ class ZoomTool:
                 raise InputError(
                     f"`{name}` is {value!r}; expected a whole number of at least 1: ZoomTool({name}=28)"
                 )
-        if self.relative_to is not None and not 0 < self.relative_to < math.inf:
+        whole = self.relative_to
+        if whole not in (None, "seen") and not (type(whole) in (int, float) and 0 < whole < math.inf):
             raise InputError(
-                f"`relative_to` is {self.relative_to!r}; expected None for pixels, or what the whole width counts: "
-                "ZoomTool(relative_to=1000)"
+                f"`relative_to` is {whole!r}; expected None for pixels, 'seen' for pixels of the resized image, or what the "
+                "whole width counts: ZoomTool(relative_to=1000)"
             )
 
     @property
@@ -101,7 +105,7 @@ class ZoomTool:
         """A system text that explains the tool, for problems that bring none."""
         unit = (
             "pixels"
-            if self.relative_to is None
+            if self.relative_to in (None, "seen")
             else f"units of 1/{self.relative_to:g} of its width or height"
         )
         box = {
@@ -126,8 +130,19 @@ class ZoomTool:
             f"You will be shown the region as a new image. When you know the answer, write {ANSWERS}...{ANSWERED}."
         )
 
-    def read(self, response: str, sizes: Sequence[tuple[int, int]]) -> Step:
-        """What a response asks for, given (width, height) of every image in the context; the module's text tells how."""
+    def read(
+        self,
+        response: str,
+        sizes: Sequence[tuple[int, int]],
+        seen: Sequence[tuple[int, int]] | None = None,
+    ) -> Step:
+        """What a response asks for; the module's text tells how.
+
+        Args:
+            response: what the model said.
+            sizes: (width, height) in pixels of every image in the context.
+            seen: the same of the images as they were resized for the model; None: as they are.
+        """
         found = [(at, tag) for tag in STOPS if (at := response.find(tag)) >= 0]
         if not found:
             return Step(response, error=self._missing(response))
@@ -140,11 +155,11 @@ class ZoomTool:
         if tag == ANSWERED:
             return Step(text, answered=True)
         try:
-            return Step(text, call=self._parse(text[start + len(OPENS) : end], sizes))
+            return Step(text, call=self._parse(text[start + len(OPENS) : end], sizes, seen or sizes))
         except _Refusal as refusal:
             return Step(text, error=str(refusal))
 
-    def _parse(self, body: str, sizes: Sequence[tuple[int, int]]) -> Call:
+    def _parse(self, body: str, sizes: Sequence[tuple[int, int]], seen: Sequence[tuple[int, int]]) -> Call:
         call = self._object(
             _parsed(body, self.max_call), "the call", {"name", "arguments"}, {"name", "arguments"}
         )
@@ -158,7 +173,7 @@ class ZoomTool:
         if not isinstance(label, str):
             raise _Refusal(f"`label` is {_shown(label)}; it must be a text.")
         asked = _numbers(arguments["bbox_2d"])
-        return Call(image, asked, self._box(asked, *sizes[image]), utf8(label)[:_LABEL])
+        return Call(image, asked, self._box(asked, sizes[image], seen[image]), utf8(label)[:_LABEL])
 
     def crop(self, call: Call, images: Sequence[Image.Image]) -> Image.Image:
         """The region of a call, at the image's own resolution."""
@@ -168,7 +183,9 @@ class ZoomTool:
         """What the model gets back, as parts of a message; ``index`` is the number that the crop now has."""
         if crop is None or step.call is None:
             return (f"<tool_response>\nError: {step.error}\n</tool_response>",)
-        what = f"Image {index}, cut out of image {step.call.image}, {crop.width} x {crop.height} pixels:\n"
+        # Where pixels are those that the model sees, a crop's own would mislead.
+        size = "" if self.relative_to == "seen" else f", {crop.width} x {crop.height} pixels"
+        what = f"Image {index}, cut out of image {step.call.image}{size}:\n"
         return (f"<tool_response>\n{what}", crop, "\n</tool_response>")
 
     def _missing(self, response: str) -> str:
@@ -186,24 +203,30 @@ class ZoomTool:
             raise _Refusal(f"{what} has {_shown(unknown[0])}; known are {', '.join(sorted(known))}.")
         return value
 
-    def _box(self, asked: tuple[float, ...], width: int, height: int) -> tuple[int, int, int, int]:
-        scale = (
-            (1.0, 1.0) if self.relative_to is None else (width / self.relative_to, height / self.relative_to)
-        )
-        x1, y1, x2, y2 = (value * scale[i % 2] for i, value in enumerate(asked))
+    def _box(
+        self, asked: tuple[float, ...], size: tuple[int, int], seen: tuple[int, int]
+    ) -> tuple[int, int, int, int]:
+        (width, height), whole = size, self._whole(size, seen)
+        x1, y1, x2, y2 = (value * (size[i % 2] / whole[i % 2]) for i, value in enumerate(asked))
         if not (x1 < x2 and y1 < y2):
             raise _Refusal("`bbox_2d` must have x1 < x2 and y1 < y2: [x1, y1, x2, y2].")
         left, right = math.floor(min(max(x1, 0), width)), math.ceil(min(max(x2, 0), width))
         top, bottom = math.floor(min(max(y1, 0), height)), math.ceil(min(max(y2, 0), height))
         if left >= right or top >= bottom:
-            raise _Refusal(f"`bbox_2d` lies outside the image, which is {self._extent(width, height)}.")
+            raise _Refusal(f"`bbox_2d` lies outside the image, which is {self._extent(whole)}.")
         least = max(self.min_side, math.ceil(max(right - left, bottom - top) / _LONGEST))
         (left, right), (top, bottom) = _grown(left, right, least, width), _grown(top, bottom, least, height)
         return left, top, right, bottom
 
-    def _extent(self, width: int, height: int) -> str:
-        if self.relative_to is None:
-            return f"{width} pixels wide and {height} high"
+    def _whole(self, size: tuple[int, int], seen: tuple[int, int]) -> tuple[float, float]:
+        """Width and height of an image in what boxes count."""
+        if self.relative_to is None or self.relative_to == "seen":
+            return size if self.relative_to is None else seen
+        return self.relative_to, self.relative_to
+
+    def _extent(self, whole: tuple[float, float]) -> str:
+        if self.relative_to in (None, "seen"):
+            return f"{whole[0]} pixels wide and {whole[1]} high"
         return f"{self.relative_to:g} wide and high"
 
 

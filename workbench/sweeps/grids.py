@@ -111,11 +111,10 @@ class Grid(Checked):
             made = default_matrix(depth, **{**known, **chosen})
             return {f"{title}: {name}": condition for name, condition in made.items()}
         if self.kind == "patch":
-            return {title: Patch(**{**{k: v for k, v in known.items() if k in _PATCH}, **chosen})}
-        mid = chosen.get("site") == "mid_tokens"
-        return {
-            title: Replay(**{**{k: v for k, v in known.items() if not (mid and k == "layers")}, **chosen})
-        }
+            shared = {k: v for k, v in known.items() if k in _PATCH}
+            return {title: Patch(**{**shared, **known.get("patch", {}), **chosen})}
+        left = {"patch", "layers"} if chosen.get("site") == "mid_tokens" else {"patch"}
+        return {title: Replay(**{**{k: v for k, v in known.items() if k not in left}, **chosen})}
 
 
 def _shown(value: Any) -> str:

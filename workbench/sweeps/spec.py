@@ -157,7 +157,6 @@ class Sweep(Checked):
         Raises:
             InputError: a combination that `Replay` or `Patch` refuses, or deeper than the models, or two of one name.
         """
-        known = {} if pair.preset is None else dict(pair.preset.replay)
         made: dict[str, Condition] = {name: name for name in self.plain}
         for entry, grid in self.interventions.items():
             for title, chosen in grid.combinations(entry):
@@ -165,6 +164,7 @@ class Sweep(Checked):
                 if rules := self._rules({"pair": (pair.title,), "intervention": (entry, title), **settings}):
                     (used if used is not None else set()).update(rules)
                     continue  # it need not make sense
+                known = {} if pair.preset is None else pair.preset.matrix(chosen)
                 try:
                     for name, condition in grid.build(title, chosen, known, depth).items():
                         if name in made:
