@@ -6,8 +6,9 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from workbench.adapter_training import train_adapter
 from workbench.adapters import Adapter, load_adapter
-from workbench.amortised import losses_beside, train_adapter
+from workbench.amortised import losses_beside
 from workbench.amortised_figures import loss_against_steps
 from workbench.analysis import Finding, Given
 from workbench.claims import ONE_PASS, ONE_VECTOR, REPLAY, amortised_claims

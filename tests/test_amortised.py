@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from workbench import amortised
+from workbench import adapter_training
+from workbench.adapter_training import train_adapter
 from workbench.adapters import Adapter, load_adapter
 from workbench.agent import run_agent
 from workbench.amortised import (
@@ -17,7 +18,6 @@ from workbench.amortised import (
     losses_beside,
     predict_many,
     predict_tokens,
-    train_adapter,
     weights_of,
 )
 from workbench.amortised_figures import loss_against_steps
@@ -231,8 +231,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 
     with pytest.raises(KeyboardInterrupt):
         train_adapter(tiny_pair, problems[:12], REPLAY, progress=stop, **call)
-    passes, whole = [], amortised._Run.pass_over
-    monkeypatch.setattr(amortised._Run, "pass_over", lambda *a: (passes.append(1), whole(*a))[1])
+    passes, whole = [], adapter_training._Run.pass_over
+    monkeypatch.setattr(adapter_training._Run, "pass_over", lambda *a: (passes.append(1), whole(*a))[1])
     resumed = train_adapter(tiny_pair, problems[:12], REPLAY, **call)
     assert (len(passes), same(resumed, trained)) == (4, True)
     assert (resumed.curves["validation"] == trained.curves["validation"]).all()
@@ -330,8 +330,8 @@ def test_a_prompt_without_pictures_is_refused(tiny_pair, trained):
     ],
 )
 def test_bad_numbers_are_refused_before_anything_runs(tiny_pair, problems, monkeypatch, changes, message):
-    monkeypatch.setattr(amortised, "prepare", None)
-    monkeypatch.setattr(amortised, "embeddings", None)
+    monkeypatch.setattr(adapter_training, "prepare", None)
+    monkeypatch.setattr(adapter_training, "embeddings", None)
     with pytest.raises(InputError, match=message):
         train_adapter(tiny_pair, problems[:2], REPLAY, **{"validation": problems[2:3], **TRAINING, **changes})
 

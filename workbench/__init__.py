@@ -33,7 +33,7 @@ _HOME = {
     "learn_problems": "placement",
     "Adapter": "adapters",
     "load_adapter": "adapters",
-    "train_adapter": "amortised",
+    "train_adapter": "adapter_training",
     "predict_tokens": "amortised",
     "Patch": "conditions",
     "prepare_patch": "patching",

@@ -8,7 +8,7 @@ For every visual token of a prompt, on its own:
    of every prompt: what an adapter reaches without looking.
 
 ``last`` and ``last_bias`` begin at zero, so that an untrained adapter leaves the RLVR model as it is, bit for bit. How one is
-trained and used is in ``amortised``. arXiv 2511.19972 leaves predicting x in one pass to future work.
+trained is in ``adapter_training``, how it is used in ``amortised``. arXiv 2511.19972 leaves this to future work.
 """
 
 import hashlib
