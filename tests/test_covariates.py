@@ -230,7 +230,7 @@ def test_bad_tables_are_refused():
 def test_cells_that_do_not_fit_are_refused(pair, problems):
     with pytest.raises(InputError, match="fitted on another model"):
         cell_table(pair, problems, translators=Translators.identity(3, 160))
-    with pytest.raises(InputError, match="`problems` must be a list of Problem"):
+    with pytest.raises(InputError, match="`problems` is empty; give at least one: cell_table"):
         cell_table(pair, [])
     small = tiny.pair("qwen2_5_vl")
     traced = trace(small, [tiny.problem("qwen2_5_vl")], null_draws=0)
