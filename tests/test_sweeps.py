@@ -437,6 +437,17 @@ def test_a_sweep_goes_on_only_with_what_it_was_planned_with(home, monkeypatch):
     assert contents(home / "out") == contents(home / "whole")
 
 
+def test_a_sweep_of_a_pair_with_pixel_budgets_goes_on(home):
+    preset = f"mine: {{base: {home}/base, rlvr: {home}/rlvr, image_pixels: [3136, 501760]}}"
+    (home / "pairs.yaml").write_text(preset)
+    file = spec(home)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([f"pairs: ['{home}/pairs.yaml:mine']", *lines[1:]]))
+    run_sweep(file, home / "out", workers=1)
+    assert faults(home / "out") == []
+    assert resume_sweep(home / "out", workers=1).now == 0
+
+
 def test_what_changes_under_a_sweep_stops_it_and_is_no_outcome(home):
     file = spec(home, "{stale: {patch: {layers: 2}}}", plain="[base]")
     with pytest.raises(InputError, match=r"are not those of the plan; plan again.* --out "):

@@ -23,6 +23,8 @@ from workbench.video import MOVIES, read_clip
 
 GENERATED = {"shapes": shapes, "shapes-video": shapes_video, "shapes-agent": shapes_agent}
 NAMES = (*GENERATED, "easy-vqa")
+SPLITS = {**dict.fromkeys(GENERATED, tuple(shapes.SPLITS)), "easy-vqa": ("train", "test")}
+"""Of the sets that have splits of their own."""
 FOLDER_QUESTION = "Describe this image."
 MOVIE_QUESTION = "Describe this video."
 KINDS = (".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -56,9 +58,9 @@ def read_easy_vqa(split: str, limit: int | None, seed: int) -> Rows:
         raise InputError(
             "`source` 'easy-vqa' needs a package that is missing: pip install easy-vqa"
         ) from error
-    if split not in ("train", "test"):
+    if split not in SPLITS["easy-vqa"]:
         raise InputError(
-            f"`split` is {split!r}; 'easy-vqa' has train and test{nearest(split, ('train', 'test'))}: "
+            f"`split` is {split!r}; 'easy-vqa' has train and test{nearest(split, SPLITS['easy-vqa'])}: "
             "load_problems('easy-vqa', split='test')"
         )
     questions, answers, images = getattr(easy_vqa, f"get_{split}_questions")()

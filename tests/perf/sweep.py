@@ -27,9 +27,9 @@ from typing import Any
 
 import psutil
 
-from workbench.sweeps.driver import identity_of, run_sweep
+from workbench.sweeps.driver import run_sweep
 from workbench.sweeps.ledger import Ledger, Outcome
-from workbench.sweeps.plan import plan_cells
+from workbench.sweeps.plan import identity_of, plan_cells
 from workbench.sweeps.spec import parse_sweep
 from workbench.sweeps.tables import export_sweep
 from workbench.sweeps.worker import Bench, Job
@@ -68,9 +68,10 @@ def fill(folder: Path) -> int:
     result = {"responses": rows, "drift": [["last layer", "low", 0.1, 0.2, 12]] * 4}
     text = spec(340, [round(0.05 * i, 2) for i in range(1, 11)], list(range(10, 40)))
     sweep = parse_sweep(text)
-    cells = plan_cells(sweep, "cpu")
+    identity = identity_of(sweep, "cpu")
+    cells = plan_cells(sweep, "cpu", identity)
     with Ledger(folder, write=True) as ledger:
-        ledger.plan(cells, {"text": text, "device": "cpu", "identity": identity_of(sweep, "cpu")})
+        ledger.plan(cells, {"text": text, "device": "cpu", "identity": identity})
         for start in range(0, len(cells) * 9 // 10, 1000):
             ledger.record(
                 Outcome(cell.key, result, "", 0.3, 0.1, "w") for cell in cells[start : start + 1000]

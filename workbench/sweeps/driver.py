@@ -16,7 +16,7 @@ from typing import Any
 from workbench.errors import InputError
 from workbench.sweeps.engines import Engine, Stop, local
 from workbench.sweeps.ledger import Ledger, driving
-from workbench.sweeps.plan import device_of, digest, drawing, pair_identity, plan_cells, versions
+from workbench.sweeps.plan import device_of, identity_of, plan_cells
 from workbench.sweeps.spec import Sweep, parse_sweep, read_sweep
 from workbench.sweeps.worker import Job
 
@@ -78,13 +78,9 @@ def run_sweep(
     out, run = Path(out), engine_of(engine)
     with driving(out):
         device = device_of(sweep)
-        cells = plan_cells(sweep, device)
-        about = {
-            "text": text,
-            "device": device,
-            "identity": identity_of(sweep, device),
-            "folder": os.getcwd(),
-        }
+        identity = identity_of(sweep, device)
+        cells = plan_cells(sweep, device, identity)
+        about = {"text": text, "device": device, "identity": identity, "folder": os.getcwd()}
         with Ledger(out, write=True) as ledger:
             ledger.plan(cells, about)
             for other in share:
@@ -118,17 +114,6 @@ def resume_sweep(
         return _drive(ledger, parse_sweep(ledger.about["text"]), run, workers, retry_failed, cache, progress)
 
 
-def identity_of(sweep: Sweep, device: str) -> dict[str, Any]:
-    """What the plan's keys were made of, for `diff` and `verify`."""
-    return {
-        "versions": versions(),
-        "pairs": {
-            pair.title: {"files": pair_identity(pair), "drawing": digest(drawing(sweep, pair, device))}
-            for pair in sweep.pairs
-        },
-    }
-
-
 def since_plan(ledger: Ledger) -> list[str]:
     """What of the files, the code and the libraries is not what it was when the sweep was planned, in words."""
     about = ledger.about
@@ -136,7 +121,7 @@ def since_plan(ledger: Ledger) -> list[str]:
     try:
         now = identity_of(sweep, about["device"])
         found = [f"since the plan: {said}" for said in unlike(about["identity"], now)]
-        before, after = [*ledger.cells()], plan_cells(sweep, about["device"])
+        before, after = [*ledger.cells()], plan_cells(sweep, about["device"], now)
         changed = 0 if before == after else len({*before} ^ {*after})
         return found + [f"{changed} cells would be others if planned now"] * bool(changed)
     except InputError as error:

@@ -5,6 +5,7 @@ the intervention's settings, samples and how they are drawn, device and threads,
 libraries that compute. What does not: names, places, the order of cells, the number of workers, the engine.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -182,18 +183,41 @@ def device_of(sweep: Sweep) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def plan_cells(sweep: Sweep, device: str) -> list[Cell]:
+def identity_of(sweep: Sweep, device: str) -> dict[str, Any]:
+    """What the keys of a plan are made of, beside problems and interventions; every file is read.
+
+    Of JSON's types alone, so that it equals what a ledger recorded of it.
+
+    Raises:
+        InputError: a model is not on this machine.
+    """
+    told = {
+        "versions": versions(),
+        "pairs": {
+            pair.title: {"files": pair_identity(pair), "drawing": digest(drawing(sweep, pair, device))}
+            for pair in sweep.pairs
+        },
+    }
+    return json.loads(json.dumps(told))
+
+
+def plan_cells(sweep: Sweep, device: str, identity: Mapping[str, Any] | None = None) -> list[Cell]:
     """Every cell, in the order of the exported tables: pair, problem set, problem, intervention, seed.
+
+    `identity` is what `identity_of` found, where it is known already.
 
     Raises:
         InputError: a pair or problem set that is not on this machine, or an intervention deeper than the models.
     """
     cells: list[Cell] = []
+    identity = identity or identity_of(sweep, device)
     sets = [(problems, load_set(problems)) for problems in sweep.problems]
     fingerprints = {problems.label: [problem.fingerprint for problem in loaded] for problems, loaded in sets}
     for pair in sweep.pairs:
-        identity = digest(pair_identity(pair))
-        settings = digest(drawing(sweep, pair, device))
+        files, settings = (
+            digest(identity["pairs"][pair.title]["files"]),
+            identity["pairs"][pair.title]["drawing"],
+        )
         conditions = sweep.conditions(pair, depth_of(pair) or 28)
         for problems, loaded in sets:
             kept = [
@@ -204,7 +228,7 @@ def plan_cells(sweep: Sweep, device: str) -> list[Cell]:
             ]
             for problem, fingerprint in zip(loaded, fingerprints[problems.label], strict=True):
                 for name, condition, seed in kept:
-                    key = cell_key(identity, fingerprint, condition, seed, settings)
+                    key = cell_key(files, fingerprint, condition, seed, settings)
                     cells.append(Cell(key, pair.title, problems.label, problem.id, name, seed))
     return cells
 

@@ -24,8 +24,7 @@ from workbench.errors import InputError
 from workbench.pair_presets import ROLES, PairPreset, pair_preset
 from workbench.problem_presets import read_problem_presets
 from workbench.rows import nearest
-from workbench.shapes import SPLITS
-from workbench.sources import GENERATED, NAMES
+from workbench.sources import NAMES, SPLITS
 from workbench.sweeps.faults import Place, in_words, placed, walk
 from workbench.sweeps.grids import FIELDS, Checked, Grid, MatrixGrid, PatchGrid, ReplayGrid
 
@@ -327,7 +326,7 @@ def _absent(sweep: Sweep) -> Iterator[tuple[Place, str]]:
     known = (*NAMES, *read_problem_presets())
     for i, problems in enumerate(sweep.problems):
         source, split = problems.source, problems.split
-        splits = SPLITS if source in GENERATED else ("train", "test") if source in NAMES else (split,)
+        splits = SPLITS.get(source, (split,))
         if split not in splits:
             said = f"{source!r} has no split {split!r}{nearest(split, splits)}; expected {', '.join(splits)}"
             yield ("problems", i, "split"), said

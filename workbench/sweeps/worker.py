@@ -92,7 +92,7 @@ class Bench:
         if cell_key(identity, problem.fingerprint, called, cell.seed, digest(settings)) != cell.key:
             raise Stale(
                 f"`pairs` {cell.pair}, `problems` {cell.problems}: files of the pair or of the problem, or the libraries, are "
-                "not those of the plan; plan again, which keeps every cell that is the same: workbench sweep run"
+                "not those of the plan; plan again, which keeps every cell that is the same: workbench sweep run sweep.yaml"
             )
         told = {name: settings[name] for name in ("samples", "temperature", "max_new_tokens")}
         told |= {"seed": cell.seed, "batch_size": 1}
