@@ -43,15 +43,15 @@ def analyse(given: Given) -> Finding:
         for direction in DIRECTIONS:
             drawn[direction + end] = component_heatmap(found.summary, metric=metric, direction=direction)
         drawn[f"approximations{end}"] = exact_scatter(found.effects, found.correlations, metric=metric)
-    for name in parts:
-        figure: Any = drawn[""] if name == "low" else component_heatmap(parts[name])
-        cells, _, model = name.partition(", ")
+    files = {"low": ""} | {name: name.replace(", ", "_").replace(" ", "_") for name in others}
+    drawn |= {files[name]: component_heatmap(parts[name]) for name in others}
+    for name, file in files.items():
+        figure, (cells, _, model) = drawn[file], name.partition(", ")
         subtitle = figure.layout.title.subtitle
         subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy visual cells")
         if model:
             subtitle.text = subtitle.text.replace("RLVR", "control")
             figure.update_layout(title_text=f"Direct contributions, {model}")
-        drawn[name.replace(", ", "_").replace(" ", "_") if name != "low" else ""] = figure
     claims = [
         Claim(
             "RelP approximates exact swaps better than attribution patching does",

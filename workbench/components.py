@@ -196,22 +196,22 @@ def kl(z_base: Tensor, z_rlvr: Tensor) -> Tensor:
 
 def mean_slope(metric: Metric, z_base: Tensor, z_rlvr: Tensor, answer: Answer | None) -> Tensor:
     """The measure's derivative by the logits, averaged over the straight path from base to RLVR; (cells, vocabulary)."""
-    slope = torch.zeros_like(z_base)
-    if metric != "kl":
-        assert answer is not None
-        slope[:, answer.right] = 1.0
-    if metric == "logit_difference":
-        assert answer is not None
-        slope[:, answer.wrong] -= 1.0
-        return slope
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    mean = torch.zeros_like(z_base)
-    for node, weight in zip(nodes, weights, strict=True):
-        probabilities = torch.lerp(z_base, z_rlvr, 0.5 * (node + 1)).softmax(-1)
-        if metric == "probability":
-            assert answer is not None
-            probabilities = probabilities[:, answer.right, None] * (slope - probabilities)
-        mean += 0.5 * weight * probabilities
-    if metric == "probability":
+
+    def averaged(of: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of the probabilities, over the path."""
+        mean = torch.zeros_like(z_base)
+        for node, weight in zip(*np.polynomial.legendre.leggauss(NODES), strict=True):
+            mean += 0.5 * weight * of(torch.lerp(z_base, z_rlvr, 0.5 * (node + 1)).softmax(-1))
         return mean
-    return mean - z_base.softmax(-1) if metric == "kl" else slope - mean
+
+    if metric == "kl":
+        return averaged(lambda p: p) - z_base.softmax(-1)
+    assert answer is not None
+    right = torch.zeros_like(z_base)
+    right[:, answer.right] = 1.0
+    if metric == "logit_difference":
+        right[:, answer.wrong] -= 1.0
+        return right
+    if metric == "log_probability":
+        return right - averaged(lambda p: p)
+    return averaged(lambda p: p[:, answer.right, None] * (right - p))

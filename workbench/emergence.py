@@ -34,7 +34,7 @@ from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.strata import check_bins
 from workbench.tables import ends
-from workbench.timing import RL, WHOLE, Curves, compare
+from workbench.timing import RL, SHIFTS, WHOLE, Curves, compare
 from workbench.traces import trace
 
 LARGEST = 5
@@ -230,8 +230,7 @@ def measure_checkpoint(
 
 
 def _told(row: Mapping[str, Any]) -> str:
-    by = "root KL" if row["measure"] == "size" else "KL"
-    shift = f"The low-entropy shift ({row['kind']} tokens, {row['scope']}, {by})"
+    shift = f"The low-entropy shift ({row['kind']} tokens, {row['scope']}, {SHIFTS[row['measure']]})"
     other = f"{row['other']} ({row['group']})" if row["group"] else row["other"]
     if row["obstacle"]:
         return f"{shift} beside {other}: {row['state']}, {row['obstacle']}."

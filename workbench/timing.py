@@ -16,6 +16,8 @@ from workbench.estimates import Array, Interval, bootstrap, divide
 
 RL = "rl"
 """The condition of RL's own checkpoints; a control goes by its name."""
+SHIFTS = {"size": "root KL", "kl": "KL"}
+"""What the measures of a shift are called."""
 KEYS = ["measure", "kind", "scope", "stratum"]
 WHOLE = -1
 """The stratum of what is measured on a whole response, and of a contrast of strata."""
@@ -184,7 +186,7 @@ def state_of(gap: Interval) -> str:
 def _obstacle(one: Interval, two: Interval, timing: pd.DataFrame, a: int, b: int) -> str:
     for change, row in ((one, a), (two, b)):
         if change.above(0.0) is None:
-            measured = {"size": "root KL", "kl": "KL"}.get(name := timing["measure"].iloc[row], name)
+            measured = SHIFTS.get(name := timing["measure"].iloc[row], name)
             if timing["problems"].iloc[row] < 2:
                 return "one problem, so no interval"
             return f"whether {measured} changes at all is undecided: {change.estimate:.3g} [{change.low:.3g}, {change.high:.3g}]"
