@@ -60,7 +60,7 @@ def same(found: dict[str, Any], expected: dict[str, Any], relative: float) -> bo
 def test_a_model_on_two_devices_gives_what_it_gives_on_one():
     """In a process of its own, where one of the devices is a pretence."""
     run = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("cards.py"))], capture_output=True, text=True
+        [sys.executable, str(Path(__file__).parent / "support" / "cards.py")], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-3000:]
 

@@ -24,7 +24,7 @@ from workbench.sweeps.plan import plan_cells
 from workbench.sweeps.spec import PairSource, parse_sweep
 from workbench.sweeps.tables import differences, export_sweep, faults
 
-STANDIN = str(Path(__file__).parent / "sweep_standin.py")
+STANDIN = str(Path(__file__).parents[1] / "support" / "sweep_standin.py")
 DRIVER = (
     "import sys; from workbench.sweeps import engines; engines.WORKER = (sys.executable, sys.argv.pop(1)); "
     "from workbench.cli import main; main()"

@@ -23,7 +23,7 @@ import psutil
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-sys.path.append(str(Path(__file__).parent.parent))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 sys.path.append(str(Path(__file__).parent))
 import tiny
 from replay import random_pair

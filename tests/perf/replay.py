@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import oracle
 
 from workbench import EncodedPrompt, Replay, decode, learn_many, learn_tokens, load_pair, load_problems

@@ -1,6 +1,6 @@
 """A pretend GPU: tensors that say they are on a card, are computed on the CPU, and refuse what real devices refuse.
 
-    python tests/cards.py
+    python tests/support/cards.py
 
 spreads models over the card and the CPU, and checks that all work gives what it gives on the CPU alone. An operation on
 tensors of two devices fails, even with indices on the CPU, which a real one lets pass. The card is registered for the
