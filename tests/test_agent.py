@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from browser import open_page
-from test_zoom import call, raw
+from zoom_calls import call, raw
 
 import workbench as wb
 from workbench.agent import run_agent, run_agents

@@ -5,8 +5,8 @@ from dataclasses import replace
 import ipywidgets
 import pytest
 import tiny
+from parsed import shown
 from synthetic import SCRIPT
-from test_displays import shown
 
 from workbench import Replay, decode, learn_tokens, load_pair, load_problems, try_replay
 from workbench.errors import InputError

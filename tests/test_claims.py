@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from response_tables import responses
 from synthetic import synthetic_trace
-from test_outcomes import responses
 
 from workbench.claims import MARGIN, Claim, claim_table, outcome_claims, shift_claims
 from workbench.estimates import Interval

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from parsed import shown
 from synthetic import SCRIPT, pictured_trace, synthetic_trace
 
 from workbench import Patch, Replay, decode, learn_tokens, prepare_patch, stratified_shift
@@ -17,12 +18,6 @@ from workbench.displays import _grids
 from workbench.estimates import Interval
 from workbench.placement import LearnedProblems
 from workbench.shift import agreement_by_layer
-
-
-def shown(result) -> ET.Element:
-    page = result._repr_html_()
-    assert "<script" not in page
-    return ET.fromstring(f"<div>{page}</div>")
 
 
 def text(result) -> str:

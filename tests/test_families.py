@@ -14,9 +14,9 @@ import oracle
 import pytest
 import tiny
 import torch
-from test_memory import TRUE_7B
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor
+from true_configs import TRUE_7B
 
 import workbench as wb
 from workbench.anatomy import Anatomy, dissect

@@ -8,8 +8,8 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import naive_logits, randn, rms_norm
 from synthetic import synthetic_trace
-from test_lens import naive_logits, randn, rms_norm
 
 import workbench as wb
 from workbench.errors import InputError

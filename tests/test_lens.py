@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import naive_logits, randn, rms_norm
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,14 +19,6 @@ from workbench.lens import LensStats
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def rms_norm(h: Tensor) -> Tensor:
-    return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)
-
-
-def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
 def random_pair(positions=5, hidden=16, vocabulary=300, seed=0, shift=0.3, scale=0.7, dtype=torch.float64):
     """Residuals and heads of a base and of a slightly different model."""
     h = randn(positions, hidden, seed=seed)
@@ -34,11 +27,6 @@ def random_pair(positions=5, hidden=16, vocabulary=300, seed=0, shift=0.3, scale
     weight_rlvr = weight + 0.1 * shift * randn(vocabulary, hidden, seed=seed + 3)
     heads = LensHead(rms_norm, weight.to(dtype)), LensHead(rms_norm, weight_rlvr.to(dtype))
     return h.to(dtype), h_rlvr.to(dtype), *heads
-
-
-def naive_logits(h: Tensor, head: LensHead) -> Tensor:
-    logits = F.linear(head.norm(h), head.weight, head.bias) * head.multiplier
-    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
 
 def naive_entropy(log_p: Tensor) -> Tensor:

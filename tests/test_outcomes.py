@@ -3,21 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from response_tables import responses
 from scipy.stats import binomtest
 
 from workbench.errors import InputError
 from workbench.outcomes import drift_table, mcnemar, summarise_responses
-
-
-def responses(**right: list[list[int]]) -> pd.DataFrame:
-    """Per intervention and problem: the greedy response's mark, then the samples'."""
-    rows = [
-        {"intervention": name, "problem": f"p{i}", "sample": j - 1, "correct": bool(mark)}
-        for name, problems in right.items()
-        for i, marks in enumerate(problems)
-        for j, mark in enumerate(marks)
-    ]
-    return pd.DataFrame(rows)
 
 
 def test_accuracies_and_differences():

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 import tiny
-from test_video import numbers, steady, write
+from movies import numbers, steady, write
 
 import workbench as wb
 from workbench import cli

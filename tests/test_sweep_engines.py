@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import sweep_standin
-from test_sweeps import contents, home, recorded, spec  # noqa: F401  (a fixture)
+import workbench
+from sweep_runs import contents, home, recorded, spec  # noqa: F401  (a fixture)
 
 from workbench import machine
 from workbench.errors import InputError
@@ -19,7 +20,8 @@ from workbench.sweeps.ledger import Ledger
 from workbench.sweeps.plan import plan_cells
 from workbench.sweeps.spec import parse_sweep
 
-TESTS = str(Path(__file__).parent)
+SUPPORT = str(Path(sweep_standin.__file__).parent)
+PROJECT = str(Path(workbench.__file__).parents[1])
 
 
 def test_an_unknown_engine_is_refused(home):  # noqa: F811
@@ -111,7 +113,7 @@ class TestRay:
 
         monkeypatch.setattr(ray_engine, "BENCH", sweep_standin.Bench)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        path = os.pathsep.join([TESTS, str(Path(TESTS).parent), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([SUPPORT, PROJECT, os.environ.get("PYTHONPATH", "")])
         ray.init(
             address=cluster.address,
             log_to_driver=False,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from sweep_runs import STANDIN, contents, recorded, spec
 
 from workbench.errors import InputError
 from workbench.sweeps import engines, ledger, plan
@@ -24,51 +25,10 @@ from workbench.sweeps.plan import plan_cells
 from workbench.sweeps.spec import PairSource, parse_sweep
 from workbench.sweeps.tables import differences, export_sweep, faults
 
-STANDIN = str(Path(__file__).parents[1] / "support" / "sweep_standin.py")
 DRIVER = (
     "import sys; from workbench.sweeps import engines; engines.WORKER = (sys.executable, sys.argv.pop(1)); "
     "from workbench.cli import main; main()"
 )
-EXACT = ("cells", "responses", "drift", "interventions")
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A pair that is planned but never loaded, five problems, and workers that compute nothing."""
-    monkeypatch.setattr(engines, "WORKER", (sys.executable, STANDIN))
-    for role in ("base", "rlvr"):
-        (tmp_path / role).mkdir()
-        (tmp_path / role / "config.json").write_text(json.dumps({"num_hidden_layers": 8}))
-        (tmp_path / role / "model.safetensors").write_bytes(role.encode() * 100)
-    rows = [json.dumps({"id": f"q{i}", "question": f"How many? {i}", "answer": "3"}) for i in range(5)]
-    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
-    return tmp_path
-
-
-def spec(home: Path, interventions: str = "{t: {replay: {tau: [0.2, 0.4]}}}", **keys: str) -> Path:
-    lines = [
-        f"pairs: [{{base: {home}/base, rlvr: {home}/rlvr}}]",
-        f"problems: [{home}/mine.jsonl]",
-        "device: cpu",
-        f"interventions: {interventions}",
-        *(f"{key}: {value}" for key, value in keys.items()),
-    ]
-    (home / "s.yaml").write_text("\n".join(lines))
-    return home / "s.yaml"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    tables = export_sweep(folder)
-    return {
-        f"{name}.{kind}": (tables / f"{name}.{kind}").read_bytes()
-        for name in EXACT
-        for kind in ("parquet", "csv")
-    }
-
-
-def recorded(folder: Path) -> dict[str, str]:
-    with Ledger(folder) as book:
-        return {cell.key: told["status"] for cell, told, _ in book.outcomes()}
 
 
 def command(home: Path, *arguments: str, seconds: float = 0.05) -> "subprocess.Popen[str]":

@@ -1,0 +1,53 @@
+"""A sweep on stand-ins, and what it left behind."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.sweeps import engines
+from workbench.sweeps.ledger import Ledger
+from workbench.sweeps.tables import export_sweep
+
+STANDIN = str(Path(__file__).with_name("sweep_standin.py"))
+EXACT = ("cells", "responses", "drift", "interventions")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A pair that is planned but never loaded, five problems, and workers that compute nothing."""
+    monkeypatch.setattr(engines, "WORKER", (sys.executable, STANDIN))
+    for role in ("base", "rlvr"):
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "config.json").write_text(json.dumps({"num_hidden_layers": 8}))
+        (tmp_path / role / "model.safetensors").write_bytes(role.encode() * 100)
+    rows = [json.dumps({"id": f"q{i}", "question": f"How many? {i}", "answer": "3"}) for i in range(5)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+def spec(home: Path, interventions: str = "{t: {replay: {tau: [0.2, 0.4]}}}", **keys: str) -> Path:
+    lines = [
+        f"pairs: [{{base: {home}/base, rlvr: {home}/rlvr}}]",
+        f"problems: [{home}/mine.jsonl]",
+        "device: cpu",
+        f"interventions: {interventions}",
+        *(f"{key}: {value}" for key, value in keys.items()),
+    ]
+    (home / "s.yaml").write_text("\n".join(lines))
+    return home / "s.yaml"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    tables = export_sweep(folder)
+    return {
+        f"{name}.{kind}": (tables / f"{name}.{kind}").read_bytes()
+        for name in EXACT
+        for kind in ("parquet", "csv")
+    }
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    with Ledger(folder) as book:
+        return {cell.key: told["status"] for cell, told, _ in book.outcomes()}
