@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import sweep_standin
-import workbench
 from sweep_runs import contents, home, recorded, spec  # noqa: F401  (a fixture)
 
+import workbench
 from workbench import machine
 from workbench.errors import InputError
 from workbench.sweeps import worker

@@ -7,12 +7,12 @@ import pytest
 import tiny
 
 from workbench import measuring
+from workbench.cache import Reuse, bytes_of
 from workbench.drifts import Reference
 from workbench.experiments import ablate
 from workbench.pairs import load_pair
 from workbench.problems import load_problems
 from workbench.prompts import TokenKind
-from workbench.reuse import Reuse, bytes_of
 from workbench.sweeps import costs
 from workbench.sweeps.plan import plan_cells
 from workbench.sweeps.spec import PairSource

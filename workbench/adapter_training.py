@@ -28,11 +28,11 @@ from workbench.amortised import embeddings, weights_of
 from workbench.conditions import Replay
 from workbench.descent import Loss
 from workbench.errors import InputError
-from workbench.folders import digest_of
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, batches, problem_seed
 from workbench.replay import check_selected, has_selection, prepare
+from workbench.runs import digest_of
 from workbench.segments import frozen
 
 RATES = (1e-3, 3e-3, 1e-2)

@@ -29,13 +29,13 @@ from workbench.chat import Message, as_said, pixel_budget
 from workbench.conditions import Patch, Replay
 from workbench.decoding import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
-from workbench.folders import kept
 from workbench.pages import write_page
 from workbench.pairs import ModelPair
 from workbench.patching import PreparedPatch, prepare_patch
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.replay import NOTHING, LearnedTokens, learn_many
+from workbench.runs import kept
 from workbench.traces import trace
 from workbench.transcripts import Ended, Transcript, Turn
 from workbench.zoom import STOPS, ZoomTool, utf8

@@ -28,7 +28,6 @@ from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import Ablation, ablate
 from workbench.figure_files import write_figures
-from workbench.folders import digest_of, kept, made_with, write_json
 from workbench.measuring import Condition
 from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
@@ -37,6 +36,7 @@ from workbench.perturbation import perturb, responses_for
 from workbench.presets import batch_of, controls_of, longest_answer, matrix_settings
 from workbench.problems import Problem, load_problems
 from workbench.rows import nearest
+from workbench.runs import digest_of, kept, made_with, write_json
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
 from workbench.traces import LensTrace, trace
 

@@ -34,11 +34,11 @@ from workbench.estimates import (
     pearson,
     spearman,
 )
-from workbench.folders import kept
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.prompts import EncodedPrompt
+from workbench.runs import kept
 from workbench.swaps import ROWS
 from workbench.tables import ends
 

@@ -70,8 +70,8 @@ def study(
 ) -> None:
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
     quiet()
-    from workbench.folders import check_output
     from workbench.presets import batch_of, controls_of, is_bundled, longest_answer
+    from workbench.runs import check_output
     from workbench.studies import study as run
 
     out = out or _run_name("study")
@@ -144,10 +144,10 @@ def ablate(
 
     from workbench.experiments import ablate as run
     from workbench.figure_files import write_figures
-    from workbench.folders import check_output, made_with, run_folder, write_json, write_tables
     from workbench.outcome_figures import ablation_figures
     from workbench.outcomes import accuracy_rows
     from workbench.presets import batch_of, longest_answer
+    from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
 
     out = out or _run_name("ablate")
     check_output(out, overwrite=overwrite)
@@ -262,8 +262,8 @@ def agent(
     from dataclasses import asdict
 
     from workbench.agent import run_agents
-    from workbench.folders import check_output, made_with, run_folder, write_json, write_tables
     from workbench.presets import longest_answer
+    from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
 
     out = out or _run_name("agent")
     check_output(out, overwrite=overwrite)

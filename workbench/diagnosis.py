@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import __version__, machine, markup
-from workbench.folders import file_digest
 from workbench.machine import STATUSES, Check
+from workbench.runs import file_digest
 
 if TYPE_CHECKING:
     import pandas as pd

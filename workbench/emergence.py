@@ -26,12 +26,12 @@ from numpy.typing import ArrayLike
 from workbench import markup
 from workbench.cells import interval_in
 from workbench.errors import InputError
-from workbench.folders import kept
 from workbench.measuring import measure
 from workbench.nulls import groups_of
 from workbench.outcomes import PASS_AT, scores
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
+from workbench.runs import kept
 from workbench.strata import check_bins
 from workbench.tables import ends
 from workbench.timing import RL, SHIFTS, WHOLE, Curves, compare

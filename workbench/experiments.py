@@ -26,13 +26,13 @@ from workbench.conditions import PLAIN, Patch, Replay
 from workbench.disturbances import jittered
 from workbench.engines import engine_for
 from workbench.errors import InputError
-from workbench.folders import kept
 from workbench.measuring import Condition, described, drawn_by_engine, measure, name_of
 from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.pairs import ModelPair
 from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems import Problem, listed
 from workbench.replay import NOTHING, check_selected
+from workbench.runs import kept
 
 __all__ = [
     "Ablation",

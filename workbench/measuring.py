@@ -16,6 +16,7 @@ from workbench.adapters import Adapter
 from workbench.amortised import predict_many
 from workbench.answers import verify
 from workbench.backoff import piecewise
+from workbench.cache import Reuse
 from workbench.conditions import Patch, Replay, title_of
 from workbench.decoding import decode_many
 from workbench.disturbances import jittered
@@ -27,7 +28,6 @@ from workbench.patching import Readings, prepare_patch
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, batches
 from workbench.replay import aims_of, check_selected, learn_many, unselected
-from workbench.reuse import Reuse
 
 Condition = written.Condition | Adapter
 """What a model is compared under: a condition that can be written down, or an adapter, which is weights."""

@@ -28,12 +28,12 @@ from workbench.decoding import decode_many
 from workbench.disturbances import DEFAULT_DISTURBANCES, Disturbance, EmbeddingNoise, disturb
 from workbench.drifts import SCOPES, Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
-from workbench.folders import kept
 from workbench.interventions import Intervention, batch_edits
 from workbench.likelihoods import response_ids, response_nats
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, batches
+from workbench.runs import kept
 from workbench.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table
 
 __all__ = ["DEFAULT_DISTURBANCES", "Disturbance", "Perturbation", "perturb"]

@@ -26,7 +26,6 @@ from workbench.claims import (
 from workbench.conditions import Condition
 from workbench.experiments import Ablation, ablate
 from workbench.figure_files import write_figures
-from workbench.folders import digest_of, made_with, run_folder, write_json, write_tables
 from workbench.followed import follow
 from workbench.null_figures import null_figures
 from workbench.nulls import NullShift, weight_nulls
@@ -36,6 +35,7 @@ from workbench.perturbation import Perturbation, perturb, responses_for
 from workbench.perturbation_figures import perturbation_figures
 from workbench.problems import Problem
 from workbench.report import write_report
+from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift
 from workbench.traces import LensTrace, trace
 

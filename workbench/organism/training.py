@@ -17,8 +17,8 @@ from transformers.utils.logging import set_verbosity_error
 
 from workbench.deltas import write_delta
 from workbench.errors import InputError
-from workbench.folders import file_digest
 from workbench.organism import data, grpo, model, sft
+from workbench.runs import file_digest
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 CONTROLS = {"sft": ("control", sft), "random": ("random", grpo)}

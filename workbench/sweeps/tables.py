@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workbench.errors import InputError
-from workbench.folders import digest_of, file_digest, made_with, write_json
+from workbench.runs import digest_of, file_digest, made_with, write_json
 from workbench.sweeps.driver import since_plan, unlike
 from workbench.sweeps.ledger import Ledger
 from workbench.sweeps.plan import Cell, settings_rows

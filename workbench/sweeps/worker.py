@@ -135,7 +135,7 @@ class Bench:
         return pair, digest(pair_identity(source)), self.sweep.conditions(source, pair.depth)
 
     def _load_set(self, label: str) -> tuple[Mapping[str, Any], Any]:
-        from workbench.reuse import Reuse
+        from workbench.cache import Reuse
 
         return {problem.id: problem for problem in load_set(self.sets[label])}, Reuse(self.job.cache)
 
