@@ -3,7 +3,7 @@
 from workbench.analysis import Finding, Given
 from workbench.claims import outcome_claims
 from workbench.cli import run_analysis
-from workbench.outcome_figures import accuracy_differences, drift_bars
+from workbench.views.outcome_figures import accuracy_differences, drift_bars
 
 ON_BASE = ("base", "reverse, low")
 """These answer with the base model, so that they are compared with it alone."""

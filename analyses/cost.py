@@ -5,7 +5,7 @@ import pandas as pd
 from workbench.analysis import Finding, Given
 from workbench.claims import REPLAY
 from workbench.cli import run_analysis
-from workbench.paper_figures import cost_bars
+from workbench.views.paper_figures import cost_bars
 
 PROBLEMS = 64
 

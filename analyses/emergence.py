@@ -7,9 +7,9 @@ from workbench.attribution import contributions
 from workbench.claims import emergence_claims
 from workbench.cli import run_analysis
 from workbench.emergence import follow_training
-from workbench.emergence_figures import emergence_curves
 from workbench.errors import InputError
 from workbench.presets import FIRST, batch_of, checkpoints_of, is_bundled, longest_answer
+from workbench.views.emergence_figures import emergence_curves
 
 
 def analyse(given: Given) -> Finding:

@@ -4,7 +4,6 @@ import pandas as pd
 
 from workbench.analysis import Finding, Given
 from workbench.cli import run_analysis
-from workbench.covariate_figures import correlation_forest, fidelity_curves, strata_panels
 from workbench.covariates import covariate_claims, rank_correlations, stratified_by
 from workbench.errors import InputError
 from workbench.presets import batch_of, controls_of
@@ -12,6 +11,7 @@ from workbench.problems import load_problems
 from workbench.quantities import cell_table
 from workbench.runs import kept
 from workbench.translators import fit_translators, lens_fidelity
+from workbench.views.covariate_figures import correlation_forest, fidelity_curves, strata_panels
 
 NAMES = ("cells", "fidelity")
 OUTCOMES = ("kl", "kl_null", "ratio")

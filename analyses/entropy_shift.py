@@ -3,7 +3,7 @@
 from workbench.analysis import Finding, Given
 from workbench.claims import shift_claims
 from workbench.cli import run_analysis
-from workbench.figures import correlation_curves, shift_bars, shift_heatmap, shift_ratio
+from workbench.views.shift_figures import correlation_curves, shift_bars, shift_heatmap, shift_ratio
 
 
 def analyse(given: Given) -> Finding:

@@ -7,8 +7,8 @@ import pandas as pd
 from workbench.analysis import Finding, Given
 from workbench.claims import REPLAY, outcome_claims
 from workbench.cli import run_analysis
-from workbench.outcome_figures import pass_at_k_curves
-from workbench.paper_figures import coverage_bars
+from workbench.views.outcome_figures import pass_at_k_curves
+from workbench.views.paper_figures import coverage_bars
 
 
 def analyse(given: Given) -> Finding:

@@ -3,7 +3,7 @@
 from workbench.analysis import Finding, Given
 from workbench.claims import null_claims
 from workbench.cli import run_analysis
-from workbench.null_figures import null_shift
+from workbench.views.null_figures import null_shift
 
 
 def analyse(given: Given) -> Finding:

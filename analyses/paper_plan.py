@@ -10,8 +10,8 @@ from workbench.analysis import Finding, Given
 from workbench.cli import run_analysis
 from workbench.conditions import default_matrix
 from workbench.pair_presets import read_presets
-from workbench.paper_figures import cost_bars
 from workbench.sweeps.costs import CARD, Cost, Prompt, Shape, group_cost, memory, released_cost
+from workbench.views.paper_figures import cost_bars
 
 TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420}
 CONFIGS = {  # Qwen2.5-VL

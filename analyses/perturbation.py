@@ -3,7 +3,7 @@
 from workbench.analysis import Finding, Given
 from workbench.claims import perturbation_claims
 from workbench.cli import run_analysis
-from workbench.perturbation_figures import perplexity_against_drift, slope_forest
+from workbench.views.perturbation_figures import perplexity_against_drift, slope_forest
 
 
 def analyse(given: Given) -> Finding:

@@ -7,9 +7,9 @@ from workbench.analysis import Finding, Given
 from workbench.claims import REPLAY
 from workbench.cli import run_analysis
 from workbench.outcomes import changes
-from workbench.paper_figures import radar
 from workbench.presets import longest_answer
 from workbench.problems import load_problems
+from workbench.views.paper_figures import radar
 
 SCENARIOS = {"pictures": "shapes", "videos": "shapes-video", "agent": "shapes-agent"}
 VIDEOS, SCENES, TURNS = 150, 40, 3

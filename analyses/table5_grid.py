@@ -8,8 +8,8 @@ from workbench.analysis import Finding, Given, published
 from workbench.cli import run_analysis
 from workbench.conditions import Replay
 from workbench.outcomes import changes
-from workbench.paper_figures import settings_grid
 from workbench.presets import settings_for
+from workbench.views.paper_figures import settings_grid
 
 PROBLEMS, SAMPLES = 96, 8
 TAUS, ALPHAS, ITERATIONS = (0.2, 0.4), (0.3, 1.0, 3.0), (5, 10, 50)

@@ -3,8 +3,8 @@
 from workbench.analysis import Finding, Given
 from workbench.claims import shift_claims
 from workbench.cli import run_analysis
-from workbench.figures import layer_curves, prediction_grid
 from workbench.shift import top_prediction_shift
+from workbench.views.shift_figures import layer_curves, prediction_grid
 
 SHOWN = 12
 """Positions of the example: the end of a prompt."""

@@ -20,7 +20,6 @@ from workbench.amortised import (
     predict_tokens,
     weights_of,
 )
-from workbench.amortised_figures import loss_against_steps
 from workbench.conditions import Replay
 from workbench.decoding import decode
 from workbench.engines import export_visual_embeddings
@@ -31,6 +30,7 @@ from workbench.problems import load_problems
 from workbench.prompts import TokenKind
 from workbench.replay import learn_many, objective
 from workbench.tracing import read_logits
+from workbench.views.replay_figures import loss_against_steps
 
 REPLAY = Replay(tau=0.4, threshold="quantile", alpha=30.0, layers=2, iterations=3, top_v=20)
 TRAINING = {"width": 8, "rates": (3e-3, 1e-2), "epochs": 3, "batch_size": 4}

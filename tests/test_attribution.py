@@ -13,7 +13,6 @@ import torch
 import workbench as wb
 from workbench import lens
 from workbench.attribution import attribute, contributions, correlate, relp_gain
-from workbench.attribution_figures import component_heatmap, exact_scatter
 from workbench.bridges import FAMILIES, bridge, half_rule
 from workbench.components import Answer, Component, FinalHead, mean_slope, measure, split_change
 from workbench.errors import InputError
@@ -26,6 +25,7 @@ from workbench.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of
 from workbench.traces import lens_heads, trace
 from workbench.tracing import read_residuals
 from workbench.twins import sharing
+from workbench.views.attribution_figures import component_heatmap, exact_scatter
 
 METRICS = ("kl", "logit_difference", "log_probability", "probability")
 SAID = ("ab 3", "ab 4")

@@ -9,7 +9,6 @@ import tiny
 import torch
 
 from workbench import shapes
-from workbench.covariate_figures import correlation_forest, fidelity_curves, strata_panels
 from workbench.covariates import covariate_claims, rank_correlations, role, stratified_by
 from workbench.errors import InputError
 from workbench.estimates import Interval
@@ -17,9 +16,10 @@ from workbench.pairs import load_pair
 from workbench.problems import load_problems
 from workbench.quantities import cell_table, centre_distance, on_object
 from workbench.shift import stratified_shift
-from workbench.tables import NothingToDraw
 from workbench.traces import trace
 from workbench.translators import Translators
+from workbench.views.covariate_figures import correlation_forest, fidelity_curves, strata_panels
+from workbench.views.tables import NothingToDraw
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ import tiny
 from workbench import emergence as module
 from workbench.claims import emergence_claims
 from workbench.emergence import follow_training
-from workbench.emergence_figures import emergence_curves, further_heatmap
 from workbench.errors import InputError
 from workbench.null_models import null_pair
 from workbench.pairs import load_pair
 from workbench.presets import checkpoints_of
 from workbench.shift import stratified_shift
-from workbench.tables import NothingToDraw
 from workbench.timing import RL, WHOLE, half_times
 from workbench.traces import trace
+from workbench.views.emergence_figures import emergence_curves, further_heatmap
+from workbench.views.tables import NothingToDraw
 
 SETTINGS = {"samples": 2, "bins": 2, "max_new_tokens": 4, "batch_size": 5, "resamples": 50}
 

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import tiny
 
-from workbench import experiments, outcome_figures
+from workbench import experiments
 from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import Ablation, ablate, jittered
 from workbench.patching import Patch
 from workbench.replay import Replay
+from workbench.views import outcome_figures
 
 SETTINGS = {"samples": 3, "max_new_tokens": 3, "resamples": 20}
 TOKENS = Replay(layers=2, threshold="quantile", alpha=500.0, iterations=2)

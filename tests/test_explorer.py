@@ -16,15 +16,15 @@ from playwright.sync_api import Browser, FrameLocator, Page
 from synthetic import SCRIPT, picture, pictured_trace, synthetic_followed, synthetic_trace
 
 import workbench as wb
-from workbench import packing
 from workbench.errors import InputError
 from workbench.explorer import Explorer, explore
 from workbench.followed import Followed
-from workbench.packing import pack, picture_uri
-from workbench.panels import COLOURS
 from workbench.prompts import TokenKind
 from workbench.records import LensTrace
-from workbench.tables import visible
+from workbench.views import explorer_data as packing
+from workbench.views.explorer_data import pack, picture_uri
+from workbench.views.panels import COLOURS
+from workbench.views.tables import visible
 
 pytestmark = pytest.mark.browser
 FOLLOWED = 3  # problems, of the four on the page

@@ -24,7 +24,6 @@ from workbench.chat import within_budget
 from workbench.errors import InputError
 from workbench.interventions import Intervention
 from workbench.memory import on_meta
-from workbench.packing import pack
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch, record
 from workbench.problems import Problem
@@ -34,6 +33,7 @@ from workbench.records import AXES
 from workbench.replay import Replay, learn_many, learn_tokens
 from workbench.strata import Select
 from workbench.tracing import read_logits, read_residuals
+from workbench.views.explorer_data import pack
 
 SETTINGS: dict[str, Any] = {"tau": 0.99, "alpha": 3.0, "layers": 2, "iterations": 2, "top_v": 20}
 SIZES = ((40, 24), (56, 64), (64, 40))

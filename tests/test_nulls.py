@@ -12,13 +12,13 @@ import workbench as wb
 from workbench import nulls
 from workbench.anatomy import dissect
 from workbench.errors import InputError
-from workbench.null_figures import null_shift
 from workbench.null_models import NULLS, named_weights, null_pair
 from workbench.nulls import NullShift, weight_nulls
 from workbench.pairs import load_pair
 from workbench.shift import stratified_shift
-from workbench.tables import NothingToDraw
 from workbench.traces import trace
+from workbench.views.null_figures import null_shift
+from workbench.views.tables import NothingToDraw
 
 SETTINGS = {"draws": 2, "bins": 2, "resamples": 50}
 

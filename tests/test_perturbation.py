@@ -6,15 +6,16 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench import perturbation, perturbation_figures
+from workbench import perturbation
 from workbench.disturbances import DEFAULT_DISTURBANCES, KINDS, Disturbance, EmbeddingNoise, disturb
 from workbench.drifts import low_cells
 from workbench.errors import InputError
 from workbench.experiments import ablate
 from workbench.perturbation import Perturbation, perturb
 from workbench.prompts import TokenKind
-from workbench.tables import NothingToDraw
 from workbench.tracing import read_residuals
+from workbench.views import perturbation_figures
+from workbench.views.tables import NothingToDraw
 
 HOW = [Disturbance("embeddings", 0.5), Disturbance("pixels", 0.3)]
 SETTINGS = {"draws": 2, "resamples": 20}

@@ -14,9 +14,9 @@ from movies import numbers, steady, write
 
 import workbench as wb
 from workbench.errors import InputError
-from workbench.packing import pack, picture_uri
 from workbench.problems import load_problems
 from workbench.video import MAX_PIXELS, read_clip, sample_frames
+from workbench.views.explorer_data import pack, picture_uri
 
 
 @pytest.mark.parametrize(

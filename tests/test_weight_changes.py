@@ -9,11 +9,11 @@ import tiny
 import torch
 
 from workbench.anatomy import dissect
-from workbench.emergence_figures import prediction_scatter, weight_heatmap
 from workbench.errors import InputError
 from workbench.null_models import null_pair
 from workbench.pairs import load_pair
-from workbench.tables import NothingToDraw
+from workbench.views.emergence_figures import prediction_scatter, weight_heatmap
+from workbench.views.tables import NothingToDraw
 from workbench.weight_changes import change_cosine, compare_weights, effective_rank, weight_table
 
 SETTINGS = {"resamples": 50}

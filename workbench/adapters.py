@@ -157,7 +157,7 @@ class Adapter:
 
     def plot(self) -> Any:
         """The objective by epoch and rate, on training and validation prompts, as a plotly Figure."""
-        from workbench.amortised_figures import training_curves
+        from workbench.views.replay_figures import training_curves
 
         return training_curves(self.curves)
 

@@ -29,7 +29,6 @@ from workbench.chat import Message, as_said, pixel_budget
 from workbench.conditions import Patch, Replay
 from workbench.decoding import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
-from workbench.pages import write_page
 from workbench.pairs import ModelPair
 from workbench.patching import PreparedPatch, prepare_patch
 from workbench.problems import Problem, listed
@@ -38,6 +37,7 @@ from workbench.replay import NOTHING, LearnedTokens, learn_many
 from workbench.runs import kept
 from workbench.traces import trace
 from workbench.transcripts import Ended, Transcript, Turn
+from workbench.views.pages import write_page
 from workbench.zoom import STOPS, ZoomTool, utf8
 
 Respond = Callable[[ModelPair, EncodedPrompt, Intervention | None], Response]

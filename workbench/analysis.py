@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from workbench import __version__, markup
+from workbench import __version__
 from workbench.claims import Claim, claim_table, claims_html
 from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import Ablation, ablate
-from workbench.figure_files import write_figures
 from workbench.measuring import Condition
 from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
@@ -39,6 +38,8 @@ from workbench.rows import nearest
 from workbench.runs import digest_of, kept, made_with, write_json
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
 from workbench.traces import LensTrace, trace
+from workbench.views import markup
+from workbench.views.figure_files import write_figures
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from workbench import markup
 from workbench.answers import verify
 from workbench.conditions import Replay
 from workbench.decoding import decode
@@ -17,6 +16,7 @@ from workbench.errors import InputError
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.replay import LearnedTokens, learn_tokens
+from workbench.views import markup
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench import markup
 from workbench.bridges import check_family
 from workbench.cells import columns
 from workbench.components import METRICS, Metric, check_metrics
@@ -40,7 +39,8 @@ from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.prompts import EncodedPrompt
 from workbench.runs import kept
 from workbench.swaps import ROWS
-from workbench.tables import ends
+from workbench.views import markup
+from workbench.views.tables import ends
 
 APPROXIMATIONS = ("attribution_patching", "relp")
 TABLES = ("direct", "effects", "totals")
@@ -113,7 +113,7 @@ class Attribution:
 
     def plot(self, metric: str | None = None, direction: str = "direct", where: str = "all") -> Any:
         """Mean contribution or effect by layer and component, as a plotly Figure; ``metric`` is the first."""
-        from workbench.attribution_figures import component_heatmap
+        from workbench.views.attribution_figures import component_heatmap
 
         return component_heatmap(
             self.summary, metric=metric or self.metrics[0], direction=direction, where=where
@@ -121,7 +121,7 @@ class Attribution:
 
     def plot_approximations(self, metric: str | None = None, where: str = "all") -> Any:
         """Exact against approximate effects, as a plotly Figure; ``metric`` is the first."""
-        from workbench.attribution_figures import exact_scatter
+        from workbench.views.attribution_figures import exact_scatter
 
         return exact_scatter(self.effects, self.correlations, metric=metric or self.metrics[0], where=where)
 

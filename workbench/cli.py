@@ -143,11 +143,11 @@ def ablate(
     from rich.table import Table
 
     from workbench.experiments import ablate as run
-    from workbench.figure_files import write_figures
-    from workbench.outcome_figures import ablation_figures
     from workbench.outcomes import accuracy_rows
     from workbench.presets import batch_of, longest_answer
     from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
+    from workbench.views.figure_files import write_figures
+    from workbench.views.outcome_figures import ablation_figures
 
     out = out or _run_name("ablate")
     check_output(out, overwrite=overwrite)

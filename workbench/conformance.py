@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workbench import markup
 from workbench.conditions import Patch, Replay
 from workbench.errors import InputError
 from workbench.lens import compare
@@ -35,6 +34,7 @@ from workbench.prompts import EncodedPrompt
 from workbench.replay import learn_tokens
 from workbench.traces import compare_residuals, lens_heads
 from workbench.tracing import read_logits
+from workbench.views import markup
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import __version__, machine, markup
+from workbench import __version__, machine
 from workbench.machine import STATUSES, Check
 from workbench.runs import file_digest
+from workbench.views import markup
 
 if TYPE_CHECKING:
     import pandas as pd

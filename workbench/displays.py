@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workbench import markup
 from workbench.images import data_uri
-from workbench.tables import visible
+from workbench.views import markup
+from workbench.views.tables import visible
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from workbench import markup
 from workbench.cells import interval_in
 from workbench.errors import InputError
 from workbench.measuring import measure
@@ -33,9 +32,10 @@ from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.runs import kept
 from workbench.strata import check_bins
-from workbench.tables import ends
 from workbench.timing import RL, SHIFTS, WHOLE, Curves, compare
 from workbench.traces import trace
+from workbench.views import markup
+from workbench.views.tables import ends
 
 LARGEST = 5
 """Curves of a group that are told and drawn."""
@@ -115,13 +115,13 @@ class Emergence:
 
     def plot(self, kind: str | None = None) -> Any:
         """The curves as a plotly Figure, a panel each; ``kind`` is visual if there is any."""
-        from workbench.emergence_figures import emergence_curves
+        from workbench.views.emergence_figures import emergence_curves
 
         return emergence_curves(self.table, kind=kind)
 
     def plot_further(self, group: str = "contributions") -> Any:
         """What was asked further, by checkpoint, as a plotly Figure."""
-        from workbench.emergence_figures import further_heatmap
+        from workbench.views.emergence_figures import further_heatmap
 
         return further_heatmap(self.table, group)
 

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from workbench import markup
 from workbench.adapters import Adapter, check_pair
 from workbench.amortised import weights_of
 from workbench.conditions import PLAIN, Patch, Replay
@@ -33,6 +32,7 @@ from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems import Problem, listed
 from workbench.replay import NOTHING, check_selected
 from workbench.runs import kept
+from workbench.views import markup
 
 __all__ = [
     "Ablation",
@@ -95,7 +95,7 @@ class Ablation:
 
     def plot(self) -> Any:
         """Accuracy differences to the plain RLVR model, with intervals, as a plotly Figure."""
-        from workbench.outcome_figures import accuracy_differences
+        from workbench.views.outcome_figures import accuracy_differences
 
         return accuracy_differences(self.summary)
 

@@ -14,13 +14,13 @@ from markupsafe import Markup
 from workbench.errors import InputError
 from workbench.followed import Followed, follow
 from workbench.interventions import Intervention
-from workbench.packing import pack
-from workbench.pages import frame, inline_json, render, source, write_page
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt
 from workbench.records import LensTrace
 from workbench.traces import trace
+from workbench.views.explorer_data import pack
+from workbench.views.pages import frame, inline_json, render, source, write_page
 
 SCRIPTS = tuple(f"explorer{part}.js" for part in ("_cells", "_parts", "_lists", "_chart", "_search", ""))
 HEIGHT = 860

@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench import markup
 from workbench.backoff import piecewise
 from workbench.errors import InputError
 from workbench.heads import LensHead
@@ -32,6 +31,7 @@ from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, batches
 from workbench.records import LensTrace
 from workbench.traces import compare_residuals, lens_heads
+from workbench.views import markup
 
 # Logits that exist at a time.
 _BLOCK_ELEMENTS = 1 << 22
@@ -150,7 +150,7 @@ class Followed:
         Raises:
             InputError: no such prompt, position or token.
         """
-        from workbench.figures import followed_curves
+        from workbench.views.shift_figures import followed_curves
 
         one = self.select(prompt=prompt)
         if not -len(one.prompt) <= position < len(one.prompt):

@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from workbench import markup
 from workbench.cells import Cells, choose_kinds, columns, interval_in, positions_of
 from workbench.errors import InputError
 from workbench.estimates import Array, bootstrap, divide, sums_by_problem
@@ -30,9 +29,10 @@ from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, problem_seed
 from workbench.records import LensTrace
 from workbench.strata import check_bins, quantile_strata
-from workbench.tables import ends
 from workbench.traces import trace
 from workbench.verdicts import SCOPES, STATES, part_name, times
+from workbench.views import markup
+from workbench.views.tables import ends
 
 __all__ = ["NullShift", "null_pair", "weight_nulls"]
 
@@ -85,7 +85,7 @@ class NullShift:
 
     def plot(self, kind: str | None = None) -> Any:
         """Mean KL by entropy stratum of every condition, as a plotly Figure; ``kind`` is visual if there is any."""
-        from workbench.null_figures import null_shift
+        from workbench.views.null_figures import null_shift
 
         return null_shift(self.table, kind=kind, scale=self.provenance["nulls"]["scale"])
 

@@ -21,7 +21,6 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from workbench import markup
 from workbench.answers import verify
 from workbench.backoff import piecewise
 from workbench.decoding import decode_many
@@ -35,6 +34,7 @@ from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, batches
 from workbench.runs import kept
 from workbench.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table
+from workbench.views import markup
 
 __all__ = ["DEFAULT_DISTURBANCES", "Disturbance", "Perturbation", "perturb"]
 
@@ -110,13 +110,13 @@ class Perturbation:
 
     def plot(self, kind: str = "all", scope: str = "without last layer") -> Any:
         """Change of log perplexity against change of drift within problems, as a plotly Figure."""
-        from workbench.perturbation_figures import perplexity_against_drift
+        from workbench.views.perturbation_figures import perplexity_against_drift
 
         return perplexity_against_drift(self.table, self.slopes, kind=kind, scope=scope)
 
     def plot_slopes(self, scope: str = "without last layer", method: str = "within") -> Any:
         """Slopes with intervals by kind, stratum and outcome, as a plotly Figure."""
-        from workbench.perturbation_figures import slope_forest
+        from workbench.views.perturbation_figures import slope_forest
 
         return slope_forest(self.slopes, scope=scope, method=method)
 

@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from workbench import markup
 from workbench.anatomy import Anatomy, dissect, probe
 from workbench.chat import within_budget
 from workbench.checkpoints import Placement, load_model, load_processor, read_depth
@@ -29,6 +28,7 @@ from workbench.preflight import check_processor, check_weights
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt
 from workbench.replay import LearnedTokens, aims_of, check_selected, learn_many, unselected
+from workbench.views import markup
 
 Placing = Literal["together", "sequential"]
 

@@ -125,7 +125,7 @@ class LearnedTokens:
 
     def plot(self) -> Any:
         """Loss by iteration, and the norm of x over each visual grid, as a plotly Figure."""
-        from workbench.outcome_figures import learned_tokens
+        from workbench.views.outcome_figures import learned_tokens
 
         return learned_tokens(self)
 

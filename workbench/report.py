@@ -18,15 +18,15 @@ from plotly.offline import get_plotlyjs
 
 from workbench.errors import InputError
 from workbench.explorer import SCRIPTS, check_followed, embed
-from workbench.figures import KINDS, study_figures
-from workbench.null_figures import null_figures
-from workbench.outcome_figures import ablation_figures
 from workbench.outcomes import accuracy_rows
-from workbench.packing import place_name, token_texts, word
-from workbench.pages import inline_json, render, source, write_page
-from workbench.panels import layer_label, template
-from workbench.perturbation_figures import perturbation_figures
-from workbench.tables import bucket, ends, last_layer, number, rows_where, strata_rows
+from workbench.views.explorer_data import place_name, token_texts, word
+from workbench.views.null_figures import null_figures
+from workbench.views.outcome_figures import ablation_figures
+from workbench.views.pages import inline_json, render, source, write_page
+from workbench.views.panels import layer_label, template
+from workbench.views.perturbation_figures import perturbation_figures
+from workbench.views.shift_figures import KINDS, study_figures
+from workbench.views.tables import bucket, ends, last_layer, number, rows_where, strata_rows
 
 if TYPE_CHECKING:
     from workbench.claims import Claim

@@ -20,15 +20,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from workbench import markup
 from workbench.cells import MEASURES, Cells, choose_kinds, columns, positions_of
 from workbench.errors import InputError
 from workbench.estimates import Interval, Settings
 from workbench.prompts import TokenKind
 from workbench.records import LensTrace
 from workbench.strata import check_bins, fraction_strata, quantile_strata
-from workbench.tables import bucket, first_kind
 from workbench.verdicts import ROUNDING, Verdict, headline, part_name
+from workbench.views import markup
+from workbench.views.tables import bucket, first_kind
 
 BY = ("quantile", "fraction")
 KEYS = ("scope", "layer", "kind", "stratum", "strata_by", "entropy_low", "entropy_high", "cells", "problems")
@@ -94,7 +94,7 @@ class ShiftTable:
 
     def plot(self, kind: str | None = None, measure: str = "kl") -> Any:
         """Plotly figure of one measure by layer and stratum; ``kind`` is visual if there is any, else all."""
-        from workbench.figures import shift_heatmap
+        from workbench.views.shift_figures import shift_heatmap
 
         return shift_heatmap(self.table, kind=kind, measure=measure, depth=self.depth)
 

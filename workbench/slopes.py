@@ -37,8 +37,8 @@ from workbench.estimates import (
     sums_by_problem,
     together,
 )
-from workbench.tables import number
 from workbench.verdicts import SCOPES, STATES
+from workbench.views.tables import number
 
 OUTCOMES = ("correct", "incorrect", "margin")
 STRATA = ("low", "high")

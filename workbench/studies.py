@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from workbench import figures, markup
 from workbench.claims import (
     Claim,
     claim_table,
@@ -25,19 +24,21 @@ from workbench.claims import (
 )
 from workbench.conditions import Condition
 from workbench.experiments import Ablation, ablate
-from workbench.figure_files import write_figures
 from workbench.followed import follow
-from workbench.null_figures import null_figures
 from workbench.nulls import NullShift, weight_nulls
-from workbench.outcome_figures import ablation_figures
 from workbench.pairs import ModelPair
 from workbench.perturbation import Perturbation, perturb, responses_for
-from workbench.perturbation_figures import perturbation_figures
 from workbench.problems import Problem
 from workbench.report import write_report
 from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift
 from workbench.traces import LensTrace, trace
+from workbench.views import markup
+from workbench.views import shift_figures as figures
+from workbench.views.figure_files import write_figures
+from workbench.views.null_figures import null_figures
+from workbench.views.outcome_figures import ablation_figures
+from workbench.views.perturbation_figures import perturbation_figures
 
 SHARD = 32
 """Problems traced between two saves."""

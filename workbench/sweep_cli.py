@@ -199,7 +199,7 @@ def _shown() -> Iterator[Callable[[Any], None]]:
     """A progress bar with throughput and the time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from workbench.tables import duration
+    from workbench.views.tables import duration
 
     columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     stopped = "\nStopped. What was finished is kept: `workbench sweep resume` goes on from there."

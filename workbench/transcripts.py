@@ -11,10 +11,10 @@ from PIL import Image
 from workbench.answers import Outcome, extract, verify
 from workbench.errors import InputError
 from workbench.explorer import SCRIPTS, embed
-from workbench.packing import picture_uri
-from workbench.pages import frame, render, source, write_page
 from workbench.problems import Problem
 from workbench.records import LensTrace
+from workbench.views.explorer_data import picture_uri
+from workbench.views.pages import frame, render, source, write_page
 from workbench.zoom import Call
 
 if TYPE_CHECKING:

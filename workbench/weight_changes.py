@@ -22,7 +22,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from workbench import markup
 from workbench.anatomy import Anatomy
 from workbench.cells import columns, interval_in
 from workbench.errors import InputError
@@ -31,6 +30,7 @@ from workbench.null_models import check_update, named_weights
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, collate
+from workbench.views import markup
 
 LAYER = "layer"
 """The part that stands for a whole decoder layer."""
@@ -86,7 +86,7 @@ class WeightChanges:
 
     def plot(self, measure: str = "relative") -> Any:
         """A measure of ``table`` by part and layer, as a plotly Figure."""
-        from workbench.emergence_figures import weight_heatmap
+        from workbench.views.emergence_figures import weight_heatmap
 
         return weight_heatmap(self.table, measure=measure)
 

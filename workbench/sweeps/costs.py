@@ -22,7 +22,7 @@ from workbench.errors import InputError
 from workbench.pair_presets import ROLES
 from workbench.sweeps.plan import Cell, by_problem, folder_of, load_set
 from workbench.sweeps.spec import PairSource, Sweep
-from workbench.tables import duration
+from workbench.views.tables import duration
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,7 +6,7 @@ import pytest
 
 from workbench.analysis import published, published_changes
 from workbench.errors import InputError
-from workbench.paper_figures import beside_published, cost_bars, coverage_bars, radar, settings_grid
+from workbench.views.paper_figures import beside_published, cost_bars, coverage_bars, radar, settings_grid
 
 
 def measured(**columns) -> pd.DataFrame:

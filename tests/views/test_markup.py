@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic import SCRIPT
 
-from workbench import markup
+from workbench.views import markup
 
 
 def parsed(html: str) -> ET.Element:

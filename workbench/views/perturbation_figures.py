@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
-from workbench.panels import COLOURS, band, finish
 from workbench.slopes import ALL, CLEAN, FITS, OUTCOMES, STRATA, outcome_of, slope_text
-from workbench.tables import NothingToDraw
 from workbench.verdicts import SCOPES
+from workbench.views.panels import COLOURS, band, finish
+from workbench.views.tables import NothingToDraw
 
 LOOKS = {"correct": (COLOURS["base"], "circle"), "incorrect": (COLOURS["ratio"], "diamond")}
 NAMES = {"correct": "right response", "incorrect": "wrong response", "margin": "wrong − right"}

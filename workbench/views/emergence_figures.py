@@ -11,8 +11,8 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
-from workbench.panels import cell_texts, colour_scale, diverging_scale, error_bars, finish
-from workbench.tables import NothingToDraw, bucket, ends, kind_name, number
+from workbench.views.panels import cell_texts, colour_scale, diverging_scale, error_bars, finish
+from workbench.views.tables import NothingToDraw, bucket, ends, kind_name, number
 
 LINES = (
     "#0072B2",

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
-from workbench.panels import COLOURS, DASHES, MARKERS, band, finish
+from workbench.views.panels import COLOURS, DASHES, MARKERS, band, finish
 
 if TYPE_CHECKING:
     from workbench.replay import LearnedTokens

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.panels import COLOURS, band, finish, log_axis
-from workbench.tables import NothingToDraw
+from workbench.views.panels import COLOURS, band, finish, log_axis
+from workbench.views.tables import NothingToDraw
 
 LINES = ("#6A3D9A", "#E69F00", "#56B4E9", "#CC79A7")
 """For rates, and for adapters; none is the colour of base, RLVR or replay."""

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 from plotly.colors import sample_colorscale
 
 from workbench.errors import InputError
-from workbench.markup import COLOURS
-from workbench.tables import bucket, ends, last_layer, number, visible
+from workbench.views.markup import COLOURS
+from workbench.views.tables import bucket, ends, last_layer, number, visible
 
 DASHES = {
     "rlvr": "dash",

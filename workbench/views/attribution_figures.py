@@ -10,8 +10,8 @@ from plotly.subplots import make_subplots
 
 from workbench.components import METRICS
 from workbench.errors import InputError
-from workbench.panels import COLOURS, cell_text, cell_texts, diverging_scale, finish
-from workbench.tables import NothingToDraw, ends, number
+from workbench.views.panels import COLOURS, cell_text, cell_texts, diverging_scale, finish
+from workbench.views.tables import NothingToDraw, ends, number
 
 TITLES = {
     "direct": "Direct contributions to the change",

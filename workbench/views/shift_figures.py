@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
-from workbench.panels import (
+from workbench.views.panels import (
     COLOURS,
     FRACTIONS,
     LOGARITHMIC,
@@ -36,7 +36,7 @@ from workbench.panels import (
     measure_names,
     token_text,
 )
-from workbench.tables import (
+from workbench.views.tables import (
     SOURCES,
     NothingToDraw,
     bucket,

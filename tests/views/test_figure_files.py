@@ -6,10 +6,10 @@ import pytest
 from browser import chromium
 from synthetic import synthetic_trace
 
-from workbench import figures
 from workbench.errors import InputError
-from workbench.figure_files import write_figures
 from workbench.shift import stratified_shift
+from workbench.views import shift_figures as figures
+from workbench.views.figure_files import write_figures
 
 
 @pytest.fixture(scope="module")

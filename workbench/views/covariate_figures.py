@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.covariates import QUANTITIES
-from workbench.panels import COLOURS, curves, error_bars, finish, log_axis
-from workbench.tables import NothingToDraw, bucket, ends, kind_name
 from workbench.verdicts import SCOPES
+from workbench.views.panels import COLOURS, curves, error_bars, finish, log_axis
+from workbench.views.tables import NothingToDraw, bucket, ends, kind_name
 
 PARTS = {"simple": (COLOURS["base"], "circle"), "partial": (COLOURS["rlvr"], "diamond-open")}
 TITLES = {"kl": "KL", "kl_null": "KL of matched noise", "ratio": "KL over matched noise"}

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from plotly.colors import sample_colorscale
 
-from workbench.panels import COLOURS
-from workbench.tables import visible
+from workbench.views.panels import COLOURS
+from workbench.views.tables import visible
 
 if TYPE_CHECKING:
     from workbench.followed import Followed

@@ -42,7 +42,7 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, Integral):
         return f"{int(value):,}"
-    from workbench.tables import number
+    from workbench.views.tables import number
 
     try:
         return number(float(value))

@@ -7,7 +7,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from workbench.errors import InputError
-from workbench.panels import NIGHT, template
+from workbench.views.panels import NIGHT, template
 
 
 def write_figures(

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_trace
 
-from workbench import figures
 from workbench.errors import InputError
-from workbench.panels import COLOURS, MEASURES, template
 from workbench.shift import agreement_by_layer, stratified_shift, top_prediction_shift
-from workbench.tables import NothingToDraw, bucket, number, visible
+from workbench.views import shift_figures as figures
+from workbench.views.panels import COLOURS, MEASURES, template
+from workbench.views.tables import NothingToDraw, bucket, number, visible
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
-from workbench.tables import NothingToDraw, ends, kind_name
 from workbench.verdicts import SCOPES
+from workbench.views.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
+from workbench.views.tables import NothingToDraw, ends, kind_name
 
 STYLES = {
     "rlvr": (COLOURS["rlvr"], "solid", "circle"),

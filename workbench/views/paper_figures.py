@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
-from workbench.panels import COLOURS, cell_texts, finish
+from workbench.views.panels import COLOURS, cell_texts, finish
 
 STYLES = {  # setting -> colour, marker
     "replay": (COLOURS["replay"], "circle"),
