@@ -11,12 +11,12 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench import lens
 from workbench.attribution import attribute, contributions, correlate, relp_gain
 from workbench.bridges import FAMILIES, bridge, half_rule
 from workbench.components import Answer, Component, FinalHead, mean_slope, measure, split_change
 from workbench.errors import InputError
 from workbench.estimates import pearson
+from workbench.lens import fused as lens
 from workbench.pairs import load_pair
 from workbench.problems import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells, final_head

@@ -11,10 +11,11 @@ import pytest
 import tiny
 import torch
 
-from workbench import ablate, backoff, decode_many, learn_many, lens, load_pair, trace
+from workbench import ablate, backoff, decode_many, learn_many, load_pair, trace
 from workbench.backoff import MemoryBackoff, piecewise, ran_out, shrink
 from workbench.errors import InputError
-from workbench.lens import LensHead
+from workbench.lens import fused as lens
+from workbench.lens.fused import LensHead
 from workbench.pairs import ModelPair
 from workbench.replay import Replay
 

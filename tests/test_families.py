@@ -23,6 +23,7 @@ from workbench.anatomy import Anatomy, dissect
 from workbench.chat import within_budget
 from workbench.errors import InputError
 from workbench.interventions import Intervention
+from workbench.lens.strata import Select
 from workbench.memory import on_meta
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch, record
@@ -31,7 +32,6 @@ from workbench.prompt_sizes import visual_grid
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, encode
 from workbench.records import AXES
 from workbench.replay import Replay, learn_many, learn_tokens
-from workbench.strata import Select
 from workbench.tracing import read_logits, read_residuals
 from workbench.views.explorer_data import pack
 

@@ -6,8 +6,8 @@ import torch
 
 from workbench import translators as module
 from workbench.errors import InputError
-from workbench.heads import LensHead
-from workbench.lens import summarise
+from workbench.lens.fused import summarise
+from workbench.lens.heads import LensHead
 from workbench.quantities import cell_table
 from workbench.translators import Translators, fit, fit_translators, kl_to_final
 

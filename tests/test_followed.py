@@ -15,8 +15,8 @@ import workbench as wb
 from workbench.errors import InputError
 from workbench.explorer import explore
 from workbench.followed import Followed, follow, likeliest, log_probabilities
-from workbench.heads import LensHead
 from workbench.interventions import batch_edits
+from workbench.lens.heads import LensHead
 from workbench.patching import Patch, prepare_patch
 from workbench.traces import compare_residuals, lens_heads, trace
 from workbench.tracing import read_logits

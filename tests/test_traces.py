@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.lens import compare
+from workbench.lens.fused import compare
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch, record
 from workbench.problems import Problem

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from workbench.conditions import Patch, Replay
 from workbench.errors import InputError
-from workbench.lens import compare
+from workbench.lens.fused import compare
 from workbench.pairs import ModelPair, load_pair
 from workbench.patching import prepare_patch
 from workbench.prompts import EncodedPrompt

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.lens import compare
+from workbench.lens.fused import compare
+from workbench.lens.strata import select_cells
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind, collate
 from workbench.readouts import Cells
-from workbench.strata import select_cells
 from workbench.traces import lens_heads
 from workbench.tracing import Edit, read_residuals
 

@@ -25,13 +25,13 @@ from numpy.typing import ArrayLike
 
 from workbench.cells import interval_in
 from workbench.errors import InputError
+from workbench.lens.strata import check_bins
 from workbench.measuring import measure
 from workbench.nulls import groups_of
 from workbench.outcomes import PASS_AT, scores
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.runs import kept
-from workbench.strata import check_bins
 from workbench.timing import RL, SHIFTS, WHOLE, Curves, compare
 from workbench.traces import trace
 from workbench.views import markup

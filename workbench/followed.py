@@ -24,8 +24,8 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.errors import InputError
-from workbench.heads import LensHead
 from workbench.interventions import Intervention, batch_edits, one_each
+from workbench.lens.heads import LensHead
 from workbench.pairs import ModelPair
 from workbench.problems import Problem
 from workbench.prompts import EncodedPrompt, batches

@@ -25,7 +25,7 @@ from workbench.anatomy import Anatomy, dissect
 from workbench.conditions import Replay
 from workbench.descent import Loss
 from workbench.errors import InputError
-from workbench.lens import STRETCH, working_sizes
+from workbench.lens.fused import STRETCH, working_sizes
 from workbench.meters import metered
 from workbench.prompt_sizes import prompt_size
 from workbench.readouts import Cells, Readout, portioned_for

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from workbench.cells import Cells, choose_kinds, columns, interval_in, positions_of
 from workbench.errors import InputError
 from workbench.estimates import Array, bootstrap, divide, sums_by_problem
+from workbench.lens.strata import check_bins, quantile_strata
 from workbench.null_models import NULLS, NullKind, check_scale, check_update, named_weights, null_pair
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, problem_seed
 from workbench.records import LensTrace
-from workbench.strata import check_bins, quantile_strata
 from workbench.traces import trace
 from workbench.verdicts import SCOPES, STATES, part_name, times
 from workbench.views import markup

@@ -24,10 +24,10 @@ from workbench.anatomy import Anatomy
 from workbench.conditions import Patch
 from workbench.displays import patch_html
 from workbench.errors import InputError
-from workbench.lens import summarise
+from workbench.lens.fused import summarise
+from workbench.lens.strata import select_cells
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind, problem_seed
-from workbench.strata import select_cells
 from workbench.traces import lens_head
 from workbench.tracing import LayerCall, read_calls
 

@@ -15,12 +15,12 @@ from workbench.components import Answer, Component, FinalHead, Metric, split_cha
 from workbench.conditions import Select, Threshold, check_selection
 from workbench.errors import InputError
 from workbench.estimates import divide
-from workbench.lens import summarise
+from workbench.lens.fused import summarise
+from workbench.lens.strata import select_cells
 from workbench.likelihoods import response_ids
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.segments import frozen
-from workbench.strata import select_cells
 from workbench.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
 from workbench.traces import lens_head
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from workbench.attention import attention_received
 from workbench.errors import InputError
 from workbench.estimates import Array, divide
-from workbench.lens import summarise
+from workbench.lens.fused import summarise
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, TokenKind

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from workbench.anatomy import Anatomy
-from workbench.lens import summarise
+from workbench.lens.fused import summarise
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.traces import lens_head
 

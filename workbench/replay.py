@@ -36,12 +36,12 @@ from workbench.conditions import Replay
 from workbench.descent import Loss, descend
 from workbench.displays import learned_html
 from workbench.errors import InputError
-from workbench.lens import summarise
+from workbench.lens.fused import summarise
+from workbench.lens.strata import select_cells
 from workbench.pairs import ModelPair
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.readouts import Cells, Readout, Target
 from workbench.segments import Segment
-from workbench.strata import select_cells
 from workbench.traces import lens_head
 from workbench.tracing import read_calls
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from workbench.anatomy import Anatomy
 from workbench.backoff import piecewise
 from workbench.errors import InputError
-from workbench.heads import LensHead
 from workbench.interventions import Intervention, batch_edits, one_each
-from workbench.lens import LensStats, compare, matched_noise
+from workbench.lens.fused import LensStats, compare, matched_noise
+from workbench.lens.heads import LensHead
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, batches, collate

@@ -29,8 +29,8 @@ from torch import Tensor
 from workbench.anatomy import Anatomy
 from workbench.errors import InputError
 from workbench.estimates import Settings, mean
-from workbench.heads import LensHead
-from workbench.lens import compare
+from workbench.lens.fused import compare
+from workbench.lens.heads import LensHead
 from workbench.pairs import ModelPair
 from workbench.problems import Problem, listed
 from workbench.prompts import EncodedPrompt, batches, collate

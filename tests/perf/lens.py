@@ -29,7 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis.logit_lens import logit_readout
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from workbench import lens
+from workbench.lens import fused as lens
 
 TIME_BOUND, MEMORY_BOUND = 1.15, 400e6
 AGREEMENT = 2e-5

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.heads import LensHead
+from workbench.lens.heads import LensHead
 
 
 def rms_norm(h: Tensor) -> Tensor:

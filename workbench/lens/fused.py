@@ -30,7 +30,7 @@ from torch import Tensor
 
 from workbench.backoff import shrink
 from workbench.errors import InputError
-from workbench.heads import LensHead
+from workbench.lens.heads import LensHead
 
 # Logits that exist at a time, all distributions together: enough for efficient matrix products, and no more. Less, for
 # the rest of the process, where memory ran out.

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import InputError
-from workbench.strata import fraction_strata, quantile_strata, select_cells
+from workbench.lens.strata import fraction_strata, quantile_strata, select_cells
 
 ENTROPY = torch.tensor([0.1, 0.5, 0.3, 0.9, 0.7, 0.2])
 tied = st.lists(st.integers(0, 5), min_size=2, max_size=40)

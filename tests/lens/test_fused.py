@@ -11,10 +11,10 @@ from naive import naive_logits, randn, rms_norm
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench import lens
 from workbench.errors import InputError
-from workbench.heads import LensHead
-from workbench.lens import LensStats
+from workbench.lens import fused as lens
+from workbench.lens.fused import LensStats
+from workbench.lens.heads import LensHead
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
