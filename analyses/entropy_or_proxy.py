@@ -7,7 +7,7 @@ from workbench.cli import run_analysis
 from workbench.covariates import covariate_claims, rank_correlations, stratified_by
 from workbench.errors import InputError
 from workbench.presets import batch_of, controls_of
-from workbench.problems import load_problems
+from workbench.problems.problem import load_problems
 from workbench.quantities import cell_table
 from workbench.runs import kept
 from workbench.translators import fit_translators, lens_fidelity

@@ -8,7 +8,7 @@ from workbench.claims import REPLAY
 from workbench.cli import run_analysis
 from workbench.outcomes import changes
 from workbench.presets import longest_answer
-from workbench.problems import load_problems
+from workbench.problems.problem import load_problems
 from workbench.views.paper_figures import radar
 
 SCENARIOS = {"pictures": "shapes", "videos": "shapes-video", "agent": "shapes-agent"}

@@ -8,7 +8,7 @@ from workbench.analysis import Finding, Given, published_changes
 from workbench.claims import REPLAY, outcome_claims
 from workbench.cli import run_analysis
 from workbench.outcomes import changes
-from workbench.problems import load_problems
+from workbench.problems.problem import load_problems
 from workbench.views.paper_figures import beside_published
 
 

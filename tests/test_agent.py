@@ -14,7 +14,7 @@ from workbench.chat import Message, as_said, render
 from workbench.decoding import Response, decode
 from workbench.errors import InputError
 from workbench.pair_presets import pair_preset
-from workbench.zoom import ZoomTool
+from workbench.problems.zoom import ZoomTool
 
 # Qwen2.5-VL's own, in the parts that matter here: a system text of its own, pictures numbered on request.
 QWEN = (

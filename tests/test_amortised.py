@@ -26,7 +26,7 @@ from workbench.engines import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.experiments import ablate
 from workbench.pairs import load_pair
-from workbench.problems import load_problems
+from workbench.problems.problem import load_problems
 from workbench.prompts import TokenKind
 from workbench.replay import learn_many, objective
 from workbench.tracing import read_logits

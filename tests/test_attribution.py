@@ -18,7 +18,7 @@ from workbench.errors import InputError
 from workbench.estimates import pearson
 from workbench.lens import fused as lens
 from workbench.pairs import load_pair
-from workbench.problems import load_problems
+from workbench.problems.problem import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells, final_head
 from workbench.segments import frozen
 from workbench.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of

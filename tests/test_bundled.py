@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench import answers, decode_many, load_pair, load_problems, stratified_shift, trace
+from workbench import decode_many, load_pair, load_problems, stratified_shift, trace
 from workbench.deltas import read_delta
 from workbench.organism.evaluation import WEIGHTS
+from workbench.problems import answers
 
 
 @pytest.fixture(scope="module")

@@ -227,7 +227,7 @@ def test_without_vllm_the_extra_is_named(stored, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_vllm_itself_answers_as_the_process_does():
     pytest.importorskip("vllm")
-    from workbench.problems import load_problems
+    from workbench.problems.problem import load_problems
 
     pair = load_pair("shapes", device="cuda")
     prompts = [pair.encode(problem) for problem in load_problems("shapes", split="test", limit=8)]

@@ -27,7 +27,7 @@ from workbench.lens.strata import Select
 from workbench.memory import on_meta
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch, record
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.prompt_sizes import visual_grid
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, encode
 from workbench.records import AXES

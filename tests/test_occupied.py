@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench import shapes, shapes_video
 from workbench.pairs import load_pair
-from workbench.problems import load_problems
+from workbench.problems import shapes, shapes_video
+from workbench.problems.problem import load_problems
 from workbench.quantities import cell_table
 
 

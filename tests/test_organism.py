@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 from trl.data_utils import prepare_multimodal_messages
 
-from workbench import answers, load_pair, load_problems, shapes, shapes_agent, shapes_video
+from workbench import load_pair, load_problems
 from workbench.anatomy import dissect
 from workbench.chat import Message
 from workbench.errors import InputError
 from workbench.organism import data, evaluation, grpo, model, sft, training
-from workbench.problems import Problem
+from workbench.problems import answers, shapes, shapes_agent, shapes_video
+from workbench.problems.problem import Problem
 from workbench.prompts import encode
 
 

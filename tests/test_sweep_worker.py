@@ -11,7 +11,7 @@ from workbench.cache import Reuse, bytes_of
 from workbench.drifts import Reference
 from workbench.experiments import ablate
 from workbench.pairs import load_pair
-from workbench.problems import load_problems
+from workbench.problems.problem import load_problems
 from workbench.prompts import TokenKind
 from workbench.sweeps import costs
 from workbench.sweeps.plan import plan_cells

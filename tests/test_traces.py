@@ -17,7 +17,7 @@ from workbench.errors import InputError
 from workbench.lens.fused import compare
 from workbench.pairs import ModelPair
 from workbench.patching import Patch, prepare_patch, record
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.records import AXES
 from workbench.traces import LensTrace, lens_heads, trace

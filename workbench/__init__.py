@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "InputError": "errors",
-    "Problem": "problems",
-    "load_problems": "problems",
-    "sample_frames": "video",
+    "Problem": "problems.problem",
+    "load_problems": "problems.problem",
+    "sample_frames": "problems.video",
     "EncodedPrompt": "prompts",
     "TokenKind": "prompts",
     "ModelPair": "pairs",
@@ -47,7 +47,7 @@ _HOME = {
     "try_replay": "attempts",
     "Attempt": "attempts",
     "run_agent": "agent",
-    "ZoomTool": "zoom",
+    "ZoomTool": "problems.zoom",
     "Transcript": "transcripts",
     "VLMEvalKitModel": "vlmevalkit_model",
     "default_matrix": "conditions",

@@ -31,14 +31,14 @@ from workbench.decoding import Engine, Intervention, Model, Response, check_samp
 from workbench.errors import InputError
 from workbench.pairs import ModelPair
 from workbench.patching import PreparedPatch, prepare_patch
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
+from workbench.problems.zoom import STOPS, ZoomTool, utf8
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.replay import NOTHING, LearnedTokens, learn_many
 from workbench.runs import kept
 from workbench.traces import trace
 from workbench.transcripts import Ended, Transcript, Turn
 from workbench.views.pages import write_page
-from workbench.zoom import STOPS, ZoomTool, utf8
 
 Respond = Callable[[ModelPair, EncodedPrompt, Intervention | None], Response]
 """How a turn is decoded: (pair, prompt, its intervention) -> one response."""

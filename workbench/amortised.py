@@ -18,7 +18,7 @@ from workbench.backoff import piecewise
 from workbench.conditions import Replay
 from workbench.errors import InputError
 from workbench.pairs import ModelPair
-from workbench.problems import listed
+from workbench.problems.problem import listed
 from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
 from workbench.readouts import Cells
 from workbench.replay import LearnedTokens, learn_many, objective

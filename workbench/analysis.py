@@ -33,8 +33,8 @@ from workbench.outcomes import PASS_AT, summarise_responses
 from workbench.pairs import ModelPair, load_pair
 from workbench.perturbation import perturb, responses_for
 from workbench.presets import batch_of, controls_of, longest_answer, matrix_settings
-from workbench.problems import Problem, load_problems
-from workbench.rows import nearest
+from workbench.problems.from_rows import nearest
+from workbench.problems.problem import Problem, load_problems
 from workbench.runs import digest_of, kept, made_with, write_json
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
 from workbench.traces import LensTrace, trace

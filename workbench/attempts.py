@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.answers import verify
 from workbench.conditions import Replay
 from workbench.decoding import decode
 from workbench.errors import InputError
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems.answers import verify
+from workbench.problems.problem import Problem
 from workbench.replay import LearnedTokens, learn_tokens
 from workbench.views import markup
 

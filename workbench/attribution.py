@@ -34,7 +34,7 @@ from workbench.estimates import (
     spearman,
 )
 from workbench.pairs import ModelPair
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
 from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.prompts import EncodedPrompt
 from workbench.runs import kept

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from workbench.anatomy import Anatomy
 from workbench.errors import InputError
-from workbench.problems import Problem, wording
+from workbench.problems.problem import Problem, wording
 
 FRAME_RATE = 2.0
 """Frames per second of ``Problem.video`` where ``problem.metadata["fps"]`` does not say (Qwen's own rate)."""

@@ -25,7 +25,7 @@ from workbench.engines import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.pairs import ModelPair
-from workbench.problems import listed
+from workbench.problems.problem import listed
 from workbench.prompts import EncodedPrompt, batches, collate, problem_seed
 from workbench.stops import Stops
 from workbench.tracing import prefill

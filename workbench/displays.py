@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workbench.images import data_uri
+from workbench.problems.images import data_uri
 from workbench.views import markup
 from workbench.views.tables import visible
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from workbench.errors import InputError
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.prompts import EncodedPrompt, TokenKind, problem_seed
 
 Kind = Literal["pixels", "embeddings", "colour", "patches"]

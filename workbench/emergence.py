@@ -30,7 +30,7 @@ from workbench.measuring import measure
 from workbench.nulls import groups_of
 from workbench.outcomes import PASS_AT, scores
 from workbench.pairs import ModelPair
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
 from workbench.timing import RL, SHIFTS, WHOLE, Curves, compare
 from workbench.traces import trace

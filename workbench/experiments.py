@@ -29,7 +29,7 @@ from workbench.measuring import Condition, described, drawn_by_engine, measure, 
 from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.pairs import ModelPair
 from workbench.perturbation import Disturbance, Perturbation, perturb
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
 from workbench.replay import NOTHING, check_selected
 from workbench.runs import kept
 from workbench.views import markup

@@ -15,7 +15,7 @@ from workbench.errors import InputError
 from workbench.followed import Followed, follow
 from workbench.interventions import Intervention
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.prompts import EncodedPrompt
 from workbench.records import LensTrace
 from workbench.traces import trace

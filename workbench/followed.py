@@ -27,7 +27,7 @@ from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens.heads import LensHead
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.prompts import EncodedPrompt, batches
 from workbench.records import LensTrace
 from workbench.traces import compare_residuals, lens_heads

@@ -14,7 +14,6 @@ import pandas as pd
 from workbench import conditions as written
 from workbench.adapters import Adapter
 from workbench.amortised import predict_many
-from workbench.answers import verify
 from workbench.backoff import piecewise
 from workbench.cache import Reuse
 from workbench.conditions import Patch, Replay, title_of
@@ -25,7 +24,8 @@ from workbench.engines import Model
 from workbench.interventions import Intervention, batch_edits
 from workbench.pairs import ModelPair
 from workbench.patching import Readings, prepare_patch
-from workbench.problems import Problem
+from workbench.problems.answers import verify
+from workbench.problems.problem import Problem
 from workbench.prompts import EncodedPrompt, batches
 from workbench.replay import aims_of, check_selected, learn_many, unselected
 

@@ -26,7 +26,7 @@ from workbench.estimates import Array, bootstrap, divide, sums_by_problem
 from workbench.lens.strata import check_bins, quantile_strata
 from workbench.null_models import NULLS, NullKind, check_scale, check_update, named_weights, null_pair
 from workbench.pairs import ModelPair
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
 from workbench.prompts import EncodedPrompt, problem_seed
 from workbench.records import LensTrace
 from workbench.traces import trace

@@ -111,7 +111,7 @@ HowLow = Annotated[Threshold | None, typer.Option(help="What `tau` is a part of.
 
 def problems_of(source: str, split: str, limit: int, seed: int, frames: int = 16) -> list[Any]:
     """The problems that the options name."""
-    from workbench.problems import load_problems
+    from workbench.problems.problem import load_problems
 
     return list(load_problems(source, split=split, limit=limit, seed=seed, frames=frames))
 

@@ -14,9 +14,9 @@ import yaml
 
 from workbench.conditions import Patch
 from workbench.errors import InputError
-from workbench.problems import Problem, Verifier, wording
-from workbench.rows import nearest
-from workbench.zoom import ZoomTool
+from workbench.problems.from_rows import nearest
+from workbench.problems.problem import Problem, Verifier, wording
+from workbench.problems.zoom import ZoomTool
 
 if TYPE_CHECKING:
     from rich.table import Table

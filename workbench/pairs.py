@@ -24,7 +24,7 @@ from workbench.displays import pair_html
 from workbench.errors import InputError
 from workbench.pair_presets import ROLES, PairPreset, check_budget, pair_preset
 from workbench.preflight import check_pair, check_processor, check_processors, check_weights
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.prompts import EncodedPrompt, encode, show_token
 
 Source = str | Path | nn.Module

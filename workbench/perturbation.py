@@ -21,7 +21,6 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from workbench.answers import verify
 from workbench.backoff import piecewise
 from workbench.decoding import decode_many
 from workbench.disturbances import DEFAULT_DISTURBANCES, Disturbance, EmbeddingNoise, disturb
@@ -30,7 +29,8 @@ from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits
 from workbench.likelihoods import response_ids, response_nats
 from workbench.pairs import ModelPair
-from workbench.problems import Problem, listed
+from workbench.problems.answers import verify
+from workbench.problems.problem import Problem, listed
 from workbench.prompts import EncodedPrompt, batches
 from workbench.runs import kept
 from workbench.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table

@@ -25,7 +25,7 @@ from workbench.conditions import Replay
 from workbench.errors import InputError
 from workbench.pairs import ModelPair, load_pair, named_pair
 from workbench.preflight import check_processor, check_weights
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.prompts import EncodedPrompt
 from workbench.replay import LearnedTokens, aims_of, check_selected, learn_many, unselected
 from workbench.views import markup

@@ -25,7 +25,7 @@ from workbench.chat import Message, processor_call, shown_pictures, tokenizer_of
 from workbench.displays import prompt_html
 from workbench.errors import InputError
 from workbench.layouts import Grid, Layout, locate
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.tilings import find_tilings
 
 _PER_POSITION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")

@@ -27,7 +27,7 @@ from workbench.errors import InputError
 from workbench.estimates import Array, divide
 from workbench.lens.fused import summarise
 from workbench.pairs import ModelPair
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
 from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.records import LensTrace
 from workbench.traces import lens_head, trace

@@ -28,7 +28,7 @@ from workbench.followed import follow
 from workbench.nulls import NullShift, weight_nulls
 from workbench.pairs import ModelPair
 from workbench.perturbation import Perturbation, perturb, responses_for
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 from workbench.report import write_report
 from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift

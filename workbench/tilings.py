@@ -11,7 +11,7 @@ from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_t
 
 from workbench.anatomy import Anatomy
 from workbench.chat import tokenizer_of
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens.fused import LensStats, compare, matched_noise
 from workbench.lens.heads import LensHead
 from workbench.pairs import ModelPair
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
 from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.records import AXES, LensTrace, PromptInfo, occurring_ids
 from workbench.tracing import Edit, read_residuals

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from PIL import Image
 
-from workbench.answers import Outcome, extract, verify
 from workbench.errors import InputError
 from workbench.explorer import SCRIPTS, embed
-from workbench.problems import Problem
+from workbench.problems.answers import Outcome, extract, verify
+from workbench.problems.problem import Problem
+from workbench.problems.zoom import Call
 from workbench.records import LensTrace
 from workbench.views.explorer_data import picture_uri
 from workbench.views.pages import frame, render, source, write_page
-from workbench.zoom import Call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -32,7 +32,7 @@ from workbench.estimates import Settings, mean
 from workbench.lens.fused import compare
 from workbench.lens.heads import LensHead
 from workbench.pairs import ModelPair
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
 from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.traces import lens_head
 from workbench.tracing import Reduce, read_residuals

@@ -9,7 +9,7 @@ from workbench.errors import InputError
 from workbench.harnesses import Question, Responder, kind_of, make_problem, told
 from workbench.measuring import Condition
 from workbench.pairs import ModelPair
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 
 
 class VLMEvalKitModel:

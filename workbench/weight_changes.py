@@ -28,7 +28,7 @@ from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, spearman
 from workbench.null_models import check_update, named_weights
 from workbench.pairs import ModelPair
-from workbench.problems import Problem, listed
+from workbench.problems.problem import Problem, listed
 from workbench.prompts import EncodedPrompt, collate
 from workbench.views import markup
 

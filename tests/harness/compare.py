@@ -18,11 +18,11 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 import workbench as wb
-from workbench.answers import verify
 from workbench.conditions import default_matrix
 from workbench.likelihoods import response_ids, response_nats
 from workbench.measuring import intervene
 from workbench.presets import settings_for
+from workbench.problems.answers import verify
 
 HERE = Path(__file__).resolve().parent
 LIMIT = int(sys.argv[1]) if len(sys.argv) > 1 else 48

@@ -18,7 +18,7 @@ import torch
 
 from workbench.attribution import attribute
 from workbench.pairs import load_pair
-from workbench.problems import load_problems
+from workbench.problems.problem import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.segments import frozen
 from workbench.swaps import DIRECTIONS, Aim, exact, slopes

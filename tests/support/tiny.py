@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from workbench.pairs import ModelPair, load_pair
-from workbench.problems import Problem
+from workbench.problems.problem import Problem
 
 QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 MULTIMODAL = (*QWEN_VL, "llava", "llava_onevision", "internvl", "gemma3", "idefics3", "smolvlm")

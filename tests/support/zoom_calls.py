@@ -2,7 +2,7 @@
 
 import json
 
-from workbench.zoom import Step, ZoomTool
+from workbench.problems.zoom import Step, ZoomTool
 
 SIZES = [(400, 300), (60, 50)]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
-from workbench import shapes, shapes_agent, shapes_video
+from workbench.problems import shapes, shapes_agent, shapes_video
 
 IGNORE = -100
 EASY_COLORS = ("black", "gray", "red", "teal", "brown", "green", "blue", "yellow")

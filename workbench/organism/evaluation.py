@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench import answers
 from workbench.agent import run_agent
 from workbench.decoding import Model, decode_many
 from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
 from workbench.pairs import ModelPair, load_pair
-from workbench.problems import Problem, load_problems
+from workbench.problems import answers
+from workbench.problems.problem import Problem, load_problems
 
 WEIGHTS = Path(str(files("workbench") / "organism" / "weights"))
 PASS_AT = (1, 4, 16, 64)

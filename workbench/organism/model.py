@@ -16,8 +16,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from workbench import shapes, shapes_agent, shapes_video
-from workbench.zoom import CLOSES, OPENS
+from workbench.problems import shapes, shapes_agent, shapes_video
+from workbench.problems.zoom import CLOSES, OPENS
 
 SPECIAL = (
     "<|endoftext|>",

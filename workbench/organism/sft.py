@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from workbench.organism.data import CELLS, COUNTED, IGNORE, PackedBoards, collate
 from workbench.organism.resuming import Resumable
-from workbench.shapes import BOARD, COLORS, SHAPES
+from workbench.problems.shapes import BOARD, COLORS, SHAPES
 
 PROBED = ("row", "column", "color", "shape", "counts")
 

@@ -23,7 +23,7 @@ from workbench.runs import digest_of, file_digest
 from workbench.sweeps.spec import PairSource, ProblemSet, Sweep, depth_of, seeded
 
 if TYPE_CHECKING:
-    from workbench.problems import Problem
+    from workbench.problems.problem import Problem
 
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "nnsight", "numpy", "pillow")
 """Those whose version can change a number or a token."""
@@ -162,7 +162,7 @@ def load_set(problems: ProblemSet) -> "list[Problem]":
     Raises:
         InputError: what `load_problems` refuses, or a problem without an answer.
     """
-    from workbench.problems import load_problems
+    from workbench.problems.problem import load_problems
 
     loaded = load_problems(problems.source, split=problems.split, limit=problems.limit, seed=problems.seed)
     for problem in loaded:

@@ -22,9 +22,9 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from workbench.conditions import PLAIN, Condition, Patch, Replay
 from workbench.errors import InputError
 from workbench.pair_presets import ROLES, PairPreset, pair_preset
-from workbench.problem_presets import read_problem_presets
-from workbench.rows import nearest
-from workbench.sources import NAMES, SPLITS
+from workbench.problems.from_rows import nearest
+from workbench.problems.presets import read_problem_presets
+from workbench.problems.sources import NAMES, SPLITS
 from workbench.sweeps.faults import Place, in_words, placed, walk
 from workbench.sweeps.grids import FIELDS, Checked, Grid, MatrixGrid, PatchGrid, ReplayGrid
 

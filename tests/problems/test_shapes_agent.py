@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import answers, load_problems, shapes, shapes_agent
+from workbench import load_problems
 from workbench.errors import InputError
-from workbench.zoom import ZoomTool
+from workbench.problems import answers, shapes, shapes_agent
+from workbench.problems.zoom import ZoomTool
 
 
 def drawn(count: int = 40):

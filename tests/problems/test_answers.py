@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from workbench import answers
-from workbench.answers import extract, number, verify
 from workbench.errors import InputError
+from workbench.problems import answers
+from workbench.problems.answers import extract, number, verify
 
 
 @pytest.mark.parametrize(

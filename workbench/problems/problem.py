@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.images import FRAME_LIMIT, as_rgb, data_uri
-from workbench.problem_presets import preset_rows, read_problem_presets
-from workbench.rows import FIELDS, LETTERS, nearest
-from workbench.sources import (
+from workbench.problems.from_rows import FIELDS, LETTERS, nearest
+from workbench.problems.images import FRAME_LIMIT, as_rgb, data_uri
+from workbench.problems.presets import preset_rows, read_problem_presets
+from workbench.problems.sources import (
     FOLDER_QUESTION,
     GENERATED,
     NAMES,
@@ -193,7 +193,7 @@ def load_problems(
             draws a sample.
         seed: of generated sets and of the sample from ``easy-vqa``.
         columns: where a row's fields are, such as ``{"question": "query", "image": "picture"}``; the fields
-            are the keys of `workbench.rows.FIELDS`. An empty name leaves a field out; ``{"id": ""}`` numbers
+            are the keys of `workbench.problems.from_rows.FIELDS`. An empty name leaves a field out; ``{"id": ""}`` numbers
             the rows.
         question: asked of every image and movie of a folder (by default `FOLDER_QUESTION`).
         frames: of every video at most, evenly spaced; a list of images is taken whole. How large a model sees them

@@ -14,8 +14,8 @@ from movies import numbers, steady, write
 
 import workbench as wb
 from workbench.errors import InputError
-from workbench.problems import load_problems
-from workbench.video import MAX_PIXELS, read_clip, sample_frames
+from workbench.problems.problem import load_problems
+from workbench.problems.video import MAX_PIXELS, read_clip, sample_frames
 from workbench.views.explorer_data import pack, picture_uri
 
 
@@ -38,7 +38,7 @@ def test_key_frames_that_lie_between_are_sought(tmp_path, monkeypatch):
     """Few frames of a long file: the same pictures as decoding all of it, and far fewer frames decoded."""
     path = write(tmp_path / "long.mp4", steady(40), g=4, bf=2)
     sought = numbers(sample_frames(path, 4))
-    monkeypatch.setattr("workbench.video._keys", lambda packets: [])
+    monkeypatch.setattr("workbench.problems.video._keys", lambda packets: [])
     assert numbers(sample_frames(path, 4)) == sought == [0, 13, 26, 39]
 
 
@@ -204,7 +204,7 @@ def test_bad_arguments(tmp_path):
 
 def test_enormous_frames_are_refused_before_decoding(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", steady(2))
-    monkeypatch.setattr("workbench.video.PIXEL_LIMIT", 1000)
+    monkeypatch.setattr("workbench.problems.video.PIXEL_LIMIT", 1000)
     with pytest.raises(InputError, match=r"enormous frames \(48 x 32\); the limit is 1,000"):
         sample_frames(path)
 

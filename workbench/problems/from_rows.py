@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.images import FRAME_LIMIT, SUFFIXES, as_rgb, decode_base64, open_frames, open_image
-from workbench.video import MOVIES, read_clip
+from workbench.problems.images import FRAME_LIMIT, SUFFIXES, as_rgb, decode_base64, open_frames, open_image
+from workbench.problems.video import MOVIES, read_clip
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
-from workbench.answers import VERIFIERS
 from workbench.errors import InputError
-from workbench.images import FRAME_LIMIT
-from workbench.rows import FIELDS, LETTERS, Columns, Rows, as_list, nearest, to_records
-from workbench.sources import KINDS, read_rows
+from workbench.problems.answers import VERIFIERS
+from workbench.problems.from_rows import FIELDS, LETTERS, Columns, Rows, as_list, nearest, to_records
+from workbench.problems.images import FRAME_LIMIT
+from workbench.problems.sources import KINDS, read_rows
 
-PACKAGED = Path(__file__).parent / "data" / "problems.yaml"
+PACKAGED = Path(__file__).with_name("problems.yaml")
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.images import FRAME_LIMIT, PIXEL_LIMIT
-from workbench.problems import FOLDER_QUESTION, Problem, Verifier, load_problems
+from workbench.problems.images import FRAME_LIMIT, PIXEL_LIMIT
+from workbench.problems.problem import FOLDER_QUESTION, Problem, Verifier, load_problems
 
 
 def picture(color="red", size=(12, 8)):

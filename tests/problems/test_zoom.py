@@ -7,7 +7,7 @@ import tiny
 from zoom_calls import SIZES, box, call, raw, read
 
 from workbench.errors import InputError
-from workbench.zoom import Call, ZoomTool
+from workbench.problems.zoom import Call, ZoomTool
 
 
 def test_boxes_of_the_image_as_it_was_seen():

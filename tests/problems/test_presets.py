@@ -12,11 +12,11 @@ import pyarrow.parquet
 import pytest
 import tiny
 
-from workbench import rows as rows_module
 from workbench.chat import question_text
 from workbench.errors import InputError
-from workbench.problem_presets import read_problem_presets
-from workbench.problems import load_problems
+from workbench.problems import from_rows as rows_module
+from workbench.problems.presets import read_problem_presets
+from workbench.problems.problem import load_problems
 
 
 def png(seed: int = 0) -> bytes:

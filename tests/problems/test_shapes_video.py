@@ -6,8 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from workbench import answers, load_problems, shapes, shapes_video
+from workbench import load_problems
 from workbench.errors import InputError
+from workbench.problems import answers, shapes, shapes_video
 
 
 def clips(family: str, count: int = 60):

@@ -7,7 +7,7 @@ Four moments of two equal frames each, because Qwen-VL reads two frames as one. 
 * ``appear``  When do circles first appear? (first, second, third or fourth)
 * ``move``    How many times does the teal shape move?
 
-Tones, careful and hasty responses and streams of random numbers are those of `workbench.shapes`; hasty ones look at
+Tones, careful and hasty responses and streams of random numbers are those of `workbench.problems.shapes`; hasty ones look at
 the first moment (``move``: the first two) only.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from workbench.shapes import (
+from workbench.problems.shapes import (
     COLORS,
     SHAPES,
     SPLITS,

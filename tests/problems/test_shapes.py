@@ -5,8 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from workbench import shapes
 from workbench.errors import InputError
+from workbench.problems import shapes
 
 
 def boards(n: int, seed: int = 0):

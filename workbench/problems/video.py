@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.images import FRAME_LIMIT, PIXEL_LIMIT
+from workbench.problems.images import FRAME_LIMIT, PIXEL_LIMIT
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -1,6 +1,6 @@
 """The `shapes-agent` problems: large pictures whose small marks can be read only after zooming in, for the bundled pair.
 
-A picture is a board of 4 x 4 cells as in `workbench.shapes`, 448 pixels wide: each cell is 112 x 112 and holds a large
+A picture is a board of 4 x 4 cells as in `workbench.problems.shapes`, 448 pixels wide: each cell is 112 x 112 and holds a large
 shape with a label of 28 x 28 pixels somewhere on it, which bears a small mark. The bundled pair sees the whole picture
 as 112 x 112 pixels, where a mark is 3 to 5 pixels wide; a cell that is cut out has just the pixels it can see. Two
 question families, both answered like "red circle":
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from workbench.shapes import (
+from workbench.problems.shapes import (
     BOARD,
     CELL,
     COLORS,
@@ -35,7 +35,7 @@ from workbench.shapes import (
     sample_tint,
     worded,
 )
-from workbench.zoom import CLOSES, OPENS, ZoomTool
+from workbench.problems.zoom import CLOSES, OPENS, ZoomTool
 
 LARGE = 4 * CELL  # pixels of a cell
 SYSTEM = "You may zoom in with image_zoom_in_tool."
