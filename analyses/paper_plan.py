@@ -9,7 +9,7 @@ import pandas as pd
 from workbench.analysis import Finding, Given
 from workbench.cli import run_analysis
 from workbench.conditions import default_matrix
-from workbench.pair_presets import read_presets
+from workbench.models.presets import read_presets
 from workbench.sweeps.costs import CARD, Cost, Prompt, Shape, group_cost, memory, released_cost
 from workbench.views.paper_figures import cost_bars
 

@@ -6,7 +6,7 @@ from workbench.analysis import Finding, Given
 from workbench.claims import weight_claims
 from workbench.cli import run_analysis
 from workbench.errors import InputError
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
 from workbench.presets import FIRST, checkpoints_of, is_bundled
 from workbench.runs import kept
 from workbench.views.emergence_figures import prediction_scatter, weight_heatmap

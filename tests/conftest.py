@@ -15,7 +15,7 @@ import torch
 from browser import browser  # noqa: F401  (a fixture: one browser for all modules)
 from xdist.scheduler import LoadFileScheduling
 
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
 
 torch.set_num_threads(1)
 

@@ -10,10 +10,10 @@ from zoom_calls import call, raw
 
 import workbench as wb
 from workbench.agent import run_agent, run_agents
-from workbench.chat import Message, as_said, render
 from workbench.decoding import Response, decode
 from workbench.errors import InputError
-from workbench.pair_presets import pair_preset
+from workbench.models.chat import Message, as_said, render
+from workbench.models.presets import pair_preset
 from workbench.problems.zoom import ZoomTool
 
 # Qwen2.5-VL's own, in the parts that matter here: a system text of its own, pictures numbered on request.

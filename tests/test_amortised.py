@@ -25,9 +25,9 @@ from workbench.decoding import decode
 from workbench.engines import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.experiments import ablate
-from workbench.pairs import load_pair
+from workbench.models.pairs import load_pair
+from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
-from workbench.prompts import TokenKind
 from workbench.replay import learn_many, objective
 from workbench.tracing import read_logits
 from workbench.views.replay_figures import loss_against_steps

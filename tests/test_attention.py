@@ -6,7 +6,7 @@ import torch
 
 from workbench.attention import attention_received, eager_twin, mass_received
 from workbench.errors import InputError
-from workbench.prompts import collate
+from workbench.models.prompts import collate
 from workbench.tracing import read_attention
 
 

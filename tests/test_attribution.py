@@ -17,7 +17,7 @@ from workbench.components import Answer, Component, FinalHead, mean_slope, measu
 from workbench.errors import InputError
 from workbench.estimates import pearson
 from workbench.lens import fused as lens
-from workbench.pairs import load_pair
+from workbench.models.pairs import load_pair
 from workbench.problems.problem import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells, final_head
 from workbench.segments import frozen

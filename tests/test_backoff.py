@@ -16,7 +16,7 @@ from workbench.backoff import MemoryBackoff, piecewise, ran_out, shrink
 from workbench.errors import InputError
 from workbench.lens import fused as lens
 from workbench.lens.fused import LensHead
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
 from workbench.replay import Replay
 
 CPU = (

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from workbench.conformance import ConformReport, Deviation, conform
 from workbench.errors import InputError
-from workbench.pairs import load_pair
+from workbench.models.pairs import load_pair
 
 PARITY = Path(__file__).parent / "parity"
 

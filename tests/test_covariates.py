@@ -11,7 +11,7 @@ import torch
 from workbench.covariates import covariate_claims, rank_correlations, role, stratified_by
 from workbench.errors import InputError
 from workbench.estimates import Interval
-from workbench.pairs import load_pair
+from workbench.models.pairs import load_pair
 from workbench.problems import shapes
 from workbench.problems.problem import load_problems
 from workbench.quantities import cell_table, centre_distance, on_object

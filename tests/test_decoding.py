@@ -10,8 +10,8 @@ from workbench import decoding
 from workbench.decoding import decode, decode_many, respond
 from workbench.engines import export_visual_embeddings
 from workbench.errors import InputError
+from workbench.models.prompts import TokenKind
 from workbench.patching import Patch, prepare_patch
-from workbench.prompts import TokenKind
 from workbench.replay import Replay, learn_tokens
 from workbench.tracing import read_logits
 

@@ -10,10 +10,11 @@ import tiny
 import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
 
-from workbench import Patch, Replay, checkpoints, decode, learn_tokens, load_pair, prepare_patch, trace
-from workbench.checkpoints import Placement
+from workbench import Patch, Replay, decode, learn_tokens, load_pair, prepare_patch, trace
 from workbench.errors import InputError
-from workbench.pairs import ModelPair
+from workbench.models import checkpoints
+from workbench.models.checkpoints import Placement
+from workbench.models.pairs import ModelPair
 
 REPLAY = Replay(threshold="quantile", layers=2, iterations=2)
 

@@ -9,7 +9,7 @@ import torch
 
 from workbench.disturbances import SQUARE, Disturbance, EmbeddingNoise, disturb
 from workbench.errors import InputError
-from workbench.prompts import TokenKind
+from workbench.models.prompts import TokenKind
 from workbench.tracing import read_calls
 
 PICTURED = ("pixels", "colour", "patches")

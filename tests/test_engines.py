@@ -12,10 +12,10 @@ from workbench.decoding import decode, decode_many
 from workbench.engines import VllmEngine, _engine, vllm_request
 from workbench.errors import InputError
 from workbench.experiments import ablate
+from workbench.models.pairs import load_pair
+from workbench.models.prompts import TokenKind
 from workbench.null_models import null_pair
-from workbench.pairs import load_pair
 from workbench.patching import Patch, prepare_patch
-from workbench.prompts import TokenKind
 from workbench.replay import Replay, learn_tokens
 from workbench.stops import Stops
 

@@ -19,7 +19,7 @@ import workbench as wb
 from workbench.errors import InputError
 from workbench.explorer import Explorer, explore
 from workbench.followed import Followed
-from workbench.prompts import TokenKind
+from workbench.models.prompts import TokenKind
 from workbench.records import LensTrace
 from workbench.views import explorer_data as packing
 from workbench.views.explorer_data import pack, picture_uri

@@ -19,17 +19,17 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor
 from true_configs import TRUE_7B
 
 import workbench as wb
-from workbench.anatomy import Anatomy, dissect
-from workbench.chat import within_budget
 from workbench.errors import InputError
 from workbench.interventions import Intervention
 from workbench.lens.strata import Select
 from workbench.memory import on_meta
-from workbench.pairs import ModelPair
+from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.chat import within_budget
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, encode
 from workbench.patching import Patch, prepare_patch, record
 from workbench.problems.problem import Problem
 from workbench.prompt_sizes import visual_grid
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, encode
 from workbench.records import AXES
 from workbench.replay import Replay, learn_many, learn_tokens
 from workbench.tracing import read_logits, read_residuals

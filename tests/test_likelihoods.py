@@ -7,7 +7,7 @@ import torch
 from workbench.disturbances import EmbeddingNoise
 from workbench.errors import InputError
 from workbench.likelihoods import response_ids, response_nats
-from workbench.prompts import TokenKind, batches
+from workbench.models.prompts import TokenKind, batches
 from workbench.tracing import read_calls
 
 TEXTS = ("<answer> 3</answer>", "no", "<think> one two three </think><answer> 17</answer>")

@@ -17,8 +17,8 @@ from workbench.cli import app
 from workbench.errors import InputError
 from workbench.memory import MemoryForecast, on_meta, predict_memory
 from workbench.meters import metered
+from workbench.models.pairs import load_pair
 from workbench.pair_forecasts import forecast_pair
-from workbench.pairs import load_pair
 from workbench.prompt_sizes import configured_budget, visual_grid
 from workbench.replay import Replay
 

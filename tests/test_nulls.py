@@ -10,11 +10,11 @@ import torch
 
 import workbench as wb
 from workbench import nulls
-from workbench.anatomy import dissect
 from workbench.errors import InputError
+from workbench.models.anatomy import dissect
+from workbench.models.pairs import load_pair
 from workbench.null_models import NULLS, named_weights, null_pair
 from workbench.nulls import NullShift, weight_nulls
-from workbench.pairs import load_pair
 from workbench.shift import stratified_shift
 from workbench.traces import trace
 from workbench.views.null_figures import null_shift

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from workbench.pairs import load_pair
+from workbench.models.pairs import load_pair
 from workbench.problems import shapes, shapes_video
 from workbench.problems.problem import load_problems
 from workbench.quantities import cell_table

@@ -13,13 +13,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from trl.data_utils import prepare_multimodal_messages
 
 from workbench import load_pair, load_problems
-from workbench.anatomy import dissect
-from workbench.chat import Message
 from workbench.errors import InputError
+from workbench.models.anatomy import dissect
+from workbench.models.chat import Message
+from workbench.models.prompts import encode
 from workbench.organism import data, evaluation, grpo, model, sft, training
 from workbench.problems import answers, shapes, shapes_agent, shapes_video
 from workbench.problems.problem import Problem
-from workbench.prompts import encode
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import tiny
 import torch
 
 from workbench.errors import InputError
+from workbench.models.prompts import TokenKind
 from workbench.patching import Patch, prepare_patch, record
-from workbench.prompts import TokenKind
 from workbench.traces import trace
 from workbench.tracing import read_calls
 

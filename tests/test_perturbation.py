@@ -11,8 +11,8 @@ from workbench.disturbances import DEFAULT_DISTURBANCES, KINDS, Disturbance, Emb
 from workbench.drifts import low_cells
 from workbench.errors import InputError
 from workbench.experiments import ablate
+from workbench.models.prompts import TokenKind
 from workbench.perturbation import Perturbation, perturb
-from workbench.prompts import TokenKind
 from workbench.tracing import read_residuals
 from workbench.views import perturbation_figures
 from workbench.views.tables import NothingToDraw

@@ -10,7 +10,7 @@ import torch
 from workbench import placement
 from workbench.decoding import decode
 from workbench.errors import InputError
-from workbench.pairs import load_pair
+from workbench.models.pairs import load_pair
 from workbench.placement import learn_problems
 from workbench.replay import Replay, learn_many
 

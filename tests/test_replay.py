@@ -10,8 +10,8 @@ import torch
 
 from workbench import descent, segments
 from workbench.errors import InputError
-from workbench.pairs import load_pair
-from workbench.prompts import TokenKind
+from workbench.models.pairs import load_pair
+from workbench.models.prompts import TokenKind
 from workbench.replay import (
     NOTHING,
     LearnedTokens,

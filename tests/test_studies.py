@@ -10,8 +10,8 @@ import tiny
 from browser import open_page
 
 from workbench import studies as study_module
-from workbench.anatomy import dissect
 from workbench.errors import InputError
+from workbench.models.anatomy import dissect
 from workbench.patching import Patch
 from workbench.replay import Replay
 from workbench.studies import study

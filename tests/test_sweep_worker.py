@@ -10,9 +10,9 @@ from workbench import measuring
 from workbench.cache import Reuse, bytes_of
 from workbench.drifts import Reference
 from workbench.experiments import ablate
-from workbench.pairs import load_pair
+from workbench.models.pairs import load_pair
+from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
-from workbench.prompts import TokenKind
 from workbench.sweeps import costs
 from workbench.sweeps.plan import plan_cells
 from workbench.sweeps.spec import PairSource

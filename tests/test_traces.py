@@ -15,10 +15,10 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.lens.fused import compare
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.patching import Patch, prepare_patch, record
 from workbench.problems.problem import Problem
-from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.records import AXES
 from workbench.traces import LensTrace, lens_heads, trace
 from workbench.tracing import read_residuals
@@ -151,7 +151,7 @@ def test_a_pair_in_half_precision_is_traced_in_float32():
 
 
 def test_your_own_tensors_can_be_traced_and_shown_without_a_tokenizer():
-    from workbench.pairs import load_pair
+    from workbench.models.pairs import load_pair
 
     pair = load_pair(base=tiny.model("llama"), rlvr=tiny.model("llama", seed=1))
     prompt = EncodedPrompt.from_tensors(pair, input_ids=torch.tensor([[17, 5, 9]]))

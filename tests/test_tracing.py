@@ -11,9 +11,9 @@ import tiny
 import torch
 from torch import Tensor
 
-from workbench.anatomy import Anatomy, dissect
 from workbench.errors import InputError
-from workbench.prompts import EncodedPrompt, encode
+from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.prompts import EncodedPrompt, encode
 from workbench.tracing import read_logits, read_residuals
 
 

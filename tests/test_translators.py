@@ -19,7 +19,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def bundled():
-    from workbench.pairs import load_pair
+    from workbench.models.pairs import load_pair
 
     return load_pair("shapes")
 

@@ -28,9 +28,9 @@ from workbench.amortised import embeddings, weights_of
 from workbench.conditions import Replay
 from workbench.descent import Loss
 from workbench.errors import InputError
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, batches, problem_seed
 from workbench.problems.problem import Problem, listed
-from workbench.prompts import EncodedPrompt, batches, problem_seed
 from workbench.replay import check_selected, has_selection, prepare
 from workbench.runs import digest_of
 from workbench.segments import frozen

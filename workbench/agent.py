@@ -25,15 +25,15 @@ import pandas as pd
 
 from workbench.adapters import Adapter
 from workbench.amortised import predict_tokens
-from workbench.chat import Message, as_said, pixel_budget
 from workbench.conditions import Patch, Replay
 from workbench.decoding import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
-from workbench.pairs import ModelPair
+from workbench.models.chat import Message, as_said, pixel_budget
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.patching import PreparedPatch, prepare_patch
 from workbench.problems.problem import Problem, listed
 from workbench.problems.zoom import STOPS, ZoomTool, utf8
-from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.replay import NOTHING, LearnedTokens, learn_many
 from workbench.runs import kept
 from workbench.traces import trace

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from workbench.anatomy import Anatomy
 from workbench.backoff import piecewise
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
+from workbench.models.anatomy import Anatomy
+from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate
 from workbench.readouts import Cells, Target
 from workbench.tracing import read_residuals
 

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.adapters import Adapter, check_pair, token_inputs
-from workbench.anatomy import Anatomy
 from workbench.backoff import piecewise
 from workbench.conditions import Replay
 from workbench.errors import InputError
-from workbench.pairs import ModelPair
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate
 from workbench.problems.problem import listed
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate
 from workbench.readouts import Cells
 from workbench.replay import LearnedTokens, learn_many, objective
 from workbench.tracing import read_calls

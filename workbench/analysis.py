@@ -28,9 +28,9 @@ from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import Ablation, ablate
 from workbench.measuring import Condition
+from workbench.models.pairs import ModelPair, load_pair
 from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
-from workbench.pairs import ModelPair, load_pair
 from workbench.perturbation import perturb, responses_for
 from workbench.presets import batch_of, controls_of, longest_answer, matrix_settings
 from workbench.problems.from_rows import nearest

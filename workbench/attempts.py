@@ -12,7 +12,7 @@ import pandas as pd
 from workbench.conditions import Replay
 from workbench.decoding import decode
 from workbench.errors import InputError
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
 from workbench.replay import LearnedTokens, learn_tokens

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.anatomy import Anatomy, dissect
-from workbench.prompts import EncodedPrompt, batches, collate
+from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.prompts import EncodedPrompt, batches, collate
 from workbench.tracing import read_attention
 from workbench.twins import sharing
 

@@ -33,10 +33,10 @@ from workbench.estimates import (
     pearson,
     spearman,
 )
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
 from workbench.prompt_attribution import AttributedPrompt, Cells
-from workbench.prompts import EncodedPrompt
 from workbench.runs import kept
 from workbench.swaps import ROWS
 from workbench.views import markup

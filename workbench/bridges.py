@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.anatomy import Anatomy
 from workbench.errors import InputError
+from workbench.models.anatomy import Anatomy
 from workbench.twins import sharing
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava", "llava_onevision", "idefics3", "qwen2", "qwen3", "llama")

@@ -27,7 +27,7 @@ from workbench.estimates import (
     sums_by_problem,
     together,
 )
-from workbench.prompts import TokenKind
+from workbench.models.prompts import TokenKind
 from workbench.records import LensTrace
 
 KINDS = ("all", "visual", "text", "special")

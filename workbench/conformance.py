@@ -28,9 +28,9 @@ from torch import Tensor
 from workbench.conditions import Patch, Replay
 from workbench.errors import InputError
 from workbench.lens.fused import compare
-from workbench.pairs import ModelPair, load_pair
+from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.prompts import EncodedPrompt
 from workbench.patching import prepare_patch
-from workbench.prompts import EncodedPrompt
 from workbench.replay import learn_tokens
 from workbench.traces import compare_residuals, lens_heads
 from workbench.tracing import read_logits

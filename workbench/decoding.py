@@ -18,15 +18,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
 from workbench.backoff import piecewise
 from workbench.displays import response_html
 from workbench.engines import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits, one_each
-from workbench.pairs import ModelPair
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, batches, collate, problem_seed
 from workbench.problems.problem import listed
-from workbench.prompts import EncodedPrompt, batches, collate, problem_seed
 from workbench.stops import Stops
 from workbench.tracing import prefill
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
+from workbench.models.anatomy import Anatomy
 from workbench.readouts import Cells, Readout
 from workbench.segments import Segment, frozen
 

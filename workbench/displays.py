@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from workbench.adapters import Adapter
     from workbench.decoding import Response
-    from workbench.pairs import ModelPair
+    from workbench.models.pairs import ModelPair
+    from workbench.models.prompts import EncodedPrompt
     from workbench.patching import PreparedPatch
-    from workbench.prompts import EncodedPrompt
     from workbench.records import LensTrace
     from workbench.replay import LearnedTokens
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from workbench.errors import InputError
+from workbench.models.prompts import EncodedPrompt, TokenKind, problem_seed
 from workbench.problems.problem import Problem
-from workbench.prompts import EncodedPrompt, TokenKind, problem_seed
 
 Kind = Literal["pixels", "embeddings", "colour", "patches"]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from workbench.lens.fused import compare
 from workbench.lens.strata import select_cells
-from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, TokenKind, collate
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind, collate
 from workbench.readouts import Cells
 from workbench.traces import lens_heads
 from workbench.tracing import Edit, read_residuals

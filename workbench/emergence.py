@@ -27,9 +27,9 @@ from workbench.cells import interval_in
 from workbench.errors import InputError
 from workbench.lens.strata import check_bins
 from workbench.measuring import measure
+from workbench.models.pairs import ModelPair
 from workbench.nulls import groups_of
 from workbench.outcomes import PASS_AT, scores
-from workbench.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
 from workbench.timing import RL, SHIFTS, WHOLE, Curves, compare

@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
 from workbench.errors import InputError
 from workbench.interventions import Intervention
-from workbench.pairs import ModelPair, fingerprint
-from workbench.prompts import EncodedPrompt, TokenKind, problem_seed
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair, fingerprint
+from workbench.models.prompts import EncodedPrompt, TokenKind, problem_seed
 from workbench.stops import Stops
 from workbench.tracing import read_calls
 

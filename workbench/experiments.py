@@ -26,8 +26,8 @@ from workbench.disturbances import jittered
 from workbench.engines import engine_for
 from workbench.errors import InputError
 from workbench.measuring import Condition, described, drawn_by_engine, measure, name_of
+from workbench.models.pairs import ModelPair
 from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
-from workbench.pairs import ModelPair
 from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems.problem import Problem, listed
 from workbench.replay import NOTHING, check_selected

@@ -14,9 +14,9 @@ from markupsafe import Markup
 from workbench.errors import InputError
 from workbench.followed import Followed, follow
 from workbench.interventions import Intervention
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
-from workbench.prompts import EncodedPrompt
 from workbench.records import LensTrace
 from workbench.traces import trace
 from workbench.views.explorer_data import pack

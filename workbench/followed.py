@@ -26,9 +26,9 @@ from workbench.backoff import piecewise
 from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens.heads import LensHead
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, batches
 from workbench.problems.problem import Problem
-from workbench.prompts import EncodedPrompt, batches
 from workbench.records import LensTrace
 from workbench.traces import compare_residuals, lens_heads
 from workbench.views import markup

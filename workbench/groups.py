@@ -18,7 +18,7 @@ def pairs_list(
     """List them, with where their models lie on this machine."""
     from rich.console import Console
 
-    from workbench.pair_presets import preset_table, read_presets
+    from workbench.models.presets import preset_table, read_presets
 
     Console().print(preset_table(read_presets(file).values()))
 
@@ -26,7 +26,7 @@ def pairs_list(
 @pairs.command("show")
 def pairs_show(name: Annotated[str, typer.Argument(help="NAME, or FILE.yaml:NAME.")]) -> None:
     """Print all that is known of one, as YAML."""
-    from workbench.pair_presets import pair_preset
+    from workbench.models.presets import pair_preset
 
     typer.echo(pair_preset(name).to_yaml())
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.prompts import EncodedPrompt
+from workbench.models.prompts import EncodedPrompt
 from workbench.tracing import Edit
 
 

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
 from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits
-from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, collate
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, collate
 from workbench.tracing import read_logits
 
 

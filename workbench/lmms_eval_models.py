@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from workbench.chat import Message
 from workbench.errors import InputError
 from workbench.harnesses import Part, Question, Responder, kind_of, make_problem, pictures, told
+from workbench.models.chat import Message
 
 try:
     from lmms_eval.api.instance import GenerationResult

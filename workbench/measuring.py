@@ -22,11 +22,11 @@ from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
 from workbench.engines import Model
 from workbench.interventions import Intervention, batch_edits
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, batches
 from workbench.patching import Readings, prepare_patch
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
-from workbench.prompts import EncodedPrompt, batches
 from workbench.replay import aims_of, check_selected, learn_many, unselected
 
 Condition = written.Condition | Adapter

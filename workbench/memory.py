@@ -21,12 +21,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from workbench.anatomy import Anatomy, dissect
 from workbench.conditions import Replay
 from workbench.descent import Loss
 from workbench.errors import InputError
 from workbench.lens.fused import STRETCH, working_sizes
 from workbench.meters import metered
+from workbench.models.anatomy import Anatomy, dissect
 from workbench.prompt_sizes import prompt_size
 from workbench.readouts import Cells, Readout, portioned_for
 from workbench.segments import Segment

@@ -14,10 +14,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from workbench.anatomy import dissect
 from workbench.errors import InputError
-from workbench.pairs import ModelPair
-from workbench.prompts import problem_seed
+from workbench.models.anatomy import dissect
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import problem_seed
 
 NullKind = Literal["permuted", "gaussian"]
 NULLS: tuple[str, ...] = get_args(NullKind)

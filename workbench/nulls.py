@@ -24,10 +24,10 @@ from workbench.cells import Cells, choose_kinds, columns, interval_in, positions
 from workbench.errors import InputError
 from workbench.estimates import Array, bootstrap, divide, sums_by_problem
 from workbench.lens.strata import check_bins, quantile_strata
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, problem_seed
 from workbench.null_models import NULLS, NullKind, check_scale, check_update, named_weights, null_pair
-from workbench.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
-from workbench.prompts import EncodedPrompt, problem_seed
 from workbench.records import LensTrace
 from workbench.traces import trace
 from workbench.verdicts import SCOPES, STATES, part_name, times

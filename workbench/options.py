@@ -125,7 +125,7 @@ def pair_of(
     attn_implementation: str | None,
 ) -> Any:
     """The pair that the options name; none of them: the bundled one."""
-    from workbench.pairs import load_pair
+    from workbench.models.pairs import load_pair
 
     return load_pair(
         name if name or base or rlvr else "shapes",

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from workbench.checkpoints import Placement, read_config
 from workbench.conditions import Replay
 from workbench.errors import InputError
 from workbench.memory import MemoryForecast, predict_memory
-from workbench.pair_presets import ROLES, PairPreset
-from workbench.pairs import named_pair
+from workbench.models.checkpoints import Placement, read_config
+from workbench.models.pairs import named_pair
+from workbench.models.presets import ROLES, PairPreset
 from workbench.prompt_sizes import QWEN_VL, configured_budget
 
 

@@ -20,14 +20,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
 from workbench.conditions import Patch
 from workbench.displays import patch_html
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.lens.strata import select_cells
-from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, TokenKind, problem_seed
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind, problem_seed
 from workbench.traces import lens_head
 from workbench.tracing import LayerCall, read_calls
 

@@ -28,10 +28,10 @@ from workbench.drifts import SCOPES, Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits
 from workbench.likelihoods import response_ids, response_nats
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, batches
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem, listed
-from workbench.prompts import EncodedPrompt, batches
 from workbench.runs import kept
 from workbench.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table
 from workbench.views import markup

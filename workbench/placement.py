@@ -18,15 +18,15 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from workbench.anatomy import Anatomy, dissect, probe
-from workbench.chat import within_budget
-from workbench.checkpoints import Placement, load_model, load_processor, read_depth
 from workbench.conditions import Replay
 from workbench.errors import InputError
-from workbench.pairs import ModelPair, load_pair, named_pair
-from workbench.preflight import check_processor, check_weights
+from workbench.models.anatomy import Anatomy, dissect, probe
+from workbench.models.chat import within_budget
+from workbench.models.checkpoints import Placement, load_model, load_processor, read_depth
+from workbench.models.pairs import ModelPair, load_pair, named_pair
+from workbench.models.preflight import check_processor, check_weights
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
-from workbench.prompts import EncodedPrompt
 from workbench.replay import LearnedTokens, aims_of, check_selected, learn_many, unselected
 from workbench.views import markup
 

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from workbench.errors import InputError
-from workbench.pair_presets import PairPreset
-from workbench.pairs import ModelPair, load_pair
+from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.presets import PairPreset
 
 RESTARTED = 25
 """Where the RL of the bundled pair was resumed without its weights: but for the unembedding it began again from the base."""

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
 from workbench.bridges import bridge
 from workbench.components import Answer, Component, FinalHead, Metric, split_change
 from workbench.conditions import Select, Threshold, check_selection
@@ -18,8 +17,9 @@ from workbench.estimates import divide
 from workbench.lens.fused import summarise
 from workbench.lens.strata import select_cells
 from workbench.likelihoods import response_ids
-from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, TokenKind
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.segments import frozen
 from workbench.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
 from workbench.traces import lens_head

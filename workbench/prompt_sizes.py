@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import transformers
 
-from workbench.chat import pixel_budget
 from workbench.errors import InputError
+from workbench.models.chat import pixel_budget
 
 QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families that cut a picture of any size into patches, and whose vision tower is in the forecast of memory."""

@@ -26,9 +26,9 @@ from workbench.attention import attention_received
 from workbench.errors import InputError
 from workbench.estimates import Array, divide
 from workbench.lens.fused import summarise
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
-from workbench.prompts import EncodedPrompt, TokenKind
 from workbench.records import LensTrace
 from workbench.traces import lens_head, trace
 from workbench.translators import Translators, read_all

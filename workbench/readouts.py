@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from workbench.anatomy import Anatomy
 from workbench.lens.fused import summarise
-from workbench.prompts import EncodedPrompt, TokenKind
+from workbench.models.anatomy import Anatomy
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.traces import lens_head
 
 # Entries of gathered rows that exist at a time: on a CPU what its caches hold, on a GPU enough for efficient products.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workbench.displays import trace_html
 from workbench.errors import InputError
-from workbench.prompts import TokenKind
+from workbench.models.prompts import TokenKind
 
 FORMAT = 1
 """Version of the folder that `LensTrace.save` writes."""

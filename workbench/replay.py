@@ -30,7 +30,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.aims import Aim, seen, take_aim
-from workbench.anatomy import Anatomy
 from workbench.backoff import piecewise
 from workbench.conditions import Replay
 from workbench.descent import Loss, descend
@@ -38,8 +37,9 @@ from workbench.displays import learned_html
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.lens.strata import select_cells
-from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.readouts import Cells, Readout, Target
 from workbench.segments import Segment
 from workbench.traces import lens_head

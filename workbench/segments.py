@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
+from workbench.models.anatomy import Anatomy
 from workbench.tracing import LayerCall
 
 

@@ -24,7 +24,7 @@ from workbench.cells import MEASURES, Cells, choose_kinds, columns, positions_of
 from workbench.errors import InputError
 from workbench.estimates import Interval, Settings
 from workbench.lens.strata import check_bins, fraction_strata, quantile_strata
-from workbench.prompts import TokenKind
+from workbench.models.prompts import TokenKind
 from workbench.records import LensTrace
 from workbench.verdicts import ROUNDING, Verdict, headline, part_name
 from workbench.views import markup

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
-from workbench.chat import tokenizer_of
 from workbench.errors import InputError
+from workbench.models.anatomy import Anatomy
+from workbench.models.chat import tokenizer_of
 
 
 class Stops:

@@ -25,8 +25,8 @@ from workbench.claims import (
 from workbench.conditions import Condition
 from workbench.experiments import Ablation, ablate
 from workbench.followed import follow
+from workbench.models.pairs import ModelPair
 from workbench.nulls import NullShift, weight_nulls
-from workbench.pairs import ModelPair
 from workbench.perturbation import Perturbation, perturb, responses_for
 from workbench.problems.problem import Problem
 from workbench.report import write_report

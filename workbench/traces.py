@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
 from workbench.backoff import piecewise
 from workbench.errors import InputError
 from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens.fused import LensStats, compare, matched_noise
 from workbench.lens.heads import LensHead
-from workbench.pairs import ModelPair
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, batches, collate
 from workbench.problems.problem import Problem, listed
-from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.records import AXES, LensTrace, PromptInfo, occurring_ids
 from workbench.tracing import Edit, read_residuals
 

@@ -22,8 +22,8 @@ from nnsight import NNsight
 from nnsight.intervention.envoy import Envoy
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
 from workbench.errors import InputError
+from workbench.models.anatomy import Anatomy
 
 Reduce = Callable[[int, Tensor], Any]
 """(layer, residual stream (batch, tokens, hidden)) -> what to keep of it; runs inside the forward."""

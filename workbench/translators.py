@@ -26,14 +26,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workbench.anatomy import Anatomy
 from workbench.errors import InputError
 from workbench.estimates import Settings, mean
 from workbench.lens.fused import compare
 from workbench.lens.heads import LensHead
-from workbench.pairs import ModelPair
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, batches, collate
 from workbench.problems.problem import Problem, listed
-from workbench.prompts import EncodedPrompt, batches, collate
 from workbench.traces import lens_head
 from workbench.tracing import Reduce, read_residuals
 

@@ -8,7 +8,7 @@ from typing import Any
 from workbench.errors import InputError
 from workbench.harnesses import Question, Responder, kind_of, make_problem, told
 from workbench.measuring import Condition
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 
 

@@ -22,7 +22,7 @@ from replay import SETTINGS, random_pair, seconds
 
 from workbench import Adapter, EncodedPrompt, Replay, learn_many, load_adapter, load_pair, load_problems
 from workbench.amortised import predict_many, weights_of
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
 from workbench.presets import settings_for
 
 BOUND = 8.0

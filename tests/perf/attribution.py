@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from workbench.attribution import attribute
-from workbench.pairs import load_pair
+from workbench.models.pairs import load_pair
 from workbench.problems.problem import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.segments import frozen

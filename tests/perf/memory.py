@@ -28,10 +28,10 @@ sys.path.append(str(Path(__file__).parent))
 import tiny
 from replay import random_pair
 
-from workbench.chat import within_budget
 from workbench.memory import MemoryForecast, predict_memory
-from workbench.pairs import ModelPair
-from workbench.prompts import EncodedPrompt
+from workbench.models.chat import within_budget
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt
 from workbench.replay import Replay, learn_tokens
 from workbench.traces import trace
 

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import oracle
 
 from workbench import EncodedPrompt, Replay, decode, learn_many, learn_tokens, load_pair, load_problems
-from workbench.pairs import ModelPair
-from workbench.prompts import TokenKind
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import TokenKind
 from workbench.segments import Segment, frozen
 from workbench.tracing import read_calls
 

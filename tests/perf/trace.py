@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from workbench.pairs import ModelPair, load_pair
-from workbench.prompts import EncodedPrompt
+from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.prompts import EncodedPrompt
 from workbench.traces import trace
 
 BOUND = 1.25

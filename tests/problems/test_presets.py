@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 import tiny
 
-from workbench.chat import question_text
 from workbench.errors import InputError
+from workbench.models.chat import question_text
 from workbench.problems import from_rows as rows_module
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.problem import load_problems

@@ -27,7 +27,7 @@ from workbench import Patch, Replay, decode_many, learn_many, prepare_patch, tra
 from workbench.decoding import Response
 from workbench.drifts import Reference, drift
 from workbench.likelihoods import response_nats
-from workbench.pairs import ModelPair
+from workbench.models.pairs import ModelPair
 
 CARD = "card:0"
 

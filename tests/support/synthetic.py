@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from workbench.followed import Followed, likeliest
-from workbench.prompts import TokenKind
+from workbench.models.prompts import TokenKind
 from workbench.records import LensTrace, PromptInfo
 
 SCRIPT = "<script>alert(1)</script>"

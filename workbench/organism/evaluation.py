@@ -13,7 +13,7 @@ from workbench.agent import run_agent
 from workbench.decoding import Model, decode_many
 from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
-from workbench.pairs import ModelPair, load_pair
+from workbench.models.pairs import ModelPair, load_pair
 from workbench.problems import answers
 from workbench.problems.problem import Problem, load_problems
 

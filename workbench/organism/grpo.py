@@ -21,16 +21,16 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
-from workbench.anatomy import dissect
 from workbench.decoding import respond
-from workbench.deltas import write_delta
+from workbench.models.anatomy import dissect
+from workbench.models.prompts import encode, problem_seed
+from workbench.models.weight_deltas import write_delta
 from workbench.organism.model import visual_token_ids
 from workbench.organism.resuming import Resumable
 from workbench.problems import answers, shapes, shapes_agent
 from workbench.problems.problem import load_problems
 from workbench.problems.shapes_agent import Box
 from workbench.problems.zoom import STOPS
-from workbench.prompts import encode, problem_seed
 
 CURVE = "validation.json"
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.conditions import Condition, Patch, Replay
 from workbench.errors import InputError
-from workbench.pair_presets import ROLES
+from workbench.models.presets import ROLES
 from workbench.sweeps.plan import Cell, by_problem, folder_of, load_set
 from workbench.sweeps.spec import PairSource, Sweep
 from workbench.views.tables import duration
@@ -286,7 +286,7 @@ def _conditions(sweep: Sweep, pair: PairSource) -> dict[str, Condition]:
 
 def _visual(pair: PairSource, problems: Sequence[Any]) -> float:
     """Visual tokens of the first few problems on average, as the pair's processor cuts their pictures."""
-    from workbench.checkpoints import read_config
+    from workbench.models.checkpoints import read_config
     from workbench.prompt_sizes import QWEN_VL, configured_budget, visual_grid
 
     told = json.loads((folder_of(pair, "rlvr") / "config.json").read_text()).get("vision_config") or {}

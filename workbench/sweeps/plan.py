@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from workbench import __version__
 from workbench.conditions import Condition
 from workbench.errors import InputError
-from workbench.pair_presets import ROLES
+from workbench.models.presets import ROLES
 from workbench.runs import digest_of, file_digest
 from workbench.sweeps.spec import PairSource, ProblemSet, Sweep, depth_of, seeded
 

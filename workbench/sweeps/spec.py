@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from workbench.conditions import PLAIN, Condition, Patch, Replay
 from workbench.errors import InputError
-from workbench.pair_presets import ROLES, PairPreset, pair_preset
+from workbench.models.presets import ROLES, PairPreset, pair_preset
 from workbench.problems.from_rows import nearest
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.sources import NAMES, SPLITS

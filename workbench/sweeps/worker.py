@@ -119,7 +119,7 @@ class Bench:
     def _load_pair(self, title: str) -> tuple[Any, str, Mapping[str, Condition]]:
         import torch
 
-        from workbench.pairs import load_pair
+        from workbench.models.pairs import load_pair
 
         if self.job.device == "cpu":
             torch.set_num_threads(self.job.threads)

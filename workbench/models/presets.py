@@ -21,7 +21,7 @@ from workbench.problems.zoom import ZoomTool
 if TYPE_CHECKING:
     from rich.table import Table
 
-PACKAGED = Path(__file__).parent / "data" / "pairs.yaml"
+PACKAGED = Path(__file__).with_name("pairs.yaml")
 """The package's own presets."""
 
 ROLES = ("base", "rlvr")

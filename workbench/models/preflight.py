@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from workbench.anatomy import Anatomy
-from workbench.chat import tokenizer_of
 from workbench.errors import InputError
+from workbench.models.anatomy import Anatomy
+from workbench.models.chat import tokenizer_of
 
 _PAIR = "give a base model and a model post-trained from it"
 

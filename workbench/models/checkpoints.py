@@ -17,8 +17,8 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from workbench.anatomy import Anatomy, dissect
 from workbench.errors import InputError
+from workbench.models.anatomy import Anatomy, dissect
 
 _PROCESSOR_FILES = (
     "processor_config.json",

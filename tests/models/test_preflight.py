@@ -6,9 +6,9 @@ import pytest
 import tiny
 import torch
 
-from workbench.anatomy import Anatomy, dissect
 from workbench.errors import InputError
-from workbench.preflight import check_pair, check_processor, check_processors, check_weights
+from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-from workbench.anatomy import Anatomy
-from workbench.chat import tokenizer_of
+from workbench.models.anatomy import Anatomy
+from workbench.models.chat import tokenizer_of
 from workbench.problems.problem import Problem
 
 

@@ -7,10 +7,10 @@ from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from workbench.chat import tokenizer_of
 from workbench.errors import InputError
-from workbench.pairs import ModelPair, load_pair
-from workbench.prompts import EncodedPrompt, TokenKind, batches, collate, encode, show_token
+from workbench.models.chat import tokenizer_of
+from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, encode, show_token
 
 # (family, images, frames of a video)
 CASES = [(f, n, 0) for f in tiny.MULTIMODAL for n in (0, 1, 2)] + [(f, 0, 4) for f in tiny.VIDEO]

@@ -7,8 +7,8 @@ import torch
 import transformers as tf
 from torch import nn
 
-from workbench.anatomy import dissect, named_token_ids, probe
 from workbench.errors import InputError
+from workbench.models.anatomy import dissect, named_token_ids, probe
 
 ENCODER_OF = {"idefics3": "model.text_model", "smolvlm": "model.text_model"}
 

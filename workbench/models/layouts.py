@@ -26,9 +26,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
-from workbench.anatomy import Anatomy
 from workbench.errors import InputError
-from workbench.tilings import Tiling
+from workbench.models.anatomy import Anatomy
+from workbench.models.tilings import Tiling
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of visual tokens."""

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from workbench.anatomy import dissect
 from workbench.errors import InputError
-from workbench.layouts import locate
-from workbench.pairs import ModelPair, load_pair
-from workbench.prompts import EncodedPrompt, TokenKind
-from workbench.tilings import Tiling
+from workbench.models.anatomy import dissect
+from workbench.models.layouts import locate
+from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.models.tilings import Tiling
 
 # (family, images, frames of a video)
 CASES = [(f, n, 0) for f in tiny.MULTIMODAL for n in (0, 1, 2)] + [(f, 0, 4) for f in tiny.VIDEO]

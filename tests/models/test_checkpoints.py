@@ -9,9 +9,9 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from workbench.anatomy import dissect
-from workbench.checkpoints import Placement, load_model, load_processor
 from workbench.errors import InputError
+from workbench.models.anatomy import dissect
+from workbench.models.checkpoints import Placement, load_model, load_processor
 
 FULL = ["full_attention"]
 LAYER = "model.layers.1.mlp.up_proj.weight"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workbench import decode_many, load_pair, load_problems, stratified_shift, trace
-from workbench.deltas import read_delta
+from workbench.models.weight_deltas import read_delta
 from workbench.organism.evaluation import WEIGHTS
 from workbench.problems import answers
 

@@ -20,13 +20,13 @@ from jaxtyping import Int, Int8
 from PIL import Image
 from torch import Tensor
 
-from workbench.anatomy import Anatomy, named_token_ids
-from workbench.chat import Message, processor_call, shown_pictures, tokenizer_of, with_turns
 from workbench.displays import prompt_html
 from workbench.errors import InputError
-from workbench.layouts import Grid, Layout, locate
+from workbench.models.anatomy import Anatomy, named_token_ids
+from workbench.models.chat import Message, processor_call, shown_pictures, tokenizer_of, with_turns
+from workbench.models.layouts import Grid, Layout, locate
+from workbench.models.tilings import find_tilings
 from workbench.problems.problem import Problem
-from workbench.tilings import find_tilings
 
 _PER_POSITION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 _VISUAL = (

@@ -7,13 +7,13 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-import workbench.pair_presets
+import workbench.models.presets
 from workbench.errors import InputError
-from workbench.pair_presets import PACKAGED
-from workbench.pairs import fingerprint, load_pair
-from workbench.prompts import EncodedPrompt
+from workbench.models.pairs import fingerprint, load_pair
+from workbench.models.presets import PACKAGED
+from workbench.models.prompts import EncodedPrompt
 
-PARITY = Path(__file__).parent / "parity"
+PARITY = Path(__file__).parents[1] / "parity"
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 from PIL import Image, ImageOps
 
-from workbench.anatomy import Anatomy
 from workbench.errors import InputError
+from workbench.models.anatomy import Anatomy
 from workbench.problems.problem import Problem, wording
 
 FRAME_RATE = 2.0

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from workbench.anatomy import Anatomy, dissect, probe
-from workbench.chat import Message, pixel_budget, tokenizer_of, within_budget
-from workbench.checkpoints import Placement, load_model, load_processor
-from workbench.deltas import read_delta
 from workbench.displays import pair_html
 from workbench.errors import InputError
-from workbench.pair_presets import ROLES, PairPreset, check_budget, pair_preset
-from workbench.preflight import check_pair, check_processor, check_processors, check_weights
+from workbench.models.anatomy import Anatomy, dissect, probe
+from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
+from workbench.models.checkpoints import Placement, load_model, load_processor
+from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
+from workbench.models.presets import ROLES, PairPreset, check_budget, pair_preset
+from workbench.models.prompts import EncodedPrompt, encode, show_token
+from workbench.models.weight_deltas import read_delta
 from workbench.problems.problem import Problem
-from workbench.prompts import EncodedPrompt, encode, show_token
 
 Source = str | Path | nn.Module
 """A hub id, a local folder, or a transformers module in memory."""

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workbench.deltas import read_delta, write_delta
 from workbench.errors import InputError
+from workbench.models.weight_deltas import read_delta, write_delta
 
 
 @pytest.fixture
