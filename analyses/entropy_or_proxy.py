@@ -10,7 +10,7 @@ from workbench.presets import batch_of, controls_of
 from workbench.problems.problem import load_problems
 from workbench.quantities import cell_table
 from workbench.runs import kept
-from workbench.translators import fit_translators, lens_fidelity
+from workbench.tracing.tuned_lens import fit_translators, lens_fidelity
 from workbench.views.covariate_figures import correlation_forest, fidelity_curves, strata_panels
 
 NAMES = ("cells", "fidelity")

@@ -29,7 +29,7 @@ from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
 from workbench.replay import learn_many, objective
-from workbench.tracing import read_logits
+from workbench.tracing.residuals import read_logits
 from workbench.views.replay_figures import loss_against_steps
 
 REPLAY = Replay(tau=0.4, threshold="quantile", alpha=30.0, layers=2, iterations=3, top_v=20)

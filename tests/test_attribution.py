@@ -22,8 +22,8 @@ from workbench.problems.problem import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells, final_head
 from workbench.segments import frozen
 from workbench.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of
-from workbench.traces import lens_heads, trace
-from workbench.tracing import read_residuals
+from workbench.tracing.residuals import read_residuals
+from workbench.tracing.trace import lens_heads, trace
 from workbench.twins import sharing
 from workbench.views.attribution_figures import component_heatmap, exact_scatter
 

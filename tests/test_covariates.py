@@ -16,8 +16,8 @@ from workbench.problems import shapes
 from workbench.problems.problem import load_problems
 from workbench.quantities import cell_table, centre_distance, on_object
 from workbench.shift import stratified_shift
-from workbench.traces import trace
-from workbench.translators import Translators
+from workbench.tracing.trace import trace
+from workbench.tracing.tuned_lens import Translators
 from workbench.views.covariate_figures import correlation_forest, fidelity_curves, strata_panels
 from workbench.views.tables import NothingToDraw
 

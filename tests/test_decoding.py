@@ -13,7 +13,7 @@ from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.patching import Patch, prepare_patch
 from workbench.replay import Replay, learn_tokens
-from workbench.tracing import read_logits
+from workbench.tracing.residuals import read_logits
 
 LEARN = Replay(layers=2, threshold="quantile", alpha=2000.0, iterations=3)
 

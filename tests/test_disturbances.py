@@ -10,7 +10,7 @@ import torch
 from workbench.disturbances import SQUARE, Disturbance, EmbeddingNoise, disturb
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
-from workbench.tracing import read_calls
+from workbench.tracing.residuals import read_calls
 
 PICTURED = ("pixels", "colour", "patches")
 

@@ -16,7 +16,7 @@ from workbench.null_models import null_pair
 from workbench.presets import checkpoints_of
 from workbench.shift import stratified_shift
 from workbench.timing import RL, WHOLE, half_times
-from workbench.traces import trace
+from workbench.tracing.trace import trace
 from workbench.views.emergence_figures import emergence_curves, further_heatmap
 from workbench.views.tables import NothingToDraw
 

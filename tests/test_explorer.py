@@ -18,9 +18,9 @@ from synthetic import SCRIPT, picture, pictured_trace, synthetic_followed, synth
 import workbench as wb
 from workbench.errors import InputError
 from workbench.explorer import Explorer, explore
-from workbench.followed import Followed
 from workbench.models.prompts import TokenKind
-from workbench.records import LensTrace
+from workbench.tracing.follow import Followed
+from workbench.tracing.lens_trace import LensTrace
 from workbench.views import explorer_data as packing
 from workbench.views.explorer_data import pack, picture_uri
 from workbench.views.panels import COLOURS

@@ -20,7 +20,6 @@ from true_configs import TRUE_7B
 
 import workbench as wb
 from workbench.errors import InputError
-from workbench.interventions import Intervention
 from workbench.lens.strata import Select
 from workbench.memory import on_meta
 from workbench.models.anatomy import Anatomy, dissect
@@ -30,9 +29,10 @@ from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate,
 from workbench.patching import Patch, prepare_patch, record
 from workbench.problems.problem import Problem
 from workbench.prompt_sizes import visual_grid
-from workbench.records import AXES
 from workbench.replay import Replay, learn_many, learn_tokens
-from workbench.tracing import read_logits, read_residuals
+from workbench.tracing.edits import Intervention
+from workbench.tracing.lens_trace import AXES
+from workbench.tracing.residuals import read_logits, read_residuals
 from workbench.views.explorer_data import pack
 
 SETTINGS: dict[str, Any] = {"tau": 0.99, "alpha": 3.0, "layers": 2, "iterations": 2, "top_v": 20}

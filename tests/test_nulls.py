@@ -16,7 +16,7 @@ from workbench.models.pairs import load_pair
 from workbench.null_models import NULLS, named_weights, null_pair
 from workbench.nulls import NullShift, weight_nulls
 from workbench.shift import stratified_shift
-from workbench.traces import trace
+from workbench.tracing.trace import trace
 from workbench.views.null_figures import null_shift
 from workbench.views.tables import NothingToDraw
 

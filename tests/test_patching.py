@@ -7,8 +7,8 @@ import torch
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.patching import Patch, prepare_patch, record
-from workbench.traces import trace
-from workbench.tracing import read_calls
+from workbench.tracing.residuals import read_calls
+from workbench.tracing.trace import trace
 
 
 def edits(prepared):

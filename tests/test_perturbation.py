@@ -13,7 +13,7 @@ from workbench.errors import InputError
 from workbench.experiments import ablate
 from workbench.models.prompts import TokenKind
 from workbench.perturbation import Perturbation, perturb
-from workbench.tracing import read_residuals
+from workbench.tracing.residuals import read_residuals
 from workbench.views import perturbation_figures
 from workbench.views.tables import NothingToDraw
 

@@ -22,8 +22,8 @@ from workbench.replay import (
     prepare,
     unselected,
 )
-from workbench.traces import trace
-from workbench.tracing import read_logits
+from workbench.tracing.residuals import read_logits
+from workbench.tracing.trace import trace
 
 SETTINGS = {"tau": 0.99, "alpha": 3.0, "layers": 2, "iterations": 3, "top_v": 20}
 

@@ -7,9 +7,7 @@ import pytest
 from scipy import stats
 from synthetic import synthetic_trace
 
-from workbench.cells import KINDS, MEASURES
 from workbench.errors import InputError
-from workbench.records import LensTrace
 from workbench.shift import (
     AGREEMENT,
     KEYS,
@@ -18,6 +16,8 @@ from workbench.shift import (
     stratified_shift,
     top_prediction_shift,
 )
+from workbench.tracing.cells import KINDS, MEASURES
+from workbench.tracing.lens_trace import LensTrace
 
 SETTINGS = {"resamples": 200, "seed": 5}
 ENDS = ("", "_low", "_high")

@@ -36,7 +36,7 @@ from workbench.problems.problem import Problem, listed
 from workbench.problems.zoom import STOPS, ZoomTool, utf8
 from workbench.replay import NOTHING, LearnedTokens, learn_many
 from workbench.runs import kept
-from workbench.traces import trace
+from workbench.tracing.trace import trace
 from workbench.transcripts import Ended, Transcript, Turn
 from workbench.views.pages import write_page
 

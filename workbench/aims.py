@@ -8,7 +8,7 @@ from workbench.backoff import piecewise
 from workbench.models.anatomy import Anatomy
 from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate
 from workbench.readouts import Cells, Target
-from workbench.tracing import read_residuals
+from workbench.tracing.residuals import read_residuals
 
 Aim = tuple[Target, ...]
 """One prompt's targets, one for each layer of the loss, on the CPU."""

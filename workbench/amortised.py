@@ -22,7 +22,7 @@ from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate
 from workbench.problems.problem import listed
 from workbench.readouts import Cells
 from workbench.replay import LearnedTokens, learn_many, objective
-from workbench.tracing import read_calls
+from workbench.tracing.residuals import read_calls
 
 
 def predict_tokens(pair: ModelPair, prompt: EncodedPrompt, adapter: Adapter) -> LearnedTokens:

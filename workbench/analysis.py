@@ -37,7 +37,7 @@ from workbench.problems.from_rows import nearest
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import digest_of, kept, made_with, write_json
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
-from workbench.traces import LensTrace, trace
+from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
 from workbench.views.figure_files import write_figures
 

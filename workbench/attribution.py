@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from workbench.bridges import check_family
-from workbench.cells import columns
 from workbench.components import METRICS, Metric, check_metrics
 from workbench.errors import InputError
 from workbench.estimates import (
@@ -39,6 +38,7 @@ from workbench.problems.problem import Problem, listed
 from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.runs import kept
 from workbench.swaps import ROWS
+from workbench.tracing.cells import columns
 from workbench.views import markup
 from workbench.views.tables import ends
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from workbench.cells import interval_in
 from workbench.estimates import Interval, Settings, paired_difference
 from workbench.outcomes import PASS_AT, scores
+from workbench.tracing.cells import interval_in
 from workbench.views import markup
 
 if TYPE_CHECKING:

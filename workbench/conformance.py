@@ -32,8 +32,8 @@ from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.prompts import EncodedPrompt
 from workbench.patching import prepare_patch
 from workbench.replay import learn_tokens
-from workbench.traces import compare_residuals, lens_heads
-from workbench.tracing import read_logits
+from workbench.tracing.residuals import read_logits
+from workbench.tracing.trace import compare_residuals, lens_heads
 from workbench.views import markup
 
 

@@ -22,13 +22,13 @@ from workbench.backoff import piecewise
 from workbench.displays import response_html
 from workbench.engines import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
-from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches, collate, problem_seed
 from workbench.problems.problem import listed
 from workbench.stops import Stops
-from workbench.tracing import prefill
+from workbench.tracing.edits import Intervention, batch_edits, one_each
+from workbench.tracing.residuals import prefill
 
 Engine = VllmEngine | Literal["vllm"]
 """What can draw responses instead of the models in this process."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from workbench.models.pairs import ModelPair
     from workbench.models.prompts import EncodedPrompt
     from workbench.patching import PreparedPatch
-    from workbench.records import LensTrace
     from workbench.replay import LearnedTokens
+    from workbench.tracing.lens_trace import LensTrace
 
 VIEWS, TOKENS = 8, 400
 """Pictures and tokens of a prompt that are shown; of further ones the number."""

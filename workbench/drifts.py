@@ -17,8 +17,8 @@ from workbench.lens.strata import select_cells
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, collate
 from workbench.readouts import Cells
-from workbench.traces import lens_heads
-from workbench.tracing import Edit, read_residuals
+from workbench.tracing.residuals import Edit, read_residuals
+from workbench.tracing.trace import lens_heads
 
 LOW_SHARE = 0.4
 """The part of a layer's visual positions, lowest in entropy, that drift calls low."""

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from workbench.cells import interval_in
 from workbench.errors import InputError
 from workbench.lens.strata import check_bins
 from workbench.measuring import measure
@@ -33,7 +32,8 @@ from workbench.outcomes import PASS_AT, scores
 from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
 from workbench.timing import RL, SHIFTS, WHOLE, Curves, compare
-from workbench.traces import trace
+from workbench.tracing.cells import interval_in
+from workbench.tracing.trace import trace
 from workbench.views import markup
 from workbench.views.tables import ends
 

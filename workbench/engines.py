@@ -23,12 +23,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.interventions import Intervention
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair, fingerprint
 from workbench.models.prompts import EncodedPrompt, TokenKind, problem_seed
 from workbench.stops import Stops
-from workbench.tracing import read_calls
+from workbench.tracing.edits import Intervention
+from workbench.tracing.residuals import read_calls
 
 Model = Literal["base", "rlvr"]
 

@@ -12,13 +12,13 @@ from typing import Any
 from markupsafe import Markup
 
 from workbench.errors import InputError
-from workbench.followed import Followed, follow
-from workbench.interventions import Intervention
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
-from workbench.records import LensTrace
-from workbench.traces import trace
+from workbench.tracing.edits import Intervention
+from workbench.tracing.follow import Followed, follow
+from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.trace import trace
 from workbench.views.explorer_data import pack
 from workbench.views.pages import frame, inline_json, render, source, write_page
 

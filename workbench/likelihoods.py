@@ -7,11 +7,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.interventions import Intervention, batch_edits
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, collate
-from workbench.tracing import read_logits
+from workbench.tracing.edits import Intervention, batch_edits
+from workbench.tracing.residuals import read_logits
 
 
 def response_ids(pair: ModelPair, text: str) -> Int[Tensor, " tokens"]:

@@ -21,13 +21,13 @@ from workbench.decoding import decode_many
 from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
 from workbench.engines import Model
-from workbench.interventions import Intervention, batch_edits
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches
 from workbench.patching import Readings, prepare_patch
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
 from workbench.replay import aims_of, check_selected, learn_many, unselected
+from workbench.tracing.edits import Intervention, batch_edits
 
 Condition = written.Condition | Adapter
 """What a model is compared under: a condition that can be written down, or an adapter, which is weights."""

@@ -30,7 +30,7 @@ from workbench.models.anatomy import Anatomy, dissect
 from workbench.prompt_sizes import prompt_size
 from workbench.readouts import Cells, Readout, portioned_for
 from workbench.segments import Segment
-from workbench.tracing import LayerCall
+from workbench.tracing.residuals import LayerCall
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -28,8 +28,8 @@ from workbench.lens.strata import select_cells
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, problem_seed
-from workbench.traces import lens_head
-from workbench.tracing import LayerCall, read_calls
+from workbench.tracing.residuals import LayerCall, read_calls
+from workbench.tracing.trace import lens_head
 
 
 @dataclass(frozen=True, eq=False)

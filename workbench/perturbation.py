@@ -26,7 +26,6 @@ from workbench.decoding import decode_many
 from workbench.disturbances import DEFAULT_DISTURBANCES, Disturbance, EmbeddingNoise, disturb
 from workbench.drifts import SCOPES, Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
-from workbench.interventions import Intervention, batch_edits
 from workbench.likelihoods import response_ids, response_nats
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches
@@ -34,6 +33,7 @@ from workbench.problems.answers import verify
 from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
 from workbench.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table
+from workbench.tracing.edits import Intervention, batch_edits
 from workbench.views import markup
 
 __all__ = ["DEFAULT_DISTURBANCES", "Disturbance", "Perturbation", "perturb"]

@@ -22,7 +22,7 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.segments import frozen
 from workbench.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
-from workbench.traces import lens_head
+from workbench.tracing.trace import lens_head
 
 
 @dataclass(frozen=True)

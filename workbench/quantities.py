@@ -22,16 +22,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.attention import attention_received
 from workbench.errors import InputError
 from workbench.estimates import Array, divide
 from workbench.lens.fused import summarise
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
-from workbench.records import LensTrace
-from workbench.traces import lens_head, trace
-from workbench.translators import Translators, read_all
+from workbench.tracing.attention import attention_received
+from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.trace import lens_head, trace
+from workbench.tracing.tuned_lens import Translators, read_all
 
 _CALL = "cell_table(pair, load_problems('shapes', limit=64))"
 _FROM_TRACE = ("entropy_base", "base_norm", "kl", "top1_agreement", "cosine")

@@ -21,7 +21,7 @@ from torch.nn.functional import embedding
 from workbench.lens.fused import summarise
 from workbench.models.anatomy import Anatomy
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.traces import lens_head
+from workbench.tracing.trace import lens_head
 
 # Entries of gathered rows that exist at a time: on a CPU what its caches hold, on a GPU enough for efficient products.
 _PORTION_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}

@@ -42,8 +42,8 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
 from workbench.readouts import Cells, Readout, Target
 from workbench.segments import Segment
-from workbench.traces import lens_head
-from workbench.tracing import read_calls
+from workbench.tracing.residuals import read_calls
+from workbench.tracing.trace import lens_head
 
 
 @dataclass(frozen=True, eq=False)

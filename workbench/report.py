@@ -30,9 +30,9 @@ from workbench.views.tables import bucket, ends, last_layer, number, rows_where,
 
 if TYPE_CHECKING:
     from workbench.claims import Claim
-    from workbench.followed import Followed
-    from workbench.records import LensTrace
     from workbench.shift import ShiftTable
+    from workbench.tracing.follow import Followed
+    from workbench.tracing.lens_trace import LensTrace
     from workbench.verdicts import Verdict
 
 COLUMNS = (4, 8)

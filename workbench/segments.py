@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.models.anatomy import Anatomy
-from workbench.tracing import LayerCall
+from workbench.tracing.residuals import LayerCall
 
 
 class Segment:

@@ -24,7 +24,6 @@ from workbench.claims import (
 )
 from workbench.conditions import Condition
 from workbench.experiments import Ablation, ablate
-from workbench.followed import follow
 from workbench.models.pairs import ModelPair
 from workbench.nulls import NullShift, weight_nulls
 from workbench.perturbation import Perturbation, perturb, responses_for
@@ -32,7 +31,8 @@ from workbench.problems.problem import Problem
 from workbench.report import write_report
 from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift
-from workbench.traces import LensTrace, trace
+from workbench.tracing.follow import follow
+from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
 from workbench.views import shift_figures as figures
 from workbench.views.figure_files import write_figures

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from workbench.cells import columns
 from workbench.estimates import Array, Interval, bootstrap, divide
+from workbench.tracing.cells import columns
 
 RL = "rl"
 """The condition of RL's own checkpoints; a control goes by its name."""

@@ -13,7 +13,7 @@ from workbench.explorer import SCRIPTS, embed
 from workbench.problems.answers import Outcome, extract, verify
 from workbench.problems.problem import Problem
 from workbench.problems.zoom import Call
-from workbench.records import LensTrace
+from workbench.tracing.lens_trace import LensTrace
 from workbench.views.explorer_data import picture_uri
 from workbench.views.pages import frame, render, source, write_page
 

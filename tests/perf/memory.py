@@ -33,7 +33,7 @@ from workbench.models.chat import within_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.replay import Replay, learn_tokens
-from workbench.traces import trace
+from workbench.tracing.trace import trace
 
 SETTINGS = Replay(select="all", iterations=2, alpha=1e-3)
 

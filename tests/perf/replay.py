@@ -34,7 +34,7 @@ from workbench import EncodedPrompt, Replay, decode, learn_many, learn_tokens, l
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import TokenKind
 from workbench.segments import Segment, frozen
-from workbench.tracing import read_calls
+from workbench.tracing.residuals import read_calls
 
 IMAGE, VISION_START, VISION_END = 5, 3, 4
 TEXT, SIDE = 64, 24  # text tokens; patches a side: 12 x 12 visual tokens

@@ -20,7 +20,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.prompts import EncodedPrompt
-from workbench.traces import trace
+from workbench.tracing.trace import trace
 
 BOUND = 1.25
 HIDDEN, LAYERS, VOCABULARY = 1024, 16, 151936

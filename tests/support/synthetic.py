@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from workbench.followed import Followed, likeliest
 from workbench.models.prompts import TokenKind
-from workbench.records import LensTrace, PromptInfo
+from workbench.tracing.follow import Followed, likeliest
+from workbench.tracing.lens_trace import LensTrace, PromptInfo
 
 SCRIPT = "<script>alert(1)</script>"
 GRIDS = [((1, 3, 4),), ((1, 2, 3), (1, 3, 2)), ((3, 2, 2),), ((1, 2, 6),)]  # 12 visual tokens each

@@ -13,8 +13,8 @@ from workbench.views.panels import COLOURS
 from workbench.views.tables import visible
 
 if TYPE_CHECKING:
-    from workbench.followed import Followed
-    from workbench.records import LensTrace, PromptInfo
+    from workbench.tracing.follow import Followed
+    from workbench.tracing.lens_trace import LensTrace, PromptInfo
 
 PICTURE_SIDE = 768
 """Longest side in pixels of a picture in the page."""

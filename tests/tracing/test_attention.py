@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
-from workbench.attention import attention_received, eager_twin, mass_received
 from workbench.errors import InputError
 from workbench.models.prompts import collate
-from workbench.tracing import read_attention
+from workbench.tracing.attention import attention_received, eager_twin, mass_received
+from workbench.tracing.residuals import read_attention
 
 
 def test_mass_is_the_mean_over_heads_and_later_queries():

@@ -19,9 +19,9 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.patching import Patch, prepare_patch, record
 from workbench.problems.problem import Problem
-from workbench.records import AXES
-from workbench.traces import LensTrace, lens_heads, trace
-from workbench.tracing import read_residuals
+from workbench.tracing.lens_trace import AXES
+from workbench.tracing.residuals import read_residuals
+from workbench.tracing.trace import LensTrace, lens_heads, trace
 
 SCRIPT = "<script>alert(1)</script>"
 

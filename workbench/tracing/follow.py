@@ -24,13 +24,13 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.errors import InputError
-from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens.heads import LensHead
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches
 from workbench.problems.problem import Problem
-from workbench.records import LensTrace
-from workbench.traces import compare_residuals, lens_heads
+from workbench.tracing.edits import Intervention, batch_edits, one_each
+from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.trace import compare_residuals, lens_heads
 from workbench.views import markup
 
 # Logits that exist at a time.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.models.anatomy import Anatomy, dissect
 from workbench.models.prompts import EncodedPrompt, batches, collate
-from workbench.tracing import read_attention
+from workbench.tracing.residuals import read_attention
 from workbench.twins import sharing
 
 

@@ -4,12 +4,12 @@ import pytest
 import tiny
 import torch
 
-from workbench import translators as module
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.lens.heads import LensHead
 from workbench.quantities import cell_table
-from workbench.translators import Translators, fit, fit_translators, kl_to_final
+from workbench.tracing import tuned_lens as module
+from workbench.tracing.tuned_lens import Translators, fit, fit_translators, kl_to_final
 
 QUICK = {"epochs": 6, "patience": 2, "batch_positions": 64}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.models.prompts import EncodedPrompt
-from workbench.tracing import Edit
+from workbench.tracing.residuals import Edit
 
 
 @runtime_checkable

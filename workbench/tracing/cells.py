@@ -28,7 +28,7 @@ from workbench.estimates import (
     together,
 )
 from workbench.models.prompts import TokenKind
-from workbench.records import LensTrace
+from workbench.tracing.lens_trace import LensTrace
 
 KINDS = ("all", "visual", "text", "special")
 MEASURES = (

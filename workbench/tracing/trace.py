@@ -22,15 +22,15 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.errors import InputError
-from workbench.interventions import Intervention, batch_edits, one_each
 from workbench.lens.fused import LensStats, compare, matched_noise
 from workbench.lens.heads import LensHead
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches, collate
 from workbench.problems.problem import Problem, listed
-from workbench.records import AXES, LensTrace, PromptInfo, occurring_ids
-from workbench.tracing import Edit, read_residuals
+from workbench.tracing.edits import Intervention, batch_edits, one_each
+from workbench.tracing.lens_trace import AXES, LensTrace, PromptInfo, occurring_ids
+from workbench.tracing.residuals import Edit, read_residuals
 
 __all__ = ["LensTrace", "PromptInfo", "compare_residuals", "lens_heads", "trace"]
 

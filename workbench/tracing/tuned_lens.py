@@ -34,8 +34,8 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches, collate
 from workbench.problems.problem import Problem, listed
-from workbench.traces import lens_head
-from workbench.tracing import Reduce, read_residuals
+from workbench.tracing.residuals import Reduce, read_residuals
+from workbench.tracing.trace import lens_head
 
 FORMAT = 1
 """Version of the folder that `Translators.save` writes."""

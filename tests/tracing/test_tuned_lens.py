@@ -8,8 +8,15 @@ import torch
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.problems.problem import load_problems
-from workbench.traces import lens_head
-from workbench.translators import Translators, fit, fit_translators, kl_to_final, lens_fidelity, read_all
+from workbench.tracing.trace import lens_head
+from workbench.tracing.tuned_lens import (
+    Translators,
+    fit,
+    fit_translators,
+    kl_to_final,
+    lens_fidelity,
+    read_all,
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from synthetic import synthetic_trace
 import workbench as wb
 from workbench.errors import InputError
 from workbench.explorer import explore
-from workbench.followed import Followed, follow, likeliest, log_probabilities
-from workbench.interventions import batch_edits
 from workbench.lens.heads import LensHead
 from workbench.patching import Patch, prepare_patch
-from workbench.traces import compare_residuals, lens_heads, trace
-from workbench.tracing import read_logits
+from workbench.tracing.edits import batch_edits
+from workbench.tracing.follow import Followed, follow, likeliest, log_probabilities
+from workbench.tracing.residuals import read_logits
+from workbench.tracing.trace import compare_residuals, lens_heads, trace
 
 
 def naive(h, ids, head):

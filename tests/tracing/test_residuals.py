@@ -14,7 +14,7 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, dissect
 from workbench.models.prompts import EncodedPrompt, encode
-from workbench.tracing import read_logits, read_residuals
+from workbench.tracing.residuals import read_logits, read_residuals
 
 
 @cache
