@@ -20,7 +20,7 @@ from workbench.lens import fused as lens
 from workbench.models.pairs import load_pair
 from workbench.problems.problem import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells, final_head
-from workbench.segments import frozen
+from workbench.replay.segment import frozen
 from workbench.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of
 from workbench.tracing.residuals import read_residuals
 from workbench.tracing.trace import lens_heads, trace

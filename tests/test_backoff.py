@@ -17,7 +17,7 @@ from workbench.errors import InputError
 from workbench.lens import fused as lens
 from workbench.lens.fused import LensHead
 from workbench.models.pairs import ModelPair
-from workbench.replay import Replay
+from workbench.replay.replay import Replay
 
 CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "

@@ -11,8 +11,8 @@ from workbench.decoding import decode, decode_many, respond
 from workbench.engines import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
-from workbench.patching import Patch, prepare_patch
-from workbench.replay import Replay, learn_tokens
+from workbench.replay.patching import Patch, prepare_patch
+from workbench.replay.replay import Replay, learn_tokens
 from workbench.tracing.residuals import read_logits
 
 LEARN = Replay(layers=2, threshold="quantile", alpha=2000.0, iterations=3)

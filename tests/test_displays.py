@@ -16,7 +16,7 @@ from workbench.claims import Claim
 from workbench.decoding import Response
 from workbench.displays import _grids
 from workbench.estimates import Interval
-from workbench.placement import LearnedProblems
+from workbench.replay.from_checkpoints import LearnedProblems
 from workbench.shift import agreement_by_layer
 
 

@@ -15,8 +15,8 @@ from workbench.experiments import ablate
 from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.null_models import null_pair
-from workbench.patching import Patch, prepare_patch
-from workbench.replay import Replay, learn_tokens
+from workbench.replay.patching import Patch, prepare_patch
+from workbench.replay.replay import Replay, learn_tokens
 from workbench.stops import Stops
 
 LEARN = Replay(layers=2, threshold="quantile", alpha=2000.0, iterations=3)

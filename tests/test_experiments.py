@@ -11,8 +11,8 @@ from workbench import experiments
 from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import Ablation, ablate, jittered
-from workbench.patching import Patch
-from workbench.replay import Replay
+from workbench.replay.patching import Patch
+from workbench.replay.replay import Replay
 from workbench.views import outcome_figures
 
 SETTINGS = {"samples": 3, "max_new_tokens": 3, "resamples": 20}

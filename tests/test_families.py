@@ -26,10 +26,10 @@ from workbench.models.anatomy import Anatomy, dissect
 from workbench.models.chat import within_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, encode
-from workbench.patching import Patch, prepare_patch, record
 from workbench.problems.problem import Problem
 from workbench.prompt_sizes import visual_grid
-from workbench.replay import Replay, learn_many, learn_tokens
+from workbench.replay.patching import Patch, prepare_patch, record
+from workbench.replay.replay import Replay, learn_many, learn_tokens
 from workbench.tracing.edits import Intervention
 from workbench.tracing.lens_trace import AXES
 from workbench.tracing.residuals import read_logits, read_residuals

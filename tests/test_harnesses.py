@@ -6,14 +6,14 @@ import pytest
 import tiny
 
 import workbench as wb
-from workbench.adapters import Adapter
-from workbench.amortised import weights_of
 from workbench.decoding import decode_many
 from workbench.errors import InputError
 from workbench.harnesses import Question, Responder, before_stop, kind_of, make_problem
 from workbench.likelihoods import response_ids, response_nats
-from workbench.patching import Patch, prepare_patch
-from workbench.replay import Replay, learn_many
+from workbench.replay.adapters import Adapter
+from workbench.replay.amortised import weights_of
+from workbench.replay.patching import Patch, prepare_patch
+from workbench.replay.replay import Replay, learn_many
 
 REPLAY = Replay(layers=2, threshold="quantile", iterations=2, alpha=1e4)
 PATCH = Patch(layers=2, threshold="quantile")

@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
-from workbench.disturbances import EmbeddingNoise
 from workbench.errors import InputError
 from workbench.likelihoods import response_ids, response_nats
 from workbench.models.prompts import TokenKind, batches
+from workbench.replay.disturbances import EmbeddingNoise
 from workbench.tracing.residuals import read_calls
 
 TEXTS = ("<answer> 3</answer>", "no", "<think> one two three </think><answer> 17</answer>")

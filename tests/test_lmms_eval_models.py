@@ -11,7 +11,7 @@ import workbench as wb
 from workbench.decoding import decode
 from workbench.errors import InputError
 from workbench.likelihoods import response_ids, response_nats
-from workbench.replay import Replay, learn_tokens
+from workbench.replay.replay import Replay, learn_tokens
 
 TASK = "mine"
 GREEDY = {

@@ -20,7 +20,7 @@ from workbench.meters import metered
 from workbench.models.pairs import load_pair
 from workbench.pair_forecasts import forecast_pair
 from workbench.prompt_sizes import configured_budget, visual_grid
-from workbench.replay import Replay
+from workbench.replay.replay import Replay
 
 sys.path.append(str(Path(__file__).parent / "perf"))
 import memory as perf

@@ -7,12 +7,12 @@ import torch
 
 import workbench as wb
 from workbench import perturbation
-from workbench.disturbances import DEFAULT_DISTURBANCES, KINDS, Disturbance, EmbeddingNoise, disturb
 from workbench.drifts import low_cells
 from workbench.errors import InputError
 from workbench.experiments import ablate
 from workbench.models.prompts import TokenKind
 from workbench.perturbation import Perturbation, perturb
+from workbench.replay.disturbances import DEFAULT_DISTURBANCES, KINDS, Disturbance, EmbeddingNoise, disturb
 from workbench.tracing.residuals import read_residuals
 from workbench.views import perturbation_figures
 from workbench.views.tables import NothingToDraw

@@ -12,8 +12,8 @@ from browser import open_page
 from workbench import studies as study_module
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
-from workbench.patching import Patch
-from workbench.replay import Replay
+from workbench.replay.patching import Patch
+from workbench.replay.replay import Replay
 from workbench.studies import study
 
 

@@ -6,7 +6,7 @@ import tiny
 import workbench as wb
 from workbench.decoding import decode
 from workbench.errors import InputError
-from workbench.replay import Replay, learn_tokens
+from workbench.replay.replay import Replay, learn_tokens
 
 REPLAY = Replay(layers=2, threshold="quantile", iterations=2, alpha=1e4)
 

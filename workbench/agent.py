@@ -23,18 +23,18 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.adapters import Adapter
-from workbench.amortised import predict_tokens
 from workbench.conditions import Patch, Replay
 from workbench.decoding import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
 from workbench.models.chat import Message, as_said, pixel_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.patching import PreparedPatch, prepare_patch
 from workbench.problems.problem import Problem, listed
 from workbench.problems.zoom import STOPS, ZoomTool, utf8
-from workbench.replay import NOTHING, LearnedTokens, learn_many
+from workbench.replay.adapters import Adapter
+from workbench.replay.amortised import predict_tokens
+from workbench.replay.patching import PreparedPatch, prepare_patch
+from workbench.replay.replay import NOTHING, LearnedTokens, learn_many
 from workbench.runs import kept
 from workbench.tracing.trace import trace
 from workbench.transcripts import Ended, Transcript, Turn

@@ -15,7 +15,7 @@ from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
-from workbench.replay import LearnedTokens, learn_tokens
+from workbench.replay.replay import LearnedTokens, learn_tokens
 from workbench.views import markup
 
 

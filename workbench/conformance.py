@@ -30,8 +30,8 @@ from workbench.errors import InputError
 from workbench.lens.fused import compare
 from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.prompts import EncodedPrompt
-from workbench.patching import prepare_patch
-from workbench.replay import learn_tokens
+from workbench.replay.patching import prepare_patch
+from workbench.replay.replay import learn_tokens
 from workbench.tracing.residuals import read_logits
 from workbench.tracing.trace import compare_residuals, lens_heads
 from workbench.views import markup

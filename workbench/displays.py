@@ -13,12 +13,12 @@ from workbench.views.tables import visible
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workbench.adapters import Adapter
     from workbench.decoding import Response
     from workbench.models.pairs import ModelPair
     from workbench.models.prompts import EncodedPrompt
-    from workbench.patching import PreparedPatch
-    from workbench.replay import LearnedTokens
+    from workbench.replay.adapters import Adapter
+    from workbench.replay.patching import PreparedPatch
+    from workbench.replay.replay import LearnedTokens
     from workbench.tracing.lens_trace import LensTrace
 
 VIEWS, TOKENS = 8, 400

@@ -16,7 +16,7 @@ from workbench.lens.fused import compare
 from workbench.lens.strata import select_cells
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, collate
-from workbench.readouts import Cells
+from workbench.replay.loss import Cells
 from workbench.tracing.residuals import Edit, read_residuals
 from workbench.tracing.trace import lens_heads
 

@@ -19,10 +19,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from workbench.adapters import Adapter, check_pair
-from workbench.amortised import weights_of
 from workbench.conditions import PLAIN, Patch, Replay
-from workbench.disturbances import jittered
 from workbench.engines import engine_for
 from workbench.errors import InputError
 from workbench.measuring import Condition, described, drawn_by_engine, measure, name_of
@@ -30,7 +27,10 @@ from workbench.models.pairs import ModelPair
 from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems.problem import Problem, listed
-from workbench.replay import NOTHING, check_selected
+from workbench.replay.adapters import Adapter, check_pair
+from workbench.replay.amortised import weights_of
+from workbench.replay.disturbances import jittered
+from workbench.replay.replay import NOTHING, check_selected
 from workbench.runs import kept
 from workbench.views import markup
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.adapters import Adapter
 from workbench.conditions import default_matrix
 from workbench.decoding import Engine, Intervention, check_sampling, decode_many
 from workbench.errors import InputError
@@ -25,12 +24,13 @@ from workbench.measuring import Condition, answered_by, intervene
 from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.patching import Patch
 from workbench.presets import batch_of, longest_answer, matrix_settings
 from workbench.problems.from_rows import nearest, read_images, read_video
 from workbench.problems.images import SUFFIXES
 from workbench.problems.problem import Problem
-from workbench.replay import Replay, check_selected, unselected
+from workbench.replay.adapters import Adapter
+from workbench.replay.patching import Patch
+from workbench.replay.replay import Replay, check_selected, unselected
 
 Kind = Literal["text", "image", "video"]
 Part = tuple[Kind, Any]

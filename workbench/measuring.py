@@ -12,21 +12,21 @@ from typing import Any
 import pandas as pd
 
 from workbench import conditions as written
-from workbench.adapters import Adapter
-from workbench.amortised import predict_many
 from workbench.backoff import piecewise
 from workbench.cache import Reuse
 from workbench.conditions import Patch, Replay, title_of
 from workbench.decoding import decode_many
-from workbench.disturbances import jittered
 from workbench.drifts import Reference, by_stratum, drift, low_cells
 from workbench.engines import Model
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches
-from workbench.patching import Readings, prepare_patch
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
-from workbench.replay import aims_of, check_selected, learn_many, unselected
+from workbench.replay.adapters import Adapter
+from workbench.replay.amortised import predict_many
+from workbench.replay.disturbances import jittered
+from workbench.replay.patching import Readings, prepare_patch
+from workbench.replay.replay import aims_of, check_selected, learn_many, unselected
 from workbench.tracing.edits import Intervention, batch_edits
 
 Condition = written.Condition | Adapter

@@ -22,14 +22,14 @@ import transformers
 from torch import Tensor
 
 from workbench.conditions import Replay
-from workbench.descent import Loss
 from workbench.errors import InputError
 from workbench.lens.fused import STRETCH, working_sizes
 from workbench.meters import metered
 from workbench.models.anatomy import Anatomy, dissect
 from workbench.prompt_sizes import prompt_size
-from workbench.readouts import Cells, Readout, portioned_for
-from workbench.segments import Segment
+from workbench.replay.descent import Loss
+from workbench.replay.loss import Cells, Readout, portioned_for
+from workbench.replay.segment import Segment
 from workbench.tracing.residuals import LayerCall
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from workbench.likelihoods import response_ids
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.segments import frozen
+from workbench.replay.segment import frozen
 from workbench.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
 from workbench.tracing.trace import lens_head
 

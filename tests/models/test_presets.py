@@ -13,9 +13,9 @@ from workbench.errors import InputError
 from workbench.models.pairs import load_pair
 from workbench.models.presets import PACKAGED, pair_preset, read_presets
 from workbench.options import matrix_of
-from workbench.placement import learn_problems
 from workbench.presets import batch_of, controls_of, is_bundled, longest_answer, matrix_settings, settings_for
-from workbench.replay import Replay
+from workbench.replay.from_checkpoints import learn_problems
+from workbench.replay.replay import Replay
 
 PAPER = (
     "mm-eureka-qwen-7b",

@@ -20,7 +20,7 @@ from workbench.attribution import attribute
 from workbench.models.pairs import load_pair
 from workbench.problems.problem import load_problems
 from workbench.prompt_attribution import AttributedPrompt, Cells
-from workbench.segments import frozen
+from workbench.replay.segment import frozen
 from workbench.swaps import DIRECTIONS, Aim, exact, slopes
 
 SECONDS, FASTER = 20.0, 10.0

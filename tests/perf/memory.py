@@ -32,7 +32,7 @@ from workbench.memory import MemoryForecast, predict_memory
 from workbench.models.chat import within_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
-from workbench.replay import Replay, learn_tokens
+from workbench.replay.replay import Replay, learn_tokens
 from workbench.tracing.trace import trace
 
 SETTINGS = Replay(select="all", iterations=2, alpha=1e-3)

@@ -33,7 +33,7 @@ import oracle
 from workbench import EncodedPrompt, Replay, decode, learn_many, learn_tokens, load_pair, load_problems
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import TokenKind
-from workbench.segments import Segment, frozen
+from workbench.replay.segment import Segment, frozen
 from workbench.tracing.residuals import read_calls
 
 IMAGE, VISION_START, VISION_END = 5, 3, 4

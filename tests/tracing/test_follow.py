@@ -15,7 +15,7 @@ import workbench as wb
 from workbench.errors import InputError
 from workbench.explorer import explore
 from workbench.lens.heads import LensHead
-from workbench.patching import Patch, prepare_patch
+from workbench.replay.patching import Patch, prepare_patch
 from workbench.tracing.edits import batch_edits
 from workbench.tracing.follow import Followed, follow, likeliest, log_probabilities
 from workbench.tracing.residuals import read_logits

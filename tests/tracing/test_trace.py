@@ -17,8 +17,8 @@ from workbench.errors import InputError
 from workbench.lens.fused import compare
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.patching import Patch, prepare_patch, record
 from workbench.problems.problem import Problem
+from workbench.replay.patching import Patch, prepare_patch, record
 from workbench.tracing.lens_trace import AXES
 from workbench.tracing.residuals import read_residuals
 from workbench.tracing.trace import LensTrace, lens_heads, trace

@@ -15,7 +15,7 @@ from workbench.errors import InputError
 from workbench.views.panels import COLOURS, DASHES, MARKERS, band, finish
 
 if TYPE_CHECKING:
-    from workbench.replay import LearnedTokens
+    from workbench.replay.replay import LearnedTokens
 
 LINES = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#8C564B", "#F0E442", "#6A3D9A", "#1B9E77")
 """For conditions that have no colour of their own."""

@@ -23,17 +23,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.adapters import TRAINED, Adapter, check_replay, predicted
-from workbench.amortised import embeddings, weights_of
 from workbench.conditions import Replay
-from workbench.descent import Loss
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches, problem_seed
 from workbench.problems.problem import Problem, listed
-from workbench.replay import check_selected, has_selection, prepare
+from workbench.replay.adapters import TRAINED, Adapter, check_replay, predicted
+from workbench.replay.amortised import embeddings, weights_of
+from workbench.replay.descent import Loss
+from workbench.replay.replay import check_selected, has_selection, prepare
+from workbench.replay.segment import frozen
 from workbench.runs import digest_of
-from workbench.segments import frozen
 
 RATES = (1e-3, 3e-3, 1e-2)
 # A step improves the validation loss if it lowers it by more than this part.

@@ -6,7 +6,7 @@ import torch
 
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
-from workbench.patching import Patch, prepare_patch, record
+from workbench.replay.patching import Patch, prepare_patch, record
 from workbench.tracing.residuals import read_calls
 from workbench.tracing.trace import trace
 

@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from workbench import readouts
-from workbench.readouts import logits
+from workbench.replay import loss as readouts
+from workbench.replay.loss import logits
 
 
 @pytest.mark.parametrize("portion", [1, 20 * 32, 1 << 30])

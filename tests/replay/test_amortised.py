@@ -9,17 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from workbench import adapter_training
-from workbench.adapter_training import train_adapter
-from workbench.adapters import Adapter, load_adapter
 from workbench.agent import run_agent
-from workbench.amortised import (
-    embeddings,
-    losses_beside,
-    predict_many,
-    predict_tokens,
-    weights_of,
-)
 from workbench.conditions import Replay
 from workbench.decoding import decode
 from workbench.engines import export_visual_embeddings
@@ -28,7 +18,11 @@ from workbench.experiments import ablate
 from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
-from workbench.replay import learn_many, objective
+from workbench.replay import adapter_training
+from workbench.replay.adapter_training import train_adapter
+from workbench.replay.adapters import Adapter, load_adapter
+from workbench.replay.amortised import embeddings, losses_beside, predict_many, predict_tokens, weights_of
+from workbench.replay.replay import learn_many, objective
 from workbench.tracing.residuals import read_logits
 from workbench.views.replay_figures import loss_against_steps
 

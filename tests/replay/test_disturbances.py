@@ -7,9 +7,9 @@ import pytest
 import tiny
 import torch
 
-from workbench.disturbances import SQUARE, Disturbance, EmbeddingNoise, disturb
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
+from workbench.replay.disturbances import SQUARE, Disturbance, EmbeddingNoise, disturb
 from workbench.tracing.residuals import read_calls
 
 PICTURED = ("pixels", "colour", "patches")

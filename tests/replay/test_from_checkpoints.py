@@ -7,12 +7,12 @@ import pytest
 import tiny
 import torch
 
-from workbench import placement
 from workbench.decoding import decode
 from workbench.errors import InputError
 from workbench.models.pairs import load_pair
-from workbench.placement import learn_problems
-from workbench.replay import Replay, learn_many
+from workbench.replay import from_checkpoints as placement
+from workbench.replay.from_checkpoints import learn_problems
+from workbench.replay.replay import Replay, learn_many
 
 SETTINGS = Replay(layers=2, threshold="quantile", alpha=50.0, iterations=3)
 

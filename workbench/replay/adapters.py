@@ -28,7 +28,7 @@ from workbench.conditions import Replay
 from workbench.displays import adapter_html
 from workbench.errors import InputError
 
-BUNDLED = Path(__file__).parent / "organism" / "weights" / "adapter"
+BUNDLED = Path(__file__).parents[1] / "organism" / "weights" / "adapter"
 """Adapters that ship with the package, by name of their pair."""
 
 _PLACE = 3

@@ -8,11 +8,12 @@ import pytest
 import tiny
 import torch
 
-from workbench import descent, segments
 from workbench.errors import InputError
 from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
-from workbench.replay import (
+from workbench.replay import descent
+from workbench.replay import segment as segments
+from workbench.replay.replay import (
     NOTHING,
     LearnedTokens,
     Replay,

@@ -7,7 +7,7 @@ import torch
 from workbench.backoff import piecewise
 from workbench.models.anatomy import Anatomy
 from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate
-from workbench.readouts import Cells, Target
+from workbench.replay.loss import Cells, Target
 from workbench.tracing.residuals import read_residuals
 
 Aim = tuple[Target, ...]

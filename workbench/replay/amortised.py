@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.adapters import Adapter, check_pair, token_inputs
 from workbench.backoff import piecewise
 from workbench.conditions import Replay
 from workbench.errors import InputError
@@ -20,8 +19,9 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate
 from workbench.problems.problem import listed
-from workbench.readouts import Cells
-from workbench.replay import LearnedTokens, learn_many, objective
+from workbench.replay.adapters import Adapter, check_pair, token_inputs
+from workbench.replay.loss import Cells
+from workbench.replay.replay import LearnedTokens, learn_many, objective
 from workbench.tracing.residuals import read_calls
 
 

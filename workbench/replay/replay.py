@@ -29,10 +29,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.aims import Aim, seen, take_aim
 from workbench.backoff import piecewise
 from workbench.conditions import Replay
-from workbench.descent import Loss, descend
 from workbench.displays import learned_html
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
@@ -40,8 +38,10 @@ from workbench.lens.strata import select_cells
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
-from workbench.readouts import Cells, Readout, Target
-from workbench.segments import Segment
+from workbench.replay.descent import Loss, descend
+from workbench.replay.loss import Cells, Readout, Target
+from workbench.replay.segment import Segment
+from workbench.replay.targets import Aim, seen, take_aim
 from workbench.tracing.residuals import read_calls
 from workbench.tracing.trace import lens_head
 

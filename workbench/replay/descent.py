@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.models.anatomy import Anatomy
-from workbench.readouts import Cells, Readout
-from workbench.segments import Segment, frozen
+from workbench.replay.loss import Cells, Readout
+from workbench.replay.segment import Segment, frozen
 
 # Tokens this many times longer than the longest visual embedding have left the model's world.
 _DIVERGED = 1e3
