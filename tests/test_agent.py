@@ -10,7 +10,7 @@ from zoom_calls import call, raw
 
 import workbench as wb
 from workbench.agent import run_agent, run_agents
-from workbench.decoding import Response, decode
+from workbench.decoding.decode import Response, decode
 from workbench.errors import InputError
 from workbench.models.chat import Message, as_said, render
 from workbench.models.presets import pair_preset

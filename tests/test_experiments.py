@@ -44,7 +44,7 @@ def test_every_problem_is_answered_under_every_condition(matrix, problems):
 
 
 def test_plain_conditions_are_the_models_themselves(tiny_pair, problems, matrix):
-    from workbench.decoding import decode
+    from workbench.decoding.decode import decode
 
     for name in ("base", "rlvr"):
         rows = matrix.responses[matrix.responses["intervention"] == name]

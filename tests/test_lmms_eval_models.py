@@ -8,9 +8,9 @@ import pytest
 import tiny
 
 import workbench as wb
-from workbench.decoding import decode
+from workbench.decoding.decode import decode
+from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.errors import InputError
-from workbench.likelihoods import response_ids, response_nats
 from workbench.replay.replay import Replay, learn_tokens
 
 TASK = "mine"

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 import workbench as wb
-from workbench.decoding import decode
+from workbench.decoding.decode import decode
 from workbench.errors import InputError
 from workbench.replay.replay import Replay, learn_tokens
 

@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.conditions import Patch, Replay
-from workbench.decoding import Engine, Intervention, Model, Response, check_sampling, decode
+from workbench.decoding.decode import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
 from workbench.models.chat import Message, as_said, pixel_budget
 from workbench.models.pairs import ModelPair

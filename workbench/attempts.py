@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.conditions import Replay
-from workbench.decoding import decode
+from workbench.decoding.decode import decode
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.problems.answers import verify

@@ -13,7 +13,7 @@ from workbench.views.tables import visible
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workbench.decoding import Response
+    from workbench.decoding.decode import Response
     from workbench.models.pairs import ModelPair
     from workbench.models.prompts import EncodedPrompt
     from workbench.replay.adapters import Adapter

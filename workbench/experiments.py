@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from workbench.conditions import PLAIN, Patch, Replay
-from workbench.engines import engine_for
+from workbench.decoding.vllm import engine_for
 from workbench.errors import InputError
 from workbench.measuring import Condition, described, drawn_by_engine, measure, name_of
 from workbench.models.pairs import ModelPair

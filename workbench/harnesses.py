@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.conditions import default_matrix
-from workbench.decoding import Engine, Intervention, check_sampling, decode_many
+from workbench.decoding.decode import Engine, Intervention, check_sampling, decode_many
+from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError
-from workbench.likelihoods import response_ids, response_scores
 from workbench.measuring import Condition, answered_by, intervene
 from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair, load_pair

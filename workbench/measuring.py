@@ -15,9 +15,9 @@ from workbench import conditions as written
 from workbench.backoff import piecewise
 from workbench.cache import Reuse
 from workbench.conditions import Patch, Replay, title_of
-from workbench.decoding import decode_many
+from workbench.decoding.decode import decode_many
+from workbench.decoding.vllm import Model
 from workbench.drifts import Reference, by_stratum, drift, low_cells
-from workbench.engines import Model
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches
 from workbench.problems.answers import verify

@@ -22,10 +22,10 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from workbench.backoff import piecewise
-from workbench.decoding import decode_many
+from workbench.decoding.decode import decode_many
+from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.drifts import SCOPES, Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
-from workbench.likelihoods import response_ids, response_nats
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches
 from workbench.problems.answers import verify

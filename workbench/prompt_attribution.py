@@ -12,11 +12,11 @@ from torch import Tensor
 from workbench.bridges import bridge
 from workbench.components import Answer, Component, FinalHead, Metric, split_change
 from workbench.conditions import Select, Threshold, check_selection
+from workbench.decoding.likelihoods import response_ids
 from workbench.errors import InputError
 from workbench.estimates import divide
 from workbench.lens.fused import summarise
 from workbench.lens.strata import select_cells
-from workbench.likelihoods import response_ids
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind

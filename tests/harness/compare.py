@@ -19,7 +19,7 @@ from lmms_eval.tasks import TaskManager
 
 import workbench as wb
 from workbench.conditions import default_matrix
-from workbench.likelihoods import response_ids, response_nats
+from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.measuring import intervene
 from workbench.presets import settings_for
 from workbench.problems.answers import verify

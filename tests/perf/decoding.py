@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 from replay import random_pair, seconds
 
-from workbench import decode, decoding, load_pair
+from workbench import decode, load_pair
+from workbench.decoding import decode as decoding
 
 BOUND = 1.5
 

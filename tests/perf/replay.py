@@ -211,7 +211,7 @@ def samples(rounds: int) -> bool:
     found: dict[str, list[str]] = {}
 
     def separately() -> None:
-        from workbench import decoding
+        from workbench.decoding import decode as decoding
 
         whole = decoding._uniforms
         texts = []

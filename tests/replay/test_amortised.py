@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from workbench.agent import run_agent
 from workbench.conditions import Replay
-from workbench.decoding import decode
-from workbench.engines import export_visual_embeddings
+from workbench.decoding.decode import decode
+from workbench.decoding.vllm import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.experiments import ablate
 from workbench.models.pairs import load_pair

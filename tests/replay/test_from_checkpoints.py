@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from workbench.decoding import decode
+from workbench.decoding.decode import decode
 from workbench.errors import InputError
 from workbench.models.pairs import load_pair
 from workbench.replay import from_checkpoints as placement

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny
 
 from workbench import Patch, Replay, decode_many, learn_many, prepare_patch, trace
-from workbench.decoding import Response
+from workbench.decoding.decode import Response
+from workbench.decoding.likelihoods import response_nats
 from workbench.drifts import Reference, drift
-from workbench.likelihoods import response_nats
 from workbench.models.pairs import ModelPair
 
 CARD = "card:0"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.agent import run_agent
-from workbench.decoding import Model, decode_many
+from workbench.decoding.decode import Model, decode_many
 from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
 from workbench.models.pairs import ModelPair, load_pair

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
-from workbench.decoding import respond
+from workbench.decoding.decode import respond
 from workbench.models.anatomy import dissect
 from workbench.models.prompts import encode, problem_seed
 from workbench.models.weight_deltas import write_delta

@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
+from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.errors import InputError
-from workbench.likelihoods import response_ids, response_nats
 from workbench.models.prompts import TokenKind, batches
 from workbench.replay.disturbances import EmbeddingNoise
 from workbench.tracing.residuals import read_calls

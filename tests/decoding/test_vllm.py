@@ -8,8 +8,9 @@ import tiny
 import torch
 
 from workbench.agent import run_agent
-from workbench.decoding import decode, decode_many
-from workbench.engines import VllmEngine, _engine, vllm_request
+from workbench.decoding.decode import decode, decode_many
+from workbench.decoding.stops import Stops
+from workbench.decoding.vllm import VllmEngine, _engine, vllm_request
 from workbench.errors import InputError
 from workbench.experiments import ablate
 from workbench.models.pairs import load_pair
@@ -17,7 +18,6 @@ from workbench.models.prompts import TokenKind
 from workbench.null_models import null_pair
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.replay.replay import Replay, learn_tokens
-from workbench.stops import Stops
 
 LEARN = Replay(layers=2, threshold="quantile", alpha=2000.0, iterations=3)
 PICTURES = [
@@ -216,7 +216,7 @@ def test_an_engine_that_cannot_stand_for_the_model_is_refused(stored, started, t
 
 
 def test_without_vllm_the_extra_is_named(stored, monkeypatch):
-    monkeypatch.setattr("workbench.engines.find_spec", lambda name: None)
+    monkeypatch.setattr("workbench.decoding.vllm.find_spec", lambda name: None)
     _engine.cache_clear()
     pair = stored("qwen2_5_vl")
     with pytest.raises(InputError, match=r'pip install "replay-workbench\[vllm\]"'):

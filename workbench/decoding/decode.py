@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from workbench.backoff import piecewise
+from workbench.decoding.stops import Stops
+from workbench.decoding.vllm import Model, VllmEngine, engine_for, vllm_request
 from workbench.displays import response_html
-from workbench.engines import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches, collate, problem_seed
 from workbench.problems.problem import listed
-from workbench.stops import Stops
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.residuals import prefill
 
