@@ -1,8 +1,8 @@
 """Alternatives to replay: high, random and all positions, mid-layer tokens, reverse, self-smoothing, cross-model patches."""
 
-from workbench.analysis import Finding, Given
-from workbench.claims import outcome_claims
 from workbench.cli import run_analysis
+from workbench.studies.claims import outcome_claims
+from workbench.studies.paper import Finding, Given
 from workbench.views.outcome_figures import accuracy_differences, drift_bars
 
 ON_BASE = ("base", "reverse, low")

@@ -6,14 +6,14 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from workbench.analysis import Finding, Given
-from workbench.claims import ONE_PASS, ONE_VECTOR, REPLAY, amortised_claims
 from workbench.cli import run_analysis
 from workbench.estimates import mean
 from workbench.presets import batch_of, is_bundled
 from workbench.replay.adapter_training import train_adapter
 from workbench.replay.adapters import Adapter, load_adapter
 from workbench.replay.amortised import losses_beside
+from workbench.studies.claims import ONE_PASS, ONE_VECTOR, REPLAY, amortised_claims
+from workbench.studies.paper import Finding, Given
 from workbench.views.outcome_figures import accuracy_differences, drift_bars
 from workbench.views.replay_figures import loss_against_steps
 

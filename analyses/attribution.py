@@ -4,13 +4,13 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given
 from workbench.attribution import attribute, relp_gain
-from workbench.claims import Claim
 from workbench.cli import run_analysis
 from workbench.components import METRICS
 from workbench.presets import controls_of
 from workbench.prompt_attribution import Cells
+from workbench.studies.claims import Claim
+from workbench.studies.paper import Finding, Given
 from workbench.swaps import DIRECTIONS
 from workbench.views.attribution_figures import component_heatmap, exact_scatter
 

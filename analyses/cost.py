@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given
-from workbench.claims import REPLAY
 from workbench.cli import run_analysis
+from workbench.studies.claims import REPLAY
+from workbench.studies.paper import Finding, Given
 from workbench.views.paper_figures import cost_bars
 
 PROBLEMS = 64

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given
 from workbench.attribution import contributions
-from workbench.claims import emergence_claims
 from workbench.cli import run_analysis
 from workbench.emergence import follow_training
 from workbench.errors import InputError
 from workbench.presets import FIRST, batch_of, checkpoints_of, is_bundled, longest_answer
+from workbench.studies.claims import emergence_claims
+from workbench.studies.paper import Finding, Given
 from workbench.views.emergence_figures import emergence_curves
 
 

@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given
 from workbench.cli import run_analysis
 from workbench.covariates import covariate_claims, rank_correlations, stratified_by
 from workbench.errors import InputError
@@ -10,6 +9,7 @@ from workbench.presets import batch_of, controls_of
 from workbench.problems.problem import load_problems
 from workbench.quantities import cell_table
 from workbench.runs import kept
+from workbench.studies.paper import Finding, Given
 from workbench.tracing.tuned_lens import fit_translators, lens_fidelity
 from workbench.views.covariate_figures import correlation_forest, fidelity_curves, strata_panels
 

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given
-from workbench.claims import REPLAY, outcome_claims
 from workbench.cli import run_analysis
+from workbench.studies.claims import REPLAY, outcome_claims
+from workbench.studies.paper import Finding, Given
 from workbench.views.outcome_figures import pass_at_k_curves
 from workbench.views.paper_figures import coverage_bars
 

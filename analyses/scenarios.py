@@ -3,12 +3,12 @@
 import pandas as pd
 
 from workbench.agent import run_agents
-from workbench.analysis import Finding, Given
-from workbench.claims import REPLAY
 from workbench.cli import run_analysis
 from workbench.outcomes import changes
 from workbench.presets import longest_answer
 from workbench.problems.problem import load_problems
+from workbench.studies.claims import REPLAY
+from workbench.studies.paper import Finding, Given
 from workbench.views.paper_figures import radar
 
 SCENARIOS = {"pictures": "shapes", "videos": "shapes-video", "agent": "shapes-agent"}

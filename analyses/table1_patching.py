@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, published_changes
-from workbench.claims import outcome_claims
 from workbench.cli import run_analysis
 from workbench.outcomes import changes
+from workbench.studies.claims import outcome_claims
+from workbench.studies.paper import Finding, Given, published_changes
 from workbench.views.paper_figures import beside_published
 
 SETTINGS = {"patch low-entropy": "patch, low", "patch high-entropy": "patch, high"}

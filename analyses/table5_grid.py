@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, published
 from workbench.cli import run_analysis
 from workbench.conditions import Replay
 from workbench.outcomes import changes
 from workbench.presets import settings_for
+from workbench.studies.paper import Finding, Given, published
 from workbench.views.paper_figures import settings_grid
 
 PROBLEMS, SAMPLES = 96, 8

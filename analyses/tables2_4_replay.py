@@ -4,11 +4,11 @@ from importlib.util import find_spec
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given, published_changes
-from workbench.claims import REPLAY, outcome_claims
 from workbench.cli import run_analysis
 from workbench.outcomes import changes
 from workbench.problems.problem import load_problems
+from workbench.studies.claims import REPLAY, outcome_claims
+from workbench.studies.paper import Finding, Given, published_changes
 from workbench.views.paper_figures import beside_published
 
 

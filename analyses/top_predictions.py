@@ -1,9 +1,9 @@
 """Top predictions: how often the two models' lenses name the same token, by layer (the paper's section 3)."""
 
-from workbench.analysis import Finding, Given
-from workbench.claims import shift_claims
 from workbench.cli import run_analysis
 from workbench.shift import top_prediction_shift
+from workbench.studies.claims import shift_claims
+from workbench.studies.paper import Finding, Given
 from workbench.views.shift_figures import layer_curves, prediction_grid
 
 SHOWN = 12

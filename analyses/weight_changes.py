@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from workbench.analysis import Finding, Given
-from workbench.claims import weight_claims
 from workbench.cli import run_analysis
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.presets import FIRST, checkpoints_of, is_bundled
 from workbench.runs import kept
+from workbench.studies.claims import weight_claims
+from workbench.studies.paper import Finding, Given
 from workbench.views.emergence_figures import prediction_scatter, weight_heatmap
 from workbench.weight_changes import change_cosine, compare_weights
 

@@ -8,13 +8,13 @@ import pytest
 import tiny
 
 from workbench import emergence as module
-from workbench.claims import emergence_claims
 from workbench.emergence import follow_training
 from workbench.errors import InputError
 from workbench.models.pairs import load_pair
 from workbench.null_models import null_pair
 from workbench.presets import checkpoints_of
 from workbench.shift import stratified_shift
+from workbench.studies.claims import emergence_claims
 from workbench.timing import RL, WHOLE, half_times
 from workbench.tracing.trace import trace
 from workbench.views.emergence_figures import emergence_curves, further_heatmap

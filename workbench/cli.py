@@ -72,7 +72,7 @@ def study(
     quiet()
     from workbench.presets import batch_of, controls_of, is_bundled, longest_answer
     from workbench.runs import check_output
-    from workbench.studies import study as run
+    from workbench.studies.study import study as run
 
     out = out or _run_name("study")
     check_output(out, overwrite=overwrite)
@@ -205,7 +205,7 @@ def make_figures(
 ) -> None:
     """Make every figure and table of the paper on a pair; what is up to date is skipped. No arguments: the bundled pair."""
     quiet()
-    from workbench.analysis import Given, Options, find_analyses
+    from workbench.studies.paper import Given, Options, find_analyses
 
     chosen = find_analyses(names=names)
     told, failed, kind = [], [], dtype.value if dtype else None

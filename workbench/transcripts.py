@@ -9,10 +9,10 @@ import pandas as pd
 from PIL import Image
 
 from workbench.errors import InputError
-from workbench.explorer import SCRIPTS, embed
 from workbench.problems.answers import Outcome, extract, verify
 from workbench.problems.problem import Problem
 from workbench.problems.zoom import Call
+from workbench.studies.explore import SCRIPTS, embed
 from workbench.tracing.lens_trace import LensTrace
 from workbench.views.explorer_data import picture_uri
 from workbench.views.pages import frame, render, source, write_page

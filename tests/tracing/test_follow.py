@@ -13,9 +13,9 @@ from synthetic import synthetic_trace
 
 import workbench as wb
 from workbench.errors import InputError
-from workbench.explorer import explore
 from workbench.lens.heads import LensHead
 from workbench.replay.patching import Patch, prepare_patch
+from workbench.studies.explore import explore
 from workbench.tracing.edits import batch_edits
 from workbench.tracing.follow import Followed, follow, likeliest, log_probabilities
 from workbench.tracing.residuals import read_logits

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.analysis import published, published_changes
 from workbench.errors import InputError
+from workbench.studies.paper import published, published_changes
 from workbench.views.paper_figures import beside_published, cost_bars, coverage_bars, radar, settings_grid
 
 

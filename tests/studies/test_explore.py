@@ -17,8 +17,8 @@ from synthetic import SCRIPT, picture, pictured_trace, synthetic_followed, synth
 
 import workbench as wb
 from workbench.errors import InputError
-from workbench.explorer import Explorer, explore
 from workbench.models.prompts import TokenKind
+from workbench.studies.explore import Explorer, explore
 from workbench.tracing.follow import Followed
 from workbench.tracing.lens_trace import LensTrace
 from workbench.views import explorer_data as packing

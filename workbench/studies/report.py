@@ -17,8 +17,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from workbench.errors import InputError
-from workbench.explorer import SCRIPTS, check_followed, embed
 from workbench.outcomes import accuracy_rows
+from workbench.studies.explore import SCRIPTS, check_followed, embed
 from workbench.views.explorer_data import place_name, token_texts, word
 from workbench.views.null_figures import null_figures
 from workbench.views.outcome_figures import ablation_figures
@@ -29,8 +29,8 @@ from workbench.views.shift_figures import KINDS, study_figures
 from workbench.views.tables import bucket, ends, last_layer, number, rows_where, strata_rows
 
 if TYPE_CHECKING:
-    from workbench.claims import Claim
     from workbench.shift import ShiftTable
+    from workbench.studies.claims import Claim
     from workbench.tracing.follow import Followed
     from workbench.tracing.lens_trace import LensTrace
     from workbench.verdicts import Verdict

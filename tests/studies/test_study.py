@@ -9,12 +9,12 @@ import pytest
 import tiny
 from browser import open_page
 
-from workbench import studies as study_module
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
 from workbench.replay.patching import Patch
 from workbench.replay.replay import Replay
-from workbench.studies import study
+from workbench.studies import study as study_module
+from workbench.studies.study import study
 
 
 @pytest.fixture(scope="module")

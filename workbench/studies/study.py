@@ -13,7 +13,15 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from workbench.claims import (
+from workbench.conditions import Condition
+from workbench.experiments import Ablation, ablate
+from workbench.models.pairs import ModelPair
+from workbench.nulls import NullShift, weight_nulls
+from workbench.perturbation import Perturbation, perturb, responses_for
+from workbench.problems.problem import Problem
+from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
+from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift
+from workbench.studies.claims import (
     Claim,
     claim_table,
     claims_html,
@@ -22,15 +30,7 @@ from workbench.claims import (
     perturbation_claims,
     shift_claims,
 )
-from workbench.conditions import Condition
-from workbench.experiments import Ablation, ablate
-from workbench.models.pairs import ModelPair
-from workbench.nulls import NullShift, weight_nulls
-from workbench.perturbation import Perturbation, perturb, responses_for
-from workbench.problems.problem import Problem
-from workbench.report import write_report
-from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
-from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift
+from workbench.studies.report import write_report
 from workbench.tracing.follow import follow
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 
 from workbench import __version__
-from workbench.claims import Claim, claim_table, claims_html
 from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import Ablation, ablate
@@ -37,6 +36,7 @@ from workbench.problems.from_rows import nearest
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import digest_of, kept, made_with, write_json
 from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
+from workbench.studies.claims import Claim, claim_table, claims_html
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
 from workbench.views.figure_files import write_figures
@@ -288,7 +288,7 @@ class Given:
 
 def published() -> pd.DataFrame:
     """The paper's numbers: table, model, setting, benchmark, accuracy_percent."""
-    with (files("workbench") / "data" / "published.csv").open() as file:
+    with (files("workbench.studies") / "published.csv").open() as file:
         return pd.read_csv(file)
 
 
@@ -373,7 +373,7 @@ def find_analyses(folder: Path | None = None, *, names: Sequence[str] | None = N
     Raises:
         InputError: there is no such folder, or no such analysis in it.
     """
-    beside = Path(__file__).resolve().parent.parent / "analyses"
+    beside = Path(__file__).resolve().parents[2] / "analyses"
     places = [folder] if folder else [Path("analyses").resolve(), beside]
     home = next((place for place in places if (place / "__init__.py").is_file()), None)
     if home is None:
