@@ -2,12 +2,12 @@
 
 import pandas as pd
 
+from workbench.analysis.cell_table import cell_table
+from workbench.analysis.covariates import covariate_claims, rank_correlations, stratified_by
 from workbench.cli import run_analysis
-from workbench.covariates import covariate_claims, rank_correlations, stratified_by
 from workbench.errors import InputError
 from workbench.presets import batch_of, controls_of
 from workbench.problems.problem import load_problems
-from workbench.quantities import cell_table
 from workbench.runs import kept
 from workbench.studies.paper import Finding, Given
 from workbench.tracing.tuned_lens import fit_translators, lens_fidelity

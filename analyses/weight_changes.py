@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from workbench.analysis.weight_changes import change_cosine, compare_weights
 from workbench.cli import run_analysis
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
@@ -10,7 +11,6 @@ from workbench.runs import kept
 from workbench.studies.claims import weight_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.emergence_figures import prediction_scatter, weight_heatmap
-from workbench.weight_changes import change_cosine, compare_weights
 
 PROBLEMS = 64
 PARTS = ("weights", "outputs", "prediction")

@@ -8,12 +8,12 @@ import pytest
 import tiny
 
 from workbench import emergence as module
+from workbench.analysis.null_models import null_pair
+from workbench.analysis.shift import stratified_shift
 from workbench.emergence import follow_training
 from workbench.errors import InputError
 from workbench.models.pairs import load_pair
-from workbench.null_models import null_pair
 from workbench.presets import checkpoints_of
-from workbench.shift import stratified_shift
 from workbench.studies.claims import emergence_claims
 from workbench.timing import RL, WHOLE, half_times
 from workbench.tracing.trace import trace

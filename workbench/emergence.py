@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from workbench.analysis.weight_nulls import groups_of
 from workbench.errors import InputError
 from workbench.lens.strata import check_bins
 from workbench.measuring import measure
 from workbench.models.pairs import ModelPair
-from workbench.nulls import groups_of
 from workbench.outcomes import PASS_AT, scores
 from workbench.problems.problem import Problem, listed
 from workbench.runs import kept

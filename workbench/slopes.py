@@ -26,6 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from workbench.analysis.verdicts import SCOPES, STATES
 from workbench.errors import InputError
 from workbench.estimates import (
     Array,
@@ -37,7 +38,6 @@ from workbench.estimates import (
     sums_by_problem,
     together,
 )
-from workbench.verdicts import SCOPES, STATES
 from workbench.views.tables import number
 
 OUTCOMES = ("correct", "incorrect", "margin")

@@ -8,6 +8,7 @@ import tiny
 import torch
 
 from workbench.agent import run_agent
+from workbench.analysis.null_models import null_pair
 from workbench.decoding.decode import decode, decode_many
 from workbench.decoding.stops import Stops
 from workbench.decoding.vllm import VllmEngine, _engine, vllm_request
@@ -15,7 +16,6 @@ from workbench.errors import InputError
 from workbench.experiments import ablate
 from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
-from workbench.null_models import null_pair
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.replay.replay import Replay, learn_tokens
 

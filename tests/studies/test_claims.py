@@ -6,8 +6,8 @@ import pytest
 from response_tables import responses
 from synthetic import synthetic_trace
 
+from workbench.analysis.shift import agreement_by_layer, stratified_shift
 from workbench.estimates import Interval
-from workbench.shift import agreement_by_layer, stratified_shift
 from workbench.studies.claims import MARGIN, Claim, claim_table, outcome_claims, shift_claims
 
 NAN = float("nan")

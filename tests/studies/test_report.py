@@ -10,8 +10,8 @@ from browser import open_page, wait_until
 from playwright.sync_api import Browser, Page
 from synthetic import SCRIPT, pictured_trace, synthetic_followed, synthetic_trace
 
+from workbench.analysis.shift import agreement_by_layer, stratified_shift
 from workbench.errors import InputError
-from workbench.shift import agreement_by_layer, stratified_shift
 from workbench.studies.report import write_report
 from workbench.tracing.follow import Followed
 from workbench.tracing.lens_trace import LensTrace

@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
+from workbench.analysis.cell_table import cell_table
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.lens.heads import LensHead
-from workbench.quantities import cell_table
 from workbench.tracing import tuned_lens as module
 from workbench.tracing.tuned_lens import Translators, fit, fit_translators, kl_to_final
 

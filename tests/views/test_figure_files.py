@@ -6,8 +6,8 @@ import pytest
 from browser import chromium
 from synthetic import synthetic_trace
 
+from workbench.analysis.shift import stratified_shift
 from workbench.errors import InputError
-from workbench.shift import stratified_shift
 from workbench.views import shift_figures as figures
 from workbench.views.figure_files import write_figures
 

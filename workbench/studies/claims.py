@@ -18,7 +18,7 @@ from workbench.tracing.cells import interval_in
 from workbench.views import markup
 
 if TYPE_CHECKING:
-    from workbench.shift import ShiftTable
+    from workbench.analysis.shift import ShiftTable
 
 MARGIN = -2.0
 """Points of accuracy that an intervention may lose and still count as keeping it."""

@@ -23,19 +23,19 @@ import numpy as np
 import pandas as pd
 
 from workbench import __version__
+from workbench.analysis.shift import ShiftTable, agreement_by_layer, stratified_shift
+from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import Ablation, ablate
 from workbench.measuring import Condition
 from workbench.models.pairs import ModelPair, load_pair
-from workbench.nulls import NullShift, weight_nulls
 from workbench.outcomes import PASS_AT, summarise_responses
 from workbench.perturbation import perturb, responses_for
 from workbench.presets import batch_of, controls_of, longest_answer, matrix_settings
 from workbench.problems.from_rows import nearest
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import digest_of, kept, made_with, write_json
-from workbench.shift import ShiftTable, agreement_by_layer, stratified_shift
 from workbench.studies.claims import Claim, claim_table, claims_html
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup

@@ -29,11 +29,11 @@ from workbench.views.shift_figures import KINDS, study_figures
 from workbench.views.tables import bucket, ends, last_layer, number, rows_where, strata_rows
 
 if TYPE_CHECKING:
-    from workbench.shift import ShiftTable
+    from workbench.analysis.shift import ShiftTable
+    from workbench.analysis.verdicts import Verdict
     from workbench.studies.claims import Claim
     from workbench.tracing.follow import Followed
     from workbench.tracing.lens_trace import LensTrace
-    from workbench.verdicts import Verdict
 
 COLUMNS = (4, 8)
 """Visual tokens and closing positions in a table of top predictions."""

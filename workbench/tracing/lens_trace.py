@@ -231,7 +231,7 @@ class LensTrace:
 
     def plot(self) -> Any:
         """Mean KL by layer and token kind, with 95% intervals clustered by problem: a plotly Figure."""
-        from workbench.shift import agreement_by_layer
+        from workbench.analysis.shift import agreement_by_layer
         from workbench.views.shift_figures import layer_curves
 
         return layer_curves(agreement_by_layer(self), "kl", depth=self.depth)

@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.covariates import QUANTITIES
-from workbench.verdicts import SCOPES
+from workbench.analysis.covariates import QUANTITIES
+from workbench.analysis.verdicts import SCOPES
 from workbench.views.panels import COLOURS, curves, error_bars, finish, log_axis
 from workbench.views.tables import NothingToDraw, bucket, ends, kind_name
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.verdicts import SCOPES
+from workbench.analysis.verdicts import SCOPES
 from workbench.views.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
 from workbench.views.tables import NothingToDraw, ends, kind_name
 

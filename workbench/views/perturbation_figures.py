@@ -8,9 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.verdicts import SCOPES
 from workbench.estimates import Interval
 from workbench.slopes import ALL, CLEAN, FITS, OUTCOMES, STRATA, outcome_of, slope_text
-from workbench.verdicts import SCOPES
 from workbench.views.panels import COLOURS, band, finish
 from workbench.views.tables import NothingToDraw
 

@@ -9,13 +9,13 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench import nulls
+from workbench.analysis import weight_nulls as nulls
+from workbench.analysis.null_models import NULLS, named_weights, null_pair
+from workbench.analysis.shift import stratified_shift
+from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
 from workbench.models.pairs import load_pair
-from workbench.null_models import NULLS, named_weights, null_pair
-from workbench.nulls import NullShift, weight_nulls
-from workbench.shift import stratified_shift
 from workbench.tracing.trace import trace
 from workbench.views.null_figures import null_shift
 from workbench.views.tables import NothingToDraw

@@ -8,14 +8,14 @@ import pytest
 import tiny
 import torch
 
-from workbench.covariates import covariate_claims, rank_correlations, role, stratified_by
+from workbench.analysis.cell_table import cell_table, centre_distance, on_object
+from workbench.analysis.covariates import covariate_claims, rank_correlations, role, stratified_by
+from workbench.analysis.shift import stratified_shift
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.models.pairs import load_pair
 from workbench.problems import shapes
 from workbench.problems.problem import load_problems
-from workbench.quantities import cell_table, centre_distance, on_object
-from workbench.shift import stratified_shift
 from workbench.tracing.trace import trace
 from workbench.tracing.tuned_lens import Translators
 from workbench.views.covariate_figures import correlation_forest, fidelity_curves, strata_panels

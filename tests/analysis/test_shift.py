@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 from synthetic import synthetic_trace
 
-from workbench.errors import InputError
-from workbench.shift import (
+from workbench.analysis.shift import (
     AGREEMENT,
     KEYS,
     ShiftTable,
@@ -16,6 +15,7 @@ from workbench.shift import (
     stratified_shift,
     top_prediction_shift,
 )
+from workbench.errors import InputError
 from workbench.tracing.cells import KINDS, MEASURES
 from workbench.tracing.lens_trace import LensTrace
 

@@ -8,13 +8,13 @@ import pytest
 import tiny
 import torch
 
+from workbench.analysis.null_models import null_pair
+from workbench.analysis.weight_changes import change_cosine, compare_weights, effective_rank, weight_table
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
 from workbench.models.pairs import load_pair
-from workbench.null_models import null_pair
 from workbench.views.emergence_figures import prediction_scatter, weight_heatmap
 from workbench.views.tables import NothingToDraw
-from workbench.weight_changes import change_cosine, compare_weights, effective_rank, weight_table
 
 SETTINGS = {"resamples": 50}
 

@@ -18,13 +18,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from workbench.analysis.partial_ranks import PartialRanks
+from workbench.analysis.verdicts import SCOPES
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, Settings, bootstrap, number_problems
 from workbench.lens.strata import check_bins, quantile_strata
-from workbench.partials import PartialRanks
 from workbench.studies.claims import Claim
 from workbench.tracing.cells import Cells, columns, interval_in
-from workbench.verdicts import SCOPES
 
 QUANTITIES = {
     "entropy_base": "lens entropy",

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from workbench.analysis.cell_table import cell_table
 from workbench.models.pairs import load_pair
 from workbench.problems import shapes, shapes_video
 from workbench.problems.problem import load_problems
-from workbench.quantities import cell_table
 
 
 def spread(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -20,17 +20,24 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from workbench.analysis.null_models import (
+    NULLS,
+    NullKind,
+    check_scale,
+    check_update,
+    named_weights,
+    null_pair,
+)
+from workbench.analysis.verdicts import SCOPES, STATES, part_name, times
 from workbench.errors import InputError
 from workbench.estimates import Array, bootstrap, divide, sums_by_problem
 from workbench.lens.strata import check_bins, quantile_strata
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, problem_seed
-from workbench.null_models import NULLS, NullKind, check_scale, check_update, named_weights, null_pair
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import Cells, choose_kinds, columns, interval_in, positions_of
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
-from workbench.verdicts import SCOPES, STATES, part_name, times
 from workbench.views import markup
 from workbench.views.tables import ends
 

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from workbench.analysis.verdicts import ROUNDING, Verdict, headline, part_name
 from workbench.errors import InputError
 from workbench.estimates import Interval, Settings
 from workbench.lens.strata import check_bins, fraction_strata, quantile_strata
 from workbench.models.prompts import TokenKind
 from workbench.tracing.cells import MEASURES, Cells, choose_kinds, columns, positions_of
 from workbench.tracing.lens_trace import LensTrace
-from workbench.verdicts import ROUNDING, Verdict, headline, part_name
 from workbench.views import markup
 from workbench.views.tables import bucket, first_kind
 

@@ -22,12 +22,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from workbench.analysis.null_models import check_update, named_weights
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, spearman
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, collate
-from workbench.null_models import check_update, named_weights
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import columns, interval_in
 from workbench.views import markup

@@ -5,9 +5,9 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
+from workbench.analysis.partial_ranks import PartialRanks, partial
 from workbench.errors import InputError
 from workbench.estimates import bootstrap
-from workbench.partials import PartialRanks, partial
 
 PROBLEMS, CELLS = 40, 25
 PROBLEM = np.repeat(np.arange(PROBLEMS), CELLS)
