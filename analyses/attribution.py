@@ -4,14 +4,14 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.attribution import attribute, relp_gain
+from workbench.attribution.attribute import attribute, relp_gain
+from workbench.attribution.contributions import METRICS
+from workbench.attribution.one_prompt import Cells
+from workbench.attribution.swaps import DIRECTIONS
 from workbench.cli import run_analysis
-from workbench.components import METRICS
 from workbench.presets import controls_of
-from workbench.prompt_attribution import Cells
 from workbench.studies.claims import Claim
 from workbench.studies.paper import Finding, Given
-from workbench.swaps import DIRECTIONS
 from workbench.views.attribution_figures import component_heatmap, exact_scatter
 
 PROBLEMS = 100

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from workbench.attribution import contributions
+from workbench.attribution.attribute import contributions
 from workbench.cli import run_analysis
 from workbench.emergence import follow_training
 from workbench.errors import InputError

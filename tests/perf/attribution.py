@@ -16,12 +16,12 @@ from collections.abc import Callable
 
 import torch
 
-from workbench.attribution import attribute
+from workbench.attribution.attribute import attribute
+from workbench.attribution.one_prompt import AttributedPrompt, Cells
+from workbench.attribution.swaps import DIRECTIONS, Aim, exact, slopes
 from workbench.models.pairs import load_pair
 from workbench.problems.problem import load_problems
-from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.replay.segment import frozen
-from workbench.swaps import DIRECTIONS, Aim, exact, slopes
 
 SECONDS, FASTER = 20.0, 10.0
 ONE_BY_ONE, SIDE_BY_SIDE = "one by one", "side by side"

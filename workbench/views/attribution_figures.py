@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.components import METRICS
+from workbench.attribution.contributions import METRICS
 from workbench.errors import InputError
 from workbench.views.panels import COLOURS, cell_text, cell_texts, diverging_scale, finish
 from workbench.views.tables import NothingToDraw, ends, number

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.bridges import check_family
-from workbench.components import METRICS, Metric, check_metrics
+from workbench.attribution.bridge import check_family
+from workbench.attribution.contributions import METRICS, Metric, check_metrics
+from workbench.attribution.one_prompt import AttributedPrompt, Cells
+from workbench.attribution.swaps import ROWS
 from workbench.errors import InputError
 from workbench.estimates import (
     Array,
@@ -35,9 +37,7 @@ from workbench.estimates import (
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
-from workbench.prompt_attribution import AttributedPrompt, Cells
 from workbench.runs import kept
-from workbench.swaps import ROWS
 from workbench.tracing.cells import columns
 from workbench.views import markup
 from workbench.views.tables import ends

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from workbench.bridges import bridge
-from workbench.components import Answer, Component, FinalHead, Metric, split_change
+from workbench.attribution.bridge import bridge
+from workbench.attribution.contributions import Answer, Component, FinalHead, Metric, split_change
+from workbench.attribution.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
 from workbench.conditions import Select, Threshold, check_selection
 from workbench.decoding.likelihoods import response_ids
 from workbench.errors import InputError
@@ -21,7 +22,6 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.replay.segment import frozen
-from workbench.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
 from workbench.tracing.trace import lens_head
 
 

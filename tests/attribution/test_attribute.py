@@ -11,17 +11,24 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench.attribution import attribute, contributions, correlate, relp_gain
-from workbench.bridges import FAMILIES, bridge, half_rule
-from workbench.components import Answer, Component, FinalHead, mean_slope, measure, split_change
+from workbench.attribution.attribute import attribute, contributions, correlate, relp_gain
+from workbench.attribution.bridge import FAMILIES, bridge, half_rule
+from workbench.attribution.contributions import (
+    Answer,
+    Component,
+    FinalHead,
+    mean_slope,
+    measure,
+    split_change,
+)
+from workbench.attribution.one_prompt import AttributedPrompt, Cells, final_head
+from workbench.attribution.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of
 from workbench.errors import InputError
 from workbench.estimates import pearson
 from workbench.lens import fused as lens
 from workbench.models.pairs import load_pair
 from workbench.problems.problem import load_problems
-from workbench.prompt_attribution import AttributedPrompt, Cells, final_head
 from workbench.replay.segment import frozen
-from workbench.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of
 from workbench.tracing.residuals import read_residuals
 from workbench.tracing.trace import lens_heads, trace
 from workbench.twins import sharing

@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.bridges import Activations, Bridge
-from workbench.components import Answer, Component, FinalHead, Metric, kl, value
+from workbench.attribution.bridge import Activations, Bridge
+from workbench.attribution.contributions import Answer, Component, FinalHead, Metric, kl, value
 
 Direction = Literal["noising", "denoising"]
 DIRECTIONS: tuple[Direction, ...] = ("noising", "denoising")
