@@ -4,8 +4,8 @@ import pandas as pd
 
 from workbench.attribution.attribute import contributions
 from workbench.cli import run_analysis
-from workbench.emergence import follow_training
 from workbench.errors import InputError
+from workbench.experiments.emergence import follow_training
 from workbench.presets import FIRST, batch_of, checkpoints_of, is_bundled, longest_answer
 from workbench.studies.claims import emergence_claims
 from workbench.studies.paper import Finding, Given

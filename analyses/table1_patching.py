@@ -3,7 +3,7 @@
 import pandas as pd
 
 from workbench.cli import run_analysis
-from workbench.outcomes import changes
+from workbench.experiments.outcomes import changes
 from workbench.studies.claims import outcome_claims
 from workbench.studies.paper import Finding, Given, published_changes
 from workbench.views.paper_figures import beside_published

@@ -6,10 +6,10 @@ import random
 import pytest
 import tiny
 
-from workbench import measuring
 from workbench.cache import Reuse, bytes_of
-from workbench.drifts import Reference
-from workbench.experiments import ablate
+from workbench.experiments import run_condition as measuring
+from workbench.experiments.ablation import ablate
+from workbench.experiments.drift import Reference
 from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems

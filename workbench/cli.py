@@ -142,8 +142,8 @@ def ablate(
     from rich.console import Console
     from rich.table import Table
 
-    from workbench.experiments import ablate as run
-    from workbench.outcomes import accuracy_rows
+    from workbench.experiments.ablation import ablate as run
+    from workbench.experiments.outcomes import accuracy_rows
     from workbench.presets import batch_of, longest_answer
     from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
     from workbench.views.figure_files import write_figures
@@ -261,7 +261,7 @@ def agent(
     quiet()
     from dataclasses import asdict
 
-    from workbench.agent import run_agents
+    from workbench.experiments.agent import run_agents
     from workbench.presets import longest_answer
     from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
 

@@ -20,7 +20,7 @@ from workbench.conditions import default_matrix
 from workbench.decoding.decode import Engine, Intervention, check_sampling, decode_many
 from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError
-from workbench.measuring import Condition, answered_by, intervene
+from workbench.experiments.run_condition import Condition, answered_by, intervene
 from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.prompts import EncodedPrompt, TokenKind

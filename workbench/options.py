@@ -150,7 +150,7 @@ def matrix_of(
     With an engine those that it can't draw are left out, and named on the terminal.
     """
     from workbench.conditions import default_matrix
-    from workbench.measuring import drawn_by_engine
+    from workbench.experiments.run_condition import drawn_by_engine
     from workbench.presets import matrix_settings
 
     options = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
@@ -170,7 +170,7 @@ def tool_of(pair: Any, relative_to: str | None) -> Any:
     """The pair's zoom tool, with what the option changes."""
     from dataclasses import replace
 
-    from workbench.agent import tool_of as own
+    from workbench.experiments.agent import tool_of as own
 
     if relative_to is None:
         return own(pair)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError
+from workbench.experiments.run_condition import Condition
 from workbench.harnesses import Question, Responder, kind_of, make_problem, told
-from workbench.measuring import Condition
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 

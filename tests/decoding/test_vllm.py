@@ -7,13 +7,13 @@ import standin
 import tiny
 import torch
 
-from workbench.agent import run_agent
 from workbench.analysis.null_models import null_pair
 from workbench.decoding.decode import decode, decode_many
 from workbench.decoding.stops import Stops
 from workbench.decoding.vllm import VllmEngine, _engine, vllm_request
 from workbench.errors import InputError
-from workbench.experiments import ablate
+from workbench.experiments.ablation import ablate
+from workbench.experiments.agent import run_agent
 from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.replay.patching import Patch, prepare_patch

@@ -20,7 +20,7 @@ from lmms_eval.tasks import TaskManager
 import workbench as wb
 from workbench.conditions import default_matrix
 from workbench.decoding.likelihoods import response_ids, response_nats
-from workbench.measuring import intervene
+from workbench.experiments.run_condition import intervene
 from workbench.presets import settings_for
 from workbench.problems.answers import verify
 

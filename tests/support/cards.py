@@ -26,7 +26,7 @@ import tiny
 from workbench import Patch, Replay, decode_many, learn_many, prepare_patch, trace
 from workbench.decoding.decode import Response
 from workbench.decoding.likelihoods import response_nats
-from workbench.drifts import Reference, drift
+from workbench.experiments.drift import Reference, drift
 from workbench.models.pairs import ModelPair
 
 CARD = "card:0"

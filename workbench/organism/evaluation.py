@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.agent import run_agent
 from workbench.decoding.decode import Model, decode_many
 from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
+from workbench.experiments.agent import run_agent
 from workbench.models.pairs import ModelPair, load_pair
 from workbench.problems import answers
 from workbench.problems.problem import Problem, load_problems

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.estimates import Interval, Settings, paired_difference
-from workbench.outcomes import PASS_AT, scores
+from workbench.experiments.outcomes import PASS_AT, scores
 from workbench.tracing.cells import interval_in
 from workbench.views import markup
 

@@ -27,11 +27,11 @@ from workbench.analysis.shift import ShiftTable, agreement_by_layer, stratified_
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import default_matrix
 from workbench.errors import InputError
-from workbench.experiments import Ablation, ablate
-from workbench.measuring import Condition
+from workbench.experiments.ablation import Ablation, ablate
+from workbench.experiments.outcomes import PASS_AT, summarise_responses
+from workbench.experiments.perturbation import perturb, responses_for
+from workbench.experiments.run_condition import Condition
 from workbench.models.pairs import ModelPair, load_pair
-from workbench.outcomes import PASS_AT, summarise_responses
-from workbench.perturbation import perturb, responses_for
 from workbench.presets import batch_of, controls_of, longest_answer, matrix_settings
 from workbench.problems.from_rows import nearest
 from workbench.problems.problem import Problem, load_problems

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from workbench.errors import InputError
-from workbench.outcomes import accuracy_rows
+from workbench.experiments.outcomes import accuracy_rows
 from workbench.studies.explore import SCRIPTS, check_followed, embed
 from workbench.views.explorer_data import place_name, token_texts, word
 from workbench.views.null_figures import null_figures

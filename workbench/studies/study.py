@@ -16,9 +16,9 @@ import pandas as pd
 from workbench.analysis.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Condition
-from workbench.experiments import Ablation, ablate
+from workbench.experiments.ablation import Ablation, ablate
+from workbench.experiments.perturbation import Perturbation, perturb, responses_for
 from workbench.models.pairs import ModelPair
-from workbench.perturbation import Perturbation, perturb, responses_for
 from workbench.problems.problem import Problem
 from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
 from workbench.studies.claims import (

@@ -80,7 +80,7 @@ class Bench:
         return Outcome(cell.key, **made, seconds=time.perf_counter() - begun, worker=worker)
 
     def _measured(self, cell: Cell) -> tuple[dict[str, Any], float]:
-        from workbench.measuring import measure
+        from workbench.experiments.run_condition import measure
 
         pair, identity, conditions = self._at_hand("pair", cell.pair, lambda: self._load_pair(cell.pair))
         problems, reuse = self._at_hand(

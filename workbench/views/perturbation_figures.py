@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.verdicts import SCOPES
 from workbench.estimates import Interval
-from workbench.slopes import ALL, CLEAN, FITS, OUTCOMES, STRATA, outcome_of, slope_text
+from workbench.experiments.slopes import ALL, CLEAN, FITS, OUTCOMES, STRATA, outcome_of, slope_text
 from workbench.views.panels import COLOURS, band, finish
 from workbench.views.tables import NothingToDraw
 

@@ -26,6 +26,7 @@ import pandas as pd
 from workbench.conditions import Patch, Replay
 from workbench.decoding.decode import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
+from workbench.experiments.transcript import Ended, Transcript, Turn
 from workbench.models.chat import Message, as_said, pixel_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
@@ -37,7 +38,6 @@ from workbench.replay.patching import PreparedPatch, prepare_patch
 from workbench.replay.replay import NOTHING, LearnedTokens, learn_many
 from workbench.runs import kept
 from workbench.tracing.trace import trace
-from workbench.transcripts import Ended, Transcript, Turn
 from workbench.views.pages import write_page
 
 Respond = Callable[[ModelPair, EncodedPrompt, Intervention | None], Response]

@@ -9,9 +9,9 @@ from browser import open_page
 from zoom_calls import call, raw
 
 import workbench as wb
-from workbench.agent import run_agent, run_agents
 from workbench.decoding.decode import Response, decode
 from workbench.errors import InputError
+from workbench.experiments.agent import run_agent, run_agents
 from workbench.models.chat import Message, as_said, render
 from workbench.models.presets import pair_preset
 from workbench.problems.zoom import ZoomTool
@@ -369,7 +369,7 @@ def test_responses_stop_at_the_first_closing_tag(tiny_pair, monkeypatch):
         asked.append(settings)
         return [Response(prompt.problem_id, 0, ANSWER, 3, True, 0.0)]
 
-    monkeypatch.setattr("workbench.agent.decode", decoded)
+    monkeypatch.setattr("workbench.experiments.agent.decode", decoded)
     run_agent(tiny_pair, problem(), model="base", temperature=0.5, seed=4, max_new_tokens=9)
     assert asked[0] == {
         "model": "base",
@@ -437,13 +437,13 @@ def test_many_problems_are_kept_and_resumed(tiny_pair, tmp_path, monkeypatch):
             )
         ]
 
-    monkeypatch.setattr("workbench.agent.decode", decoded)
+    monkeypatch.setattr("workbench.experiments.agent.decode", decoded)
     arguments = {"keep": tmp_path / "work", "turns": 2, "max_new_tokens": 5}
     found = run_agents(
         tiny_pair, problems, tmp_path / "a", progress=lambda *args: told.append(args), **arguments
     )
     run_agents(tiny_pair, problems, tmp_path / "other", model="base", **arguments)  # has pages of its own
-    monkeypatch.setattr("workbench.agent.decode", None)  # nothing is asked again
+    monkeypatch.setattr("workbench.experiments.agent.decode", None)  # nothing is asked again
     again = run_agents(tiny_pair, problems, tmp_path / "b", **arguments)
     assert told == [("agent", 1, 2), ("agent", 2, 2)]
     assert found["agents"]["problem"].tolist() == ["p1", "p2"]
@@ -500,6 +500,6 @@ def test_a_problem_needs_images(tiny_pair, pictures, found):
 
 
 def test_every_problem_is_looked_at_before_any_answer(tiny_pair, tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.agent.decode", None)  # nothing is asked
+    monkeypatch.setattr("workbench.experiments.agent.decode", None)  # nothing is asked
     with pytest.raises(InputError, match="'p1' has a video"):
         run_agents(tiny_pair, [tiny.problem(), tiny.problem(images=0, frames=2, seed=1)], tmp_path / "a")

@@ -17,7 +17,7 @@ from workbench.cache import Reuse
 from workbench.conditions import Patch, Replay, title_of
 from workbench.decoding.decode import decode_many
 from workbench.decoding.vllm import Model
-from workbench.drifts import Reference, by_stratum, drift, low_cells
+from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches
 from workbench.problems.answers import verify

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 import tiny
 
-from workbench import emergence as module
 from workbench.analysis.null_models import null_pair
 from workbench.analysis.shift import stratified_shift
-from workbench.emergence import follow_training
 from workbench.errors import InputError
+from workbench.experiments import emergence as module
+from workbench.experiments.emergence import follow_training
+from workbench.experiments.half_times import RL, WHOLE, half_times
 from workbench.models.pairs import load_pair
 from workbench.presets import checkpoints_of
 from workbench.studies.claims import emergence_claims
-from workbench.timing import RL, WHOLE, half_times
 from workbench.tracing.trace import trace
 from workbench.views.emergence_figures import emergence_curves, further_heatmap
 from workbench.views.tables import NothingToDraw

@@ -7,7 +7,7 @@ from response_tables import responses
 from scipy.stats import binomtest
 
 from workbench.errors import InputError
-from workbench.outcomes import drift_table, mcnemar, summarise_responses
+from workbench.experiments.outcomes import drift_table, mcnemar, summarise_responses
 
 
 def test_accuracies_and_differences():

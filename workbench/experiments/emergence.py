@@ -25,13 +25,13 @@ from numpy.typing import ArrayLike
 
 from workbench.analysis.weight_nulls import groups_of
 from workbench.errors import InputError
+from workbench.experiments.half_times import RL, SHIFTS, WHOLE, Curves, compare
+from workbench.experiments.outcomes import PASS_AT, scores
+from workbench.experiments.run_condition import measure
 from workbench.lens.strata import check_bins
-from workbench.measuring import measure
 from workbench.models.pairs import ModelPair
-from workbench.outcomes import PASS_AT, scores
 from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
-from workbench.timing import RL, SHIFTS, WHOLE, Curves, compare
 from workbench.tracing.cells import interval_in
 from workbench.tracing.trace import trace
 from workbench.views import markup

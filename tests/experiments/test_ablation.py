@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import tiny
 
-from workbench import experiments
 from workbench.conditions import default_matrix
 from workbench.errors import InputError
-from workbench.experiments import Ablation, ablate, jittered
+from workbench.experiments import ablation as experiments
+from workbench.experiments.ablation import Ablation, ablate, jittered
 from workbench.replay.patching import Patch
 from workbench.replay.replay import Replay
 from workbench.views import outcome_figures

@@ -24,15 +24,15 @@ import pandas as pd
 from workbench.backoff import piecewise
 from workbench.decoding.decode import decode_many
 from workbench.decoding.likelihoods import response_ids, response_nats
-from workbench.drifts import SCOPES, Reference, by_stratum, drift, low_cells
 from workbench.errors import InputError
+from workbench.experiments.drift import SCOPES, Reference, by_stratum, drift, low_cells
+from workbench.experiments.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, batches
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import DEFAULT_DISTURBANCES, Disturbance, EmbeddingNoise, disturb
 from workbench.runs import kept
-from workbench.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table
 from workbench.tracing.edits import Intervention, batch_edits
 from workbench.views import markup
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench import slopes as module
 from workbench.estimates import Interval
-from workbench.slopes import FITS, METHODS, OUTCOMES, SlopeVerdict, headline, judge, slope_table
+from workbench.experiments import slopes as module
+from workbench.experiments.slopes import FITS, METHODS, OUTCOMES, SlopeVerdict, headline, judge, slope_table
 
 
 def planted(

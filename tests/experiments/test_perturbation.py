@@ -6,12 +6,12 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench import perturbation
-from workbench.drifts import low_cells
 from workbench.errors import InputError
-from workbench.experiments import ablate
+from workbench.experiments import perturbation
+from workbench.experiments.ablation import ablate
+from workbench.experiments.drift import low_cells
+from workbench.experiments.perturbation import Perturbation, perturb
 from workbench.models.prompts import TokenKind
-from workbench.perturbation import Perturbation, perturb
 from workbench.replay.disturbances import DEFAULT_DISTURBANCES, KINDS, Disturbance, EmbeddingNoise, disturb
 from workbench.tracing.residuals import read_residuals
 from workbench.views import perturbation_figures
@@ -222,7 +222,7 @@ def test_it_shows_and_draws_itself(found):
 
 
 def test_names_and_defaults():
-    from workbench.experiments import perturb as again
+    from workbench.experiments.ablation import perturb as again
 
     assert again is wb.perturb is perturb
     assert wb.Disturbance is Disturbance

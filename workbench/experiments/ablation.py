@@ -22,10 +22,10 @@ import pandas as pd
 from workbench.conditions import PLAIN, Patch, Replay
 from workbench.decoding.vllm import engine_for
 from workbench.errors import InputError
-from workbench.measuring import Condition, described, drawn_by_engine, measure, name_of
+from workbench.experiments.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
+from workbench.experiments.perturbation import Disturbance, Perturbation, perturb
+from workbench.experiments.run_condition import Condition, described, drawn_by_engine, measure, name_of
 from workbench.models.pairs import ModelPair
-from workbench.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
-from workbench.perturbation import Disturbance, Perturbation, perturb
 from workbench.problems.problem import Problem, listed
 from workbench.replay.adapters import Adapter, check_pair
 from workbench.replay.amortised import weights_of
