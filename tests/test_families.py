@@ -21,13 +21,13 @@ from true_configs import TRUE_7B
 import workbench as wb
 from workbench.errors import InputError
 from workbench.lens.strata import Select
-from workbench.memory import on_meta
+from workbench.machine.memory import on_meta
+from workbench.machine.prompt_sizes import visual_grid
 from workbench.models.anatomy import Anatomy, dissect
 from workbench.models.chat import within_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, encode
 from workbench.problems.problem import Problem
-from workbench.prompt_sizes import visual_grid
 from workbench.replay.patching import Patch, prepare_patch, record
 from workbench.replay.replay import Replay, learn_many, learn_tokens
 from workbench.tracing.edits import Intervention

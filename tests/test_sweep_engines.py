@@ -12,8 +12,8 @@ import sweep_standin
 from sweep_runs import contents, home, recorded, spec  # noqa: F401  (a fixture)
 
 import workbench
-from workbench import machine
 from workbench.errors import InputError
+from workbench.machine import hardware as machine
 from workbench.sweeps import worker
 from workbench.sweeps.driver import resume_sweep, run_sweep
 from workbench.sweeps.ledger import Ledger

@@ -312,7 +312,7 @@ def conform(
     tolerance: Annotated[float, typer.Option(help="Largest absolute deviation allowed.")] = 1e-6,
 ) -> None:
     """Check this machine's numerics against recorded reference outputs."""
-    from workbench.conformance import conform as check
+    from workbench.machine.conform import conform as check
 
     report = check(folders, dtype=dtype.value, device=device, tolerance=tolerance)
     typer.echo(str(report))
@@ -351,7 +351,7 @@ def doctor(
     prompt: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if pair or base or rlvr:
         quiet()
-        from workbench.pair_forecasts import forecast_pair
+        from workbench.machine.pair_memory import forecast_pair
 
         prompt |= {} if image is None else {"image": size_of(image)}
         prompt |= {} if dtype is None else {"dtype": dtype.value}
@@ -363,7 +363,7 @@ def doctor(
             "it out"
         )
 
-    from workbench.diagnosis import doctor as examine
+    from workbench.machine.doctor import doctor as examine
 
     report = examine()
     Console().print(report)

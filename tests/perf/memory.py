@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parent))
 import tiny
 from replay import random_pair
 
-from workbench.memory import MemoryForecast, predict_memory
+from workbench.machine.memory import MemoryForecast, predict_memory
 from workbench.models.chat import within_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt

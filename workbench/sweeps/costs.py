@@ -286,8 +286,8 @@ def _conditions(sweep: Sweep, pair: PairSource) -> dict[str, Condition]:
 
 def _visual(pair: PairSource, problems: Sequence[Any]) -> float:
     """Visual tokens of the first few problems on average, as the pair's processor cuts their pictures."""
+    from workbench.machine.prompt_sizes import QWEN_VL, configured_budget, visual_grid
     from workbench.models.checkpoints import read_config
-    from workbench.prompt_sizes import QWEN_VL, configured_budget, visual_grid
 
     told = json.loads((folder_of(pair, "rlvr") / "config.json").read_text()).get("vision_config") or {}
     patch, merge = told.get("patch_size", 14), told.get("spatial_merge_size", 2)

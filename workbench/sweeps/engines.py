@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from workbench.errors import InputError
-from workbench.machine import usable_cores
+from workbench.machine.hardware import usable_cores
 from workbench.sweeps.ledger import Outcome
 from workbench.sweeps.plan import Cell, by_problem
 from workbench.sweeps.worker import Job

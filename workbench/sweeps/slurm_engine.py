@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError
-from workbench.machine import usable_cores
+from workbench.machine.hardware import usable_cores
 from workbench.sweeps import worker
 from workbench.sweeps.engines import DEATHS, Stop
 from workbench.sweeps.ledger import Outcome

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from workbench.cli import app
 from workbench.errors import InputError
-from workbench.memory import MemoryForecast, on_meta, predict_memory
-from workbench.meters import metered
+from workbench.machine.memory import MemoryForecast, on_meta, predict_memory
+from workbench.machine.meter import metered
+from workbench.machine.pair_memory import forecast_pair
+from workbench.machine.prompt_sizes import configured_budget, visual_grid
 from workbench.models.pairs import load_pair
-from workbench.pair_forecasts import forecast_pair
-from workbench.prompt_sizes import configured_budget, visual_grid
 from workbench.replay.replay import Replay
 
-sys.path.append(str(Path(__file__).parent / "perf"))
+sys.path.append(str(Path(__file__).parents[1] / "perf"))
 import memory as perf
 
 
@@ -84,7 +84,7 @@ def test_the_true_7b_config_without_weights(config):
 
 
 def test_the_plan_of_the_paper_is_for_the_true_7b():
-    plan = runpy.run_path(str(Path(__file__).parent.parent / "analyses" / "paper_plan.py"))["CONFIGS"]["7b"]
+    plan = runpy.run_path(str(Path(__file__).parents[2] / "analyses" / "paper_plan.py"))["CONFIGS"]["7b"]
     for planned, true in (
         (plan["vision_config"], TRUE_7B["vision_config"]),
         ({name: size for name, size in plan.items() if name != "vision_config"}, TRUE_7B["text_config"]),

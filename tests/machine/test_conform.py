@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workbench.conformance import ConformReport, Deviation, conform
 from workbench.errors import InputError
+from workbench.machine.conform import ConformReport, Deviation, conform
 from workbench.models.pairs import load_pair
 
-PARITY = Path(__file__).parent / "parity"
+PARITY = Path(__file__).parents[1] / "parity"
 
 
 @pytest.fixture

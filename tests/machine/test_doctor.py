@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from workbench import diagnosis as doctor_module
-from workbench import machine
-from workbench.diagnosis import Check, DoctorReport, doctor
 from workbench.errors import InputError
+from workbench.machine import doctor as doctor_module
+from workbench.machine import hardware as machine
+from workbench.machine.doctor import Check, DoctorReport, doctor
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import __version__, machine
-from workbench.machine import STATUSES, Check
+from workbench import __version__
+from workbench.machine import hardware as machine
+from workbench.machine.hardware import STATUSES, Check
 from workbench.runs import file_digest
 from workbench.views import markup
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DISTRIBUTION = "replay-workbench"
-WEIGHTS = Path(__file__).parent / "organism" / "weights"
+WEIGHTS = Path(__file__).parents[1] / "organism" / "weights"
 EXTRAS = {
     "notebooks": "the notebooks",
     "export": "PNG files of the figures",
@@ -151,7 +152,7 @@ def _requirements() -> "tuple[Any, dict[str, list[Requirement]]]":
             if asking:  # none: for another platform
                 grouped[asking[0]].append(requirement)
     except metadata.PackageNotFoundError:  # a source tree that is not installed
-        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
         python = project["requires-python"]
         groups = {"": project["dependencies"], **project["optional-dependencies"]}
         grouped = {extra: [Requirement(line) for line in lines] for extra, lines in groups.items()}

@@ -24,9 +24,9 @@ from torch import Tensor
 from workbench.conditions import Replay
 from workbench.errors import InputError
 from workbench.lens.fused import STRETCH, working_sizes
-from workbench.meters import metered
+from workbench.machine.meter import metered
+from workbench.machine.prompt_sizes import prompt_size
 from workbench.models.anatomy import Anatomy, dissect
-from workbench.prompt_sizes import prompt_size
 from workbench.replay.descent import Loss
 from workbench.replay.loss import Cells, Readout, portioned_for
 from workbench.replay.segment import Segment

@@ -9,11 +9,11 @@ import torch
 
 from workbench.conditions import Replay
 from workbench.errors import InputError
-from workbench.memory import MemoryForecast, predict_memory
+from workbench.machine.memory import MemoryForecast, predict_memory
+from workbench.machine.prompt_sizes import QWEN_VL, configured_budget
 from workbench.models.checkpoints import Placement, read_config
 from workbench.models.pairs import named_pair
 from workbench.models.presets import ROLES, PairPreset
-from workbench.prompt_sizes import QWEN_VL, configured_budget
 
 
 def forecast_pair(
