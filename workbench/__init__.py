@@ -60,7 +60,7 @@ _HOME = {
     "study": "studies.study",
     "run_sweep": "sweeps.driver",
     "resume_sweep": "sweeps.driver",
-    "export_sweep": "sweeps.tables",
+    "export_sweep": "sweeps.export",
     "conform": "machine.conform",
     "doctor": "machine.doctor",
     "predict_memory": "machine.memory",

@@ -38,8 +38,8 @@ def sweep_plan(
     quiet()
     from rich.console import Console
 
+    from workbench.sweeps.cells import device_of, plan_cells
     from workbench.sweeps.costs import plan_table
-    from workbench.sweeps.plan import device_of, plan_cells
     from workbench.sweeps.spec import read_sweep
 
     read = read_sweep(file)
@@ -132,7 +132,7 @@ def sweep_export(
     out: Annotated[Path | None, typer.Option(help="The default is `tables` in the sweep's folder.")] = None,
 ) -> None:
     """Write parquet and CSV tables: cells, responses, drift, interventions, and timings."""
-    from workbench.sweeps.tables import export_sweep
+    from workbench.sweeps.export import export_sweep
 
     typer.echo(f"Tables   {export_sweep(folder, out)}")
 
@@ -140,7 +140,7 @@ def sweep_export(
 @sweep.command("diff")
 def sweep_diff(a: Folder, b: Folder) -> None:
     """Say what differs between two sweeps in spec, in what results depend on, in cells and in results; 1 if anything does."""
-    from workbench.sweeps.tables import differences
+    from workbench.sweeps.export import differences
 
     found = differences(a, b)
     for what, lines in found.items():
@@ -155,7 +155,7 @@ def sweep_diff(a: Folder, b: Folder) -> None:
 @sweep.command("verify")
 def sweep_verify(folder: Folder) -> None:
     """Check digests anew: the ledger's results, the tables, and the files that the plan was made of; 1 if anything is wrong."""
-    from workbench.sweeps.tables import faults
+    from workbench.sweeps.export import faults
 
     found = faults(folder)
     typer.echo("\n".join(found) if found else "all is as it was recorded")
@@ -218,7 +218,7 @@ def _shown() -> Iterator[Callable[[Any], None]]:
 
 
 def _told(out: Path, last: Any) -> None:
-    from workbench.sweeps.tables import export_sweep
+    from workbench.sweeps.export import export_sweep
 
     tables = export_sweep(out)
     typer.echo(f"{last.done} of {last.cells} cells done, {last.failed} failed\nTables   {tables}")

@@ -27,11 +27,11 @@ from typing import Any
 
 import psutil
 
+from workbench.sweeps.cells import identity_of, plan_cells
 from workbench.sweeps.driver import run_sweep
+from workbench.sweeps.export import export_sweep
 from workbench.sweeps.ledger import Ledger, Outcome
-from workbench.sweeps.plan import identity_of, plan_cells
 from workbench.sweeps.spec import parse_sweep
-from workbench.sweeps.tables import export_sweep
 from workbench.sweeps.worker import Bench, Job
 
 TAUS, ALPHAS = (0.2, 0.3, 0.4), (30, 100, 300)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from workbench.sweeps import engines
+from workbench.sweeps.export import export_sweep
 from workbench.sweeps.ledger import Ledger
-from workbench.sweeps.tables import export_sweep
 
 STANDIN = str(Path(__file__).with_name("sweep_standin.py"))
 EXACT = ("cells", "responses", "drift", "interventions")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.conditions import Condition, Patch, Replay
 from workbench.errors import InputError
 from workbench.models.presets import ROLES
-from workbench.sweeps.plan import Cell, by_problem, folder_of, load_set
+from workbench.sweeps.cells import Cell, by_problem, folder_of, load_set
 from workbench.sweeps.spec import PairSource, Sweep
 from workbench.views.tables import duration
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError
+from workbench.sweeps.cells import device_of, identity_of, plan_cells
 from workbench.sweeps.engines import Engine, Stop, local
 from workbench.sweeps.ledger import Ledger, driving
-from workbench.sweeps.plan import device_of, identity_of, plan_cells
 from workbench.sweeps.spec import Sweep, parse_sweep, read_sweep
 from workbench.sweeps.worker import Job
 

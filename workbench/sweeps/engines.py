@@ -19,8 +19,8 @@ from typing import IO, Any, Protocol
 
 from workbench.errors import InputError
 from workbench.machine.hardware import usable_cores
+from workbench.sweeps.cells import Cell, by_problem
 from workbench.sweeps.ledger import Outcome
-from workbench.sweeps.plan import Cell, by_problem
 from workbench.sweeps.worker import Job
 
 DEATHS = 5

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from workbench.errors import InputError
-from workbench.sweeps.plan import Cell
+from workbench.sweeps.cells import Cell
 
 FILE = "ledger.sqlite"
 _TABLES = """

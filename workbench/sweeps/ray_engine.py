@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError
+from workbench.sweeps.cells import Cell
 from workbench.sweeps.engines import STARTS, Schedule, Stop
 from workbench.sweeps.ledger import Outcome
-from workbench.sweeps.plan import Cell
 from workbench.sweeps.worker import Bench, Job
 
 BENCH: type = Bench

@@ -15,9 +15,9 @@ from typing import Any
 from workbench.errors import InputError
 from workbench.machine.hardware import usable_cores
 from workbench.sweeps import worker
+from workbench.sweeps.cells import Cell, by_problem
 from workbench.sweeps.engines import DEATHS, Stop
 from workbench.sweeps.ledger import Outcome
-from workbench.sweeps.plan import Cell, by_problem
 from workbench.sweeps.spec import parse_sweep
 
 JOBS = 64

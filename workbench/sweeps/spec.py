@@ -25,8 +25,8 @@ from workbench.models.presets import ROLES, PairPreset, pair_preset
 from workbench.problems.from_rows import nearest
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.sources import NAMES, SPLITS
-from workbench.sweeps.faults import Place, in_words, placed, walk
 from workbench.sweeps.grids import FIELDS, Checked, Grid, MatrixGrid, PatchGrid, ReplayGrid
+from workbench.sweeps.yaml_errors import Place, in_words, placed, walk
 
 EXAMPLE = """\
 pairs: [shapes]
@@ -34,7 +34,7 @@ problems: [{source: shapes, limit: 64}]
 interventions:
   tokens: {replay: {tau: [0.2, 0.4], alpha: [10, 20, 40], select: [low, high, random]}}
 """
-SCHEMA = Path(__file__).parent.parent / "data" / "sweep.schema.json"
+SCHEMA = Path(__file__).with_name("sweep.schema.json")
 """The JSON schema, for editors."""
 MOST = 100_000
 """Interventions that one sweep may have for one pair."""

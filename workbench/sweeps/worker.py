@@ -25,8 +25,8 @@ from typing import Any, TextIO
 
 from workbench.conditions import Condition
 from workbench.errors import InputError
+from workbench.sweeps.cells import Cell, cell_key, condition_digest, digest, drawing, load_set, pair_identity
 from workbench.sweeps.ledger import Outcome
-from workbench.sweeps.plan import Cell, cell_key, condition_digest, digest, drawing, load_set, pair_identity
 from workbench.sweeps.spec import parse_sweep, seeded
 
 COLUMNS = {

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from workbench.errors import InputError
 from workbench.runs import digest_of, file_digest, made_with, write_json
+from workbench.sweeps.cells import Cell, settings_rows
 from workbench.sweeps.driver import since_plan, unlike
 from workbench.sweeps.ledger import Ledger
-from workbench.sweeps.plan import Cell, settings_rows
 from workbench.sweeps.spec import parse_sweep
 from workbench.sweeps.worker import COLUMNS
 

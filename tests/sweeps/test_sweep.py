@@ -17,13 +17,14 @@ import pytest
 from sweep_runs import STANDIN, contents, recorded, spec
 
 from workbench.errors import InputError
-from workbench.sweeps import engines, ledger, plan
+from workbench.sweeps import cells as plan
+from workbench.sweeps import engines, ledger
+from workbench.sweeps.cells import plan_cells
 from workbench.sweeps.driver import resume_sweep, run_sweep
 from workbench.sweeps.engines import DEATHS, Schedule
+from workbench.sweeps.export import differences, export_sweep, faults
 from workbench.sweeps.ledger import Ledger, Outcome, driving
-from workbench.sweeps.plan import plan_cells
 from workbench.sweeps.spec import PairSource, parse_sweep
-from workbench.sweeps.tables import differences, export_sweep, faults
 
 DRIVER = (
     "import sys; from workbench.sweeps import engines; engines.WORKER = (sys.executable, sys.argv.pop(1)); "
@@ -342,7 +343,7 @@ def test_an_export_that_is_cut_off_has_no_manifest(home, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("workbench.sweeps.tables.pq.ParquetWriter.write_table", full)
+    monkeypatch.setattr("workbench.sweeps.export.pq.ParquetWriter.write_table", full)
     with pytest.raises(InputError, match="can't be written"):
         export_sweep(home / "out")
     assert not (home / "out" / "tables" / "manifest.json").exists()

@@ -14,7 +14,7 @@ from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
 from workbench.sweeps import costs
-from workbench.sweeps.plan import plan_cells
+from workbench.sweeps.cells import plan_cells
 from workbench.sweeps.spec import PairSource
 from workbench.sweeps.worker import COLUMNS, Bench, Job
 

@@ -15,9 +15,9 @@ import workbench
 from workbench.errors import InputError
 from workbench.machine import hardware as machine
 from workbench.sweeps import worker
+from workbench.sweeps.cells import plan_cells
 from workbench.sweeps.driver import resume_sweep, run_sweep
 from workbench.sweeps.ledger import Ledger
-from workbench.sweeps.plan import plan_cells
 from workbench.sweeps.spec import parse_sweep
 
 SUPPORT = str(Path(sweep_standin.__file__).parent)
