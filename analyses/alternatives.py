@@ -1,6 +1,6 @@
 """Alternatives to replay: high, random and all positions, mid-layer tokens, reverse, self-smoothing, cross-model patches."""
 
-from workbench.cli import run_analysis
+from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import outcome_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.outcome_figures import accuracy_differences, drift_bars

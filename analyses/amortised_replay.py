@@ -6,8 +6,8 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from workbench.cli import run_analysis
 from workbench.estimates import mean
+from workbench.interfaces.cli import run_analysis
 from workbench.presets import batch_of, is_bundled
 from workbench.replay.adapter_training import train_adapter
 from workbench.replay.adapters import Adapter, load_adapter

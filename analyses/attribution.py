@@ -8,7 +8,7 @@ from workbench.attribution.attribute import attribute, relp_gain
 from workbench.attribution.contributions import METRICS
 from workbench.attribution.one_prompt import Cells
 from workbench.attribution.swaps import DIRECTIONS
-from workbench.cli import run_analysis
+from workbench.interfaces.cli import run_analysis
 from workbench.presets import controls_of
 from workbench.studies.claims import Claim
 from workbench.studies.paper import Finding, Given

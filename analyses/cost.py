@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from workbench.cli import run_analysis
+from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import REPLAY
 from workbench.studies.paper import Finding, Given
 from workbench.views.paper_figures import cost_bars

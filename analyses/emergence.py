@@ -3,9 +3,9 @@
 import pandas as pd
 
 from workbench.attribution.attribute import contributions
-from workbench.cli import run_analysis
 from workbench.errors import InputError
 from workbench.experiments.emergence import follow_training
+from workbench.interfaces.cli import run_analysis
 from workbench.presets import FIRST, batch_of, checkpoints_of, is_bundled, longest_answer
 from workbench.studies.claims import emergence_claims
 from workbench.studies.paper import Finding, Given

@@ -4,8 +4,8 @@ import pandas as pd
 
 from workbench.analysis.cell_table import cell_table
 from workbench.analysis.covariates import covariate_claims, rank_correlations, stratified_by
-from workbench.cli import run_analysis
 from workbench.errors import InputError
+from workbench.interfaces.cli import run_analysis
 from workbench.presets import batch_of, controls_of
 from workbench.problems.problem import load_problems
 from workbench.runs import kept

@@ -1,6 +1,6 @@
 """Entropy-stratified shift: KL between the models by layer and fifth of base entropy (the paper's section 3)."""
 
-from workbench.cli import run_analysis
+from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import shift_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.shift_figures import correlation_curves, shift_bars, shift_heatmap, shift_ratio

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from workbench.cli import run_analysis
+from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import REPLAY, outcome_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.outcome_figures import pass_at_k_curves

@@ -1,6 +1,6 @@
 """Null models: RLVR's shift by entropy beside random weight changes of its size, and training without RL."""
 
-from workbench.cli import run_analysis
+from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import null_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.null_figures import null_shift

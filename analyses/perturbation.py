@@ -1,6 +1,6 @@
 """Perturbation: drift of disturbed inputs against the perplexity of right and wrong responses (the paper's section 3)."""
 
-from workbench.cli import run_analysis
+from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import perturbation_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.perturbation_figures import perplexity_against_drift, slope_forest

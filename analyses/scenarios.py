@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from workbench.cli import run_analysis
 from workbench.experiments.agent import run_agents
 from workbench.experiments.outcomes import changes
+from workbench.interfaces.cli import run_analysis
 from workbench.presets import longest_answer
 from workbench.problems.problem import load_problems
 from workbench.studies.claims import REPLAY

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from workbench.cli import run_analysis
 from workbench.experiments.outcomes import changes
+from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import outcome_claims
 from workbench.studies.paper import Finding, Given, published_changes
 from workbench.views.paper_figures import beside_published

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from workbench.cli import run_analysis
 from workbench.conditions import Replay
 from workbench.experiments.outcomes import changes
+from workbench.interfaces.cli import run_analysis
 from workbench.presets import settings_for
 from workbench.studies.paper import Finding, Given, published
 from workbench.views.paper_figures import settings_grid

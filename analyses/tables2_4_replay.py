@@ -4,8 +4,8 @@ from importlib.util import find_spec
 
 import pandas as pd
 
-from workbench.cli import run_analysis
 from workbench.experiments.outcomes import changes
+from workbench.interfaces.cli import run_analysis
 from workbench.problems.problem import load_problems
 from workbench.studies.claims import REPLAY, outcome_claims
 from workbench.studies.paper import Finding, Given, published_changes

@@ -1,7 +1,7 @@
 """Top predictions: how often the two models' lenses name the same token, by layer (the paper's section 3)."""
 
 from workbench.analysis.shift import top_prediction_shift
-from workbench.cli import run_analysis
+from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import shift_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.shift_figures import layer_curves, prediction_grid

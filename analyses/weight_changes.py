@@ -3,8 +3,8 @@
 import pandas as pd
 
 from workbench.analysis.weight_changes import change_cosine, compare_weights
-from workbench.cli import run_analysis
 from workbench.errors import InputError
+from workbench.interfaces.cli import run_analysis
 from workbench.models.pairs import ModelPair
 from workbench.presets import FIRST, checkpoints_of, is_bundled
 from workbench.runs import kept

@@ -49,7 +49,7 @@ _HOME = {
     "run_agent": "experiments.agent",
     "ZoomTool": "problems.zoom",
     "Transcript": "experiments.transcript",
-    "VLMEvalKitModel": "vlmevalkit_model",
+    "VLMEvalKitModel": "interfaces.vlmevalkit",
     "default_matrix": "conditions",
     "perturb": "experiments.perturbation",
     "Perturbation": "experiments.perturbation",

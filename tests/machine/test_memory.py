@@ -13,8 +13,8 @@ from transformers import AutoImageProcessor, Qwen2_5_VLConfig
 from true_configs import TRUE_7B
 from typer.testing import CliRunner
 
-from workbench.cli import app
 from workbench.errors import InputError
+from workbench.interfaces.cli import app
 from workbench.machine.memory import MemoryForecast, on_meta, predict_memory
 from workbench.machine.meter import metered
 from workbench.machine.pair_memory import forecast_pair

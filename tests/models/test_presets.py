@@ -7,12 +7,12 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from workbench.cli import app
 from workbench.conditions import Patch, default_matrix
 from workbench.errors import InputError
+from workbench.interfaces.cli import app
+from workbench.interfaces.options import matrix_of
 from workbench.models.pairs import load_pair
 from workbench.models.presets import PACKAGED, pair_preset, read_presets
-from workbench.options import matrix_of
 from workbench.presets import batch_of, controls_of, is_bundled, longest_answer, matrix_settings, settings_for
 from workbench.replay.from_checkpoints import learn_problems
 from workbench.replay.replay import Replay

@@ -167,7 +167,7 @@ def kills_part(home: Path, problems: int) -> None:
     command = [
         sys.executable,
         "-m",
-        "workbench.cli",
+        "workbench.interfaces.cli",
         "sweep",
         "run",
         str(file),

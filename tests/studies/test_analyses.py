@@ -11,8 +11,8 @@ import pytest
 from browser import chromium
 from typer.testing import CliRunner
 
-from workbench.cli import app
 from workbench.errors import InputError
+from workbench.interfaces.cli import app
 from workbench.studies.paper import Given, Options, find_analyses
 
 HOME = Path(__file__).parents[2] / "analyses"

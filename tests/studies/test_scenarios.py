@@ -10,7 +10,7 @@ import tiny
 from movies import numbers, steady, write
 
 import workbench as wb
-from workbench import cli
+from workbench.interfaces import cli
 from workbench.views.explorer_data import picture_uri
 
 SETTINGS = (

@@ -498,7 +498,7 @@ def test_watching_ends_with_ctrl_c_and_leaves_the_sweep_alone(home):
 
 
 def test_commands(home, monkeypatch, capsys):
-    from workbench import cli
+    from workbench.interfaces import cli
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["workbench", "sweep", *arguments])

@@ -9,6 +9,6 @@ def manifest() -> Any:
 
     return ModelManifest(
         "workbench",
-        simple_class_path="workbench.lmms_eval_models.SimpleModel",
-        chat_class_path="workbench.lmms_eval_models.ChatModel",
+        simple_class_path="workbench.interfaces.lmms_eval_models.SimpleModel",
+        chat_class_path="workbench.interfaces.lmms_eval_models.ChatModel",
     )

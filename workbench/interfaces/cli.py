@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench import groups, options, sweep_cli
 from workbench.errors import InputError
-from workbench.options import (
+from workbench.interfaces import groups, options, sweep_cli
+from workbench.interfaces.options import (
     matrix_of,
     pair_of,
     plain_warnings,

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.errors import InputError
 from workbench.experiments.run_condition import Condition
-from workbench.harnesses import Question, Responder, kind_of, make_problem, told
+from workbench.interfaces.harness import Question, Responder, kind_of, make_problem, told
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import tiny
 
-from workbench import cli
+from workbench.interfaces import cli
 
-PARITY = Path(__file__).parent / "parity"
+PARITY = Path(__file__).parents[1] / "parity"
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_ctrl_c_leaves_no_traceback_and_no_run(folders, tmp_path):
         "--out",
         str(tmp_path / "run"),
     )
-    command = [sys.executable, "-m", "workbench.cli", *arguments]
+    command = [sys.executable, "-m", "workbench.interfaces.cli", *arguments]
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.options import interruptible, quiet
+from workbench.interfaces.options import interruptible, quiet
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -5,7 +5,7 @@
     python -m lmms_eval --model workbench --model_args pair=vl-rethinker-7b,intervention=replay,tau=0.4 \
         --tasks mathvista_testmini --batch_size auto --gen_kwargs max_new_tokens=2048
 
-``model_args`` are those of `workbench.harnesses.Responder.of`. lmms-eval hands over chat messages (`ChatModel`), or with
+``model_args`` are those of `workbench.interfaces.harness.Responder.of`. lmms-eval hands over chat messages (`ChatModel`), or with
 ``--force_simple`` a text and pictures (`SimpleModel`), which its multiple-choice tasks need.
 
 Of a task's generation settings ``until``, ``max_new_tokens``, ``do_sample`` and ``temperature`` are obeyed, ``top_p``,
@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from workbench.errors import InputError
-from workbench.harnesses import Part, Question, Responder, kind_of, make_problem, pictures, told
+from workbench.interfaces.harness import Part, Question, Responder, kind_of, make_problem, pictures, told
 from workbench.models.chat import Message
 
 try:

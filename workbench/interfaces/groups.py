@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.options import extra, interruptible, progress_bars, quiet
+from workbench.interfaces.options import extra, interruptible, progress_bars, quiet
 
 pairs = typer.Typer(no_args_is_help=True, help="Pairs that can be loaded by name.")
 organism = typer.Typer(no_args_is_help=True, help="Train and evaluate the bundled pair `shapes`.")

@@ -22,7 +22,7 @@ GREEDY = {
     "num_beams": 1,
     "until": ["\n\n"],
 }
-MODULE = "workbench.lmms_eval_models"
+MODULE = "workbench.interfaces.lmms_eval_models"
 LMMS_EVAL = ("lmms_eval", "lmms_eval.api", "lmms_eval.api.instance", "lmms_eval.api.model")
 
 
