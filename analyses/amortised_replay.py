@@ -8,7 +8,7 @@ import pandas as pd
 
 from workbench.estimates import mean
 from workbench.interfaces.cli import run_analysis
-from workbench.presets import batch_of, is_bundled
+from workbench.models.pairs import batch_of, is_bundled
 from workbench.replay.adapter_training import train_adapter
 from workbench.replay.adapters import Adapter, load_adapter
 from workbench.replay.amortised import losses_beside

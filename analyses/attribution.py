@@ -4,13 +4,13 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.analysis.verdicts import Claim
 from workbench.attribution.attribute import attribute, relp_gain
-from workbench.attribution.contributions import METRICS
 from workbench.attribution.one_prompt import Cells
 from workbench.attribution.swaps import DIRECTIONS
 from workbench.interfaces.cli import run_analysis
-from workbench.presets import controls_of
-from workbench.studies.claims import Claim
+from workbench.models.bundled import controls_of
+from workbench.names import METRICS
 from workbench.studies.paper import Finding, Given
 from workbench.views.attribution_figures import component_heatmap, exact_scatter
 

@@ -6,7 +6,8 @@ from workbench.attribution.attribute import contributions
 from workbench.errors import InputError
 from workbench.experiments.emergence import follow_training
 from workbench.interfaces.cli import run_analysis
-from workbench.presets import FIRST, batch_of, checkpoints_of, is_bundled, longest_answer
+from workbench.models.bundled import FIRST, checkpoints_of
+from workbench.models.pairs import batch_of, is_bundled, longest_answer
 from workbench.studies.claims import emergence_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.emergence_figures import emergence_curves

@@ -6,7 +6,8 @@ from workbench.analysis.cell_table import cell_table
 from workbench.analysis.covariates import covariate_claims, rank_correlations, stratified_by
 from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
-from workbench.presets import batch_of, controls_of
+from workbench.models.bundled import controls_of
+from workbench.models.pairs import batch_of
 from workbench.problems.problem import load_problems
 from workbench.runs import kept
 from workbench.studies.paper import Finding, Given

@@ -5,7 +5,7 @@ import pandas as pd
 from workbench.experiments.agent import run_agents
 from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
-from workbench.presets import longest_answer
+from workbench.models.pairs import longest_answer
 from workbench.problems.problem import load_problems
 from workbench.studies.claims import REPLAY
 from workbench.studies.paper import Finding, Given

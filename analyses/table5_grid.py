@@ -7,7 +7,7 @@ import pandas as pd
 from workbench.conditions import Replay
 from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
-from workbench.presets import settings_for
+from workbench.models.pairs import settings_for
 from workbench.studies.paper import Finding, Given, published
 from workbench.views.paper_figures import settings_grid
 

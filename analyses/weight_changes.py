@@ -5,12 +5,12 @@ import pandas as pd
 from workbench.analysis.weight_changes import change_cosine, compare_weights
 from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
-from workbench.models.pairs import ModelPair
-from workbench.presets import FIRST, checkpoints_of, is_bundled
+from workbench.models.bundled import FIRST, checkpoints_of
+from workbench.models.pairs import ModelPair, is_bundled
 from workbench.runs import kept
 from workbench.studies.claims import weight_claims
 from workbench.studies.paper import Finding, Given
-from workbench.views.emergence_figures import prediction_scatter, weight_heatmap
+from workbench.views.weight_figures import prediction_scatter, weight_heatmap
 
 PROBLEMS = 64
 PARTS = ("weights", "outputs", "prediction")

@@ -11,13 +11,13 @@ from parsed import shown
 from synthetic import SCRIPT, pictured_trace, synthetic_trace
 
 from workbench import Patch, Replay, decode, learn_tokens, prepare_patch, stratified_shift
-from workbench.analysis.shift import agreement_by_layer
+from workbench.analysis.verdicts import Claim
 from workbench.decoding.decode import Response
-from workbench.displays import _grids
 from workbench.estimates import Interval
 from workbench.replay.from_checkpoints import LearnedProblems
-from workbench.studies.claims import Claim
 from workbench.studies.paper import Finding
+from workbench.tracing.agreement import agreement_by_layer
+from workbench.views.markup import _grids
 
 
 def text(result) -> str:

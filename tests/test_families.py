@@ -24,9 +24,10 @@ from workbench.lens.strata import Select
 from workbench.machine.memory import on_meta
 from workbench.machine.prompt_sizes import visual_grid
 from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.batches import batches, collate
 from workbench.models.chat import within_budget
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, encode
+from workbench.models.prompts import EncodedPrompt, TokenKind, encode
 from workbench.problems.problem import Problem
 from workbench.replay.patching import Patch, prepare_patch, record
 from workbench.replay.replay import Replay, learn_many, learn_tokens

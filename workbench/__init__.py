@@ -20,7 +20,7 @@ _HOME = {
     "PairPreset": "models.presets",
     "LensHead": "lens.heads",
     "LensStats": "lens.fused",
-    "LensTrace": "tracing.trace",
+    "LensTrace": "tracing.lens_trace",
     "trace": "tracing.trace",
     "Followed": "tracing.follow",
     "follow": "tracing.follow",
@@ -74,7 +74,7 @@ _HOME = {
     "Cells": "attribution.one_prompt",
     "follow_training": "experiments.emergence",
     "Emergence": "experiments.emergence",
-    "checkpoints_of": "presets",
+    "checkpoints_of": "models.bundled",
     "compare_weights": "analysis.weight_changes",
     "WeightChanges": "analysis.weight_changes",
     "Translators": "tracing.tuned_lens",
@@ -84,7 +84,16 @@ _HOME = {
     "stratified_by": "analysis.covariates",
     "rank_correlations": "analysis.covariates",
 }
-_MODULES = ("anatomy", "estimates", "figures", "lens", "report", "shapes", "strata", "tracing")
+_MODULES = {
+    "anatomy": "models.anatomy",
+    "estimates": "estimates",
+    "figures": "views.shift_figures",
+    "lens": "lens",
+    "report": "studies.report",
+    "shapes": "problems.shapes",
+    "strata": "lens.strata",
+    "tracing": "tracing",
+}
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604  (lazy names)
 
@@ -93,7 +102,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"workbench.{_HOME[name]}"), name)
     if name in _MODULES:
-        return import_module(f"workbench.{name}")
+        return import_module(f"workbench.{_MODULES[name]}")
     raise AttributeError(f"module 'workbench' has no attribute {name!r}")
 
 

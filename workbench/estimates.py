@@ -15,10 +15,10 @@ Equal seeds draw equal resamples, so all intervals of one study rest on the same
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isnan
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,6 +57,20 @@ class Interval:
         if self.low > value:
             return True
         return False if self.high < value else None
+
+    @staticmethod
+    def names(measure: str) -> list[str]:
+        """The three columns of a measure in a table: estimate, lower and upper end."""
+        return [measure, f"{measure}_low", f"{measure}_high"]
+
+    @classmethod
+    def in_row(cls, row: Mapping[str, Any], measure: str) -> "Interval":
+        """The interval that a table's row holds in the three columns of a measure."""
+        return cls(*(float(row[column]) for column in cls.names(measure)))
+
+    def columns(self, measure: str) -> dict[str, float]:
+        """The interval as a table's three columns."""
+        return dict(zip(self.names(measure), (self.estimate, self.low, self.high), strict=True))
 
     def __str__(self) -> str:
         bounds = "" if isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"

@@ -7,15 +7,9 @@ import pytest
 from scipy import stats
 from synthetic import synthetic_trace
 
-from workbench.analysis.shift import (
-    AGREEMENT,
-    KEYS,
-    ShiftTable,
-    agreement_by_layer,
-    stratified_shift,
-    top_prediction_shift,
-)
+from workbench.analysis.shift import KEYS, ShiftTable, stratified_shift, top_prediction_shift
 from workbench.errors import InputError
+from workbench.tracing.agreement import AGREEMENT, agreement_by_layer
 from workbench.tracing.cells import KINDS, MEASURES
 from workbench.tracing.lens_trace import LensTrace
 

@@ -13,8 +13,8 @@ from workbench.analysis.weight_changes import change_cosine, compare_weights, ef
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
 from workbench.models.pairs import load_pair
-from workbench.views.emergence_figures import prediction_scatter, weight_heatmap
 from workbench.views.tables import NothingToDraw
+from workbench.views.weight_figures import prediction_scatter, weight_heatmap
 
 SETTINGS = {"resamples": 50}
 

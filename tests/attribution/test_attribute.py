@@ -13,25 +13,19 @@ import torch
 import workbench as wb
 from workbench.attribution.attribute import attribute, contributions, correlate, relp_gain
 from workbench.attribution.bridge import FAMILIES, bridge, half_rule
-from workbench.attribution.contributions import (
-    Answer,
-    Component,
-    FinalHead,
-    mean_slope,
-    measure,
-    split_change,
-)
+from workbench.attribution.contributions import Answer, Component, mean_slope, measure, split_change
+from workbench.attribution.final_head import FinalHead
 from workbench.attribution.one_prompt import AttributedPrompt, Cells, final_head
 from workbench.attribution.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of
 from workbench.errors import InputError
 from workbench.estimates import pearson
 from workbench.lens import fused as lens
+from workbench.models.anatomy import frozen, sharing
 from workbench.models.pairs import load_pair
 from workbench.problems.problem import load_problems
-from workbench.replay.segment import frozen
+from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import read_residuals
-from workbench.tracing.trace import lens_heads, trace
-from workbench.twins import sharing
+from workbench.tracing.trace import trace
 from workbench.views.attribution_figures import component_heatmap, exact_scatter
 
 METRICS = ("kl", "logit_difference", "log_probability", "probability")

@@ -6,7 +6,8 @@ import torch
 
 from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.errors import InputError
-from workbench.models.prompts import TokenKind, batches
+from workbench.models.batches import batches
+from workbench.models.prompts import TokenKind
 from workbench.replay.disturbances import EmbeddingNoise
 from workbench.tracing.residuals import read_calls
 

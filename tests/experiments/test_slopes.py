@@ -6,7 +6,8 @@ import pytest
 
 from workbench.estimates import Interval
 from workbench.experiments import slopes as module
-from workbench.experiments.slopes import FITS, METHODS, OUTCOMES, SlopeVerdict, headline, judge, slope_table
+from workbench.experiments.slopes import METHODS, SlopeVerdict, headline, judge, slope_table
+from workbench.names import FITS, OUTCOMES
 
 
 def planted(

@@ -21,7 +21,7 @@ import workbench as wb
 from workbench.conditions import default_matrix
 from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.experiments.run_condition import intervene
-from workbench.presets import settings_for
+from workbench.models.pairs import settings_for
 from workbench.problems.answers import verify
 
 HERE = Path(__file__).resolve().parent

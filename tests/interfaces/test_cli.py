@@ -50,7 +50,7 @@ def test_importing_is_instant_and_loads_nothing_heavy():
 
 def test_help_loads_nothing_heavy():
     program = (
-        "import sys; from workbench import cli; sys.argv = ['workbench', '--help']\n"
+        "import sys; from workbench.interfaces import cli; sys.argv = ['workbench', '--help']\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'nnsight', 'plotly', 'pandas', 'numpy'}\n"

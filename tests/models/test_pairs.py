@@ -157,7 +157,7 @@ def test_weights_have_a_fingerprint(tmp_path):
 
 def test_a_bundled_pair_that_is_not_installed(monkeypatch, tmp_path):
     (tmp_path / "pairs.yaml").write_text(PACKAGED.read_text())
-    monkeypatch.setattr(workbench.pair_presets, "PACKAGED", tmp_path / "pairs.yaml")
+    monkeypatch.setattr(workbench.models.presets, "PACKAGED", tmp_path / "pairs.yaml")
     with pytest.raises(
         InputError, match=r"the weights of base and rlvr are not in .*; reinstall the package, or train"
     ):

@@ -11,9 +11,16 @@ from workbench.conditions import Patch, default_matrix
 from workbench.errors import InputError
 from workbench.interfaces.cli import app
 from workbench.interfaces.options import matrix_of
-from workbench.models.pairs import load_pair
+from workbench.models.bundled import controls_of
+from workbench.models.pairs import (
+    batch_of,
+    is_bundled,
+    load_pair,
+    longest_answer,
+    matrix_settings,
+    settings_for,
+)
 from workbench.models.presets import PACKAGED, pair_preset, read_presets
-from workbench.presets import batch_of, controls_of, is_bundled, longest_answer, matrix_settings, settings_for
 from workbench.replay.from_checkpoints import learn_problems
 from workbench.replay.replay import Replay
 

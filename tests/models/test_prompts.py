@@ -8,9 +8,10 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from workbench.errors import InputError
+from workbench.models.batches import batches, collate
 from workbench.models.chat import tokenizer_of
 from workbench.models.pairs import ModelPair, load_pair
-from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, encode, show_token
+from workbench.models.prompts import EncodedPrompt, TokenKind, encode, show_token
 
 # (family, images, frames of a video)
 CASES = [(f, n, 0) for f in tiny.MULTIMODAL for n in (0, 1, 2)] + [(f, 0, 4) for f in tiny.VIDEO]

@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from replay import SETTINGS, random_pair, seconds
 
 from workbench import Adapter, EncodedPrompt, Replay, learn_many, load_adapter, load_pair, load_problems
-from workbench.models.pairs import ModelPair
-from workbench.presets import settings_for
+from workbench.models.pairs import ModelPair, settings_for
 from workbench.replay.amortised import predict_many, weights_of
 
 BOUND = 8.0

@@ -19,9 +19,9 @@ import torch
 from workbench.attribution.attribute import attribute
 from workbench.attribution.one_prompt import AttributedPrompt, Cells
 from workbench.attribution.swaps import DIRECTIONS, Aim, exact, slopes
+from workbench.models.anatomy import frozen
 from workbench.models.pairs import load_pair
 from workbench.problems.problem import load_problems
-from workbench.replay.segment import frozen
 
 SECONDS, FASTER = 20.0, 10.0
 ONE_BY_ONE, SIDE_BY_SIDE = "one by one", "side by side"

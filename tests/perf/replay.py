@@ -31,9 +31,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import oracle
 
 from workbench import EncodedPrompt, Replay, decode, learn_many, learn_tokens, load_pair, load_problems
+from workbench.models.anatomy import frozen
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import TokenKind
-from workbench.replay.segment import Segment, frozen
+from workbench.replay.segment import Segment
 from workbench.tracing.residuals import read_calls
 
 IMAGE, VISION_START, VISION_END = 5, 3, 4

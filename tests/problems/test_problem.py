@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from workbench.errors import InputError
+from workbench.problems.answers import Verifier
 from workbench.problems.images import FRAME_LIMIT, PIXEL_LIMIT
-from workbench.problems.problem import FOLDER_QUESTION, Problem, Verifier, load_problems
+from workbench.problems.problem import FOLDER_QUESTION, Problem, load_problems
 
 
 def picture(color="red", size=(12, 8)):

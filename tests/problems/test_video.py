@@ -16,7 +16,8 @@ import workbench as wb
 from workbench.errors import InputError
 from workbench.problems.problem import load_problems
 from workbench.problems.video import MAX_PIXELS, read_clip, sample_frames
-from workbench.views.explorer_data import pack, picture_uri
+from workbench.views.explorer_data import pack
+from workbench.views.pictures import picture_uri
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from workbench.replay import loss as readouts
-from workbench.replay.loss import logits
+from workbench.replay.products import logits
 
 
 @pytest.mark.parametrize("portion", [1, 20 * 32, 1 << 30])

@@ -6,9 +6,11 @@ import pytest
 from response_tables import responses
 from synthetic import synthetic_trace
 
-from workbench.analysis.shift import agreement_by_layer, stratified_shift
+from workbench.analysis.shift import stratified_shift
+from workbench.analysis.verdicts import Claim, claim_table
 from workbench.estimates import Interval
-from workbench.studies.claims import MARGIN, Claim, claim_table, outcome_claims, shift_claims
+from workbench.studies.claims import MARGIN, outcome_claims, shift_claims
+from workbench.tracing.agreement import agreement_by_layer
 
 NAN = float("nan")
 

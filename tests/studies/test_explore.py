@@ -22,8 +22,9 @@ from workbench.studies.explore import Explorer, explore
 from workbench.tracing.follow import Followed
 from workbench.tracing.lens_trace import LensTrace
 from workbench.views import explorer_data as packing
-from workbench.views.explorer_data import pack, picture_uri
+from workbench.views.explorer_data import pack
 from workbench.views.panels import COLOURS
+from workbench.views.pictures import picture_uri
 from workbench.views.tables import visible
 
 pytestmark = pytest.mark.browser

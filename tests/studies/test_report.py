@@ -10,9 +10,10 @@ from browser import open_page, wait_until
 from playwright.sync_api import Browser, Page
 from synthetic import SCRIPT, pictured_trace, synthetic_followed, synthetic_trace
 
-from workbench.analysis.shift import agreement_by_layer, stratified_shift
+from workbench.analysis.shift import stratified_shift
 from workbench.errors import InputError
 from workbench.studies.report import write_report
+from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.follow import Followed
 from workbench.tracing.lens_trace import LensTrace
 

@@ -11,7 +11,7 @@ from movies import numbers, steady, write
 
 import workbench as wb
 from workbench.interfaces import cli
-from workbench.views.explorer_data import picture_uri
+from workbench.views.pictures import picture_uri
 
 SETTINGS = (
     "--limit",

@@ -28,7 +28,7 @@ from workbench.sweeps.spec import PairSource, parse_sweep
 
 DRIVER = (
     "import sys; from workbench.sweeps import engines; engines.WORKER = (sys.executable, sys.argv.pop(1)); "
-    "from workbench.cli import main; main()"
+    "from workbench.interfaces.cli import main; main()"
 )
 
 

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from workbench.errors import InputError
-from workbench.models.prompts import collate
+from workbench.models.batches import collate
 from workbench.tracing.attention import attention_received, eager_twin, mass_received
 from workbench.tracing.residuals import read_attention
 

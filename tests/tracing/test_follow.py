@@ -13,13 +13,15 @@ from synthetic import synthetic_trace
 
 import workbench as wb
 from workbench.errors import InputError
+from workbench.lens.fused import log_probabilities
 from workbench.lens.heads import LensHead
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.studies.explore import explore
 from workbench.tracing.edits import batch_edits
-from workbench.tracing.follow import Followed, follow, likeliest, log_probabilities
+from workbench.tracing.follow import Followed, follow, likeliest
+from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import read_logits
-from workbench.tracing.trace import compare_residuals, lens_heads, trace
+from workbench.tracing.trace import compare_residuals, trace
 
 
 def naive(h, ids, head):

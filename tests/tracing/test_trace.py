@@ -20,8 +20,9 @@ from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem
 from workbench.replay.patching import Patch, prepare_patch, record
 from workbench.tracing.lens_trace import AXES
+from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import read_residuals
-from workbench.tracing.trace import LensTrace, lens_heads, trace
+from workbench.tracing.trace import LensTrace, trace
 
 SCRIPT = "<script>alert(1)</script>"
 

@@ -8,7 +8,7 @@ import torch
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.problems.problem import load_problems
-from workbench.tracing.trace import lens_head
+from workbench.tracing.model_heads import lens_head
 from workbench.tracing.tuned_lens import (
     Translators,
     fit,

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_trace
 
-from workbench.analysis.shift import agreement_by_layer, stratified_shift, top_prediction_shift
+from workbench.analysis.shift import stratified_shift, top_prediction_shift
 from workbench.errors import InputError
+from workbench.tracing.agreement import agreement_by_layer
 from workbench.views import shift_figures as figures
 from workbench.views.panels import COLOURS, MEASURES, template
 from workbench.views.tables import NothingToDraw, bucket, number, visible

@@ -30,7 +30,8 @@ from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.attention import attention_received
 from workbench.tracing.lens_trace import LensTrace
-from workbench.tracing.trace import lens_head, trace
+from workbench.tracing.model_heads import lens_head
+from workbench.tracing.trace import trace
 from workbench.tracing.tuned_lens import Translators, read_all
 
 _CALL = "cell_table(pair, load_problems('shapes', limit=64))"

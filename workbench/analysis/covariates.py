@@ -19,25 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from workbench.analysis.partial_ranks import PartialRanks
-from workbench.analysis.verdicts import SCOPES
+from workbench.analysis.verdicts import Claim
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, Settings, bootstrap, number_problems
 from workbench.lens.strata import check_bins, quantile_strata
-from workbench.studies.claims import Claim
-from workbench.tracing.cells import Cells, columns, interval_in
+from workbench.names import QUANTITIES, SCOPES
+from workbench.tracing.cells import Cells
 
-QUANTITIES = {
-    "entropy_base": "lens entropy",
-    "entropy_translated": "tuned-lens entropy",
-    "base_norm": "residual norm",
-    "attention": "attention received",
-    "row": "row",
-    "column": "column",
-    "distance": "distance from the centre",
-    "object": "object or background",
-    "position": "place in the prompt",
-}
-"""Column of a cell table -> what to call it."""
 OUTCOMES = ("kl", "ratio")
 ENTROPIES = ("entropy_base", "entropy_translated")
 ROLES = ("beyond the others", "as a proxy", "reversed", "masked", "not at all")
@@ -142,7 +130,7 @@ def rank_correlations(
             key |= {"outcome": titles[place[1]], "quantity": names[place[2]]}
             key |= {"cells": int(cells[place[0]]), "problems": problems}
             said = role(simple, left) if place[1] < len(measured) else ""
-            rows.append(key | columns("simple", simple) | columns("partial", left) | {"role": said})
+            rows.append(key | simple.columns("simple") | left.columns("partial") | {"role": said})
     return pd.DataFrame(rows)
 
 
@@ -171,7 +159,7 @@ def covariate_claims(correlations: pd.DataFrame) -> list[Claim]:
     }
     for row in rows.loc[rows["outcome"].isin([*told])].to_dict("records"):
         for what, claim in said.items():
-            interval = interval_in(row, what)
+            interval = Interval.in_row(row, what)
             measured = f"{what} Spearman of {QUANTITIES[row['quantity']]} with {told[row['outcome']]}"
             few = "no interval" if isnan(interval.low) else None
             where = f"{measured}, {row['kind']} tokens, {SCOPES[_BELOW]}"
@@ -235,7 +223,7 @@ def _strata(values: pd.Series, bins: int) -> NDArray[np.int64]:
 
 
 def _contrasts(contrasts: Mapping[str, Interval]) -> dict[str, Any]:
-    told = [columns(f"{name}_contrast", interval) for name, interval in contrasts.items()]
+    told = [interval.columns(f"{name}_contrast") for name, interval in contrasts.items()]
     return {key: value for part in told for key, value in part.items()}
 
 

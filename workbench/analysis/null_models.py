@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
+from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import problem_seed
 
 NullKind = Literal["permuted", "gaussian"]
 NULLS: tuple[str, ...] = get_args(NullKind)

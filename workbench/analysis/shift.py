@@ -25,14 +25,13 @@ from workbench.errors import InputError
 from workbench.estimates import Interval, Settings
 from workbench.lens.strata import check_bins, fraction_strata, quantile_strata
 from workbench.models.prompts import TokenKind
-from workbench.tracing.cells import MEASURES, Cells, choose_kinds, columns, positions_of
+from workbench.tracing.cells import MEASURES, Cells, choose_kinds, positions_of
 from workbench.tracing.lens_trace import LensTrace
 from workbench.views import markup
 from workbench.views.tables import bucket, first_kind
 
 BY = ("quantile", "fraction")
 KEYS = ("scope", "layer", "kind", "stratum", "strata_by", "entropy_low", "entropy_high", "cells", "problems")
-AGREEMENT = ("top1_agreement", "topk_overlap", "kl", "kl_null", "entropy_base", "entropy_rlvr", "cosine")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,35 +163,6 @@ def stratified_shift(
         resamples=resamples,
         provenance=trace.provenance | {"shift": used},
     )
-
-
-def agreement_by_layer(
-    trace: LensTrace,
-    *,
-    kinds: Sequence[str] | None = None,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Per layer and token kind, how far the lens distributions of the two models agree.
-
-    Columns: layer, kind, cells, problems; then m, m_low, m_high for m in AGREEMENT: fractions, nats, and the
-    cosine of the residuals.
-
-    Raises:
-        InputError: an empty trace or unknown ``kinds``.
-    """
-    settings = Settings(resamples=resamples, level=level, seed=seed)
-    rows = []
-    for kind in choose_kinds(trace, kinds):
-        cells = Cells.of(trace, kind)
-        means = cells.means(AGREEMENT, settings)
-        counted = {"cells": len(cells.problem), "problems": len(set(cells.problem.tolist()))}
-        for row, layer in enumerate(trace.layers):
-            rows.append({"layer": layer, "kind": kind} | counted)
-            for name in AGREEMENT:
-                rows[-1] |= columns(name, means[name][row])
-    return pd.DataFrame(rows)
 
 
 def top_prediction_shift(

@@ -15,13 +15,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isnan
 
+import numpy as np
+import pandas as pd
+
 from workbench.errors import InputError
 from workbench.estimates import Interval
+from workbench.names import SCOPES, STATES
+from workbench.views import markup
 
 ROUNDING = 1e-6  # nats: no KL above this counts as no shift, being what float32 log-probabilities leave open
-STATES = {True: "holds", False: "does NOT hold", None: "is undecided"}
 _PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-SCOPES = {"without last layer": "without the last layer", "last layer": "last layer alone"}
 
 
 @dataclass(frozen=True)
@@ -116,3 +119,69 @@ def times(interval: Interval) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.2g}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and what a pair shows."""
+
+    claim: str
+    """What the paper says, in our words."""
+    place: str
+    """Where in the paper."""
+    measured: str
+    """What the number is, with its unit."""
+    interval: Interval
+    bound: float = 0.0
+    above: bool = True
+    """On which side of `bound` the number must lie."""
+    obstacle: str | None = None
+    """Why it cannot be tested here."""
+
+    @property
+    def holds(self) -> bool | None:
+        """True, False, or None where this is undecided."""
+        if self.obstacle:
+            return None
+        side = self.interval.above(self.bound)
+        return side if side is None or self.above else not side
+
+    @property
+    def verdict(self) -> str:
+        """ "holds", "does NOT hold", "is undecided" or "cannot be tested"."""
+        if self.obstacle or np.isnan(self.interval.estimate):
+            return "cannot be tested"
+        return {True: "holds", False: "does NOT hold", None: "is undecided"}[self.holds]
+
+    def _repr_html_(self) -> str:
+        return claims_html([self])
+
+    def __str__(self) -> str:
+        found = self.obstacle or f"{self.measured}: {self.interval}"
+        return f"{self.claim} ({self.place}): {self.verdict}; {found}"
+
+
+def claim_table(claims: Iterable[Claim]) -> pd.DataFrame:
+    """One row a claim: claim, place, measured, estimate, low, high, expected, verdict, obstacle."""
+    return pd.DataFrame(
+        [
+            {
+                "claim": c.claim,
+                "place": c.place,
+                "measured": c.measured,
+                "estimate": c.interval.estimate,
+                "low": c.interval.low,
+                "high": c.interval.high,
+                "expected": f"{'above' if c.above else 'below'} {c.bound:g}",
+                "verdict": c.verdict,
+                "obstacle": c.obstacle or "",
+            }
+            for c in claims
+        ]
+    )
+
+
+def claims_html(claims: Iterable[Claim]) -> str:
+    """The same for Jupyter, estimates with their intervals."""
+    told = claim_table(claims).rename(columns={"low": "estimate_low", "high": "estimate_high"})
+    return markup.table(told) if len(told) else markup.paragraph("No claims.")

@@ -26,10 +26,10 @@ from workbench.analysis.null_models import check_update, named_weights
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, spearman
 from workbench.models.anatomy import Anatomy
+from workbench.models.batches import collate
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, collate
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
-from workbench.tracing.cells import columns, interval_in
 from workbench.views import markup
 
 LAYER = "layer"
@@ -60,7 +60,7 @@ class WeightChanges:
         """How well weight changes tell output changes, a line for each."""
         return [
             f"Relative weight change and {row['change']} change of output, {row['n']} {row['modules']}: Spearman "
-            f"{interval_in(row, 'rho')}."
+            f"{Interval.in_row(row, 'rho')}."
             for row in self.prediction.to_dict("records")
         ]
 
@@ -86,7 +86,7 @@ class WeightChanges:
 
     def plot(self, measure: str = "relative") -> Any:
         """A measure of ``table`` by part and layer, as a plotly Figure."""
-        from workbench.views.emergence_figures import weight_heatmap
+        from workbench.views.weight_figures import weight_heatmap
 
         return weight_heatmap(self.table, measure=measure)
 
@@ -206,8 +206,8 @@ def _output_table(
         own = Interval(np.nan, np.nan, np.nan) if whole else found[2 * index]
         rows.append(
             {"module": name, "layer": layer, "part": part, "relative": float(known)}
-            | columns("own", own)
-            | columns("total", found[2 * index + 1])
+            | own.columns("own")
+            | found[2 * index + 1].columns("total")
             | {"problems": len(ids)}
         )
     return pd.DataFrame(rows)
@@ -284,6 +284,6 @@ def _predictions(outputs: pd.DataFrame, resamples: int, seed: int) -> Iterator[d
             known = rows & np.isfinite(outputs["relative"]) & np.isfinite(outputs[change])
             part, cluster = outputs.loc[known], np.asarray(blocks)[known]
             rho = spearman(part["relative"], part[change], cluster, resamples=resamples, seed=seed)
-            yield {"modules": modules, "change": change, **columns("rho", rho), "n": len(part)} | {
+            yield {"modules": modules, "change": change, **rho.columns("rho"), "n": len(part)} | {
                 "layers": len(set(cluster))
             }

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from workbench.analysis.null_models import (
     NULLS,
@@ -28,23 +27,23 @@ from workbench.analysis.null_models import (
     named_weights,
     null_pair,
 )
-from workbench.analysis.verdicts import SCOPES, STATES, part_name, times
+from workbench.analysis.verdicts import part_name, times
 from workbench.errors import InputError
-from workbench.estimates import Array, bootstrap, divide, sums_by_problem
-from workbench.lens.strata import check_bins, quantile_strata
+from workbench.estimates import Array, Interval, bootstrap, divide
+from workbench.lens.strata import check_bins
+from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, problem_seed
+from workbench.models.prompts import EncodedPrompt
+from workbench.names import SCOPES, STATES
 from workbench.problems.problem import Problem, listed
-from workbench.tracing.cells import Cells, choose_kinds, columns, interval_in, positions_of
+from workbench.tracing.cells import Group, groups_of
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views import markup
-from workbench.views.tables import ends
 
 __all__ = ["NullShift", "null_pair", "weight_nulls"]
 
 RLVR = "rlvr"
-TOKENS = ("visual", "text")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,8 +68,24 @@ class NullShift:
         return f"NullShift(rlvr, {', '.join(conditions)}; {self.bins} strata, {problems} problems)\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        told = ["condition", "kind", "scope", "draws", *ends("contrast"), *ends("beyond"), "state"]
-        strata = ["condition", "kind", "scope", "stratum", "cells", *ends("kl"), *ends("rlvr_over")]
+        told = [
+            "condition",
+            "kind",
+            "scope",
+            "draws",
+            *Interval.names("contrast"),
+            *Interval.names("beyond"),
+            "state",
+        ]
+        strata = [
+            "condition",
+            "kind",
+            "scope",
+            "stratum",
+            "cells",
+            *Interval.names("kl"),
+            *Interval.names("rlvr_over"),
+        ]
         named = self.contrasts.loc[:, told].rename(columns={"state": "beyond it, the claim"})
         return (
             markup.paragraph(self.verdict, strong=True)
@@ -178,49 +193,6 @@ def weight_nulls(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """The cells of one token kind in one scope, and their strata."""
-
-    kind: str
-    scope: str
-    layers: list[int]
-    strata: NDArray[np.int64]
-    """(layers, positions)."""
-    bins: int
-
-    def sums(self, found: LensTrace, measure: str = "kl") -> Array:
-        """(problems, strata): sums of a measure in a trace of the same prompts."""
-        cells = Cells.of(found, self.kind).layers(self.layers)
-        values = np.ones_like(cells.values["kl"]) if measure == "cells" else cells.values[measure]
-        inside = [np.where(self.strata == stratum, values, 0.0).sum(0) for stratum in range(self.bins)]
-        return sums_by_problem(np.stack(inside), cells.problem, cells.problems)
-
-    def entropy(self, real: LensTrace) -> list[dict[str, float]]:
-        """Lowest and highest base entropy of each stratum, in nats."""
-        values = Cells.of(real, self.kind).layers(self.layers).values["entropy_base"]
-        parts = [values[self.strata == stratum] for stratum in range(self.bins)]
-        return [
-            {"entropy_low": part.min(initial=np.inf), "entropy_high": part.max(initial=-np.inf)}
-            if part.size
-            else {"entropy_low": np.nan, "entropy_high": np.nan}
-            for part in parts
-        ]
-
-
-def groups_of(real: LensTrace, bins: int) -> list[Group]:
-    """Both scopes of visual and of text tokens, as far as there are enough of them, else of all tokens."""
-    groups, held = [], choose_kinds(real, None, bins)
-    for kind in [kind for kind in TOKENS if kind in held] or held[:1]:
-        strata = quantile_strata(real.entropy_base[:, positions_of(real, kind)], bins).numpy()
-        for scope in SCOPES:
-            alone = scope == "last layer"
-            layers = [i for i, layer in enumerate(real.layers) if (layer == real.depth - 1) == alone]
-            if layers:
-                groups.append(Group(kind, scope, layers, strata[layers], bins))
-    return groups
-
-
 def _compared(
     group: Group, trace_of_rlvr: LensTrace, per_draw: Mapping[str, Array], resamples: int, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -250,16 +222,16 @@ def _compared(
                 "cells": int(held[:, stratum].sum()),
                 "problems": int((held[:, stratum] > 0).sum()),
             }
-            | {"draws": len(sums), **columns("kl", found[place * bins + stratum])}
-            | columns("rlvr_over", found[count + place * bins + stratum])
+            | {"draws": len(sums), **found[place * bins + stratum].columns("kl")}
+            | found[count + place * bins + stratum].columns("rlvr_over")
             | {"rlvr_over_least": single[:, stratum].min(), "rlvr_over_most": single[:, stratum].max()}
             for stratum in strata
         ]
         ratio = found[2 * count + len(names) + place]
         contrasts.append(
             {"condition": name, **shared, "problems": int((held.sum(1) > 0).sum()), "draws": len(sums)}
-            | columns("contrast", found[2 * count + place])
-            | columns("beyond", ratio)
+            | found[2 * count + place].columns("contrast")
+            | ratio.columns("beyond")
             | {"beyond_least": beyond.min(), "beyond_most": beyond.max()}
             | {"state": "" if name == RLVR else STATES[ratio.above(1.0)]}
         )
@@ -272,12 +244,12 @@ def _headline(contrasts: pd.DataFrame, bins: int, scale: float) -> str:
     first = rows[0]
     line = (
         f"At {first['kind']} tokens, {SCOPES[first['scope']]}, RLVR shifts the lowest {part_name(bins, 'quantile')} of "
-        f"entropy {times(interval_in(first, 'contrast'))} the highest"
+        f"entropy {times(Interval.in_row(first, 'contrast'))} the highest"
     )
     for row in rows[1:]:
         if (row["kind"], row["scope"]) == (first["kind"], first["scope"]):
-            line += f"; {_article(row['condition'], scale)} {times(interval_in(row, 'contrast'))}, so that the low-entropy "
-            line += f"claim beyond it {row['state']} ({times(interval_in(row, 'beyond'))})"
+            line += f"; {_article(row['condition'], scale)} {times(Interval.in_row(row, 'contrast'))}, so that the low-entropy "
+            line += f"claim beyond it {row['state']} ({times(Interval.in_row(row, 'beyond'))})"
     return f"{line}{'; one problem, so no interval' * (first['problems'] < 2)}."
 
 

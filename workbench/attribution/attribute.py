@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.attribution.bridge import check_family
-from workbench.attribution.contributions import METRICS, Metric, check_metrics
+from workbench.attribution.contributions import check_metrics
 from workbench.attribution.one_prompt import AttributedPrompt, Cells
 from workbench.attribution.swaps import ROWS
 from workbench.errors import InputError
@@ -36,11 +36,10 @@ from workbench.estimates import (
 )
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
+from workbench.names import METRICS, Metric
 from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
-from workbench.tracing.cells import columns
 from workbench.views import markup
-from workbench.views.tables import ends
 
 APPROXIMATIONS = ("attribution_patching", "relp")
 TABLES = ("direct", "effects", "totals")
@@ -86,11 +85,11 @@ class Attribution:
         )
 
     def _repr_html_(self) -> str:
-        held = [*KEYS[:2], *GROUP, *ends("estimate"), "problems"]
+        held = [*KEYS[:2], *GROUP, *Interval.names("estimate"), "problems"]
         order = np.argsort(-self.summary["estimate"].abs().to_numpy(), kind="stable")[:SHOWN]
         told = markup.paragraph("No swaps, so no correlations.")
         if len(self.correlations):
-            shown = [*GROUP, "approximation", *ends("pearson"), *ends("spearman")]
+            shown = [*GROUP, "approximation", *Interval.names("pearson"), *Interval.names("spearman")]
             told = markup.table(self.correlations.loc[:, shown])
             told += markup.paragraph("Correlations with exact swaps; 95% intervals over problems.")
         lines = "".join(markup.paragraph(self._line(metric), strong=True) for metric in self.metrics)
@@ -256,7 +255,7 @@ def summarise(
 
         intervals = bootstrap(mean, len(values), resamples=resamples, seed=seed)
         for column, named in enumerate(wide.columns.to_frame(index=False).to_dict("records")):
-            found.append(shared | named | columns("estimate", intervals[column]) | {"problems": len(values)})
+            found.append(shared | named | intervals[column].columns("estimate") | {"problems": len(values)})
     return pd.DataFrame(found)
 
 
@@ -276,8 +275,8 @@ def correlate(
             found.append(
                 shared
                 | {"approximation": name}
-                | columns("pearson", pearson(exactly, roughly, problem, **settings))
-                | columns("spearman", spearman(exactly, roughly, problem, **settings))
+                | pearson(exactly, roughly, problem, **settings).columns("pearson")
+                | spearman(exactly, roughly, problem, **settings).columns("spearman")
                 | {"problems": problem.nunique(), "swaps": len(rows)}
             )
     return pd.DataFrame(found)

@@ -23,8 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.errors import InputError
-from workbench.models.anatomy import Anatomy
-from workbench.twins import sharing
+from workbench.models.anatomy import Anatomy, sharing
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava", "llava_onevision", "idefics3", "qwen2", "qwen3", "llama")
 """That TransformerLens bridges and whose layers add attention and MLP to the residual stream as they are."""

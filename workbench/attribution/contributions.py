@@ -24,15 +24,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from workbench.attribution.final_head import FinalHead
 from workbench.errors import InputError
+from workbench.names import METRICS, Metric
 
-Metric = Literal["kl", "logit_difference", "log_probability", "probability"]
-METRICS: dict[str, str] = {
-    "kl": "KL(base‖RLVR) at the chosen cells, nats",
-    "logit_difference": "logit of the right token minus that of the wrong one",
-    "log_probability": "log probability of the right token, nats",
-    "probability": "probability of the right token",
-}
 NODES = 16
 CHUNK = 1 << 24
 """Logits at a time."""
@@ -55,33 +50,6 @@ class Component:
         if self.kind == "head":
             return f"L{self.layer}H{self.head}"
         return f"L{self.layer} {self.kind.replace('mlp', 'MLP')}"
-
-
-@dataclass(frozen=True, eq=False)
-class FinalHead:
-    """A final norm that divides by the root mean square, and the unembedding, as numbers."""
-
-    gain: Float[Tensor, " hidden"]
-    eps: float
-    weight: Float[Tensor, "vocabulary hidden"]
-    bias: Float[Tensor, " vocabulary"] | None = None
-    multiplier: float = 1.0
-
-    def scale(self, hidden: Tensor) -> Tensor:
-        """The norm's scale, (..., 1)."""
-        return (hidden.to(self.gain.dtype).square().mean(-1, keepdim=True) + self.eps).sqrt()
-
-    def logits(self, hidden: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Logits (..., vocabulary) of residuals (..., hidden); ``scale`` in place of their own norm scale."""
-        hidden = hidden.to(self.gain.dtype)
-        scale = self.scale(hidden) if scale is None else scale
-        logits = (hidden * self.gain / scale) @ self.weight.T
-        return (logits if self.bias is None else logits + self.bias) * self.multiplier
-
-    def double(self) -> "FinalHead":
-        """The same in float64."""
-        bias = None if self.bias is None else self.bias.double()
-        return FinalHead(self.gain.double(), self.eps, self.weight.double(), bias, self.multiplier)
 
 
 @dataclass(frozen=True)

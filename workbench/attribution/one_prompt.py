@@ -10,7 +10,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from workbench.attribution.bridge import bridge
-from workbench.attribution.contributions import Answer, Component, FinalHead, Metric, split_change
+from workbench.attribution.contributions import Answer, Component, split_change
+from workbench.attribution.final_head import FinalHead
 from workbench.attribution.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
 from workbench.conditions import Select, Threshold, check_selection
 from workbench.decoding.likelihoods import response_ids
@@ -18,11 +19,11 @@ from workbench.errors import InputError
 from workbench.estimates import divide
 from workbench.lens.fused import summarise
 from workbench.lens.strata import select_cells
-from workbench.models.anatomy import Anatomy
+from workbench.models.anatomy import Anatomy, frozen
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.replay.segment import frozen
-from workbench.tracing.trace import lens_head
+from workbench.names import Metric
+from workbench.tracing.model_heads import lens_head
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.attribution.bridge import Activations, Bridge
-from workbench.attribution.contributions import Answer, Component, FinalHead, Metric, kl, value
+from workbench.attribution.contributions import Answer, Component, kl, value
+from workbench.attribution.final_head import FinalHead
+from workbench.names import Metric
 
 Direction = Literal["noising", "denoising"]
 DIRECTIONS: tuple[Direction, ...] = ("noising", "denoising")

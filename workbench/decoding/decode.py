@@ -13,7 +13,7 @@ its own way, and has random streams of its own.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,14 +21,18 @@ from torch import Tensor
 from workbench.backoff import piecewise
 from workbench.decoding.stops import Stops
 from workbench.decoding.vllm import Model, VllmEngine, engine_for, vllm_request
-from workbench.displays import response_html
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
+from workbench.models.batches import batches, collate, problem_seed
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, batches, collate, problem_seed
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import listed
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.residuals import prefill
+from workbench.views import markup
+
+if TYPE_CHECKING:
+    from workbench.decoding.decode import Response
 
 Engine = VllmEngine | Literal["vllm"]
 """What can draw responses instead of the models in this process."""
@@ -285,3 +289,10 @@ def check_sampling(samples: int, temperature: float, max_new_tokens: int, seed: 
         raise InputError(
             f"`temperature` is {temperature}; expected 0 (greedy) or more: decode(pair, prompt, temperature=1.0)"
         )
+
+
+def response_html(response: "Response") -> str:
+    """The text of a response and how it ended."""
+    ended = "finished" if response.finished else "cut off"
+    told = f"{response.problem_id}, sample {response.sample}: {response.tokens:,} tokens, {ended}"
+    return markup.paragraph(told) + markup.paragraph(response.text)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
+from workbench.models.batches import collate
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, collate
+from workbench.models.prompts import EncodedPrompt
 from workbench.tracing.edits import Intervention, batch_edits
 from workbench.tracing.residuals import read_logits
 

@@ -30,7 +30,7 @@ from workbench.problems.problem import Problem, listed
 from workbench.replay.adapters import Adapter, check_pair
 from workbench.replay.amortised import weights_of
 from workbench.replay.disturbances import jittered
-from workbench.replay.replay import NOTHING, check_selected
+from workbench.replay.nothing_selected import NOTHING, check_selected
 from workbench.runs import kept
 from workbench.views import markup
 

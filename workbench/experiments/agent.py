@@ -34,8 +34,9 @@ from workbench.problems.problem import Problem, listed
 from workbench.problems.zoom import STOPS, ZoomTool, utf8
 from workbench.replay.adapters import Adapter
 from workbench.replay.amortised import predict_tokens
+from workbench.replay.nothing_selected import NOTHING
 from workbench.replay.patching import PreparedPatch, prepare_patch
-from workbench.replay.replay import NOTHING, LearnedTokens, learn_many
+from workbench.replay.replay import LearnedTokens, learn_many
 from workbench.runs import kept
 from workbench.tracing.trace import trace
 from workbench.views.pages import write_page

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from workbench.lens.fused import compare
 from workbench.lens.strata import select_cells
+from workbench.models.batches import Cells, collate
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, TokenKind, collate
-from workbench.replay.loss import Cells
+from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import Edit, read_residuals
-from workbench.tracing.trace import lens_heads
 
 LOW_SHARE = 0.4
 """The part of a layer's visual positions, lowest in entropy, that drift calls low."""

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from workbench.analysis.weight_nulls import groups_of
 from workbench.errors import InputError
+from workbench.estimates import Interval
 from workbench.experiments.half_times import RL, SHIFTS, WHOLE, Curves, compare
 from workbench.experiments.outcomes import PASS_AT, scores
 from workbench.experiments.run_condition import measure
@@ -32,10 +32,9 @@ from workbench.lens.strata import check_bins
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
-from workbench.tracing.cells import interval_in
+from workbench.tracing.cells import groups_of
 from workbench.tracing.trace import trace
 from workbench.views import markup
-from workbench.views.tables import ends
 
 LARGEST = 5
 """Curves of a group that are told and drawn."""
@@ -87,7 +86,7 @@ class Emergence:
         return [_told(row) for row in rows.to_dict("records")]
 
     def _repr_html_(self) -> str:
-        shown = ["measure", "kind", "scope", "group", "other", *ends("gap"), "state", "obstacle"]
+        shown = ["measure", "kind", "scope", "group", "other", *Interval.names("gap"), "state", "obstacle"]
         own, asked = (
             self.order.loc[rows, shown] for rows in (self.order["group"] == "", self.order["group"] != "")
         )
@@ -234,7 +233,7 @@ def _told(row: Mapping[str, Any]) -> str:
     other = f"{row['other']} ({row['group']})" if row["group"] else row["other"]
     if row["obstacle"]:
         return f"{shift} beside {other}: {row['state']}, {row['obstacle']}."
-    gap = interval_in(row, "gap")
+    gap = Interval.in_row(row, "gap")
     said = "is undecided beside" if row["state"] == "undecided" else row["state"]
     return f"{shift} {said} {other}: {gap} steps between the two half-times."
 

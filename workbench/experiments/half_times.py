@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from workbench.estimates import Array, Interval, bootstrap, divide
-from workbench.tracing.cells import columns
 
 RL = "rl"
 """The condition of RL's own checkpoints; a control goes by its name."""
@@ -132,12 +131,12 @@ def compare(
             }
             row |= {**key, "estimate": value.estimate, "low": value.low, "high": value.high}
             rows.append(
-                row | columns("last_minus", minus) | columns("last_over", over) | {"problems": problems}
+                row | minus.columns("last_minus") | over.columns("last_over") | {"problems": problems}
             )
     table = pd.DataFrame(rows)
     change, half = ([found[3 * count + block * held + i] for i in range(held)] for block in range(2))
     timing = pd.DataFrame(
-        key | columns("change", change[i]) | columns("half_time", half[i]) | {"problems": problems}
+        key | change[i].columns("change") | half[i].columns("half_time") | {"problems": problems}
         for i, key in enumerate(keyed)
     )
     order = []
@@ -147,9 +146,9 @@ def compare(
         order.append(
             {key: first[key] for key in ("measure", "kind", "scope")}
             | {"other": name_of(keyed[b]), "group": "" if keyed[b]["kind"] else keyed[b]["scope"]}
-            | {**columns("gap", gap), "problems": problems}
+            | {**gap.columns("gap"), "problems": problems}
             | {"state": "cannot be told" if obstacle else state_of(gap), "obstacle": obstacle}
-            | columns("other_change", change[b])
+            | change[b].columns("other_change")
         )
     return table, timing, pd.DataFrame(order)
 

@@ -26,9 +26,11 @@ from workbench.decoding.decode import decode_many
 from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.errors import InputError
 from workbench.experiments.drift import SCOPES, Reference, by_stratum, drift, low_cells
-from workbench.experiments.slopes import CLEAN, SlopeVerdict, headline, judge, slope_table
+from workbench.experiments.slopes import SlopeVerdict, headline, judge, slope_table
+from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, batches
+from workbench.models.prompts import EncodedPrompt
+from workbench.names import CLEAN
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import DEFAULT_DISTURBANCES, Disturbance, EmbeddingNoise, disturb

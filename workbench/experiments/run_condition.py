@@ -18,15 +18,17 @@ from workbench.conditions import Patch, Replay, title_of
 from workbench.decoding.decode import decode_many
 from workbench.decoding.vllm import Model
 from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
+from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, batches
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
 from workbench.replay.adapters import Adapter
 from workbench.replay.amortised import predict_many
 from workbench.replay.disturbances import jittered
+from workbench.replay.nothing_selected import check_selected, unselected
 from workbench.replay.patching import Readings, prepare_patch
-from workbench.replay.replay import aims_of, check_selected, learn_many, unselected
+from workbench.replay.replay import aims_of, learn_many
 from workbench.tracing.edits import Intervention, batch_edits
 
 Condition = written.Condition | Adapter

@@ -26,7 +26,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from workbench.analysis.verdicts import SCOPES, STATES
 from workbench.errors import InputError
 from workbench.estimates import (
     Array,
@@ -38,14 +37,10 @@ from workbench.estimates import (
     sums_by_problem,
     together,
 )
-from workbench.views.tables import number
+from workbench.names import ALL, CLEAN, FITS, OUTCOMES, SCOPES, STATES, STRATA
+from workbench.views.tables import outcome_of, slope_text
 
-OUTCOMES = ("correct", "incorrect", "margin")
-STRATA = ("low", "high")
 METHODS = ("per problem", "within", "equal strength", "mixed")
-FITS = ("alone", "joint")
-ALL, CLEAN = "all", "none"
-"""The kinds of all disturbances pooled, and of the undisturbed draw."""
 CLAIMS = {
     "correct": (1, "smaller low-entropy drift goes with lower perplexity of the right response"),
     "incorrect": (-1, "smaller low-entropy drift goes with higher perplexity of the wrong response"),
@@ -155,13 +150,6 @@ def _samples(table: pd.DataFrame) -> Iterator[tuple[str, str, str, Sample]]:
                     outcome,
                     Sample(x, outcome_of(rows, outcome), problem, names, strength),
                 )
-
-
-def outcome_of(table: pd.DataFrame, outcome: str) -> Array:
-    """Nats per token of the right or the wrong response, or the margin: wrong minus right."""
-    if outcome == "margin":
-        return outcome_of(table, "incorrect") - outcome_of(table, "correct")
-    return table[f"nats_{outcome}"].to_numpy(float)
 
 
 def _fits(sample: Sample, kind: str, settings: Settings) -> Iterator[tuple[str, str, str, Interval, int]]:
@@ -317,10 +305,3 @@ def headline(verdicts: Iterable[SlopeVerdict]) -> str:
         f"Perturbation claim, visual tokens {SCOPES[scope]}, slope of log-perplexity on low-entropy drift: "
         f"{', '.join(parts) or 'no draws to judge it by'}."
     )
-
-
-def slope_text(interval: Interval) -> str:
-    """A slope with its interval, such as "+0.41 [0.35, 0.48]"."""
-    bounds = "" if isnan(interval.low) else f" [{number(interval.low, 2)}, {number(interval.high, 2)}]"
-    sign = "+" if interval.estimate > 0 else ""
-    return f"{sign}{number(interval.estimate, 2)}{bounds}"

@@ -12,10 +12,10 @@ from workbench.errors import InputError
 from workbench.problems.answers import Outcome, extract, verify
 from workbench.problems.problem import Problem
 from workbench.problems.zoom import Call
-from workbench.studies.explore import SCRIPTS, embed
 from workbench.tracing.lens_trace import LensTrace
-from workbench.views.explorer_data import picture_uri
+from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.pages import frame, render, source, write_page
+from workbench.views.pictures import picture_uri
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from workbench.errors import InputError
-from workbench.interfaces import groups, options, sweep_cli
+from workbench.interfaces import options, organism_cli, pairs_cli, sweep_cli
 from workbench.interfaces.options import (
     matrix_of,
     pair_of,
@@ -26,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What RLVR changes inside a large multimodal model, seen through the logit lens.",
 )
-app.add_typer(groups.organism, name="organism")
-app.add_typer(groups.pairs, name="pairs")
+app.add_typer(organism_cli.organism, name="organism")
+app.add_typer(pairs_cli.pairs, name="pairs")
 app.add_typer(sweep_cli.sweep, name="sweep")
 
 
@@ -70,7 +70,8 @@ def study(
 ) -> None:
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
     quiet()
-    from workbench.presets import batch_of, controls_of, is_bundled, longest_answer
+    from workbench.models.bundled import controls_of
+    from workbench.models.pairs import batch_of, is_bundled, longest_answer
     from workbench.runs import check_output
     from workbench.studies.study import study as run
 
@@ -144,7 +145,7 @@ def ablate(
 
     from workbench.experiments.ablation import ablate as run
     from workbench.experiments.outcomes import accuracy_rows
-    from workbench.presets import batch_of, longest_answer
+    from workbench.models.pairs import batch_of, longest_answer
     from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
     from workbench.views.figure_files import write_figures
     from workbench.views.outcome_figures import ablation_figures
@@ -262,7 +263,7 @@ def agent(
     from dataclasses import asdict
 
     from workbench.experiments.agent import run_agents
-    from workbench.presets import longest_answer
+    from workbench.models.pairs import longest_answer
     from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
 
     out = out or _run_name("agent")

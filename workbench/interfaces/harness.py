@@ -19,18 +19,18 @@ from typing import Any, Literal
 from workbench.conditions import default_matrix
 from workbench.decoding.decode import Engine, Intervention, check_sampling, decode_many
 from workbench.decoding.likelihoods import response_ids, response_scores
-from workbench.errors import InputError
+from workbench.errors import InputError, nearest
 from workbench.experiments.run_condition import Condition, answered_by, intervene
 from workbench.models.chat import Message
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.presets import batch_of, longest_answer, matrix_settings
-from workbench.problems.from_rows import nearest, read_images, read_video
+from workbench.problems.from_rows import read_images, read_video
 from workbench.problems.images import SUFFIXES
 from workbench.problems.problem import Problem
 from workbench.replay.adapters import Adapter
+from workbench.replay.nothing_selected import check_selected, unselected
 from workbench.replay.patching import Patch
-from workbench.replay.replay import Replay, check_selected, unselected
+from workbench.replay.replay import Replay
 
 Kind = Literal["text", "image", "video"]
 Part = tuple[Kind, Any]

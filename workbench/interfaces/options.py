@@ -151,7 +151,7 @@ def matrix_of(
     """
     from workbench.conditions import default_matrix
     from workbench.experiments.run_condition import drawn_by_engine
-    from workbench.presets import matrix_settings
+    from workbench.models.pairs import matrix_settings
 
     options = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
     given = {name: value for name, value in options.items() if value is not None}

@@ -1,1 +1,39 @@
-"""Room."""
+"""The mathematics of the logit lens, on tensors alone: heads, statistics of their distributions, strata.
+
+A `LensHead` is a model's final norm and unembedding. `compare` and `summarise` (`fused`) give entropy, KL, top-k and more of
+both models' predictions in blocks of the vocabulary, so that (positions, vocabulary) never exists; `strata` says which cells
+have low entropy. Everything is in nats.
+
+    from workbench.lens import LensHead, summarise
+    summarise(hidden, LensHead(norm, weight)).entropy
+
+A new statistic is computed beside the others in `fused` and gets a naive twin in `tests/lens`.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "LensHead": "heads",
+    "HeadStats": "fused",
+    "LensStats": "fused",
+    "compare": "fused",
+    "summarise": "fused",
+    "matched_noise": "fused",
+    "log_probabilities": "fused",
+    "quantile_strata": "strata",
+    "fraction_strata": "strata",
+    "select_cells": "strata",
+}
+
+__all__ = [*_HOME]  # noqa: PLE0604  (lazy names)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -32,8 +32,9 @@ from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.prompts import EncodedPrompt
 from workbench.replay.patching import prepare_patch
 from workbench.replay.replay import learn_tokens
+from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import read_logits
-from workbench.tracing.trace import compare_residuals, lens_heads
+from workbench.tracing.trace import compare_residuals
 from workbench.views import markup
 
 

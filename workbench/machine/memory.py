@@ -27,8 +27,9 @@ from workbench.lens.fused import STRETCH, working_sizes
 from workbench.machine.meter import metered
 from workbench.machine.prompt_sizes import prompt_size
 from workbench.models.anatomy import Anatomy, dissect
-from workbench.replay.descent import Loss
-from workbench.replay.loss import Cells, Readout, portioned_for
+from workbench.models.batches import Cells
+from workbench.replay.loss import Loss, Readout
+from workbench.replay.products import portioned_for
 from workbench.replay.segment import Segment
 from workbench.tracing.residuals import LayerCall
 

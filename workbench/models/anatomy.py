@@ -19,6 +19,7 @@ that output.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
@@ -273,3 +274,30 @@ def _spatial_merge(config: Any) -> int:
     if hasattr(config, "mm_tokens_per_image"):  # Gemma 3
         return vision.image_size // vision.patch_size // isqrt(config.mm_tokens_per_image)
     return 1
+
+
+def sharing(model: Any) -> Any:
+    """A second module of the model's class over the same parameters and buffers, in eval mode.
+
+    Built from the config and not copied: a copy would keep what nnsight has put on the modules.
+    """
+    with torch.device("meta"):
+        twin = type(model)(deepcopy(model.config))
+    for name, module in twin.named_modules():
+        source = model.get_submodule(name)
+        module._parameters.update(source._parameters)
+        module._buffers.update(source._buffers)
+    return twin.eval()
+
+
+@contextmanager
+def frozen(anatomy: Anatomy) -> Iterator[None]:
+    """Meanwhile no weight of the model asks for a gradient."""
+    trained = [parameter for parameter in anatomy.model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -6,17 +6,17 @@
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from workbench.displays import pair_html
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
@@ -26,6 +26,10 @@ from workbench.models.presets import ROLES, PairPreset, check_budget, pair_prese
 from workbench.models.prompts import EncodedPrompt, encode, show_token
 from workbench.models.weight_deltas import read_delta
 from workbench.problems.problem import Problem
+from workbench.views import markup
+
+if TYPE_CHECKING:
+    from workbench.models.pairs import ModelPair
 
 Source = str | Path | nn.Module
 """A hub id, a local folder, or a transformers module in memory."""
@@ -310,3 +314,65 @@ def fingerprint(model: nn.Module) -> str:
 
 def _short(source: Source) -> str:
     return type(source).__name__ if isinstance(source, nn.Module) else Path(source).name
+
+
+def settings_for(pair: ModelPair) -> dict[str, Any]:
+    """Arguments of `Replay` for a pair: its preset's, else none, which is the paper's."""
+    return dict(pair.preset.replay) if pair.preset else {}
+
+
+def matrix_settings(pair: ModelPair, changed: Iterable[str] = ()) -> dict[str, Any]:
+    """Arguments of `default_matrix` for a pair, before those named in ``changed`` are (`PairPreset.matrix`)."""
+    return (pair.preset or _NONE).matrix(changed)
+
+
+def is_bundled(pair: ModelPair) -> bool:
+    """Whether the pair ships with the package."""
+    return pair.preset is not None and pair.preset.bundled
+
+
+def longest_answer(pair: ModelPair) -> int:
+    """Where `decode` may cut a pair's responses off without loss, in tokens."""
+    return (pair.preset or _NONE).longest_answer
+
+
+def batch_of(pair: ModelPair) -> int:
+    """Prompts per forward that suit a pair: many for tiny bundled ones, whose cost is mostly per call."""
+    return (pair.preset or _NONE).batch_size
+
+
+_NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name
+
+
+def pair_html(pair: "ModelPair") -> str:
+    """What was loaded: both models, one a column."""
+    described = {
+        role: found if isinstance(found := pair.provenance.get(role), Mapping) else {"id": found or "–"}
+        for role in ("base", "rlvr")
+    }
+    keys = dict.fromkeys(
+        key
+        for found in described.values()
+        for key, value in found.items()
+        if key != "family" and value is not None
+    )
+    rows = [
+        {"": key.replace("_", " ")} | {r: _text(f.get(key)) for r, f in described.items()} for key in keys
+    ]
+    together = {
+        "family": pair.base.family,
+        "size": f"{pair.depth} layers, hidden {pair.base.hidden_size}, vocabulary {pair.vocab_size:,}",
+        "checkpoint": pair.provenance.get("checkpoint"),
+        "processor": type(pair.processor).__name__ if pair.processor is not None else "none",
+    }
+    told = {name: value for name, value in together.items() if value is not None}
+    return (
+        markup.paragraph(f"Pair {pair.name}", strong=True)
+        + markup.facts(told)
+        + markup.table(pd.DataFrame(rows))
+    )
+
+
+def _text(value: Any) -> str:
+    text = "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return text if len(text) <= 40 else f"…{text[-38:]}"  # of a long path its end

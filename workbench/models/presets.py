@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from workbench.conditions import Patch
-from workbench.errors import InputError
-from workbench.problems.from_rows import nearest
-from workbench.problems.problem import Problem, Verifier, wording
+from workbench.errors import InputError, nearest
+from workbench.problems.answers import Verifier
+from workbench.problems.problem import Problem, wording
 from workbench.problems.zoom import ZoomTool
 
 if TYPE_CHECKING:

@@ -8,25 +8,29 @@
 Tensors stay on the CPU; whoever runs a model moves a batch to it.
 """
 
-import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, Int8
 from PIL import Image
 from torch import Tensor
 
-from workbench.displays import prompt_html
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, named_token_ids
 from workbench.models.chat import Message, processor_call, shown_pictures, tokenizer_of, with_turns
 from workbench.models.layouts import Grid, Layout, locate
 from workbench.models.tilings import find_tilings
 from workbench.problems.problem import Problem
+from workbench.views import markup
+from workbench.views.pictures import data_uri
+from workbench.views.tables import visible
+
+if TYPE_CHECKING:
+    from workbench.models.prompts import EncodedPrompt
 
 _PER_POSITION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 _VISUAL = (
@@ -215,80 +219,7 @@ def show_token(tokenizer: Any, token_id: int) -> str:
     return tokenizer.convert_ids_to_tokens(token_id) or f"#{token_id}"
 
 
-def problem_seed(seed: int, problem_id: str) -> int:
-    """The seed of one problem's random stream: the same in every process, unlike ``hash``."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{problem_id}".encode()).digest()[:7], "big")
-
-
 # --- batches -------------------------------------------------------------------------------------------
-
-
-def collate(prompts: Sequence[EncodedPrompt], pad_id: int) -> dict[str, Tensor]:
-    """One batch: positions padded on the left, visual tensors joined along their first dimension.
-
-    Families that pad the pictures of one image (LLaVA-OneVision) or of one prompt (Idefics3, SmolVLM) to the
-    largest count have zeros there, which their models drop.
-
-    Raises:
-        InputError: no prompts, or prompts that do not go into one batch; `batches` only makes groups that do.
-    """
-    if not prompts:
-        raise InputError("`prompts` is empty; give at least one, as in `collate([prompt], pad_id)`")
-    if len({_signature(prompt) for prompt in prompts}) > 1:
-        raise InputError(
-            "`prompts` do not go into one batch, their inputs are "
-            f"{sorted({str(_signature(p)) for p in prompts})}; let `batches(prompts, size)` group them"
-        )
-    longest = max(len(prompt) for prompt in prompts)
-    joined: dict[str, Tensor] = {}
-    for name in prompts[0].model_inputs:
-        parts = [prompt.model_inputs[name] for prompt in prompts]
-        if name in _PER_POSITION:
-            fill = pad_id if name == "input_ids" else 0
-            parts = [torch.nn.functional.pad(p, (longest - p.shape[1], 0), value=fill) for p in parts]
-        elif name in ("pixel_values", "pixel_attention_mask") and _has_picture_axis(name, parts[0]):
-            most = max(part.shape[1] for part in parts)
-            parts = [_pad_second(part, most) for part in parts]
-        joined[name] = torch.cat(parts)
-    return joined
-
-
-def batches(prompts: Iterable[EncodedPrompt], size: int) -> Iterator[list[EncodedPrompt]]:
-    """Consecutive prompts in groups of at most ``size`` that `collate` can join; keeps the order.
-
-    Raises:
-        InputError: ``size`` is below 1.
-    """
-    if size < 1:
-        raise InputError(f"`size` is {size}, expected at least 1: `batches(prompts, 8)`")
-    group: list[EncodedPrompt] = []
-    for prompt in prompts:
-        if group and (len(group) == size or _signature(prompt) != _signature(group[0])):
-            yield group
-            group = []
-        group.append(prompt)
-    if group:
-        yield group
-
-
-def _signature(prompt: EncodedPrompt) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Names and the shapes that have to agree for prompts to be joined."""
-    free = {name: 2 if _has_picture_axis(name, value) else 1 for name, value in prompt.model_inputs.items()}
-    return tuple(
-        (name, () if name in _PER_POSITION else tuple(value.shape[free[name] :]))
-        for name, value in sorted(prompt.model_inputs.items())
-    )
-
-
-def _has_picture_axis(name: str, value: Tensor) -> bool:
-    return (name == "pixel_values" and value.ndim == 5) or (
-        name == "pixel_attention_mask" and value.ndim == 4
-    )
-
-
-def _pad_second(part: Tensor, count: int) -> Tensor:
-    missing = torch.zeros(len(part), count - part.shape[1], *part.shape[2:], dtype=part.dtype)
-    return torch.cat([part, missing], dim=1)
 
 
 # --- positions -----------------------------------------------------------------------------------------
@@ -393,3 +324,50 @@ def _checked(anatomy: Anatomy, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
             "`attention_mask` hides positions; give the prompt without padding, `collate` adds it"
         )
     return _completed(anatomy, {name: value.detach().cpu() for name, value in tensors.items()})
+
+
+VIEWS, TOKENS = 8, 400
+"""Pictures and tokens of a prompt that are shown; of further ones the number."""
+
+
+def prompt_html(prompt: "EncodedPrompt", kinds: Sequence[str]) -> str:
+    """Every picture under its grid of visual tokens, and every token in the colour of its kind."""
+    counts = {kind: list(kinds).count(kind) for kind in dict.fromkeys(kinds)}
+    legend = " ".join(markup.chip(f"{count:,} {kind}", kind) for kind, count in counts.items())
+    views = {}
+    for view, ((frames, rows, columns), image) in enumerate(zip(prompt.grids, prompt.images, strict=False)):
+        if view < VIEWS:
+            caption = f"picture {view + 1}: {rows} × {columns} tokens" + f", {frames} frames" * (frames > 1)
+            views[caption] = markup.picture(data_uri(image, side=224), image.size, (rows, columns))
+    left = (
+        f"{len(prompt.grids) - len(views)} pictures are not shown" if len(views) < len(prompt.grids) else ""
+    )
+    return (
+        markup.paragraph(f"{prompt.problem_id}: {len(prompt):,} positions")
+        + f"<p>{legend}</p>"
+        + (markup.side_by_side(views) if views else "")
+        + (markup.paragraph(left) if left else "")
+        + f'<div style="line-height:1.7">{"".join(_chips(prompt, kinds))}</div>'
+    )
+
+
+def _chips(prompt: "EncodedPrompt", kinds: Sequence[str]) -> list[str]:
+    """A chip a token, but one for all visual tokens in a row that belong to one picture."""
+    made: list[str] = []
+    views, position = prompt.visual_index.tolist(), 0
+    while position < len(kinds) and len(made) < TOKENS:
+        end = position + 1
+        if kinds[position] == "visual":
+            while end < len(kinds) and kinds[end] == "visual" and views[end] == views[position]:
+                end += 1
+        text = visible(prompt.tokens[position])
+        if end - position > 1:
+            text, place = f"▦ {end - position:,} × {text}", f"positions {position} to {end - 1}"
+            text += f", picture {views[position] + 1}"
+        else:
+            place = f"position {position}"
+        made.append(markup.chip(text, kinds[position], f"{place}, {kinds[position]}"))
+        position = end
+    if position < len(kinds):
+        made.append(f" … and {len(kinds) - position:,} more positions")
+    return made

@@ -23,7 +23,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from workbench.decoding.decode import respond
 from workbench.models.anatomy import dissect
-from workbench.models.prompts import encode, problem_seed
+from workbench.models.batches import problem_seed
+from workbench.models.prompts import encode
 from workbench.models.weight_deltas import write_delta
 from workbench.organism.model import visual_token_ids
 from workbench.organism.resuming import Resumable

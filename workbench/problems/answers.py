@@ -19,6 +19,7 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from workbench.errors import InputError
@@ -218,3 +219,12 @@ def _serve(pipe: Any) -> None:
 
 _WORKER = _Worker()
 atexit.register(_WORKER.stop)
+
+
+class Verifier(StrEnum):
+    """How a model's answer is compared with the problem's."""
+
+    EXACT = "exact"
+    CHOICE = "choice"
+    NUMERIC = "numeric"
+    MATH = "math"

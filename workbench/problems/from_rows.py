@@ -7,14 +7,13 @@ record does not. ``where`` names file and line, for messages. Everything a row s
 import ast
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from workbench.errors import InputError
+from workbench.errors import InputError, nearest
 from workbench.problems.images import FRAME_LIMIT, SUFFIXES, as_rgb, decode_base64, open_frames, open_image
 from workbench.problems.video import MOVIES, read_clip
 
@@ -38,13 +37,6 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 Columns = Mapping[str, str]
 Rows = Iterator[tuple[str, dict[str, Any]]]  # (where, row) or (where, record)
-
-
-def nearest(name: str, known: Iterable[Any]) -> str:
-    """`` (did you mean 'x'?)`` for the known name most like ``name``, or nothing."""
-    spelled = {str(k).lower(): str(k) for k in known}
-    match = get_close_matches(str(name).lower(), list(spelled), n=1)
-    return f" (did you mean {spelled[match[0]]!r}?)" if match else ""
 
 
 def to_records(rows: Rows, columns: Columns, prefix: str, folder: Path, frames: int = FRAME_LIMIT) -> Rows:

@@ -135,16 +135,6 @@ def open_frames(path: Path, where: str, frames: int = FRAME_LIMIT) -> tuple[Imag
             raise _broken(where, error) from error
 
 
-def data_uri(image: Image.Image, side: int | None = None) -> str:
-    """The image as a PNG ``data:`` URI, shrunk so that neither side exceeds ``side`` pixels."""
-    if side is not None and max(image.size) > side:
-        image = image.copy()
-        image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _broken(where: str, error: Exception) -> InputError:
     return InputError(
         f"{where} could not be read ({type(error).__name__}: {error}); "

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from workbench.errors import InputError
+from workbench.errors import InputError, nearest
 from workbench.problems.answers import VERIFIERS
-from workbench.problems.from_rows import FIELDS, LETTERS, Columns, Rows, as_list, nearest, to_records
+from workbench.problems.from_rows import FIELDS, LETTERS, Columns, Rows, as_list, to_records
 from workbench.problems.images import FRAME_LIMIT
 from workbench.problems.sources import KINDS, read_rows
 

@@ -6,15 +6,15 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from workbench.errors import InputError
-from workbench.problems.from_rows import FIELDS, LETTERS, nearest
-from workbench.problems.images import FRAME_LIMIT, as_rgb, data_uri
+from workbench.errors import InputError, nearest
+from workbench.problems.answers import Verifier
+from workbench.problems.from_rows import FIELDS, LETTERS
+from workbench.problems.images import FRAME_LIMIT, as_rgb
 from workbench.problems.presets import preset_rows, read_problem_presets
 from workbench.problems.sources import (
     FOLDER_QUESTION,
@@ -26,6 +26,7 @@ from workbench.problems.sources import (
     read_hub,
     read_path,
 )
+from workbench.views.pictures import data_uri
 
 __all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
 
@@ -36,15 +37,6 @@ OPTIONS_TEMPLATE = "{question}\nOptions:\n{options}\nPlease select the correct a
 
 ANNOTATIONS = ("occupied",)
 """Metadata that the pictures imply and no model is given; not part of a problem's fingerprint."""
-
-
-class Verifier(StrEnum):
-    """How a model's answer is compared with the problem's."""
-
-    EXACT = "exact"
-    CHOICE = "choice"
-    NUMERIC = "numeric"
-    MATH = "math"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

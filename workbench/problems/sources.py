@@ -15,9 +15,9 @@ from PIL import Image
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
-from workbench.errors import InputError
+from workbench.errors import InputError, nearest
 from workbench.problems import shapes, shapes_agent, shapes_video
-from workbench.problems.from_rows import Columns, Rows, is_file, nearest, read_images, to_records
+from workbench.problems.from_rows import Columns, Rows, is_file, read_images, to_records
 from workbench.problems.images import FRAME_LIMIT, SUFFIXES, image_files, open_image
 from workbench.problems.video import MOVIES, read_clip
 

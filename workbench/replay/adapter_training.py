@@ -25,14 +25,16 @@ from torch import Tensor
 
 from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.models.anatomy import frozen
+from workbench.models.batches import batches, problem_seed
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, batches, problem_seed
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
 from workbench.replay.adapters import TRAINED, Adapter, check_replay, predicted
 from workbench.replay.amortised import embeddings, weights_of
-from workbench.replay.descent import Loss
-from workbench.replay.replay import check_selected, has_selection, prepare
-from workbench.replay.segment import frozen
+from workbench.replay.loss import Loss
+from workbench.replay.nothing_selected import check_selected, has_selection
+from workbench.replay.replay import prepare
 from workbench.runs import digest_of
 
 RATES = (1e-3, 3e-3, 1e-2)

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -25,8 +25,12 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from workbench.conditions import Replay
-from workbench.displays import adapter_html
 from workbench.errors import InputError
+from workbench.views import markup
+from workbench.views.markup import _settings
+
+if TYPE_CHECKING:
+    from workbench.replay.adapters import Adapter
 
 BUNDLED = Path(__file__).parents[1] / "organism" / "weights" / "adapter"
 """Adapters that ship with the package, by name of their pair."""
@@ -247,3 +251,18 @@ def check_pair(adapter: Adapter, weights: Mapping[str, str]) -> None:
             f"`adapter` was fitted to {adapter.pair.get('name', 'another pair')!r} with other weights than this pair's ({named}; "
             f"a dtype changes them too); train one for this pair: {_TRAIN}"
         )
+
+
+def adapter_html(adapter: "Adapter") -> str:
+    """Its sizes, and the validation loss by epoch of the rate that was kept."""
+    curves, rate = adapter.training.get("curves", []), adapter.training.get("rate")
+    losses = [row["validation"] for row in curves if row["rate"] == rate]
+    parts = {}
+    if losses:
+        caption = f"validation loss, nats: {markup.shown(losses[0])} → {markup.shown(min(losses))}"
+        parts[caption] = markup.curve(losses, name=caption)
+    return (
+        markup.paragraph(repr(adapter), strong=True)
+        + markup.side_by_side(parts)
+        + markup.paragraph(f"Replay: {_settings(asdict(adapter.replay))}")
+    )

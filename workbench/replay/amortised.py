@@ -16,11 +16,11 @@ from workbench.backoff import piecewise
 from workbench.conditions import Replay
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
+from workbench.models.batches import Cells, batches, collate
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import listed
 from workbench.replay.adapters import Adapter, check_pair, token_inputs
-from workbench.replay.loss import Cells
 from workbench.replay.replay import LearnedTokens, learn_many, objective
 from workbench.tracing.residuals import read_calls
 

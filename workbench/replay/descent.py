@@ -6,50 +6,18 @@ and left alone; the others go on.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.models.anatomy import Anatomy
-from workbench.replay.loss import Cells, Readout
-from workbench.replay.segment import Segment, frozen
+from workbench.models.anatomy import Anatomy, frozen
+from workbench.replay.loss import Loss
 
 # Tokens this many times longer than the longest visual embedding have left the model's world.
 _DIVERGED = 1e3
 # An iteration improves the loss if it lowers it by more than this part.
 _PLATEAU = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Loss:
-    """The loss of every prompt as a function of x."""
-
-    segment: Segment
-    readouts: Mapping[int, Readout]
-    cells: Cells
-    after: bool
-    """Whether a layer is read after it has run, or before."""
-
-    def where(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and position, in the segment, of every cell, on the device of a layer's residual stream."""
-        places = self.cells.prompt, self.cells.position - self.segment.cut
-        return places[0].to(hidden.device), places[1].to(hidden.device)
-
-    def __call__(self, x: Float[Tensor, "n hidden"]) -> Float[Tensor, " prompts"]:
-        """In nats."""
-        entry, total = self.segment.entry, None
-        where = self.where(entry)
-        hidden = entry.index_put(where, (entry[where] + x).to(entry.dtype))
-        for layer, received, returned in self.segment.run(hidden):
-            read = returned if self.after else received
-            if layer in self.readouts and read is not None:
-                losses = self.readouts[layer].losses(read[self.where(read)])
-                total = losses if total is None else total + losses
-        assert total is not None
-        return total
 
 
 def descend(

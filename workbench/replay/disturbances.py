@@ -24,7 +24,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from workbench.errors import InputError
-from workbench.models.prompts import EncodedPrompt, TokenKind, problem_seed
+from workbench.models.batches import problem_seed
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem
 
 Kind = Literal["pixels", "embeddings", "colour", "patches"]

@@ -27,7 +27,8 @@ from workbench.models.pairs import ModelPair, load_pair, named_pair
 from workbench.models.preflight import check_processor, check_weights
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
-from workbench.replay.replay import LearnedTokens, aims_of, check_selected, learn_many, unselected
+from workbench.replay.nothing_selected import check_selected, unselected
+from workbench.replay.replay import LearnedTokens, aims_of, learn_many
 from workbench.views import markup
 
 Placing = Literal["together", "sequential"]

@@ -14,22 +14,28 @@ layer: ``Patch(layers=7, threshold="fixed", levels=(...), only_where_base_lower=
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.conditions import Patch
-from workbench.displays import patch_html
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.lens.strata import select_cells
 from workbench.models.anatomy import Anatomy
+from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, TokenKind, problem_seed
+from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import LayerCall, read_calls
-from workbench.tracing.trace import lens_head
+from workbench.views import markup
+from workbench.views.markup import _settings
+
+if TYPE_CHECKING:
+    from workbench.replay.patching import PreparedPatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,3 +167,25 @@ def prepare_patch(
         seed=problem_seed(patch.seed, prompt.problem_id),
     )
     return PreparedPatch(prompt.problem_id, patch, mask, source or readings.source)
+
+
+def patch_html(prepared: "PreparedPatch") -> str:
+    """Which cells are overwritten: their share by layer, and where in the prompt they are."""
+    shares = prepared.mask.float().mean(1).tolist()
+    layers = prepared.sites
+    parts = {
+        "share of positions overwritten, by layer": markup.columns(
+            dict(zip(layers, shares, strict=True)), name="share of positions overwritten, by layer"
+        ),
+        f"overwritten positions of {prepared.mask.shape[1]:,}, a line a layer": markup.stripes(
+            prepared.mask.tolist(), name="overwritten positions"
+        ),
+    }
+    title = (
+        f"{prepared.problem_id}: {int(prepared.mask.sum()):,} of {prepared.mask.numel():,} cells overwritten"
+    )
+    return (
+        markup.paragraph(title, strong=True)
+        + markup.side_by_side(parts)
+        + markup.paragraph(f"Patch: {_settings(asdict(prepared.patch))}")
+    )

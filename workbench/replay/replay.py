@@ -19,11 +19,10 @@ visual token, which it cannot see, and layers after K never run.
 """
 
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,19 +30,25 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.conditions import Replay
-from workbench.displays import learned_html
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.lens.strata import select_cells
 from workbench.models.anatomy import Anatomy
+from workbench.models.batches import Cells, batches, collate, problem_seed, seen
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, TokenKind, batches, collate, problem_seed
-from workbench.replay.descent import Loss, descend
-from workbench.replay.loss import Cells, Readout, Target
+from workbench.models.prompts import VIEWS, EncodedPrompt, TokenKind
+from workbench.replay.descent import descend
+from workbench.replay.loss import Loss, Readout
+from workbench.replay.nothing_selected import NOTHING, check_selected, has_selection, unselected
 from workbench.replay.segment import Segment
-from workbench.replay.targets import Aim, seen, take_aim
+from workbench.replay.targets import Aim, Target, take_aim
+from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import read_calls
-from workbench.tracing.trace import lens_head
+from workbench.views import markup
+from workbench.views.markup import _grids, _settings
+
+if TYPE_CHECKING:
+    from workbench.replay.replay import LearnedTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +130,11 @@ class LearnedTokens:
 
     def plot(self) -> Any:
         """Loss by iteration, and the norm of x over each visual grid, as a plotly Figure."""
-        from workbench.views.outcome_figures import learned_tokens
+        from workbench.views.replay_figures import learned_tokens
 
         return learned_tokens(self)
 
 
-NOTHING = "nothing selected"
-"""Why a prompt without a selected cell has no tokens: the model is left as it is."""
 _TENSORS = ("tokens", "losses", "mask", "visual", "grid")
 
 
@@ -324,42 +327,6 @@ def _refuse_blind(prompts: Sequence[EncodedPrompt]) -> None:
             )
 
 
-def has_selection(mask: Bool[Tensor, "layers n"], cells: Cells, replay: Replay) -> list[bool]:
-    """Of each prompt of a batch, whether a cell is selected in any layer; nothing is lacking where tau asks for none."""
-    if replay.tau == 0 and replay.threshold != "fixed":
-        return [True] * len(cells.counts)
-    return [bool(part.any()) for part in mask.split(cells.counts, 1)]
-
-
-def unselected(made: Sequence[Any]) -> list[str]:
-    """The ids of prompts whose tokens are none because nothing was selected."""
-    return [one.problem_id for one in made if isinstance(one, LearnedTokens) and one.stopped == NOTHING]
-
-
-def check_selected(empty: Sequence[str], total: int, replay: Replay, *, refuse: bool = True) -> None:
-    """Warn where nothing is selected of some prompts of a run, and refuse it where that are all.
-
-    Args:
-        empty: ids of the prompts, or problems, of which nothing is selected.
-        total: how many there are in all.
-        replay: the settings.
-        refuse: False: only warn.
-
-    Raises:
-        InputError: nothing is selected of any.
-    """
-    if not empty:
-        return
-    which = repr(empty[0]) if total == 1 else f"{len(empty)} of {total} prompts"
-    told = (
-        f"`replay` selects no visual position of {which} in any layer (select {replay.select!r}, "
-        f"threshold {replay.threshold!r}, tau {replay.tau})"
-    )
-    if refuse and len(empty) == total:
-        raise InputError(f"{told}; raise tau, or use threshold='quantile'")
-    warnings.warn(f"{told}, {empty[0]!r} the first: the model is left as it is there", stacklevel=3)
-
-
 def _results(
     pair: ModelPair,
     prompts: Sequence[EncodedPrompt],
@@ -391,3 +358,26 @@ def _results(
             )
         )
     return results
+
+
+def learned_html(learned: "LearnedTokens") -> str:
+    """The loss, the length of x over the picture, and how much of each layer the loss covered."""
+    losses, how = learned.losses.tolist(), learned.replay
+    parts = {}
+    if losses:
+        caption = f"loss, nats: {markup.shown(losses[0])} → {markup.shown(losses[-1])}"
+        parts[caption] = markup.curve(losses, name=caption)
+    norms = learned.tokens.norm(dim=1)
+    caption = f"‖x‖ over the picture, up to {markup.shown(float(norms.max()))}"
+    grids = _grids(norms.tolist(), learned.grid.tolist())
+    for number, grid in enumerate(grids[:VIEWS]):
+        name = caption if number == 0 else f"‖x‖, grid {number + 1}"
+        parts[name] = markup.cells(grid, name=name)
+    shares = learned.mask[:, learned.visual].float().mean(1).tolist()
+    caption = "visual cells in the loss, by layer"
+    parts[caption] = markup.columns(dict(zip(learned.loss_layers, shares, strict=True)), name=caption)
+    return (
+        markup.paragraph(repr(learned), strong=True)
+        + markup.side_by_side(parts)
+        + markup.paragraph(f"Replay: {_settings(asdict(how))}")
+    )

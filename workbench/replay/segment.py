@@ -6,7 +6,6 @@ keys and values of the positions before its first, which no later position can c
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -73,19 +72,6 @@ class _Prefix:
             return keys, values
         old_keys, old_values = self.stored[layer]
         return torch.cat([old_keys, keys], 2), torch.cat([old_values, values], 2)
-
-
-@contextmanager
-def frozen(anatomy: Anatomy) -> Iterator[None]:
-    """Meanwhile no weight of the model asks for a gradient."""
-    trained = [parameter for parameter in anatomy.model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 def _cache_argument(layer: torch.nn.Module) -> str | None:

@@ -5,17 +5,15 @@ lies on that side, does not hold when the whole interval lies on the other, and 
 study in, claims out.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from workbench.analysis.verdicts import Claim
 from workbench.estimates import Interval, Settings, paired_difference
 from workbench.experiments.outcomes import PASS_AT, scores
-from workbench.tracing.cells import interval_in
-from workbench.views import markup
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
@@ -33,72 +31,6 @@ ALTERNATIVES = (
     "self-smoothing",
     "patch, low",
 )
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim and what a pair shows."""
-
-    claim: str
-    """What the paper says, in our words."""
-    place: str
-    """Where in the paper."""
-    measured: str
-    """What the number is, with its unit."""
-    interval: Interval
-    bound: float = 0.0
-    above: bool = True
-    """On which side of `bound` the number must lie."""
-    obstacle: str | None = None
-    """Why it cannot be tested here."""
-
-    @property
-    def holds(self) -> bool | None:
-        """True, False, or None where this is undecided."""
-        if self.obstacle:
-            return None
-        side = self.interval.above(self.bound)
-        return side if side is None or self.above else not side
-
-    @property
-    def verdict(self) -> str:
-        """ "holds", "does NOT hold", "is undecided" or "cannot be tested"."""
-        if self.obstacle or np.isnan(self.interval.estimate):
-            return "cannot be tested"
-        return {True: "holds", False: "does NOT hold", None: "is undecided"}[self.holds]
-
-    def _repr_html_(self) -> str:
-        return claims_html([self])
-
-    def __str__(self) -> str:
-        found = self.obstacle or f"{self.measured}: {self.interval}"
-        return f"{self.claim} ({self.place}): {self.verdict}; {found}"
-
-
-def claim_table(claims: Iterable[Claim]) -> pd.DataFrame:
-    """One row a claim: claim, place, measured, estimate, low, high, expected, verdict, obstacle."""
-    return pd.DataFrame(
-        [
-            {
-                "claim": c.claim,
-                "place": c.place,
-                "measured": c.measured,
-                "estimate": c.interval.estimate,
-                "low": c.interval.low,
-                "high": c.interval.high,
-                "expected": f"{'above' if c.above else 'below'} {c.bound:g}",
-                "verdict": c.verdict,
-                "obstacle": c.obstacle or "",
-            }
-            for c in claims
-        ]
-    )
-
-
-def claims_html(claims: Iterable[Claim]) -> str:
-    """The same for Jupyter, estimates with their intervals."""
-    told = claim_table(claims).rename(columns={"low": "estimate_low", "high": "estimate_high"})
-    return markup.table(told) if len(told) else markup.paragraph("No claims.")
 
 
 def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
@@ -252,7 +184,7 @@ def _pulled_back(drift: pd.DataFrame, name: str, claim: str, place: str, obstacl
     found = []
     rows = drift.loc[(drift["intervention"] == name) & (drift["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
-        interval = interval_in(row, "change")
+        interval = Interval.in_row(row, "change")
         what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
         found.append(Claim(claim, place, what, interval, above=False, obstacle=obstacle))
     return found
@@ -289,7 +221,7 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
     found = []
     rows = contrasts.loc[(contrasts["condition"] != "rlvr") & (contrasts["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
-        interval = interval_in(row, "beyond")
+        interval = Interval.in_row(row, "beyond")
         where = f"{row['kind']} tokens, {row['scope']}"
         what = (
             f"lowest over highest stratum, RLVR's over that of {row['condition']} weights (a factor), {where}"
@@ -323,25 +255,25 @@ def emergence_claims(
     found = []
     for row in rows.to_dict("records"):
         other, obstacle = str(row["other"]), row["obstacle"] or None
-        change = interval_in(row, "other_change")
+        change = Interval.in_row(row, "other_change")
         if other == most and not obstacle and change.above(0.0) is not False:
             obstacle = f"there is no loss: {other} changes by {change}"
         where = f"{row['kind']} tokens, {below}"
         what = f"half-time of {timed[row['measure']]} at low entropy minus that of {other}, steps, {where}"
         found.append(
-            Claim(said[other], "emergence", what, interval_in(row, "gap"), above=False, obstacle=obstacle)
+            Claim(said[other], "emergence", what, Interval.in_row(row, "gap"), above=False, obstacle=obstacle)
         )
     others = set(table["condition"]) - {"rl"} if controls is None else controls
     rows = table.loc[table["condition"].isin([*others])]
     for row in rows.loc[rows["measure"].isin(["greedy", "Pass@1"])].to_dict("records"):
-        gain = Interval(*(100 * end for end in vars(interval_in(row, "last_minus")).values()))
+        gain = Interval(*(100 * end for end in vars(Interval.in_row(row, "last_minus")).values()))
         what = f"{row['measure']}, RLVR minus the control {row['condition']}, points"
         found.append(Claim("RLVR gains more than any further training", "emergence", what, gain))
     contrasts = rows.loc[(rows["measure"] == "contrast") & (rows["scope"] == below)]
     for row in contrasts.to_dict("records"):
         where = f"{row['kind']} tokens, {below}"
         what = f"lowest over highest stratum, RLVR's over that of the control {row['condition']} (a factor), {where}"
-        over = interval_in(row, "last_over")
+        over = Interval.in_row(row, "last_over")
         found.append(Claim("the low-entropy shift is RLVR's own", "emergence", what, over, bound=1.0))
     return found
 
@@ -353,7 +285,7 @@ def weight_claims(prediction: pd.DataFrame) -> list[Claim]:
             "where weights change more, outputs change more",
             "weight view",
             f"Spearman of relative weight change and {row['change']} change of output, {row['n']} {row['modules']}",
-            interval_in(row, "rho"),
+            Interval.in_row(row, "rho"),
         )
         for row in prediction.to_dict("records")
     ]

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
@@ -19,10 +17,9 @@ from workbench.tracing.edits import Intervention
 from workbench.tracing.follow import Followed, follow
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
-from workbench.views.explorer_data import pack
-from workbench.views.pages import frame, inline_json, render, source, write_page
+from workbench.views.explorer import SCRIPTS, embed
+from workbench.views.pages import frame, render, source, write_page
 
-SCRIPTS = tuple(f"explorer{part}.js" for part in ("_cells", "_parts", "_lists", "_chart", "_search", ""))
 HEIGHT = 860
 """Pixels of the frame in Jupyter."""
 
@@ -124,17 +121,6 @@ class Explorer:
 
     def _title(self) -> str:
         return self.title or f"Lens explorer: {self.trace.provenance.get('pair') or 'a pair of models'}"
-
-
-def embed(traces: Sequence[LensTrace], top_k: int, followed: Followed | None = None) -> Markup:
-    """The element that the explorer's script fills, with its data, for a page that has its style and script.
-
-    ``traces`` hold one prompt each: the first so many prompts of what ``followed`` is of.
-    """
-    known = 0 if followed is None else min(len(followed.problem_ids), len(traces))
-    curves: list[Any] = [followed.select(prompt=index) for index in range(known)] if followed else []
-    data = inline_json(pack(traces, top_k, curves))
-    return Markup('<div class="lens"><script type="application/json">{}</script></div>').format(data)
 
 
 def check_followed(trace: LensTrace, followed: Followed | None) -> None:

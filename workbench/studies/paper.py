@@ -23,20 +23,20 @@ import numpy as np
 import pandas as pd
 
 from workbench import __version__
-from workbench.analysis.shift import ShiftTable, agreement_by_layer, stratified_shift
+from workbench.analysis.shift import ShiftTable, stratified_shift
+from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import default_matrix
-from workbench.errors import InputError
+from workbench.errors import InputError, nearest
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
 from workbench.experiments.run_condition import Condition
-from workbench.models.pairs import ModelPair, load_pair
-from workbench.presets import batch_of, controls_of, longest_answer, matrix_settings
-from workbench.problems.from_rows import nearest
+from workbench.models.bundled import controls_of
+from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import digest_of, kept, made_with, write_json
-from workbench.studies.claims import Claim, claim_table, claims_html
+from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
 from workbench.views.figure_files import write_figures

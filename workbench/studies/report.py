@@ -17,8 +17,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from workbench.errors import InputError
+from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
-from workbench.studies.explore import SCRIPTS, check_followed, embed
+from workbench.studies.explore import check_followed
+from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import place_name, token_texts, word
 from workbench.views.null_figures import null_figures
 from workbench.views.outcome_figures import ablation_figures
@@ -26,12 +28,11 @@ from workbench.views.pages import inline_json, render, source, write_page
 from workbench.views.panels import layer_label, template
 from workbench.views.perturbation_figures import perturbation_figures
 from workbench.views.shift_figures import KINDS, study_figures
-from workbench.views.tables import bucket, ends, last_layer, number, rows_where, strata_rows
+from workbench.views.tables import bucket, last_layer, number, rows_where, strata_rows
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
-    from workbench.analysis.verdicts import Verdict
-    from workbench.studies.claims import Claim
+    from workbench.analysis.verdicts import Claim, Verdict
     from workbench.tracing.follow import Followed
     from workbench.tracing.lens_trace import LensTrace
 
@@ -205,7 +206,7 @@ def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> 
     last = last_layer(trace.layers, None)
     for row in agreement.to_dict("records"):
         if row["layer"] == last and row["kind"] in ("visual", "text"):
-            share, low, high = (row[column] for column in ends("top1_agreement"))
+            share, low, high = (row[column] for column in Interval.names("top1_agreement"))
             interval = "" if np.isnan(low) else f"[{low:.0%}, {high:.0%}]"
             layer = layer_label(last, trace.depth - 1)
             yield _tile(f"Same top token at layer {layer}, {row['kind']} tokens", f"{share:.0%}", interval)
@@ -246,7 +247,7 @@ def _strata_rows(table: pd.DataFrame, kind: str, depth: int) -> Iterator[dict[st
             f"{row['cells']:,}",
         ]
         for measure in ("kl", "kl_null", "ratio"):
-            estimate, low, high = (row[column] for column in ends(measure))
+            estimate, low, high = (row[column] for column in Interval.names(measure))
             cells.append(f"{number(estimate)} {_interval(low, high)}")
         yield {"layer": layer_label(row["layer"], depth - 1), "cells": cells}
 

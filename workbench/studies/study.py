@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from workbench.analysis.shift import ShiftTable, agreement_by_layer, stratified_shift, top_prediction_shift
+from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
+from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Condition
 from workbench.experiments.ablation import Ablation, ablate
@@ -21,16 +22,9 @@ from workbench.experiments.perturbation import Perturbation, perturb, responses_
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
-from workbench.studies.claims import (
-    Claim,
-    claim_table,
-    claims_html,
-    null_claims,
-    outcome_claims,
-    perturbation_claims,
-    shift_claims,
-)
+from workbench.studies.claims import null_claims, outcome_claims, perturbation_claims, shift_claims
 from workbench.studies.report import write_report
+from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.follow import follow
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup

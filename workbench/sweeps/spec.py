@@ -20,9 +20,8 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from workbench.conditions import PLAIN, Condition, Patch, Replay
-from workbench.errors import InputError
+from workbench.errors import InputError, nearest
 from workbench.models.presets import ROLES, PairPreset, pair_preset
-from workbench.problems.from_rows import nearest
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.sources import NAMES, SPLITS
 from workbench.sweeps.grids import FIELDS, Checked, Grid, MatrixGrid, PatchGrid, ReplayGrid

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from workbench.problems.from_rows import nearest
+from workbench.errors import nearest
 
 Place = tuple[str | int, ...]
 """Where in the file: keys and indices from its top."""

@@ -1,1 +1,35 @@
-"""Room."""
+"""Reading both models at every layer. Only `residuals` knows nnsight.
+
+`trace` gives a `LensTrace` (entropy, KL, top-k at every layer and position of some prompts), `follow` exact probabilities of
+chosen tokens, `tuned_lens` affine translators, `attention` who attends where; `edits` puts interventions in place meanwhile.
+`cells` takes a trace apart into cells, a layer at a position each; `agreement` tells how far the two models agree.
+
+    import workbench as wb
+    wb.trace(pair, problems, top_k=10)
+
+A new reading returns a frozen dataclass with one axis a layer and one a position; `attention` is the shortest to copy.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "read_residuals": "residuals",
+    "read_attention": "residuals",
+    "LayerCall": "residuals",
+    "read_calls": "residuals",
+    "read_logits": "residuals",
+    "prefill": "residuals",
+}
+
+__all__ = [*_HOME]  # noqa: PLE0604  (lazy names)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.models.anatomy import Anatomy, dissect
-from workbench.models.prompts import EncodedPrompt, batches, collate
+from workbench.models.anatomy import Anatomy, dissect, sharing
+from workbench.models.batches import batches, collate
+from workbench.models.prompts import EncodedPrompt
 from workbench.tracing.residuals import read_attention
-from workbench.twins import sharing
 
 
 def mass_received(

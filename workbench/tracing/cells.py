@@ -4,7 +4,7 @@ A cell is one (layer, position). Strata say how confident the base model is ther
 resample. Numbers only: `shift` makes tables of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,9 +27,12 @@ from workbench.estimates import (
     sums_by_problem,
     together,
 )
+from workbench.lens.strata import quantile_strata
 from workbench.models.prompts import TokenKind
+from workbench.names import SCOPES
 from workbench.tracing.lens_trace import LensTrace
 
+TOKENS = ("visual", "text")
 KINDS = ("all", "visual", "text", "special")
 MEASURES = (
     *("kl", "kl_null", "ratio", "median_kl", "total_kl", "share"),
@@ -121,9 +124,7 @@ class Cells:
                     "cells": entropy.size,
                     "problems": int((sums[:, 0, stratum] > 0).sum()),
                     **{
-                        key: value
-                        for name in MEASURES
-                        for key, value in columns(name, measured[name]).items()
+                        key: value for name in MEASURES for key, value in measured[name].columns(name).items()
                     },
                 }
             )
@@ -144,7 +145,7 @@ class Cells:
         rows = []
         for index, (name, statistic) in enumerate(statistics.items()):
             rho = replace(found[index], estimate=statistic.exact)
-            rows.append({"measure": name, "cells": int(defined[name].sum()), **columns("rho", rho)})
+            rows.append({"measure": name, "cells": int(defined[name].sum()), **rho.columns("rho")})
         return rows
 
 
@@ -194,11 +195,44 @@ def choose_kinds(trace: LensTrace, kinds: Sequence[str] | None, bins: int = 1) -
     return [kind for kind in kinds or KINDS if sizes[kind] >= bins]
 
 
-def columns(measure: str, interval: Interval) -> dict[str, float]:
-    """The three columns of a measure: estimate, and both ends of its interval."""
-    return {measure: interval.estimate, f"{measure}_low": interval.low, f"{measure}_high": interval.high}
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The cells of one token kind in one scope, and their strata."""
+
+    kind: str
+    scope: str
+    layers: list[int]
+    strata: NDArray[np.int64]
+    """(layers, positions)."""
+    bins: int
+
+    def sums(self, found: LensTrace, measure: str = "kl") -> Array:
+        """(problems, strata): sums of a measure in a trace of the same prompts."""
+        cells = Cells.of(found, self.kind).layers(self.layers)
+        values = np.ones_like(cells.values["kl"]) if measure == "cells" else cells.values[measure]
+        inside = [np.where(self.strata == stratum, values, 0.0).sum(0) for stratum in range(self.bins)]
+        return sums_by_problem(np.stack(inside), cells.problem, cells.problems)
+
+    def entropy(self, real: LensTrace) -> list[dict[str, float]]:
+        """Lowest and highest base entropy of each stratum, in nats."""
+        values = Cells.of(real, self.kind).layers(self.layers).values["entropy_base"]
+        parts = [values[self.strata == stratum] for stratum in range(self.bins)]
+        return [
+            {"entropy_low": part.min(initial=np.inf), "entropy_high": part.max(initial=-np.inf)}
+            if part.size
+            else {"entropy_low": np.nan, "entropy_high": np.nan}
+            for part in parts
+        ]
 
 
-def interval_in(row: Mapping[str, Any], measure: str) -> Interval:
-    """The interval that a row holds in the three columns of a measure."""
-    return Interval(*(float(row[f"{measure}{end}"]) for end in ("", "_low", "_high")))
+def groups_of(real: LensTrace, bins: int) -> list[Group]:
+    """Both scopes of visual and of text tokens, as far as there are enough of them, else of all tokens."""
+    groups, held = [], choose_kinds(real, None, bins)
+    for kind in [kind for kind in TOKENS if kind in held] or held[:1]:
+        strata = quantile_strata(real.entropy_base[:, positions_of(real, kind)], bins).numpy()
+        for scope in SCOPES:
+            alone = scope == "last layer"
+            layers = [i for i, layer in enumerate(real.layers) if (layer == real.depth - 1) == alone]
+            if layers:
+                groups.append(Group(kind, scope, layers, strata[layers], bins))
+    return groups

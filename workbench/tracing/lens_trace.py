@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -20,9 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workbench.displays import trace_html
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
+from workbench.views import markup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workbench.tracing.lens_trace import LensTrace
 
 FORMAT = 1
 """Version of the folder that `LensTrace.save` writes."""
@@ -231,7 +236,7 @@ class LensTrace:
 
     def plot(self) -> Any:
         """Mean KL by layer and token kind, with 95% intervals clustered by problem: a plotly Figure."""
-        from workbench.analysis.shift import agreement_by_layer
+        from workbench.tracing.agreement import agreement_by_layer
         from workbench.views.shift_figures import layer_curves
 
         return layer_curves(agreement_by_layer(self), "kl", depth=self.depth)
@@ -353,3 +358,26 @@ def _read_prompt(folder: Path, item: dict[str, Any]) -> PromptInfo:
     pictures = {"images": read(item["images"]), "frames": tuple(map(read, item.get("frames", ())))}
     grids = tuple(tuple(grid) for grid in item["grids"])
     return PromptInfo(**item | {"tokens": tuple(item["tokens"]), "grids": grids} | pictures)
+
+
+def trace_html(trace: "LensTrace", kinds: "Mapping[str, Tensor]") -> str:
+    """How many cells there are, and by layer and token kind how uncertain the base is and how far the two are apart."""
+    columns: dict[Any, Any] = {("", "layer"): [*trace.layers]}
+    for kind, here in kinds.items():
+        if not here.any():
+            continue
+        head = f"{kind}: {int(here.sum()):,} positions"
+        kl, null = trace.kl[:, here].double().mean(1), trace.kl_null[:, :, here].double().mean((0, 2))
+        columns[head, "entropy"] = trace.entropy_base[:, here].mean(1).tolist()
+        columns[head, "KL"] = kl.tolist()
+        if len(trace.kl_null):
+            columns[head, "× noise"] = (kl / null).tolist()
+        columns[head, "agree"] = trace.top1_agreement[:, here].float().mean(1).tolist()
+    return (
+        markup.paragraph(repr(trace))
+        + markup.table(pd.DataFrame({name: pd.Series(values) for name, values in columns.items()}))
+        + markup.paragraph(
+            "Means over positions. Entropy of the base's lens and KL(base‖RLVR) in nats; × noise: KL as a multiple of that "
+            "of random changes of the same norm; agree: share of positions with the same top token."
+        )
+    )

@@ -24,12 +24,13 @@ from workbench.backoff import piecewise
 from workbench.errors import InputError
 from workbench.lens.fused import LensStats, compare, matched_noise
 from workbench.lens.heads import LensHead
-from workbench.models.anatomy import Anatomy
+from workbench.models.batches import batches, collate
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, batches, collate
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.lens_trace import AXES, LensTrace, PromptInfo, occurring_ids
+from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import Edit, read_residuals
 
 __all__ = ["LensTrace", "PromptInfo", "compare_residuals", "lens_heads", "trace"]
@@ -145,35 +146,6 @@ def compare_residuals(
 
     base = read_residuals(pair.base, inputs, layers=layers, reduce=keep)
     return read_residuals(pair.rlvr, inputs, layers=layers, reduce=meet, write=write)
-
-
-def lens_heads(pair: ModelPair) -> tuple[LensHead, LensHead]:
-    """Norm and unembedding of base and RLVR model, both on the device of the RLVR model's unembedding.
-
-    Rows that only one model has (padding of its vocabulary) are left out.
-    """
-    device = pair.rlvr.unembedding.weight.device
-    return lens_head(pair.base, pair.vocab_size, device), lens_head(pair.rlvr, pair.vocab_size, device)
-
-
-def lens_head(anatomy: Anatomy, vocabulary: int, device: torch.device | None = None) -> LensHead:
-    """Norm and the first `vocabulary` rows of the unembedding, on `device` (None: where they are)."""
-    weight, bias = anatomy.unembedding.weight, anatomy.unembedding.bias
-    device = weight.device if device is None else device
-    return LensHead(
-        norm=_norm_on(anatomy, device),
-        weight=weight.detach()[:vocabulary].to(device),
-        bias=None if bias is None else bias.detach()[:vocabulary].to(device),
-        softcap=anatomy.softcap,
-        multiplier=anatomy.logit_multiplier,
-    )
-
-
-def _norm_on(anatomy: Anatomy, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The final norm of what is on a device, computed where the model keeps it: a copy would be moved back by its hooks."""
-    norm: Any = anatomy.norm
-    home = norm.weight.device
-    return norm if home == device else lambda hidden: norm(hidden.to(home)).to(device)
 
 
 def _cells(

@@ -31,11 +31,12 @@ from workbench.estimates import Settings, mean
 from workbench.lens.fused import compare
 from workbench.lens.heads import LensHead
 from workbench.models.anatomy import Anatomy
+from workbench.models.batches import batches, collate
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt, batches, collate
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
+from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import Reduce, read_residuals
-from workbench.tracing.trace import lens_head
 
 FORMAT = 1
 """Version of the folder that `Translators.save` writes."""

@@ -8,10 +8,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.attribution.contributions import METRICS
 from workbench.errors import InputError
+from workbench.estimates import Interval
+from workbench.names import METRICS
 from workbench.views.panels import COLOURS, cell_text, cell_texts, diverging_scale, finish
-from workbench.views.tables import NothingToDraw, ends, number
+from workbench.views.tables import NothingToDraw, number
 
 TITLES = {
     "direct": "Direct contributions to the change",
@@ -46,7 +47,7 @@ def component_heatmap(
     blocks = rows.loc[rows["kind"].isin(["head", "mlp"])]
     layers, heads = sorted(blocks["layer"].unique()), sorted(set(blocks["head"]) - {-1})
     columns = [*heads, -1]
-    cells = blocks.set_index(["layer", "head"])[ends("estimate")]
+    cells = blocks.set_index(["layer", "head"])[Interval.names("estimate")]
     cells = cells.reindex(pd.MultiIndex.from_product([layers, columns])).to_numpy(float)
     cells = cells.reshape(len(layers), len(columns), 3)
     scale = diverging_scale(cells[..., 0])

@@ -8,10 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.covariates import QUANTITIES
-from workbench.analysis.verdicts import SCOPES
+from workbench.estimates import Interval
+from workbench.names import QUANTITIES, SCOPES
 from workbench.views.panels import COLOURS, curves, error_bars, finish, log_axis
-from workbench.views.tables import NothingToDraw, bucket, ends, kind_name
+from workbench.views.tables import NothingToDraw, bucket, kind_name
 
 PARTS = {"simple": (COLOURS["base"], "circle"), "partial": (COLOURS["rlvr"], "diamond-open")}
 TITLES = {"kl": "KL", "kl_null": "KL of matched noise", "ratio": "KL over matched noise"}
@@ -61,14 +61,14 @@ def strata_panels(
                 name=title,
                 legendgroup=measure,
                 showlegend=place == 0,
-                customdata=part.loc[:, ends(measure)].to_numpy(float),
+                customdata=part.loc[:, Interval.names(measure)].to_numpy(float),
                 hovertemplate="%{y:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra></extra>",
                 row=place // _COLUMNS + 1,
                 col=place % _COLUMNS + 1,
             )
     figure.update_xaxes(type="category", tickangle=0, tickfont={"size": 10})
     figure.update_yaxes(title_text="nats")
-    log_axis(figure, rows[[*ends("kl"), *ends("kl_null")]].to_numpy(float).ravel())
+    log_axis(figure, rows[[*Interval.names("kl"), *Interval.names("kl_null")]].to_numpy(float).ravel())
     figure.update_yaxes(title_text="")
     figure.update_yaxes(title_text="nats (log)", col=1)
     figure.update_layout(height=150 + 270 * lines, showlegend=True)
@@ -103,7 +103,7 @@ def correlation_forest(
     for column, outcome in enumerate(chosen, 1):
         part = rows.loc[rows["outcome"] == outcome].set_index("quantity").reindex(names)
         for place, (what, (colour, symbol)) in zip((0.14, -0.14), PARTS.items(), strict=True):
-            middle, low, high = (part[name].to_numpy(float) for name in ends(what))
+            middle, low, high = (part[name].to_numpy(float) for name in Interval.names(what))
             figure.add_scatter(
                 x=middle,
                 y=np.arange(len(names)) + place,

@@ -1,23 +1,20 @@
 """What the lens explorer needs of a trace, packed small: numbers as base64, tokens as one vocabulary."""
 
 import base64
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from plotly.colors import sample_colorscale
 
 from workbench.views.panels import COLOURS
+from workbench.views.pictures import picture_uri
 from workbench.views.tables import visible
 
 if TYPE_CHECKING:
     from workbench.tracing.follow import Followed
     from workbench.tracing.lens_trace import LensTrace, PromptInfo
 
-PICTURE_SIDE = 768
-"""Longest side in pixels of a picture in the page."""
 PREDICTION_BYTES = 6_000_000
 """Of top predictions in a page; deep models and long prompts keep fewer per cell."""
 FOLLOWED_BYTES = 4_000_000
@@ -147,20 +144,6 @@ def place_name(one: "LensTrace", position: int) -> str:
     grids, view = one.prompts[0].grids, int(one.visual_index[position])
     moment = f", frame {frame + 1}" if grids[view][0] > 1 else ""
     return f"{view_name(grids, view)}{moment}, row {row + 1}, column {column + 1}"
-
-
-def picture_uri(picture: Image.Image) -> str:
-    """A picture as data URI, no larger than PICTURE_SIDE: PNG when it is small, else JPEG."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    small = picture.width * picture.height <= 256**2
-    buffer = io.BytesIO()
-    if small:
-        picture.save(buffer, "PNG", optimize=True)
-    else:
-        picture.save(buffer, "JPEG", quality=88)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _scale(name: str) -> list[list[int]]:

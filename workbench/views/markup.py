@@ -247,3 +247,26 @@ def _heads(names: Sequence[tuple[Any, ...]], numeric: Sequence[bool], level: int
         for name, run in groupby(name[level] if len(name) > 1 else "" for name in names):
             span = sum(1 for _ in run)
             yield f'<th colspan="{span}" style="{_PADDING};text-align:center">{escape(str(name))}</th>'
+
+
+def _grids(values: Sequence[float], places: Sequence[Sequence[int]]) -> list[list[list[float]]]:
+    """Values at (t, row, column) as grids; every frame and every further picture begins a new one."""
+    found: list[list[list[float]]] = []
+    before = None
+    for value, (t, row, column) in zip(values, places, strict=True):
+        if t < 0:
+            continue
+        if before is None or t != before[0] or (row, column) <= before[1:]:
+            found.append([])
+        grid = found[-1]
+        grid += [[] for _ in range(row + 1 - len(grid))]
+        grid[row] += [float("nan")] * (column + 1 - len(grid[row]))
+        grid[row][column] = value
+        before = (t, row, column)
+    return found
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value!r}" for name, value in values.items() if value is not None and value is not False
+    )

@@ -7,9 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.verdicts import SCOPES
+from workbench.estimates import Interval
+from workbench.names import SCOPES
 from workbench.views.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
-from workbench.views.tables import NothingToDraw, ends, kind_name
+from workbench.views.tables import NothingToDraw, kind_name
 
 STYLES = {
     "rlvr": (COLOURS["rlvr"], "solid", "circle"),
@@ -64,7 +65,7 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
                 + f" ({draws} draws)" * (name in ("permuted", "gaussian")),
                 legendgroup=str(name),
                 showlegend=column == 1,
-                customdata=part.loc[:, ends("kl")].to_numpy(float),
+                customdata=part.loc[:, Interval.names("kl")].to_numpy(float),
                 hovertemplate="%{y:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra></extra>",
                 row=1,
                 col=column,
@@ -72,7 +73,7 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
     figure.update_xaxes(type="category", title_text="base-entropy bucket of the layer")
     figure.update_yaxes(title_text="KL(base‖model), nats", col=1)
     title = figure["layout"]["yaxis"]["title"]["text"]
-    log_axis(figure, rows[ends("kl")].to_numpy(float).ravel())
+    log_axis(figure, rows[Interval.names("kl")].to_numpy(float).ravel())
     figure.update_yaxes(title_text="")
     figure.update_yaxes(title_text=f"{title} (log)", col=1)
     figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})

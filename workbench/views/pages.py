@@ -20,7 +20,7 @@ from workbench.errors import InputError
 def render(template: str, **values: Any) -> str:
     """A page from one of ``templates/``."""
     environment = Environment(
-        loader=PackageLoader("workbench"),
+        loader=PackageLoader("workbench.views"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike
 from plotly.colors import sample_colorscale
 
 from workbench.errors import InputError
+from workbench.estimates import Interval
 from workbench.views.markup import COLOURS
-from workbench.views.tables import bucket, ends, last_layer, number, visible
+from workbench.views.tables import bucket, last_layer, number, visible
 
 DASHES = {
     "rlvr": "dash",
@@ -172,7 +173,7 @@ def diverging_scale(values: ArrayLike) -> dict:
 
 def error_bars(rows: pd.DataFrame, measure: str) -> dict:
     """Plotly's ``error_y`` for a measure and its interval; nothing is drawn where that is NaN."""
-    middle, low, high = (rows[column].to_numpy(float) for column in ends(measure))
+    middle, low, high = (rows[column].to_numpy(float) for column in Interval.names(measure))
     return {
         "array": high - middle,
         "arrayminus": middle - low,
@@ -212,7 +213,7 @@ def curves(lines: Mapping[str, tuple[pd.DataFrame, str, str]], depth: int | None
         part = part.sort_values("layer")
         below, final = part.loc[part["layer"] != last], part.loc[part["layer"] == last]
         colour, dash, symbol = COLOURS[style], DASHES.get(style, "solid"), MARKERS.get(style, "circle")
-        known = below.dropna(subset=ends(measure))
+        known = below.dropna(subset=Interval.names(measure))
         between = band(known["layer"], known[f"{measure}_low"], known[f"{measure}_high"], colour, 0.18)
         figure.add_trace(between.update(legendgroup=name))
         for place, mode in ((below, "lines+markers"), (final, "markers")):
@@ -226,7 +227,7 @@ def curves(lines: Mapping[str, tuple[pd.DataFrame, str, str]], depth: int | None
                 showlegend=len(place) > 0 and (place is below or below.empty),
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"color": colour, "symbol": symbol, "size": 8},
-                customdata=place.loc[:, ends(measure)].to_numpy(float),
+                customdata=place.loc[:, Interval.names(measure)].to_numpy(float),
                 hovertemplate=f"{name}: %{{y:.4g}} (%{{customdata[1]:.4g}} – %{{customdata[2]:.4g}})"
                 "<extra></extra>",
             )

@@ -8,11 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.analysis.verdicts import SCOPES
 from workbench.estimates import Interval
-from workbench.experiments.slopes import ALL, CLEAN, FITS, OUTCOMES, STRATA, outcome_of, slope_text
+from workbench.names import ALL, CLEAN, FITS, OUTCOMES, SCOPES, STRATA
 from workbench.views.panels import COLOURS, band, finish
-from workbench.views.tables import NothingToDraw
+from workbench.views.tables import NothingToDraw, outcome_of, slope_text
 
 LOOKS = {"correct": (COLOURS["base"], "circle"), "incorrect": (COLOURS["ratio"], "diamond")}
 NAMES = {"correct": "right response", "incorrect": "wrong response", "margin": "wrong − right"}

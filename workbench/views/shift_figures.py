@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
+from workbench.estimates import Interval
 from workbench.views.panels import (
     COLOURS,
     FRACTIONS,
@@ -42,7 +43,6 @@ from workbench.views.tables import (
     bucket,
     caption,
     drawable,
-    ends,
     first_kind,
     kind_name,
     last_layer,
@@ -72,7 +72,7 @@ def shift_heatmap(
     """
     name, unit = measure_names(measure)
     kind = kind or first_kind(table)
-    columns = [*ends(measure), "cells", "entropy_low", "entropy_high"]
+    columns = [*Interval.names(measure), "cells", "entropy_low", "entropy_high"]
     rows = strata_rows(table, [measure], scope="layer", kind=kind)
     layers, strata = sorted(rows["layer"].unique()), sorted(rows["stratum"].unique())
     last = last_layer(layers, depth)
@@ -178,7 +178,7 @@ def shift_ratio(
     figure.add_hline(y=1, line={"color": COLOURS["null"], "width": 1.5, "dash": "dash"})
     figure.update_xaxes(title_text="base-entropy bucket", showgrid=False, type="category")
     figure.update_yaxes(title_text=MEASURES["ratio"][1])
-    log_axis(figure, [*rows[ends("ratio")].to_numpy(float).flat, 1.0])
+    log_axis(figure, [*rows[Interval.names("ratio")].to_numpy(float).flat, 1.0])
     figure.update_layout(height=400, showlegend=True)
     return finish(figure, f"KL over matched noise, {kind_name(kind)}, {scope}", caption(rows))
 
@@ -188,7 +188,7 @@ def layer_curves(
 ) -> go.Figure:
     """One measure by layer, one line per token kind, with bands, from ``shift.agreement_by_layer(trace)``."""
     name, unit = measure_names(measure)
-    rows = rows_where(agreement, "agreement", ["layer", "kind", *ends(measure)], kind=list(kinds))
+    rows = rows_where(agreement, "agreement", ["layer", "kind", *Interval.names(measure)], kind=list(kinds))
     rows = drawable(rows, "agreement", measure)
     held = [kind for kind in kinds if kind in set(rows["kind"])]
     figure = curves({kind: (rows.loc[rows["kind"] == kind], measure, kind) for kind in held}, depth)
@@ -199,7 +199,7 @@ def layer_curves(
         measure in LOGARITHMIC
         and 0 < np.nanmin(values := rows[measure].to_numpy(float)) < np.nanmax(values) / 20
     ):
-        log_axis(figure, rows[ends(measure)].to_numpy(float).flat)
+        log_axis(figure, rows[Interval.names(measure)].to_numpy(float).flat)
     elif measure in LOGARITHMIC:
         figure.update_yaxes(rangemode="tozero")
     return finish(figure, f"{name} by layer", caption(rows, each=["layer", "kind"]))
@@ -208,7 +208,11 @@ def layer_curves(
 def entropy_curves(agreement: pd.DataFrame, kind: str = "visual", *, depth: int | None = None) -> go.Figure:
     """Mean lens entropy (nats) of the base and of the RLVR model by layer, with bands, for one token kind."""
     measures = {"base": "entropy_base", "RLVR": "entropy_rlvr"}
-    needed = ["layer", "kind", *(column for measure in measures.values() for column in ends(measure))]
+    needed = [
+        "layer",
+        "kind",
+        *(column for measure in measures.values() for column in Interval.names(measure)),
+    ]
     rows = drawable(rows_where(agreement, "agreement", needed, kind=kind), "agreement", "entropy_base")
     figure = curves({name: (rows, m, name.lower()) for name, m in measures.items()}, depth)
     figure.update_yaxes(title_text="lens entropy, nats", rangemode="tozero")
@@ -223,7 +227,7 @@ def correlation_curves(
     Below 0: low-entropy cells shift most. ``correlations`` is ``ShiftTable.correlations``.
     """
     names = {"kl": ("observed KL", "rlvr"), "kl_null": ("matched noise", "null"), "ratio": ("ratio", "ratio")}
-    needed = ["scope", "layer", "kind", "measure", *ends("rho")]
+    needed = ["scope", "layer", "kind", "measure", *Interval.names("rho")]
     rows = rows_where(correlations, "correlations", needed, scope="layer", kind=kind, measure=list(names))
     drawable(rows, "correlations", "rho")
     rows = rows.loc[rows["rho"].notna()]

@@ -1,11 +1,13 @@
 """The tidy tables that figures and reports show: what they must hold, and how their entries read as text."""
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 
 import numpy as np
 import pandas as pd
 
 from workbench.errors import InputError
+from workbench.estimates import Array, Interval
 
 SHIFT_COLUMNS = (
     "scope",
@@ -29,11 +31,6 @@ SOURCES = {
 
 class NothingToDraw(InputError):
     """A table with the right columns, but without one finite value to show."""
-
-
-def ends(measure: str) -> list[str]:
-    """The three columns of a measure: estimate, lower and upper end of its interval."""
-    return [measure, f"{measure}_low", f"{measure}_high"]
 
 
 def rows_where(frame: pd.DataFrame, name: str, columns: Iterable[str], **where: object) -> pd.DataFrame:
@@ -93,7 +90,7 @@ def strata_rows(
 
     Raises InputError for missing columns or two stratifications in one table, NothingToDraw without a value.
     """
-    needed = [*SHIFT_COLUMNS, *(column for measure in measures for column in ends(measure))]
+    needed = [*SHIFT_COLUMNS, *(column for measure in measures for column in Interval.names(measure))]
     if scope == "last layer":
         rows = rows_where(table, "table", needed, scope="layer", kind=kind)
         rows = rows_where(rows, "table", needed, layer=last_layer(rows["layer"], depth))
@@ -167,3 +164,17 @@ def visible(token: str) -> str:
         return "␣" * len(shown) or "∅"
     lead, tail = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
     return "␣" * lead + body + "␣" * tail
+
+
+def outcome_of(table: pd.DataFrame, outcome: str) -> Array:
+    """Nats per token of the right or the wrong response, or the margin: wrong minus right."""
+    if outcome == "margin":
+        return outcome_of(table, "incorrect") - outcome_of(table, "correct")
+    return table[f"nats_{outcome}"].to_numpy(float)
+
+
+def slope_text(interval: Interval) -> str:
+    """A slope with its interval, such as "+0.41 [0.35, 0.48]"."""
+    bounds = "" if isnan(interval.low) else f" [{number(interval.low, 2)}, {number(interval.high, 2)}]"
+    sign = "+" if interval.estimate > 0 else ""
+    return f"{sign}{number(interval.estimate, 2)}{bounds}"

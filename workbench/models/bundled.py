@@ -1,42 +1,17 @@
-"""Settings that suit a pair: those of its preset, else the paper's."""
+"""What ships with the bundled pairs beside their two models: controls and checkpoints of training."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair, load_pair
-from workbench.models.presets import PairPreset
 
 RESTARTED = 25
 """Where the RL of the bundled pair was resumed without its weights: but for the unembedding it began again from the base."""
+
+
 FIRST = "first"
-
-
-def settings_for(pair: ModelPair) -> dict[str, Any]:
-    """Arguments of `Replay` for a pair: its preset's, else none, which is the paper's."""
-    return dict(pair.preset.replay) if pair.preset else {}
-
-
-def matrix_settings(pair: ModelPair, changed: Iterable[str] = ()) -> dict[str, Any]:
-    """Arguments of `default_matrix` for a pair, before those named in ``changed`` are (`PairPreset.matrix`)."""
-    return (pair.preset or _NONE).matrix(changed)
-
-
-def is_bundled(pair: ModelPair) -> bool:
-    """Whether the pair ships with the package."""
-    return pair.preset is not None and pair.preset.bundled
-
-
-def longest_answer(pair: ModelPair) -> int:
-    """Where `decode` may cut a pair's responses off without loss, in tokens."""
-    return (pair.preset or _NONE).longest_answer
-
-
-def batch_of(pair: ModelPair) -> int:
-    """Prompts per forward that suit a pair: many for tiny bundled ones, whose cost is mostly per call."""
-    return (pair.preset or _NONE).batch_size
 
 
 def controls_of(pair: ModelPair) -> dict[str, ModelPair]:
@@ -73,6 +48,3 @@ def checkpoints_of(pair: ModelPair) -> dict[int | str, Callable[[], ModelPair]]:
         name = steps if steps > 0 else saved if isinstance(saved, str) else f"{FIRST} {saved}"
         found[name] = partial(load, checkpoint=saved)
     return found
-
-
-_NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name

@@ -1,0 +1,40 @@
+"""A model's lens head: its own final norm and unembedding."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.lens.heads import LensHead
+from workbench.models.anatomy import Anatomy
+from workbench.models.pairs import ModelPair
+
+
+def lens_heads(pair: ModelPair) -> tuple[LensHead, LensHead]:
+    """Norm and unembedding of base and RLVR model, both on the device of the RLVR model's unembedding.
+
+    Rows that only one model has (padding of its vocabulary) are left out.
+    """
+    device = pair.rlvr.unembedding.weight.device
+    return lens_head(pair.base, pair.vocab_size, device), lens_head(pair.rlvr, pair.vocab_size, device)
+
+
+def lens_head(anatomy: Anatomy, vocabulary: int, device: torch.device | None = None) -> LensHead:
+    """Norm and the first `vocabulary` rows of the unembedding, on `device` (None: where they are)."""
+    weight, bias = anatomy.unembedding.weight, anatomy.unembedding.bias
+    device = weight.device if device is None else device
+    return LensHead(
+        norm=_norm_on(anatomy, device),
+        weight=weight.detach()[:vocabulary].to(device),
+        bias=None if bias is None else bias.detach()[:vocabulary].to(device),
+        softcap=anatomy.softcap,
+        multiplier=anatomy.logit_multiplier,
+    )
+
+
+def _norm_on(anatomy: Anatomy, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The final norm of what is on a device, computed where the model keeps it: a copy would be moved back by its hooks."""
+    norm: Any = anatomy.norm
+    home = norm.weight.device
+    return norm if home == device else lambda hidden: norm(hidden.to(home)).to(device)
