@@ -8,7 +8,7 @@ import torch
 
 from workbench.decoding import decode as decoding
 from workbench.decoding.decode import decode, decode_many, respond
-from workbench.decoding.vllm import export_visual_embeddings
+from workbench.decoding.vllm_engine import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.replay.patching import Patch, prepare_patch

@@ -105,7 +105,7 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
 
 
 def test_an_engine_leaves_out_what_it_cannot_draw(folders, tmp_path, workbench, monkeypatch):
-    monkeypatch.setattr("workbench.decoding.vllm.find_spec", lambda name: None)
+    monkeypatch.setattr("workbench.decoding.vllm_engine.find_spec", lambda name: None)
     tiny.image(seed=0).save(tmp_path / "0.png")
     row = {"id": "q", "question": "How many?", "answer": "3", "image": "0.png"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row))

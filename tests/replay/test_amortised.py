@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from workbench.conditions import Replay
 from workbench.decoding.decode import decode
-from workbench.decoding.vllm import export_visual_embeddings
+from workbench.decoding.vllm_engine import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.experiments.ablation import ablate
 from workbench.experiments.agent import run_agent

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.decoding.stops import Stops
-from workbench.decoding.vllm import Model, VllmEngine, engine_for, vllm_request
+from workbench.decoding.vllm_engine import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import batches, collate, problem_seed

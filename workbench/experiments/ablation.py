@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from workbench.conditions import PLAIN, Patch, Replay
-from workbench.decoding.vllm import engine_for
+from workbench.decoding.vllm_engine import engine_for
 from workbench.errors import InputError
 from workbench.experiments.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.experiments.perturbation import Disturbance, Perturbation, perturb

@@ -16,7 +16,7 @@ from workbench.backoff import piecewise
 from workbench.cache import Reuse
 from workbench.conditions import Patch, Replay, title_of
 from workbench.decoding.decode import decode_many
-from workbench.decoding.vllm import Model
+from workbench.decoding.vllm_engine import Model
 from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair

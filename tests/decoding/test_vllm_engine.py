@@ -10,7 +10,7 @@ import torch
 from workbench.analysis.null_models import null_pair
 from workbench.decoding.decode import decode, decode_many
 from workbench.decoding.stops import Stops
-from workbench.decoding.vllm import VllmEngine, _engine, vllm_request
+from workbench.decoding.vllm_engine import VllmEngine, _engine, vllm_request
 from workbench.errors import InputError
 from workbench.experiments.ablation import ablate
 from workbench.experiments.agent import run_agent
@@ -216,7 +216,7 @@ def test_an_engine_that_cannot_stand_for_the_model_is_refused(stored, started, t
 
 
 def test_without_vllm_the_extra_is_named(stored, monkeypatch):
-    monkeypatch.setattr("workbench.decoding.vllm.find_spec", lambda name: None)
+    monkeypatch.setattr("workbench.decoding.vllm_engine.find_spec", lambda name: None)
     _engine.cache_clear()
     pair = stored("qwen2_5_vl")
     with pytest.raises(InputError, match=r'pip install "replay-workbench\[vllm\]"'):

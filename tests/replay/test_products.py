@@ -4,14 +4,14 @@ import pytest
 import tiny
 import torch
 
-from workbench.replay import loss as readouts
+from workbench.replay import products
 from workbench.replay.products import logits
 
 
 @pytest.mark.parametrize("portion", [1, 20 * 32, 1 << 30])
 @pytest.mark.parametrize("whole", [False, True])
 def test_portions_change_neither_values_nor_gradients(monkeypatch, portion, whole):
-    monkeypatch.setitem(readouts._PORTION_ELEMENTS, "cpu", portion)
+    monkeypatch.setitem(products._PORTION_ELEMENTS, "cpu", portion)
     anatomy = tiny.pair(dtype=torch.float64).rlvr
     torch.manual_seed(0)
     hidden = torch.randn(3, anatomy.hidden_size, dtype=torch.float64, requires_grad=True)
