@@ -14,6 +14,7 @@ from workbench.errors import InputError
 from workbench.experiments.agent import run_agent, run_agents
 from workbench.models.chat import Message, as_said, render
 from workbench.models.presets import pair_preset
+from workbench.problems.answers import Outcome
 from workbench.problems.zoom import ZoomTool
 
 # Qwen2.5-VL's own, in the parts that matter here: a system text of its own, pictures numbered on request.
@@ -248,7 +249,7 @@ HOSTILE = {
 def test_hostile_responses_turn_after_turn_end_at_the_limit(tiny_pair, tmp_path, name):
     transcript, heard = run(tiny_pair, HOSTILE[name], turns=3, max_context=100_000)
     assert (transcript.ended, transcript.answer, len(transcript.turns)) == ("turns", None, 3)
-    assert transcript.outcome() == wb.answers.Outcome(False, None, "no answer: out of turns")
+    assert transcript.outcome() == Outcome(False, None, "no answer: out of turns")
     for turn, (prompt, _) in zip(transcript.turns, heard, strict=True):
         assert len(prompt.grids) == turn.images
         ids = prompt.input_ids.tolist()

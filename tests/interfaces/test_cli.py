@@ -188,7 +188,7 @@ def test_bad_input(arguments, message, workbench):
 
 def test_a_warning_is_one_plain_line():
     program = (
-        "import sys, warnings; from workbench import cli\n"
+        "import sys, warnings; from workbench.interfaces import cli\n"
         "cli.app = lambda: warnings.warn('a video has\\nfewer frames', UserWarning)\ncli.main()"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import sweep_standin
-from sweep_runs import contents, home, recorded, spec  # noqa: F401  (a fixture)
+from sweep_runs import contents, recorded, spec
 
 import workbench
 from workbench.errors import InputError
@@ -24,13 +24,13 @@ SUPPORT = str(Path(sweep_standin.__file__).parent)
 PROJECT = str(Path(workbench.__file__).parents[1])
 
 
-def test_an_unknown_engine_is_refused(home):  # noqa: F811
+def test_an_unknown_engine_is_refused(home):
     with pytest.raises(InputError, match="`engine` is 'dask'; expected local, ray or slurm"):
         run_sweep(spec(home), home / "out", engine="dask")
 
 
 @pytest.mark.parametrize("engine", ["ray", "slurm"])
-def test_an_engine_that_is_not_installed_is_told_with_its_extra(engine, home, monkeypatch):  # noqa: F811
+def test_an_engine_that_is_not_installed_is_told_with_its_extra(engine, home, monkeypatch):
     monkeypatch.setitem(sys.modules, {"ray": "ray", "slurm": "submitit"}[engine], None)
     with pytest.raises(InputError, match=rf"replay-workbench\[{engine}\]"):
         run_sweep(spec(home), home / "out", engine=engine)
@@ -48,7 +48,7 @@ class TestSlurm:
         monkeypatch.setattr(worker, "Bench", sweep_standin.Bench)
         monkeypatch.setattr("workbench.sweeps.slurm_engine.POLL", 0)
 
-    def test_same_tables(self, home):  # noqa: F811
+    def test_same_tables(self, home):
         file = spec(home, "{bad: {patch: {layers: 2}}, t: {replay: {}}}")
         run_sweep(file, home / "local", workers=1)
         file.write_text(file.read_text() + "\nslurm: {cluster: debug}")
@@ -56,7 +56,7 @@ class TestSlurm:
         assert (last.done, last.failed) == (15, 5)
         assert contents(home / "slurm") == contents(home / "local")
 
-    def test_what_came_while_no_driver_ran_is_collected(self, home, monkeypatch):  # noqa: F811
+    def test_what_came_while_no_driver_ran_is_collected(self, home, monkeypatch):
         file = spec(home, slurm="{cluster: debug}")
         run_sweep(file, home / "out", engine="slurm", workers=1)
         with Ledger(home / "out", write=True) as book, book.base:
@@ -65,19 +65,19 @@ class TestSlurm:
         monkeypatch.setattr(worker, "Bench", None)  # nothing runs
         assert resume_sweep(home / "out", engine="slurm").done == 20
 
-    def test_cells_whose_jobs_end_without_them_fail(self, home, monkeypatch):  # noqa: F811
+    def test_cells_whose_jobs_end_without_them_fail(self, home, monkeypatch):
         monkeypatch.setattr("workbench.sweeps.slurm_engine.Shard.__call__", lambda self: None)
         last = run_sweep(spec(home, slurm="{cluster: debug}"), home / "out", engine="slurm", workers=1)
         assert last.failed == 20
 
-    def test_failed_cells_are_run_again(self, home, monkeypatch):  # noqa: F811
+    def test_failed_cells_are_run_again(self, home, monkeypatch):
         file = spec(home, "{bad: {patch: {layers: 2}}}", slurm="{cluster: debug}")
         assert run_sweep(file, home / "out", engine="slurm", workers=1).failed == 5
         monkeypatch.setattr(worker, "Bench", Mended)
         last = resume_sweep(home / "out", engine="slurm", workers=1, retry_failed=True)
         assert (last.done, last.failed, last.now) == (15, 0, 5)
 
-    def test_a_job_whose_time_is_over_goes_on_where_it_was(self, home, tmp_path):  # noqa: F811
+    def test_a_job_whose_time_is_over_goes_on_where_it_was(self, home, tmp_path):
         from workbench.sweeps.slurm_engine import Shard
 
         sweep = parse_sweep(spec(home).read_text())
@@ -91,12 +91,12 @@ class TestSlurm:
         assert (inbox / f"{cells[0].key}.json").read_text() == "done before"
         assert {file.stem for file in inbox.glob("*.json")} == {cell.key for cell in cells}
 
-    def test_without_slurm_it_is_not_run_here_unless_asked(self, home, monkeypatch):  # noqa: F811
+    def test_without_slurm_it_is_not_run_here_unless_asked(self, home, monkeypatch):
         monkeypatch.setenv("PATH", str(home))  # no srun
         with pytest.raises(InputError, match=r"there is no Slurm on this machine.*cluster: local"):
             run_sweep(spec(home), home / "out", engine="slurm")
 
-    def test_a_wrong_parameter_is_told(self, home):  # noqa: F811
+    def test_a_wrong_parameter_is_told(self, home):
         with pytest.raises(InputError, match="`slurm`"):
             run_sweep(
                 spec(home, slurm="{cluster: debug, slurm_partitoin: gpu}"), home / "out", engine="slurm"
@@ -123,7 +123,7 @@ class TestRay:
         ray.shutdown()
         cluster.shutdown()
 
-    def test_same_tables_though_an_actor_and_a_node_die(self, home, cluster):  # noqa: F811
+    def test_same_tables_though_an_actor_and_a_node_die(self, home, cluster):
         file = spec(home, "{bad: {patch: {layers: 2}}, t: {replay: {tau: [0.2, 0.4, 0.6]}}}")
         run_sweep(file, home / "local", workers=1)
         doomed = cluster.add_node(num_cpus=1)
