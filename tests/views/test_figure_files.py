@@ -2,14 +2,16 @@
 
 import sys
 
+import numpy as np
 import pytest
 from browser import chromium
+from PIL import Image
 from synthetic import synthetic_trace
 
 from workbench.analysis.shift import stratified_shift
 from workbench.errors import InputError
 from workbench.views import shift_figures as figures
-from workbench.views.figure_files import write_figures
+from workbench.views.figure_files import UNSEEN, pack_png, write_figures
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +57,19 @@ def test_write_says_in_one_line_why_there_are_no_pictures(tmp_path, shift, monke
     assert hint == 'No PNG files: kaleido is not installed; pip install "replay-workbench[export]" adds it.'
     with pytest.raises(InputError, match="`figures` is empty"):
         write_figures({}, tmp_path)
+
+
+@pytest.mark.parametrize(("colours", "mode"), [(3, "P"), (2000, "RGB")])
+def test_a_packed_picture_looks_the_same(tmp_path, colours, mode):
+    """Few colours become a palette; a long colour scale stays as it is."""
+    draw = np.random.default_rng(0)
+    scale = draw.integers(0, 256, (colours, 4), dtype=np.uint8) | np.array([0, 0, 0, 255], np.uint8)
+    pixels = scale[draw.integers(0, colours, (80, 90))]
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").stat().st_size
+    pack_png(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as packed:
+        assert packed.mode == mode
+        after = np.asarray(packed.convert("RGB")).astype(int)
+    assert np.abs(after - pixels[..., :3]).max() <= UNSEEN
+    assert (tmp_path / "a.png").stat().st_size < before

@@ -39,7 +39,7 @@ from workbench.runs import digest_of, kept, made_with, write_json
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
-from workbench.views.figure_files import write_figures
+from workbench.views.figure_files import pack_png, write_figures
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -357,6 +357,9 @@ class Analysis:
         out.mkdir(parents=True, exist_ok=True)
         named = {f"{self.name}{'_' * bool(end)}{end}": figure for end, figure in found.figures.items()}
         hint = write_figures(named, out, images=images)
+        for name in named:
+            if (file := out / f"{name}.png").exists():
+                pack_png(file)
         found.table.to_csv(out / f"{self.name}.csv", index=False)
         spec = self.manifest(given)
         told = {"digest": digest_of(spec), **spec, "made_with": made_with()}
