@@ -14,6 +14,7 @@ import torch
 from workbench import ablate, backoff, decode_many, learn_many, load_pair, trace
 from workbench.backoff import MemoryBackoff, piecewise, ran_out, shrink
 from workbench.errors import InputError
+from workbench.lens import blocks
 from workbench.lens import fused as lens
 from workbench.lens.fused import LensHead
 from workbench.models.pairs import ModelPair
@@ -242,7 +243,7 @@ def scarce(monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> list
         write(self, out, hidden, rows_)
 
     monkeypatch.setattr(LensHead, "write_logits", refuse)
-    monkeypatch.setitem(lens._BLOCK_ELEMENTS, "cpu", lens._BLOCK_ELEMENTS["cpu"])
+    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", blocks.BLOCK_ELEMENTS["cpu"])
     return tried
 
 
@@ -299,7 +300,7 @@ def test_where_no_block_fits_the_batch_gets_smaller(pair, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_full_card(monkeypatch):
     monkeypatch.setattr(backoff, "_fits", backoff.WeakKeyDictionary())
-    monkeypatch.setitem(lens._BLOCK_ELEMENTS, "cuda", lens._BLOCK_ELEMENTS["cuda"])
+    monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cuda", blocks.BLOCK_ELEMENTS["cuda"])
     models = [tiny.model("qwen2_5_vl", seed, vocab_size=50_000).cuda() for seed in (0, 0)]
     pair = load_pair(base=models[0], rlvr=models[1], processor=tiny.processor("qwen2_5_vl"))
     with torch.no_grad():

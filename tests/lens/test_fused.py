@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench.errors import InputError
+from workbench.lens import blocks
 from workbench.lens import fused as lens
 from workbench.lens.fused import LensStats
 from workbench.lens.heads import LensHead
@@ -105,7 +106,7 @@ def test_strips_of_positions_change_nothing(monkeypatch: pytest.MonkeyPatch):
     pair = random_pair(positions=23)
     null = lens.matched_noise(*pair[:2], draws=2)
     whole = lens.compare(*pair, null=null, jensen_shannon=True)
-    monkeypatch.setattr(lens, "_STRIP_ELEMENTS", 5 * 4 * 300)
+    monkeypatch.setattr(blocks, "STRIP_ELEMENTS", 5 * 4 * 300)
     strips = lens.compare(*pair, null=null, jensen_shannon=True)
     for name in ("entropy_base", "kl", "kl_null", "jensen_shannon"):
         torch.testing.assert_close(getattr(strips, name), getattr(whole, name), rtol=0, atol=1e-14)

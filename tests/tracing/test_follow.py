@@ -13,8 +13,8 @@ from synthetic import synthetic_trace
 
 import workbench as wb
 from workbench.errors import InputError
-from workbench.lens.fused import log_probabilities
 from workbench.lens.heads import LensHead
+from workbench.lens.token_probabilities import log_probabilities
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.studies.explore import explore
 from workbench.tracing.edits import batch_edits

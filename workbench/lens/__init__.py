@@ -20,7 +20,7 @@ _HOME = {
     "compare": "fused",
     "summarise": "fused",
     "matched_noise": "fused",
-    "log_probabilities": "fused",
+    "log_probabilities": "token_probabilities",
     "quantile_strata": "strata",
     "fraction_strata": "strata",
     "select_cells": "strata",

@@ -20,7 +20,6 @@ would drown the shift that is to be measured.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
@@ -30,17 +29,8 @@ from torch import Tensor
 
 from workbench.backoff import shrink
 from workbench.errors import InputError
+from workbench.lens.blocks import BLOCK_ELEMENTS, LEAST_BLOCK, STRETCH, Heads, blocks, working_sizes
 from workbench.lens.heads import LensHead
-
-# Logits that exist at a time, all distributions together: enough for efficient matrix products, and no more. Less, for
-# the rest of the process, where memory ran out.
-_BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
-# A CPU sums a block in strips of positions that stay in the second-level cache of each core: a third faster.
-_STRIP_ELEMENTS = 1 << 17
-# Top predictions are looked for only in those stretches of vocabulary rows whose maximum is high enough.
-STRETCH = 64
-# Blocks are not smaller than this.
-_LEAST_BLOCK = 4 * STRETCH
 
 Residuals: TypeAlias = Float[Tensor, "positions hidden"]  # before the final norm
 
@@ -186,22 +176,6 @@ def matched_noise(
     return start + noise * (length / torch.linalg.vector_norm(noise, dim=-1, keepdim=True))
 
 
-# D distributions at N positions, each by its head and normed residuals: the base, the RLVR model, null draws.
-Heads: TypeAlias = list[tuple[LensHead, Tensor]]
-
-
-def _blocks(heads: Heads, dtype: torch.dtype, block: int) -> Iterator[tuple[int, Tensor]]:
-    """The first vocabulary row and the logits (N, D, rows) of every block, always in the same buffer."""
-    (head, hidden), vocabulary = heads[0], len(heads[0][0].weight)
-    buffer = hidden.new_empty(len(hidden) * len(heads) * block, dtype=dtype)
-    for start in range(0, vocabulary, block):
-        rows = slice(start, min(start + block, vocabulary))
-        logits = buffer[: len(hidden) * len(heads) * (rows.stop - start)].view(len(hidden), len(heads), -1)
-        for index, (head, hidden) in enumerate(heads):
-            head.write_logits(logits[:, index], hidden, rows)
-        yield start, logits
-
-
 def _sums(z: Tensor, peak: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
     """Stretch maxima (n, D, stretches), new running maxima (n, D) and the sums of step 4, of logits (n, D, rows).
 
@@ -217,18 +191,6 @@ def _sums(z: Tensor, peak: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
     return maxima, peak, total, moment, e[:, 1:].sub_(e[:, :1]).addcmul_(e[:, :1], change[:, 1:]).sum(2)
 
 
-def working_sizes(
-    positions: int, distributions: int, vocabulary: int, device: str, block: int | None = None
-) -> tuple[int, int]:
-    """Vocabulary rows in a block and positions in a strip; memory is (positions + 3 strip) x distributions x block."""
-    on_cpu = device == "cpu"
-    elements = _BLOCK_ELEMENTS["cpu" if on_cpu else "cuda"]
-    block = block or max(_LEAST_BLOCK, elements // (positions * distributions) // STRETCH * STRETCH)
-    block = min(block, vocabulary)
-    strip = max(1, _STRIP_ELEMENTS * torch.get_num_threads() // (distributions * block))
-    return block, min(strip, positions) if on_cpu else positions
-
-
 def _scanned(heads: Heads, dtype: torch.dtype, top_k: int, block: int | None) -> "_Running":
     """The pass over the vocabulary, in smaller blocks where memory runs out."""
     (head, hidden), count = heads[0], len(heads)
@@ -237,13 +199,13 @@ def _scanned(heads: Heads, dtype: torch.dtype, top_k: int, block: int | None) ->
     running, fits = shrink(
         lambda rows: _Running(heads, dtype, top_k, rows).scan(),
         block,
-        least=min(block, _LEAST_BLOCK),
+        least=min(block, LEAST_BLOCK),
         what="the lens",
         unit="rows of the vocabulary",
         advice="give fewer positions",
     )
     if fits < block:
-        _BLOCK_ELEMENTS[kind] = len(hidden) * count * fits
+        BLOCK_ELEMENTS[kind] = len(hidden) * count * fits
     return running
 
 
@@ -266,7 +228,7 @@ class _Running:
 
     def scan(self) -> "_Running":
         scratch = self.peak.new_empty(3, self.strip * len(self.heads) * self.block)
-        for start, logits in _blocks(self.heads, self.dtype, self.block):
+        for start, logits in blocks(self.heads, self.dtype, self.block):
             strips = zip(logits.split(self.strip), self.peak.split(self.strip), strict=True)
             parts = zip(*(_sums(z, peak, scratch) for z, peak in strips), strict=True)
             maxima, peak, total, moment, cross = (torch.cat(part) for part in parts)
@@ -328,7 +290,7 @@ class _Running:
         """Mean KL of base and RLVR model from their average, (N,): a second pass."""
         log_normaliser = (self.peak + self.total.log())[:, :2].to(self.dtype)
         result = torch.zeros_like(self.total[:, 0])
-        for _, logits in _blocks(self.heads[:2], self.dtype, self.block):
+        for _, logits in blocks(self.heads[:2], self.dtype, self.block):
             parts = []
             for z, shift in zip(logits.split(self.strip), log_normaliser.split(self.strip), strict=True):
                 log_p = z - shift[..., None]
@@ -369,59 +331,3 @@ def _check(head: LensHead, name: str, h: Tensor, top_k: int, block: int | None) 
         raise InputError(f"`top_k` must be from 1 to the vocabulary's {vocabulary}, found {top_k}; pass 1")
     if block is not None and block < 1:
         raise InputError(f"`block` must be at least 1, found {block}; pass `block=None` to have it chosen")
-
-
-@torch.no_grad()
-def log_probabilities(
-    h: Float[Tensor, "positions hidden"],
-    ids: Int[Tensor, "positions tokens"],
-    head: LensHead,
-    *,
-    block: int | None = None,
-) -> Float[Tensor, "positions tokens"]:
-    """Exact log-probabilities, in nats, of given tokens at each position under a logit lens.
-
-    ``h`` is before the final norm; ``ids`` are vocabulary rows, each position has its own. ``block`` is the number
-    of vocabulary rows at a time; memory is proportional to positions x block. The result is float32, float64 for
-    float64 residuals, and -inf for a row that the head masks (bias -inf).
-
-    Raises:
-        InputError: shapes that do not fit together, or ids outside the vocabulary.
-    """
-    vocabulary, hidden = head.weight.shape
-    if h.ndim != 2 or not len(h) or h.shape[1] != hidden or not h.is_floating_point():
-        raise InputError(
-            f"`h` must be a floating-point tensor (positions, {hidden}), not empty, to fit its head; found "
-            f"{h.dtype} of shape {tuple(h.shape)}; pass `h.flatten(0, -2)` for a batch"
-        )
-    if ids.ndim != 2 or len(ids) != len(h) or ids.is_floating_point():
-        raise InputError(
-            f"`ids` must hold integers ({len(h)}, tokens), a row for each position of `h`; found {ids.dtype} of "
-            f"shape {tuple(ids.shape)}; pass `ids.expand({len(h)}, -1)` for the same tokens everywhere"
-        )
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-        raise InputError(
-            f"`ids` must be from 0 to {vocabulary - 1}, the head's vocabulary; found {int(ids.min())} to "
-            f"{int(ids.max())}; pass `ids.clamp(min=0)` and ignore what stands for padding"
-        )
-    if block is not None and block < 1:
-        raise InputError(f"`block` must be at least 1, found {block}; pass `block=None` to have it chosen")
-    dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
-    normed, ids = head.normed(h, dtype), ids.to(h.device, torch.int64)
-    block = min(block or max(64, _BLOCK_ELEMENTS["cpu"] // len(h)), vocabulary)
-    buffer = h.new_empty(len(h) * block, dtype=dtype)
-    found = h.new_zeros(ids.shape, dtype=dtype)
-    peak = h.new_full((len(h), 1), torch.finfo(dtype).min, dtype=dtype)
-    total = torch.zeros_like(peak, dtype=torch.float64)
-    for start in range(0, vocabulary, block):
-        rows = slice(start, min(start + block, vocabulary))
-        logits = buffer[: len(h) * (rows.stop - start)].view(len(h), -1)
-        head.write_logits(logits, normed, rows)
-        inside = (ids >= start) & (ids < rows.stop)
-        found = torch.where(inside, logits.gather(1, (ids - start).clamp(0, rows.stop - start - 1)), found)
-        higher = torch.maximum(peak, logits.amax(1, keepdim=True))
-        total *= (peak.double() - higher.double()).exp()
-        total += logits.sub_(higher).exp_().sum(1, keepdim=True, dtype=torch.float64)
-        peak = higher
-    log_p = (found.double() - peak.double() - total.log()).clamp(max=0)
-    return log_p.masked_fill(head.masked()[ids], -math.inf).to(dtype)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from workbench.conditions import Replay
 from workbench.errors import InputError
-from workbench.lens.fused import STRETCH, working_sizes
+from workbench.lens.blocks import STRETCH, working_sizes
 from workbench.machine.meter import metered
 from workbench.machine.prompt_sizes import prompt_size
 from workbench.models.anatomy import Anatomy, dissect

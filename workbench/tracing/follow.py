@@ -24,7 +24,7 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.errors import InputError
-from workbench.lens.fused import log_probabilities
+from workbench.lens.token_probabilities import log_probabilities
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageChops
 
@@ -82,7 +83,7 @@ def pack_png(file: str | Path) -> None:
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
     few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    farthest = max(high for _, high in ImageChops.difference(few.convert("RGB"), picture).getextrema())
+    farthest = np.asarray(ImageChops.difference(few.convert("RGB"), picture)).max()
     buffer = io.BytesIO()
     (few if farthest <= UNSEEN else picture).save(buffer, "PNG", optimize=True)
     Path(file).write_bytes(buffer.getvalue())

@@ -1,0 +1,45 @@
+"""The pass over the vocabulary: logits of all distributions, a block of rows at a time, never all at once."""
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from workbench.lens.heads import LensHead
+
+# Logits that exist at a time, all distributions together: enough for efficient matrix products, and no more. Less, for
+# the rest of the process, where memory ran out.
+BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
+# A CPU sums a block in strips of positions that stay in the second-level cache of each core: a third faster.
+STRIP_ELEMENTS = 1 << 17
+# Top predictions are looked for only in those stretches of vocabulary rows whose maximum is high enough.
+STRETCH = 64
+# Blocks are not smaller than this.
+LEAST_BLOCK = 4 * STRETCH
+# D distributions at N positions, each by its head and normed residuals: the base, the RLVR model, null draws.
+Heads: TypeAlias = list[tuple[LensHead, Tensor]]
+
+
+def blocks(heads: Heads, dtype: torch.dtype, block: int) -> Iterator[tuple[int, Tensor]]:
+    """The first vocabulary row and the logits (N, D, rows) of every block, always in the same buffer."""
+    (head, hidden), vocabulary = heads[0], len(heads[0][0].weight)
+    buffer = hidden.new_empty(len(hidden) * len(heads) * block, dtype=dtype)
+    for start in range(0, vocabulary, block):
+        rows = slice(start, min(start + block, vocabulary))
+        logits = buffer[: len(hidden) * len(heads) * (rows.stop - start)].view(len(hidden), len(heads), -1)
+        for index, (head, hidden) in enumerate(heads):
+            head.write_logits(logits[:, index], hidden, rows)
+        yield start, logits
+
+
+def working_sizes(
+    positions: int, distributions: int, vocabulary: int, device: str, block: int | None = None
+) -> tuple[int, int]:
+    """Vocabulary rows in a block and positions in a strip; memory is (positions + 3 strip) x distributions x block."""
+    on_cpu = device == "cpu"
+    elements = BLOCK_ELEMENTS["cpu" if on_cpu else "cuda"]
+    block = block or max(LEAST_BLOCK, elements // (positions * distributions) // STRETCH * STRETCH)
+    block = min(block, vocabulary)
+    strip = max(1, STRIP_ELEMENTS * torch.get_num_threads() // (distributions * block))
+    return block, min(strip, positions) if on_cpu else positions
