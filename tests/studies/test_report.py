@@ -69,7 +69,8 @@ def test_the_verdict_comes_first_and_prompts_are_text(page, tables):
     assert page.locator("#verdicts tbody tr").count() == len(
         {(v.kind, v.scope) for v in tables["shift"].verdicts}
     )
-    assert page.locator("footer dd").all_inner_texts()[-2:] == ["study --limit 6", "2"]
+    assert page.locator("footer > dl dd").all_inner_texts()[-1] == "study --limit 6"
+    assert page.locator("footer details dd").all_text_contents()[-1] == "2"
 
 
 @pytest.mark.browser

@@ -20,6 +20,7 @@ from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
 from workbench.studies.explore import check_followed
+from workbench.studies.provenance import provenance
 from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import place_name, token_texts, word
 from workbench.views.null_figures import null_figures
@@ -111,7 +112,7 @@ def write_report(
         predictions=[_predictions(one) for one in shown],
         shown=len(shown),
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
-        provenance=list(_flatten({**shift.provenance, **dict(spec or {})})),
+        provenance=provenance(shift.provenance, spec or {}),
         figures_json=inline_json({"templates": _templates(), "figures": _bare(drawn)}),
         explorer=embed(shown, top_k, followed),
         plotly_js=Markup(get_plotlyjs()),
@@ -276,14 +277,3 @@ def _predictions(one: "LensTrace") -> dict[str, Any]:
             )
         rows.append({"layer": layer, "last": layer == one.depth - 1, "cells": cells})
     return {"problem": info.problem_id, "question": info.question, "columns": columns, "rows": rows}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested provenance as (dotted name, text) pairs."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{name}", ", ".join(map(str, value))
-        else:
-            yield f"{prefix}{name}", str(value)
