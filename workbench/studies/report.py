@@ -195,7 +195,7 @@ def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> 
             name = {"kl": "KL", "ratio": "KL over noise"}[verdict.measure]
             factor = verdict.interval
             yield _tile(
-                f"{name}, lowest over highest bucket {where}",
+                f"{name}, lowest over highest stratum {where}",
                 f"{number(factor.estimate)}×",
                 _interval(factor.low, factor.high),
             )

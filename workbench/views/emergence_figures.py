@@ -41,7 +41,7 @@ MEASURES = {
 
 
 def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str | None = None) -> go.Figure:
-    """A panel for answers, shift by entropy bucket, shift over noise, contrast, and each further group, over RL's steps.
+    """A panel for answers, shift by entropy stratum, shift over noise, contrast, and each further group, over RL's steps.
 
     Of a group the five curves that end farthest from 0. What has no step, such as controls, stands to the right of the last
     one. ``table`` is ``Emergence.table``.
@@ -87,7 +87,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         ("shift by base entropy", "KL(base‖model), nats", _by_stratum(cells, "kl", strata, strata)),
         ("shift over matched noise", "KL over KL of noise", _by_stratum(cells, "ratio", outer, strata)),
         (
-            "lowest over highest bucket",
+            "lowest over highest stratum",
             "factor",
             [
                 (name, cells.loc[cells["measure"] == measure])
@@ -126,7 +126,7 @@ def _by_stratum(
     cells: pd.DataFrame, measure: str, chosen: Sequence[int], strata: Sequence[int]
 ) -> list[tuple[str, pd.DataFrame]]:
     rows = cells.loc[cells["measure"] == measure]
-    return [(f"bucket {bucket(s, strata)}", rows.loc[rows["stratum"] == s]) for s in chosen]
+    return [(f"stratum {bucket(s, strata)}", rows.loc[rows["stratum"] == s]) for s in chosen]
 
 
 def _largest(table: pd.DataFrame, group: str) -> list[tuple[str, pd.DataFrame]]:
@@ -175,12 +175,12 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
 
 
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, symbol and dash by name: buckets along a scale, the rest apart."""
-    buckets = [name for name in dict.fromkeys(names) if name.startswith("bucket")]
-    levels = [0.9 * i / max(1, len(buckets) - 1) for i in range(len(buckets))]
+    """Colour, symbol and dash by name: strata along a scale, the rest apart."""
+    strata_names = [name for name in dict.fromkeys(names) if name.startswith("stratum")]
+    levels = [0.9 * i / max(1, len(strata_names) - 1) for i in range(len(strata_names))]
     shades = [str(shade) for shade in sample_colorscale("Cividis", levels)]
-    others = [name for name in dict.fromkeys(names) if name not in buckets]
-    colours = dict(zip(buckets, shades, strict=True)) | {
+    others = [name for name in dict.fromkeys(names) if name not in strata_names]
+    colours = dict(zip(strata_names, shades, strict=True)) | {
         n: LINES[i % len(LINES)] for i, n in enumerate(others)
     }
     return {n: (c, SYMBOLS[i % 5], DASHES[i % 5]) for i, (n, c) in enumerate(colours.items())}

@@ -68,7 +68,7 @@ def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.
     problems = int(rows["problems"].iloc[0])
     return finish(
         figure,
-        "What each intervention does to the answers",
+        f"Accuracy of each intervention minus plain {'RLVR' if against == 'rlvr' else against}",
         f"{problems} problems, 95% intervals over problems",
     )
 
@@ -133,8 +133,13 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
         )
     figure.update_yaxes(title_text="KL(target‖learner), nats", rangemode="tozero")
     figure.update_layout(barmode="group", scattermode="group", height=440, showlegend=True)
+    figure.update_xaxes(tickangle=-60)
+    problems = f"{int(rows['problems'].max())} problems, 95% intervals; " if "problems" in rows else ""
     return finish(
-        figure, "How far the activations are, with each intervention in place", f"visual tokens, {scope}"
+        figure,
+        f"Drift with each intervention in place, {scope}",
+        f"visual tokens; {problems}learner: the model intervened on, target: the model it is pulled to; "
+        "short lines: before the intervention",
     )
 
 
