@@ -219,6 +219,7 @@ def study(
             followed=follow(pair, problems[:TABLED_PROBLEMS], traced, batch_size=batch_size),
             claims=claims,
             outcomes=(found.summary, found.drift) if found else None,
+            responses=found.responses if found else None,
             perturbation=(moved.table, moved.slopes) if moved else None,
             nulls=nulls.table if nulls else None,
             spec=spec,
