@@ -104,16 +104,21 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         rows,
         2,
         subplot_titles=[title for title, *_ in panels],
-        horizontal_spacing=0.11,
+        horizontal_spacing=0.24,
         vertical_spacing=0.38 / rows,
     )
-    styles, told = _styles([name for *_, lines in panels for name, _ in lines]), set()
+    styles = _styles([name for *_, lines in panels for name, _ in lines])
     for place, (_, unit, lines) in enumerate(panels):
         at: dict[str, Any] = {"row": place // 2 + 1, "col": place % 2 + 1}
-        _panel(figure, lines, styles, told, at)
+        legend = "legend" if place == 0 else f"legend{place + 1}"
+        _panel(figure, lines, styles, legend, at)
         figure.update_yaxes(title_text=escape(unit, quote=False), rangemode="tozero", **at)
-    figure.update_layout(height=270 + 370 * rows, width=1000, showlegend=True)
-    figure.update_layout(margin={"t": 120, "b": 190}, legend={"y": -0.15, "yanchor": "top"})
+        suffix = str(place + 1) if place else ""
+        room = {axis: figure.to_dict()["layout"][f"{axis}axis{suffix}"]["domain"] for axis in "xy"}
+        beside = {"x": room["x"][1] + 0.005, "xanchor": "left", "y": room["y"][1], "yanchor": "top"}
+        figure.update_layout({legend: {**beside, "orientation": "v", "font": {"size": 11}}})
+    figure.update_layout(height=230 + 350 * rows, width=1240, showlegend=True)
+    figure.update_layout(margin={"t": 120, "b": 120, "r": 190})
     problems = int(table["problems"].to_numpy().max())
     return finish(
         figure,
@@ -190,10 +195,10 @@ def _panel(
     figure: go.Figure,
     lines: Sequence[tuple[str, pd.DataFrame]],
     styles: dict[str, tuple[str, str, str]],
-    told: set[str],
+    legend: str,
     at: dict[str, Any],
 ) -> None:
-    """Lines over RL's steps, and the controls as points beside them; the legend names what is not yet in ``told``."""
+    """Lines over RL's steps, and the controls as points beside them; ``legend`` is that of this panel."""
     both = pd.concat([rows for _, rows in lines])
     steps = sorted({*both.loc[both["condition"] == "rl", "step"].astype(int)})
     controls = [str(name) for name in dict.fromkeys(both["condition"]) if name != "rl"]
@@ -213,8 +218,9 @@ def _panel(
                 error_y=error_bars(drawn, "estimate"),
                 mode=mode,
                 name=name,
-                legendgroup=name,
-                showlegend=mode != "markers" and name not in told,
+                legendgroup=f"{legend} {name}",
+                legend=legend,
+                showlegend=mode != "markers",
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"color": colour, "symbol": symbol, "size": 8},
                 customdata=drawn.loc[:, Interval.names("estimate")].to_numpy(float),
@@ -223,11 +229,10 @@ def _panel(
                 + "</extra>",
                 **at,
             )
-        told.add(name)
     figure.update_xaxes(
         tickvals=[*steps, *beside.values()],
         ticktext=[*map(str, steps), *(escape(str(name), quote=False) for name in controls)],
         tickangle=-40,
-        title_text="step of RL",
+        title_text="step of RL; right of it: other trainings" if controls else "step of RL",
         **at,
     )
