@@ -100,8 +100,7 @@ def write_report(
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
     beside = null_figures(nulls) if nulls is not None else {}
     drawn = figures | interventions | disturbed | beside
-    held = set(rows_where(shift.table, "table", ["kind"])["kind"])
-    kinds = [kind for kind in KINDS if kind in held]
+    kinds = [kind for kind in KINDS if kind in set(rows_where(shift.table, "table", ["kind"])["kind"])]
     shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
     html = render(
         "report.html.j2",

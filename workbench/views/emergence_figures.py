@@ -110,13 +110,8 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
     styles = _styles([name for *_, lines in panels for name, _ in lines])
     for place, (_, unit, lines) in enumerate(panels):
         at: dict[str, Any] = {"row": place // 2 + 1, "col": place % 2 + 1}
-        legend = "legend" if place == 0 else f"legend{place + 1}"
-        _panel(figure, lines, styles, legend, at)
+        _panel(figure, lines, styles, _legend(figure, place), at)
         figure.update_yaxes(title_text=escape(unit, quote=False), rangemode="tozero", **at)
-        suffix = str(place + 1) if place else ""
-        room = {axis: figure.to_dict()["layout"][f"{axis}axis{suffix}"]["domain"] for axis in "xy"}
-        beside = {"x": room["x"][1] + 0.005, "xanchor": "left", "y": room["y"][1], "yanchor": "top"}
-        figure.update_layout({legend: {**beside, "orientation": "v", "font": {"size": 11}}})
     figure.update_layout(height=230 + 350 * rows, width=1240, showlegend=True)
     figure.update_layout(margin={"t": 120, "b": 120, "r": 190})
     problems = int(table["problems"].to_numpy().max())
@@ -125,6 +120,15 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         "What emerges over the steps of RL",
         f"{kind_name(kind)}, {scope}; {problems} problems; 95% intervals over problems; right of the steps: {BESIDE}",
     )
+
+
+def _legend(figure: go.Figure, place: int) -> str:
+    """Puts a legend to the right of a panel, the first having place 0; its name."""
+    suffix = str(place + 1) if place else ""
+    room = {axis: figure.to_dict()["layout"][f"{axis}axis{suffix}"]["domain"] for axis in "xy"}
+    beside = {"x": room["x"][1] + 0.005, "xanchor": "left", "y": room["y"][1], "yanchor": "top"}
+    figure.update_layout({f"legend{suffix}": {**beside, "orientation": "v", "font": {"size": 11}}})
+    return f"legend{suffix}"
 
 
 def _by_stratum(
