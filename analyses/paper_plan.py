@@ -11,7 +11,7 @@ from workbench.interfaces.cli import run_analysis
 from workbench.models.presets import read_presets
 from workbench.studies.paper import Finding, Given
 from workbench.sweeps.costs import CARD, Cost, Prompt, Shape, group_cost, memory, released_cost
-from workbench.views.paper_figures import cost_bars
+from workbench.views.paper_figures import plan_bars
 
 TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420}
 CONFIGS = {  # Qwen2.5-VL
@@ -67,12 +67,10 @@ def analyse(given: Given) -> Finding:
     for pair, part in table.groupby("pair", sort=False):
         for what, column in (("here", "gpu_hours"), ("released loop", "gpu_hours_released_loop")):
             seconds = part[column].sum() * 3600 / part["count"].sum()
-            drawn.append({"condition": pair, "what": what, "making": 0.0, "decoding": seconds})
+            drawn.append({"pair": pair, "what": what, "seconds": seconds})
     subtitle = f"{table['cells'].sum():,.0f} cells: {table['gpu_hours'].sum():,.0f} GPU-hours, "
     subtitle += f"{table['gpu_hours_released_loop'].sum():,.0f} as the released loop; 16 samples and greedy, from configs"
-    figure = cost_bars(pd.DataFrame(drawn), subtitle=subtitle)
-    figure.update_layout(title_text="Seconds of a card for all cells of a problem", showlegend=False)
-    return Finding({"": figure}, table)
+    return Finding({"": plan_bars(pd.DataFrame(drawn), subtitle=subtitle)}, table)
 
 
 if __name__ == "__main__":

@@ -137,11 +137,11 @@ def test_planted_claim_is_found_and_the_last_layer_told_apart(shift):
     assert verdict(shift, "kl", "all layers").interval.estimate < verdict(shift, "kl").interval.estimate
     assert shift.verdict.startswith(
         "Low-entropy claim holds on this pair (visual tokens, without the last layer): "
-        "the lowest fifth shifts 2."
+        "against matched noise the lowest stratum shifts 2."
     )
     assert verdict(shift, "kl", "last layer").text.startswith(
         "Low-entropy claim does NOT hold for raw KL (visual tokens, last layer alone): "
-        "the lowest fifth shifts 0."
+        "the lowest stratum shifts 0."
     )
 
 
@@ -160,15 +160,16 @@ def test_raw_kl_and_its_ratio_to_noise_are_judged_apart(planted, raw, against_no
     assert verdict(shift, "kl").holds is raw
     assert verdict(shift, "ratio").holds is against_noise
     words = {True: "holds", False: "does NOT hold", None: "is undecided"}
-    assert f"Low-entropy claim {words[raw]} on this pair" in shift.verdict
-    assert f"against matched noise {verdict(shift, 'ratio').interval.estimate:.2f}x [" in shift.verdict
-    assert f"where it {words[against_noise]}" in shift.verdict
+    assert f"Low-entropy claim {words[against_noise]} on this pair" in shift.verdict
+    factor = verdict(shift, "ratio").interval.estimate
+    assert f"against matched noise the lowest stratum shifts {factor:.2f}x [" in shift.verdict
+    assert f"where it {words[raw]}" in shift.verdict
 
 
 def test_the_headline_names_a_last_layer_that_changes_the_verdict():
     shift = stratified_shift(synthetic_trace(last_tilt=3.0), kinds=["visual"], **SETTINGS)
     assert "is undecided on this pair (visual tokens, without the last layer)" in shift.verdict
-    factor = verdict(shift, "kl", "all layers").interval.estimate
+    factor = verdict(shift, "ratio", "all layers").interval.estimate
     assert f"; counting the last layer {factor:.2f}x [" in shift.verdict
 
 
@@ -248,7 +249,7 @@ def test_strata_without_cells_are_nan_and_undecided(trace):
 def test_text_only_pairs_are_judged_on_all_tokens():
     shift = stratified_shift(synthetic_trace(visual=0, special=0, tilt=1.0), bins=2, **SETTINGS)
     assert set(shift.table["kind"]) == {"all", "text"}
-    assert "holds on this pair (all tokens, without the last layer): the lowest half shifts" in shift.verdict
+    assert "holds on this pair (all tokens, without the last layer): against matched noise" in shift.verdict
 
 
 def test_a_trace_of_the_last_layer_alone_has_no_other_scope():

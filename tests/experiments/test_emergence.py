@@ -161,7 +161,8 @@ def test_the_figure_has_a_panel_for_each_and_controls_beside_the_steps(found):
     assert titles[-1] == "written"
     assert len(titles) == 5
     assert list(figure.layout.xaxis.ticktext) == ["0", "5", "10", "control"]
-    named = [trace.name for trace in figure.data if trace.showlegend]
+    named = [(trace.legend, trace.name) for trace in figure.data if trace.showlegend]
+    assert len({legend for legend, _ in named}) == len(titles)  # every panel has a legend of its own
     assert len(named) == len(set(named)) >= 6
     assert emergence_curves(found.table, kind="text").layout.title.subtitle.text.startswith("text tokens")
     with pytest.raises(NothingToDraw, match="'special'"):

@@ -5,13 +5,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from browser import open_page, wait_until
 from playwright.sync_api import Browser, Page
 from synthetic import SCRIPT, pictured_trace, synthetic_followed, synthetic_trace
 
 from workbench.analysis.shift import stratified_shift
+from workbench.analysis.verdicts import Claim
 from workbench.errors import InputError
+from workbench.estimates import Interval
+from workbench.experiments.outcomes import drift_table, summarise_responses
 from workbench.studies.report import write_report
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.follow import Followed
@@ -69,7 +73,8 @@ def test_the_verdict_comes_first_and_prompts_are_text(page, tables):
     assert page.locator("#verdicts tbody tr").count() == len(
         {(v.kind, v.scope) for v in tables["shift"].verdicts}
     )
-    assert page.locator("footer dd").all_inner_texts()[-2:] == ["study --limit 6", "2"]
+    assert page.locator("footer > dl dd").all_inner_texts()[-1] == "study --limit 6"
+    assert page.locator("footer details dd").all_text_contents()[-1] == "2"
 
 
 @pytest.mark.browser
@@ -136,6 +141,38 @@ def test_dark_paper_and_print(page):
 
 
 # ---- the file
+
+
+def test_the_first_screen_tells_a_changed_answer_and_claims_start_with_counts(tables, tmp_path):
+    greedy = [(f"p{i}", name, -1) for name in ("base", "rlvr", "back") for i in range(6)]
+    responses = pd.DataFrame(greedy, columns=["problem", "intervention", "sample"])
+    gained = (responses["problem"] == "p2") & (responses["intervention"] == "rlvr")
+    responses = responses.assign(text="3", answer="3", correct=False)
+    responses.loc[gained, ["text", "answer", "correct"]] = ["4 & more", "4", True]
+    summary = summarise_responses(responses, samples=0, pass_at=[], resamples=20)
+    found = Interval(1.0, 0.5, 1.5)
+    claims = [
+        Claim("one thing", "Table 1", "points", found),
+        Claim("another thing", "ablations", "points", found, above=False),
+    ]
+    drift = [
+        {"intervention": "back", "scope": "last layer", "stratum": s, "before": 2.0, "kl": 1.0, "problem": i}
+        for s in ("low", "high")
+        for i in range(6)
+    ]
+    spec = {"settings": {"interventions": {"back": {"direction": "reverse"}}}}
+    outcomes = (summary, drift_table(pd.DataFrame(drift), resamples=20))
+    path = write_report(
+        tmp_path / "r.html", **tables, claims=claims, outcomes=outcomes, responses=responses, spec=spec
+    )
+    text = path.read_text()
+    assert "Base: <b>3</b> (wrong), RLVR: <b>4</b> (right)" in text
+    assert "1 hold, 1 do not hold, 0 are undecided, 0 cannot be tested." in text
+    assert "<summary>Ablations: 0 hold, 1 do not hold" in text
+    assert '<th scope="row">back <small>on the base model</small></th><td>0 of 6</td>' in text
+    assert '<th scope="row">base</th><td>1 of 6</td>' in text
+    titles = re.findall(r"<figure><h3>(.*?)</h3>", text)
+    assert len(titles) == len(set(titles)) > 10
 
 
 def test_the_page_is_one_file_that_fetches_nothing(file):

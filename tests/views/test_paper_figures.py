@@ -6,7 +6,14 @@ import pytest
 
 from workbench.errors import InputError
 from workbench.studies.paper import published, published_changes
-from workbench.views.paper_figures import beside_published, cost_bars, coverage_bars, radar, settings_grid
+from workbench.views.paper_figures import (
+    beside_published,
+    cost_bars,
+    coverage_bars,
+    plan_bars,
+    radar,
+    settings_grid,
+)
 
 
 def measured(**columns) -> pd.DataFrame:
@@ -81,6 +88,11 @@ def test_a_grid_has_a_cell_for_each_setting():
     heat = next(trace for trace in figure.data if trace.type == "heatmap")
     assert (list(heat.y), list(heat.x)) == (["0.2", "0.4"], ["1", "3"])
     assert np.asarray(heat.z).tolist() == [[3, 5], [5, 7]]
+    assert np.isfinite(
+        np.asarray(figure.data[1].z, float)
+    ).all()  # every interval holds 0: all cells are grey
+    decided = settings_grid(grid().assign(low=1.0), measure="Pass@1", subtitle="s")
+    assert np.isnan(np.asarray(decided.data[1].z, float)).all()
     points = [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "markers"]
     assert [list(trace.x) for trace in points] == [["3", "5"]]
 
@@ -104,6 +116,12 @@ def test_a_radar_closes_and_needs_three_axes():
 def test_bars_hold_their_numbers():
     cost = pd.DataFrame({"condition": ["rlvr"], "what": ["greedy"], "making": [0.5], "decoding": [0.25]})
     assert [bar.x[0] for bar in cost_bars(cost, subtitle="s").data] == [0.5, 0.25]
+    plan = pd.DataFrame(
+        {"pair": ["a", "b"] * 2, "what": ["here"] * 2 + ["loop"] * 2, "seconds": [1.0, 2, 30, 40]}
+    )
+    figure = plan_bars(plan, subtitle="s")
+    assert ([list(t.x) for t in figure.data], figure.layout.xaxis.type) == ([[1, 2], [30, 40]], "log")
+    assert len({t.marker.color for t in figure.data}) == 2
     parts = ["both", "only the first", "only the second", "neither"]
     coverage = pd.DataFrame({"comparison": ["x"] * 4, "part": parts, "share": [40.0, 30.0, 20.0, 10.0]})
     assert [bar.x[0] for bar in coverage_bars(coverage, subtitle="s").data] == [40, 30, 20, 10]

@@ -72,7 +72,7 @@ class Verdict:
     def text(self) -> str:
         """One line in plain words."""
         test = "raw KL" if self.measure == "kl" else "KL against matched noise"
-        found = f"the lowest {self.stratum} shifts {times(self.interval)} the highest"
+        found = f"the lowest stratum shifts {times(self.interval)} the highest"
         return f"Low-entropy claim {self.state} for {test} ({self.place}): {self.obstacle or found}."
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class Verdict:
 
 
 def headline(verdicts: Iterable[Verdict]) -> str:
-    """The line to remember: visual (else all) tokens without the last layer, raw and against noise.
+    """The line to remember: visual (else all) tokens without the last layer, against noise first, then raw.
 
     ``verdicts``: for both measures, on visual or all tokens, in all layers and perhaps without the last.
     """
@@ -88,20 +88,22 @@ def headline(verdicts: Iterable[Verdict]) -> str:
     kind = "visual" if any(key[1] == "visual" for key in found) else "all"
     scopes = [scope for scope in ("without last layer", "all layers") if (scope, kind, "kl") in found]
     raw, noise = (found[scopes[0], kind, measure] for measure in ("kl", "ratio"))
-    start = f"Low-entropy claim {raw.state} on this pair ({raw.place})"
+    lead = noise if noise.measured else raw
+    start = f"Low-entropy claim {lead.state} on this pair ({raw.place})"
     if not raw.measured:
         return f"{start}: {raw.obstacle}."
-    line = f"{start}: {raw.obstacle + '; ' if raw.obstacle else ''}the lowest {raw.stratum} shifts "
-    line += f"{times(raw.interval)} the highest; "
+    start += f": {lead.obstacle}; " if lead.obstacle else ": "
     if not noise.measured:
-        return f"{line}{noise.obstacle}."
-    line += f"against matched noise {times(noise.interval)}"
-    if not noise.obstacle:
-        line += f", where it {noise.state}"
+        return (
+            f"{start}by raw KL the lowest stratum shifts {times(raw.interval)} the highest; {noise.obstacle}."
+        )
+    line = f"{start}against matched noise the lowest stratum shifts {times(noise.interval)} the highest; "
+    line += f"by raw KL {times(raw.interval)}"
+    if not raw.obstacle:
+        line += f", where it {raw.state}"
     raw_all, noise_all = (found["all layers", kind, measure] for measure in ("kl", "ratio"))
     if (raw.holds, noise.holds) != (raw_all.holds, noise_all.holds):
-        line += f"; counting the last layer {times(raw_all.interval)}, "
-        line += f"against matched noise {times(noise_all.interval)}"
+        line += f"; counting the last layer {times(noise_all.interval)}, by raw KL {times(raw_all.interval)}"
     return f"{line}."
 
 

@@ -52,7 +52,7 @@ def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
         Claim(
             "low-entropy cells shift more than high-entropy ones",
             "section 3, entropy",
-            f"{names[verdict.measure]}, lowest over highest {verdict.stratum} (a factor), {verdict.place}",
+            f"{names[verdict.measure]}, lowest over highest stratum (a factor), {verdict.place}",
             verdict.interval,
             bound=1.0,
             obstacle=verdict.obstacle,

@@ -5,6 +5,7 @@ it opens offline (``pages``).
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ from plotly.offline import get_plotlyjs
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
+from workbench.studies.answers_changed import ON_BASE, changed_answer, greedy_changes, reverse_conditions
 from workbench.studies.explore import check_followed
+from workbench.studies.provenance import provenance
 from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import place_name, token_texts, word
 from workbench.views.null_figures import null_figures
@@ -40,6 +43,12 @@ COLUMNS = (4, 8)
 """Visual tokens and closing positions in a table of top predictions."""
 TOP = template().to_plotly_json()["layout"]["margin"]["t"]
 """Pixels above a figure for its title and caption, which the page sets itself."""
+_SHORT = {
+    "holds": "holds",
+    "does NOT hold": "does not",
+    "is undecided": "undecided",
+    "cannot be tested": "untestable",
+}
 _STATES = {True: ("yes", "holds"), False: ("no", "does not hold"), None: ("open", "undecided")}
 
 
@@ -52,6 +61,7 @@ def write_report(
     followed: "Followed | None" = None,
     claims: Sequence["Claim"] = (),
     outcomes: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    responses: pd.DataFrame | None = None,
     perturbation: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     nulls: pd.DataFrame | None = None,
     spec: Mapping[str, Any] | None = None,
@@ -69,6 +79,7 @@ def write_report(
         followed: ``follow(pair, problems[:6], trace)``: exact probabilities for the tokens that a reader pins.
         claims: the paper's claims, for a table of what this pair shows; none leaves it out.
         outcomes: ``summary`` and ``drift`` of an ablation, for a section on interventions; None leaves it out.
+        responses: of the same ablation, for one changed answer and counts of changed texts; None leaves them out.
         perturbation: ``table`` and ``slopes`` of a perturbation study, for a section on it; None leaves it out.
         nulls: ``table`` of a ``NullShift``, for a section on null models; None leaves it out.
         spec: what else to print at the foot, beside ``shift.provenance``.
@@ -89,8 +100,7 @@ def write_report(
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
     beside = null_figures(nulls) if nulls is not None else {}
     drawn = figures | interventions | disturbed | beside
-    held = set(rows_where(shift.table, "table", ["kind"])["kind"])
-    kinds = [kind for kind in KINDS if kind in held]
+    kinds = [kind for kind in KINDS if kind in set(rows_where(shift.table, "table", ["kind"])["kind"])]
     shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
     html = render(
         "report.html.j2",
@@ -103,15 +113,18 @@ def write_report(
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
         plot=lambda name, wide=False: _plot(name, drawn, wide),
-        claims=list(_claim_rows(claims)),
+        claims=_claim_parts(claims),
+        claim_count=_claim_count(claims),
+        answers=_accuracies(outcomes[0]) if outcomes else {},
+        changed=changed_answer(trace, responses) if responses is not None else None,
         interventions=list(interventions),
         disturbed=list(disturbed),
         beside=list(beside),
-        accuracies=list(accuracy_rows(outcomes[0])) if outcomes else [],
+        accuracies=_intervention_rows(outcomes[0], responses, spec) if outcomes else [],
         predictions=[_predictions(one) for one in shown],
         shown=len(shown),
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
-        provenance=list(_flatten({**shift.provenance, **dict(spec or {})})),
+        provenance=provenance(shift.provenance, spec or {}),
         figures_json=inline_json({"templates": _templates(), "figures": _bare(drawn)}),
         explorer=embed(shown, top_k, followed),
         plotly_js=Markup(get_plotlyjs()),
@@ -119,6 +132,48 @@ def write_report(
         js=source("report.js", *SCRIPTS),
     )
     return write_page(path, html)
+
+
+def _accuracies(summary: pd.DataFrame) -> dict[str, str]:
+    """Greedy accuracy of the plain models in percent with its interval, by name."""
+    rows = {row["name"]: row["cells"][0] for row in accuracy_rows(summary)}
+    return {name: rows[name] for name in ("base", "rlvr") if name in rows}
+
+
+def _intervention_rows(
+    summary: pd.DataFrame, responses: pd.DataFrame | None, spec: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """``accuracy_rows`` with ``note``, on which model it acts, and a cell first: greedy texts that it changed."""
+    reverse = reverse_conditions(spec)
+    counts = {} if responses is None else greedy_changes(responses, reverse)
+    return [
+        {
+            "name": row["name"],
+            "note": ON_BASE if row["name"] in reverse else "",
+            "cells": [counts.get(row["name"], "–"), *row["cells"]],
+        }
+        for row in accuracy_rows(summary)
+    ]
+
+
+def _claim_count(claims: Sequence["Claim"]) -> str:
+    """How many claims hold and so on, in words."""
+    found = Counter(claim.verdict for claim in claims)
+    words = {
+        "holds": "hold",
+        "does NOT hold": "do not hold",
+        "is undecided": "are undecided",
+        "cannot be tested": "cannot be tested",
+    }
+    return ", ".join(f"{found[verdict]} {text}" for verdict, text in words.items())
+
+
+def _claim_parts(claims: Sequence["Claim"]) -> list[dict[str, Any]]:
+    """The claims in two parts: those shown, and the ablations, which are folded; a part without claims is left out."""
+    folded = [claim for claim in claims if claim.place == "ablations"]
+    shown = [claim for claim in claims if claim.place != "ablations"]
+    parts = {"": shown, f"Ablations: {_claim_count(folded)}": folded}
+    return [{"title": title, "rows": list(_claim_rows(part))} for title, part in parts.items() if part]
 
 
 def _claim_rows(claims: Sequence["Claim"]) -> Iterator[dict[str, Any]]:
@@ -136,7 +191,7 @@ def _claim_rows(claims: Sequence["Claim"]) -> Iterator[dict[str, Any]]:
                 "figure": claim.obstacle
                 or f"{number(found.estimate)} {_interval(found.low, found.high)}".strip(),
                 "expected": f"{'>' if claim.above else '<'} {claim.bound:g}",
-                "state": ({True: "yes", False: "no", None: "open"}[claim.holds], claim.verdict),
+                "state": ({True: "yes", False: "no", None: "open"}[claim.holds], _SHORT[claim.verdict]),
             }
 
 
@@ -194,7 +249,7 @@ def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> 
             name = {"kl": "KL", "ratio": "KL over noise"}[verdict.measure]
             factor = verdict.interval
             yield _tile(
-                f"{name}, lowest over highest bucket {where}",
+                f"{name}, lowest over highest stratum {where}",
                 f"{number(factor.estimate)}×",
                 _interval(factor.low, factor.high),
             )
@@ -276,14 +331,3 @@ def _predictions(one: "LensTrace") -> dict[str, Any]:
             )
         rows.append({"layer": layer, "last": layer == one.depth - 1, "cells": cells})
     return {"problem": info.problem_id, "question": info.question, "columns": columns, "rows": rows}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested provenance as (dotted name, text) pairs."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{name}", ", ".join(map(str, value))
-        else:
-            yield f"{prefix}{name}", str(value)

@@ -219,9 +219,10 @@ def study(
             followed=follow(pair, problems[:TABLED_PROBLEMS], traced, batch_size=batch_size),
             claims=claims,
             outcomes=(found.summary, found.drift) if found else None,
+            responses=found.responses if found else None,
             perturbation=(moved.table, moved.slopes) if moved else None,
             nulls=nulls.table if nulls else None,
-            spec=_flat(spec),
+            spec=spec,
         )
         write_json(built / "spec.json", spec)
     return Study(out, traced, shift, agreement, found, moved, nulls, tuple(claims), hint)
@@ -312,12 +313,3 @@ def _grids(traced: LensTrace) -> dict[str, Any]:
 
 def _describe(problems: Sequence[Problem]) -> dict[str, Any]:
     return {"count": len(problems), "digest": digest_of([p.fingerprint for p in problems])}
-
-
-def _flat(spec: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in spec.items():
-        flat |= (
-            _flat(value, f"{prefix}{key} ") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-        )
-    return flat

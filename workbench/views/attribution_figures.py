@@ -98,7 +98,8 @@ def exact_scatter(
     told = correlations.loc[(correlations["metric"] == metric) & (correlations["where"] == where)]
     titles = []
     for direction in directions:
-        lines = [_told(row) for row in told.loc[told["direction"] == direction].to_dict("records")]
+        swapped = rows.loc[rows["direction"] == direction]
+        lines = [_told(row, swapped) for row in told.loc[told["direction"] == direction].to_dict("records")]
         titles.append("<br>".join([TITLES[direction], *(f"<sub>{line}</sub>" for line in lines)]))
     figure = make_subplots(1, len(directions), subplot_titles=titles)
     for column, direction in enumerate(directions, 1):
@@ -109,7 +110,7 @@ def exact_scatter(
                 x=part["exact"],
                 y=part[name],
                 mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.5},
+                marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.35},
                 name=NAMES[name],
                 legendgroup=name,
                 showlegend=column == 1,
@@ -128,11 +129,16 @@ def exact_scatter(
     figure.update_layout(height=540, margin={"t": 170, "b": 110}, legend={"y": -0.2, "yanchor": "top"})
     problems = rows["problem"].nunique()
     subtitle = (
-        f"{METRICS[metric]}; every component of {problems} problems; r: Pearson, 95% intervals over problems"
+        f"{METRICS[metric]}; every component of {problems} problems; r: Pearson, 95% intervals over problems; "
+        "slope: 1 where sizes are right"
     )
     return finish(figure, "Approximations against exact swaps", subtitle)
 
 
-def _told(row: Mapping[str, Any]) -> str:
+def _told(row: Mapping[str, Any], swapped: pd.DataFrame) -> str:
+    """Correlation and least-squares slope of an approximation on the exact effects: a high r may hide a wrong size."""
     bounds = "" if np.isnan(row["pearson_low"]) else f" [{row['pearson_low']:.2f}, {row['pearson_high']:.2f}]"
-    return f"{NAMES[row['approximation']]}: r = {row['pearson']:.2f}{bounds}"
+    x, y = (swapped[column].to_numpy(float) for column in ("exact", row["approximation"]))
+    spread = float(np.square(x - x.mean()).sum())
+    slope = f", slope {float((x - x.mean()) @ y) / spread:.2f}" if spread > 0 else ""
+    return f"{NAMES[row['approximation']]}: r = {row['pearson']:.2f}{bounds}{slope}"

@@ -41,7 +41,7 @@ MEASURES = {
 
 
 def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str | None = None) -> go.Figure:
-    """A panel for answers, shift by entropy bucket, shift over noise, contrast, and each further group, over RL's steps.
+    """A panel for answers, shift by entropy stratum, shift over noise, contrast, and each further group, over RL's steps.
 
     Of a group the five curves that end farthest from 0. What has no step, such as controls, stands to the right of the last
     one. ``table`` is ``Emergence.table``.
@@ -87,7 +87,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         ("shift by base entropy", "KL(base‖model), nats", _by_stratum(cells, "kl", strata, strata)),
         ("shift over matched noise", "KL over KL of noise", _by_stratum(cells, "ratio", outer, strata)),
         (
-            "lowest over highest bucket",
+            "lowest over highest stratum",
             "factor",
             [
                 (name, cells.loc[cells["measure"] == measure])
@@ -104,16 +104,16 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         rows,
         2,
         subplot_titles=[title for title, *_ in panels],
-        horizontal_spacing=0.11,
+        horizontal_spacing=0.24,
         vertical_spacing=0.38 / rows,
     )
-    styles, told = _styles([name for *_, lines in panels for name, _ in lines]), set()
+    styles = _styles([name for *_, lines in panels for name, _ in lines])
     for place, (_, unit, lines) in enumerate(panels):
         at: dict[str, Any] = {"row": place // 2 + 1, "col": place % 2 + 1}
-        _panel(figure, lines, styles, told, at)
+        _panel(figure, lines, styles, _legend(figure, place), at)
         figure.update_yaxes(title_text=escape(unit, quote=False), rangemode="tozero", **at)
-    figure.update_layout(height=270 + 370 * rows, width=1000, showlegend=True)
-    figure.update_layout(margin={"t": 120, "b": 190}, legend={"y": -0.15, "yanchor": "top"})
+    figure.update_layout(height=230 + 350 * rows, width=1240, showlegend=True)
+    figure.update_layout(margin={"t": 120, "b": 120, "r": 190})
     problems = int(table["problems"].to_numpy().max())
     return finish(
         figure,
@@ -122,11 +122,20 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
     )
 
 
+def _legend(figure: go.Figure, place: int) -> str:
+    """Puts a legend to the right of a panel, the first having place 0; its name."""
+    suffix = str(place + 1) if place else ""
+    room = {axis: figure.to_dict()["layout"][f"{axis}axis{suffix}"]["domain"] for axis in "xy"}
+    beside = {"x": room["x"][1] + 0.005, "xanchor": "left", "y": room["y"][1], "yanchor": "top"}
+    figure.update_layout({f"legend{suffix}": {**beside, "orientation": "v", "font": {"size": 11}}})
+    return f"legend{suffix}"
+
+
 def _by_stratum(
     cells: pd.DataFrame, measure: str, chosen: Sequence[int], strata: Sequence[int]
 ) -> list[tuple[str, pd.DataFrame]]:
     rows = cells.loc[cells["measure"] == measure]
-    return [(f"bucket {bucket(s, strata)}", rows.loc[rows["stratum"] == s]) for s in chosen]
+    return [(f"stratum {bucket(s, strata)}", rows.loc[rows["stratum"] == s]) for s in chosen]
 
 
 def _largest(table: pd.DataFrame, group: str) -> list[tuple[str, pd.DataFrame]]:
@@ -175,12 +184,12 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
 
 
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, symbol and dash by name: buckets along a scale, the rest apart."""
-    buckets = [name for name in dict.fromkeys(names) if name.startswith("bucket")]
-    levels = [0.9 * i / max(1, len(buckets) - 1) for i in range(len(buckets))]
+    """Colour, symbol and dash by name: strata along a scale, the rest apart."""
+    strata_names = [name for name in dict.fromkeys(names) if name.startswith("stratum")]
+    levels = [0.9 * i / max(1, len(strata_names) - 1) for i in range(len(strata_names))]
     shades = [str(shade) for shade in sample_colorscale("Cividis", levels)]
-    others = [name for name in dict.fromkeys(names) if name not in buckets]
-    colours = dict(zip(buckets, shades, strict=True)) | {
+    others = [name for name in dict.fromkeys(names) if name not in strata_names]
+    colours = dict(zip(strata_names, shades, strict=True)) | {
         n: LINES[i % len(LINES)] for i, n in enumerate(others)
     }
     return {n: (c, SYMBOLS[i % 5], DASHES[i % 5]) for i, (n, c) in enumerate(colours.items())}
@@ -190,10 +199,10 @@ def _panel(
     figure: go.Figure,
     lines: Sequence[tuple[str, pd.DataFrame]],
     styles: dict[str, tuple[str, str, str]],
-    told: set[str],
+    legend: str,
     at: dict[str, Any],
 ) -> None:
-    """Lines over RL's steps, and the controls as points beside them; the legend names what is not yet in ``told``."""
+    """Lines over RL's steps, and the controls as points beside them; ``legend`` is that of this panel."""
     both = pd.concat([rows for _, rows in lines])
     steps = sorted({*both.loc[both["condition"] == "rl", "step"].astype(int)})
     controls = [str(name) for name in dict.fromkeys(both["condition"]) if name != "rl"]
@@ -213,8 +222,9 @@ def _panel(
                 error_y=error_bars(drawn, "estimate"),
                 mode=mode,
                 name=name,
-                legendgroup=name,
-                showlegend=mode != "markers" and name not in told,
+                legendgroup=f"{legend} {name}",
+                legend=legend,
+                showlegend=mode != "markers",
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"color": colour, "symbol": symbol, "size": 8},
                 customdata=drawn.loc[:, Interval.names("estimate")].to_numpy(float),
@@ -223,11 +233,10 @@ def _panel(
                 + "</extra>",
                 **at,
             )
-        told.add(name)
     figure.update_xaxes(
         tickvals=[*steps, *beside.values()],
         ticktext=[*map(str, steps), *(escape(str(name), quote=False) for name in controls)],
         tickangle=-40,
-        title_text="step of RL",
+        title_text="step of RL; right of it: other trainings" if controls else "step of RL",
         **at,
     )

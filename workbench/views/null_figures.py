@@ -70,16 +70,19 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
                 row=1,
                 col=column,
             )
-    figure.update_xaxes(type="category", title_text="base-entropy bucket of the layer")
+    figure.update_xaxes(type="category", title_text="base-entropy stratum of the layer")
     figure.update_yaxes(title_text="KL(base‖model), nats", col=1)
     title = figure["layout"]["yaxis"]["title"]["text"]
     log_axis(figure, rows[Interval.names("kl")].to_numpy(float).ravel())
     figure.update_yaxes(title_text="")
     figure.update_yaxes(title_text=f"{title} (log)", col=1)
     figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})
+    names = [escape(str(name), quote=False) for name in dict.fromkeys(rows["condition"])]
+    beside = [name for name in names if name not in STYLES]
+    beside += ["random changes of weights"] if {"permuted", "gaussian"} & {*names} else []
     problems, size = int(rows["problems"].max()), "the" if scale == 1 else f"{scale:g} times the"
     return finish(
         figure,
-        "RLVR beside random changes of weights",
-        f"{kind_name(kind)}, {problems} problems; random updates {size} size of RLVR's; 95% intervals over problems",
+        f"RLVR beside {' and '.join(beside)}, {kind_name(kind)}",
+        f"{problems} problems; random updates {size} size of RLVR's; 95% intervals over problems",
     )

@@ -4,6 +4,7 @@ Like ``figures``: a result or a tidy table in, one plotly Figure out, in the loo
 """
 
 from html import escape
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,9 @@ from workbench.views.panels import COLOURS, DASHES, MARKERS, band, finish
 if TYPE_CHECKING:
     pass
 
-LINES = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#8C564B", "#F0E442", "#6A3D9A", "#1B9E77")
-"""For conditions that have no colour of their own."""
+LINES = ("#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#8C564B", "#B8A200", "#6A3D9A", "#000000")
+"""For conditions that have no colour of their own; none is the green of replay."""
+SYMBOLS = ("triangle-up", "square", "x", "cross", "star", "triangle-down", "pentagon")
 
 
 def ablation_figures(summary: pd.DataFrame, drift: pd.DataFrame) -> dict[str, go.Figure]:
@@ -68,7 +70,7 @@ def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.
     problems = int(rows["problems"].iloc[0])
     return finish(
         figure,
-        "What each intervention does to the answers",
+        f"Accuracy of each intervention minus plain {'RLVR' if against == 'rlvr' else against}",
         f"{problems} problems, 95% intervals over problems",
     )
 
@@ -78,11 +80,13 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
     rows = _needed(summary, ["intervention", "measure", "estimate", "low", "high"])
     rows = rows.loc[[str(measure).startswith("Pass@") for measure in rows["measure"]]]
     rows = rows.assign(k=[int(str(measure).removeprefix("Pass@")) for measure in rows["measure"]])
-    figure = go.Figure()
-    for number, (name, part) in enumerate(rows.groupby("intervention", sort=False)):
+    figure, spare = go.Figure(), count()
+    for name, part in rows.groupby("intervention", sort=False):
         part, plain = part.sort_values("k"), name in ("base", "rlvr")
         style = "replay" if name == "tokens, low" else str(name)
+        number = 0 if style in COLOURS else next(spare)
         colour = COLOURS[style] if style in COLOURS else LINES[number % len(LINES)]
+        symbol = "circle" if style in COLOURS else SYMBOLS[number % len(SYMBOLS)]
         if plain:
             figure.add_trace(band(part["k"], part["low"], part["high"], colour))
         figure.add_scatter(
@@ -95,13 +99,13 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
                 "width": 3 if plain else 1.8,
                 "dash": DASHES.get(style, "solid") if plain else "dot",
             },
-            marker={"symbol": MARKERS.get(style, "circle" if plain else "triangle-up"), "size": 9},
+            marker={"symbol": MARKERS.get(style, symbol), "size": 9},
             customdata=part[["low", "high"]].to_numpy(float),
             hovertemplate="%{y:.3f} (%{customdata[0]:.3f} – %{customdata[1]:.3f})",
         )
     figure.update_xaxes(title_text="K (log)", type="log", tickvals=sorted(rows["k"].unique()))
     figure.update_yaxes(title_text="Pass@K")
-    figure.update_layout(height=560, hovermode="x unified", showlegend=True)
+    figure.update_layout(height=600, hovermode="x unified", showlegend=True, margin={"t": 170})
     problems = int(summary["problems"].iloc[0])
     return finish(
         figure, "Pass@K", f"{problems} problems, unbiased estimate, bands: 95% intervals of the plain models"
@@ -133,8 +137,13 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
         )
     figure.update_yaxes(title_text="KL(target‖learner), nats", rangemode="tozero")
     figure.update_layout(barmode="group", scattermode="group", height=440, showlegend=True)
+    figure.update_xaxes(tickangle=-60)
+    problems = f"{int(rows['problems'].max())} problems, 95% intervals; " if "problems" in rows else ""
     return finish(
-        figure, "How far the activations are, with each intervention in place", f"visual tokens, {scope}"
+        figure,
+        f"Drift with each intervention in place, {scope}",
+        f"visual tokens; {problems}learner: the model intervened on, target: the model it is pulled to; "
+        "short lines: before the intervention",
     )
 
 

@@ -77,6 +77,8 @@ def beside_published(changes: pd.DataFrame, *, title: str, subtitle: str) -> go.
 def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figure:
     """How settings of replay change the accuracy: tau x alpha as a heat map, then layers and iterations as points.
 
+    Cells whose interval holds 0 are grey.
+
     ``grid``: columns tau, alpha, layers, iterations, change, low, high (points against plain RLVR), varied (``"tau x
     alpha"``, ``"layers"``, ``"iterations"``: the axis along which a row differs from the settings kept).
     """
@@ -110,7 +112,23 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
         hovertemplate="alpha %{x}, tau %{y}: %{z:+.2f} points<extra></extra>",
     )
     figure.add_trace(heat, 1, 1)
-    figure.add_trace(cell_texts(heat, texts, scale), 1, 1)
+    low, high = (
+        cells[c].unstack().reindex(index=taus, columns=alphas).to_numpy(float) for c in ("low", "high")
+    )
+    undecided = (low <= 0) & (high >= 0)
+    grey = go.Heatmap(
+        z=np.where(undecided, 0.0, np.nan),
+        x=heat.x,
+        y=heat.y,
+        colorscale=[[0, "#e1e4e8"], [1, "#e1e4e8"]],
+        showscale=False,
+        hoverinfo="skip",
+        xgap=2,
+        ygap=2,
+    )
+    figure.add_trace(grey, 1, 1)
+    read = go.Heatmap(heat).update(z=np.where(undecided, 0.0, z))
+    figure.add_trace(cell_texts(read, texts, scale), 1, 1)
     figure.update_xaxes(title_text="step size alpha", type="category", row=1, col=1)
     figure.update_yaxes(title_text="threshold tau", type="category", row=1, col=1)
     for column, axis in enumerate(lines, start=2):
@@ -132,7 +150,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
         figure.update_yaxes(title_text="points", row=1, col=column)
     # The cells say their numbers: a colour bar would repeat them.
     figure.update_layout(coloraxis={**scale, "showscale": False}, showlegend=False, height=400)
-    return finish(figure, f"Settings of replay: {measure} minus plain RLVR", subtitle)
+    return finish(figure, f"Settings of replay: {measure} minus plain RLVR", f"{subtitle}; grey: undecided")
 
 
 def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
@@ -190,6 +208,30 @@ def cost_bars(cost: pd.DataFrame, *, subtitle: str) -> go.Figure:
         barmode="stack", height=190 + 32 * len(rows), showlegend=True, legend_traceorder="normal"
     )
     return finish(figure, "Cost of replay beside plain decoding", subtitle)
+
+
+def plan_bars(plan: pd.DataFrame, *, subtitle: str) -> go.Figure:
+    """Seconds of a card a problem on a log axis, a colour a way of computing; columns pair, what, seconds."""
+    rows = _needed(plan, ["pair", "what", "seconds"], "seconds")
+    figure = go.Figure()
+    for what, colour in zip(dict.fromkeys(rows["what"]), (COLOURS["base"], COLOURS["ratio"]), strict=False):
+        part = rows.loc[rows["what"] == what]
+        figure.add_scatter(
+            y=[escape(str(pair), quote=False) for pair in part["pair"]],
+            x=part["seconds"],
+            mode="markers",
+            name=escape(str(what), quote=False),
+            marker={
+                "color": colour,
+                "size": 12,
+                "symbol": "circle" if colour == COLOURS["base"] else "diamond",
+            },
+            hovertemplate="%{y}: %{x:,.0f} s<extra>" + escape(str(what)) + "</extra>",
+        )
+    figure.update_xaxes(title_text="seconds of a card a problem (log)", type="log")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(height=190 + 36 * rows["pair"].nunique(), showlegend=True)
+    return finish(figure, "Seconds of a card for all cells of a problem", subtitle)
 
 
 def coverage_bars(coverage: pd.DataFrame, *, subtitle: str) -> go.Figure:

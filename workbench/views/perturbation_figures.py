@@ -68,7 +68,7 @@ def perplexity_against_drift(
         figure.update_xaxes(title_text="drift − problem's mean, nats", row=1, col=column)
     figure.update_yaxes(title_text="log perplexity − problem's mean, nats", row=1, col=1)
     figure.update_layout(height=520, showlegend=True)
-    problems, what = rows["problem"].nunique(), "all disturbances" if kind == ALL else kind
+    problems, what = rows["problem"].nunique(), "all disturbances" if kind == ALL else _kind(kind)
     caption = (
         f"{what}, {SCOPES.get(scope, scope)}; {problems} problems, {len(rows):,} inputs; "
         "slopes within problems, 95% intervals"
@@ -122,9 +122,9 @@ def slope_forest(
                 )
                 place -= 0.2
         figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
-    labels = ["all kinds" if kind == ALL else escape(str(kind), quote=False) for kind in kinds]
+    labels = [_kind(str(kind)) for kind in kinds]
     figure.update_yaxes(tickvals=list(range(len(kinds))), ticktext=labels, range=[-0.5, len(kinds) - 0.5])
-    figure.update_xaxes(title_text="nats per token a nat", nticks=6)
+    figure.update_xaxes(title_text="nats per token per nat of drift", nticks=6)
     figure.update_layout(height=220 + 74 * len(kinds), showlegend=True)
     caption = (
         f"{method}, {SCOPES.get(scope, scope)}; {rows['problems'].max()} problems, "
@@ -155,6 +155,11 @@ def _finished(figure: go.Figure, title: str, caption: str) -> go.Figure:
     figure = finish(figure, title, caption)
     legend = {"y": -90 / (figure.layout.height - 190), "yanchor": "top"}  # pyright: ignore[reportAttributeAccessIssue]
     return figure.update_layout(margin={"b": 130, "t": 100}, legend=legend)
+
+
+def _kind(kind: str) -> str:
+    """A kind of disturbance for readers: what a table calls ``patches`` are cells of the picture that were blanked."""
+    return {ALL: "all kinds", "patches": "blanked cells"}.get(kind, escape(kind, quote=False))
 
 
 def _within(values: np.ndarray, rows: pd.DataFrame) -> np.ndarray:

@@ -65,7 +65,7 @@ def shift_heatmap(
     measure: str = "kl",
     depth: int | None = None,
 ) -> go.Figure:
-    """One measure by layer and base-entropy bucket, each cell with its interval (on hover in deep models).
+    """One measure by layer and base-entropy stratum, each cell with its interval (on hover in deep models).
 
     ``table`` is ``ShiftTable.table``; ``depth`` the number of decoder layers, whose last gets its own strip
     on top (default: the highest layer in the table). KLs and their ratio are coloured on a log scale.
@@ -97,7 +97,7 @@ def shift_heatmap(
             x=[bucket(stratum, strata).replace(" ", "<br>") for stratum in strata],
             y=[layer_label(layer, last) for layer in strip],
             customdata=cells,
-            hovertemplate="layer %{y}, bucket %{x}<br>"
+            hovertemplate="layer %{y}, stratum %{x}<br>"
             f"{name} %{{customdata[0]:.4g}} (%{{customdata[1]:.4g}} – %{{customdata[2]:.4g}})<br>"
             "base entropy %{customdata[4]:.3g} – %{customdata[5]:.3g} nats<br>"
             "%{customdata[3]:,.0f} cells<extra></extra>",
@@ -110,7 +110,7 @@ def shift_heatmap(
         figure.add_trace(cell_texts(heatmap, texts, scale), row=row, col=1)
     figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(type="category", showgrid=False, ticks="")
-    figure.update_xaxes(title_text="base-entropy bucket of the layer", row=len(strips))
+    figure.update_xaxes(title_text="base-entropy stratum of the layer", row=len(strips))
     figure.update_yaxes(title_text="decoder layer", row=len(strips))
     figure.update_layout(
         coloraxis=scale,
@@ -127,7 +127,7 @@ def shift_bars(
     scope: str = "without last layer",
     depth: int | None = None,
 ) -> go.Figure:
-    """Mean KL per base-entropy bucket beside that of the matched-noise null.
+    """Mean KL per base-entropy stratum beside that of the matched-noise null.
 
     ``table`` is ``ShiftTable.table``; ``scope`` one of its pooled scopes, or ``"last layer"``.
     """
@@ -150,7 +150,7 @@ def shift_bars(
                 },
                 hovertemplate=f"{name}: %{{y:.4g}} nats<extra></extra>",
             )
-    figure.update_xaxes(title_text="base-entropy bucket", showgrid=False, type="category")
+    figure.update_xaxes(title_text="base-entropy stratum", showgrid=False, type="category")
     figure.update_yaxes(title_text=MEASURES["kl"][1], rangemode="tozero")
     figure.update_layout(height=400, barmode="group", bargap=0.3, bargroupgap=0.08, showlegend=True)
     return finish(figure, f"KL and matched noise, {kind_name(kind)}, {scope}", caption(rows))
@@ -163,7 +163,7 @@ def shift_ratio(
     scope: str = "without last layer",
     depth: int | None = None,
 ) -> go.Figure:
-    """Observed over matched-noise KL per base-entropy bucket; 1 means no more than noise of the same size."""
+    """Observed over matched-noise KL per base-entropy stratum; 1 means no more than noise of the same size."""
     rows = strata_rows(table, ["ratio"], scope=scope, kind=kind, depth=depth)
     figure = go.Figure()
     figure.add_scatter(
@@ -176,7 +176,7 @@ def shift_ratio(
         hovertemplate="%{y:.3g}<extra></extra>",
     )
     figure.add_hline(y=1, line={"color": COLOURS["null"], "width": 1.5, "dash": "dash"})
-    figure.update_xaxes(title_text="base-entropy bucket", showgrid=False, type="category")
+    figure.update_xaxes(title_text="base-entropy stratum", showgrid=False, type="category")
     figure.update_yaxes(title_text=MEASURES["ratio"][1])
     log_axis(figure, [*rows[Interval.names("ratio")].to_numpy(float).flat, 1.0])
     figure.update_layout(height=400, showlegend=True)

@@ -108,14 +108,14 @@ def caption(rows: pd.DataFrame, *, each: Sequence[str] = ()) -> str:
     """How many problems and cells stand behind ``rows``, cells summed over what ``each`` does not tell apart.
 
     "64 problems, 2,304 cells in each layer; ...", or for strata "2,304 cells in each layer, 50 to 64 problems in
-    each bucket; ...".
+    each stratum; ...".
     """
     cells = (
         rows.pivot_table(index=list(each), values="cells", aggfunc="sum") if each else rows[["cells"]].sum()
     )
     parts = [f"{_span(cells)} cells{' in each layer' * ('layer' in each)}"]
     if "stratum" in rows:
-        parts.append(f"{_span(rows['problems'])} problems in each bucket")
+        parts.append(f"{_span(rows['problems'])} problems in each stratum")
     elif "problems" in rows:
         parts.insert(0, f"{_span(rows['problems'])} problems")
     return f"{', '.join(parts)}; 95% intervals clustered by problem"
@@ -127,7 +127,7 @@ def _span(counts: pd.DataFrame | pd.Series) -> str:
 
 
 def bucket(stratum: int, strata: Iterable[int]) -> str:
-    """ "1 lowest", "2", ... "5 highest": buckets count from 1 for readers, from 0 in tables."""
+    """ "1 lowest", "2", ... "5 highest": strata count from 1 for readers, from 0 in tables."""
     strata = list(strata)
     end = {min(strata): " lowest", max(strata): " highest"}.get(stratum, "")
     return f"{stratum + 1}{end}"
