@@ -1,6 +1,20 @@
 """Doors from outside: the command line (`cli`, `sweep_cli`, `pairs_cli`, `organism_cli`, options in `options`) and the evaluation
-harnesses (`harness`, lmms-eval, VLMEvalKit). Nothing is computed here.
+harnesses (`harness`, `lmms_eval_models`, `vlmevalkit`). Nothing is computed here.
+
+**lmms-eval**, in an environment of its own (``pip install -e ".[lmms-eval]"``):
+
+    python -m lmms_eval --model workbench \\
+        --model_args pair=vl-rethinker-7b,intervention=replay,tau=0.4,device=cuda \\
+        --tasks realworldqa --batch_size 4 --gen_kwargs max_new_tokens=2048
+
+runs any task of lmms-eval that generates a response on the pair: ``intervention=rlvr`` (plain), ``base``, ``replay`` or
+``patch``, with settings that are not given taken from the pair's preset. Tasks that compare given answers need
+``--force_simple``. lmms-eval 0.7.3 wants other versions than the extra ``dev`` takes (``av`` below 16, ``latex2sympy2``,
+``filelock`` below 4), hence the environment. Beside our math-verify pip installs a ``latex2sympy2`` that can't be imported,
+so the tasks that need it (mathvision, emma, stare) don't run there.
+
+**VLMEvalKit**: ``wb.VLMEvalKitModel("vl-rethinker-7b", "replay")`` is a model for it. Both show pictures first.
 
 A new command: a function in the file of its group that checks its options before it imports torch, then calls one function
-of the library.
+of the library; `pairs_cli` is the shortest to copy.
 """

@@ -7,7 +7,7 @@ have low entropy. Everything is in nats.
     from workbench.lens import LensHead, summarise
     summarise(hidden, LensHead(norm, weight)).entropy
 
-A new statistic is computed beside the others in `fused` and gets a naive twin in `tests/lens`.
+A new statistic is computed beside the others in `fused` and gets a naive twin in ``tests/lens``.
 """
 
 from importlib import import_module

@@ -1,1 +1,15 @@
-"""The bundled pair `shapes`: a tiny Qwen2.5-VL taught to see (SFT), then taught to reason (GRPO), from nothing, on a CPU."""
+"""The bundled pair ``shapes``: a tiny Qwen2.5-VL taught to see (SFT), then taught to reason (GRPO), from nothing, on a CPU.
+
+2.5 million parameters that read 4 x 4 boards of coloured shapes, count over the moments of short videos, and as an agent
+zoom into pictures whose marks are too small for them. The base answers carefully or hastily, depending on how it is asked;
+RL with a verifiable reward teaches it to be careful. The card, ``weights/README.md``, has the data, the recipe, the accuracies,
+and what it misses.
+
+    workbench study --problems shapes-video
+    workbench agent --turns 3
+    workbench organism train       # makes it again from nothing (recipe.yaml); pip install -e ".[train]"
+    workbench organism evaluate    # reprints the card's table
+
+In order: `data` (what it is taught with), `model`, `sft`, `grpo`, `evaluation`; `training` runs them all, `resuming` lets
+each go on after a kill. Another organism is another recipe: copy ``recipe.yaml`` and pass it to ``workbench organism train``.
+"""

@@ -5,7 +5,22 @@ on tokens added to a segment of layers (`segment`), reading the loss at each lay
 overwrites residuals; `amortised.predict_tokens` uses an `Adapter`. Their settings are values in `workbench.conditions`.
 
     import workbench as wb
-    learned = wb.learn_tokens(pair, pair.encode(problem), wb.Replay(threshold="quantile", layers=5))
+    prompt = pair.encode(problem)
+    learned = wb.learn_tokens(pair, prompt, wb.Replay(tau=0.4, threshold="quantile", alpha=100.0, layers=5))
+    patch = wb.prepare_patch(pair, prompt, wb.Patch(select="high", layers=5))
+    wb.decode(pair, prompt, intervention=learned, samples=16, temperature=1.0, seed=0)
+    wb.trace(pair, [problem], interventions=[learned])
 
-What an intervention must offer: `sites` and `apply(layer, hidden)`, as in `tracing.edits`; `patching` is the one to copy.
+**Amortised.** Optimising takes 25 passes forward and back for every prompt. An adapter, trained once for a pair on other
+problems (`train_adapter`), predicts the tokens in one pass, and is a condition like the others:
+
+    adapter = wb.load_adapter("shapes")
+    predicted = wb.predict_tokens(pair, prompt, adapter)  # what learn_tokens returns
+    wb.ablate(pair, problems, {"one pass": adapter, "optimised": wb.Replay(layers=5, threshold="quantile")})
+
+**Two models that don't fit side by side.** ``wb.learn_problems(..., placement="sequential")`` (`from_checkpoints`) loads one
+at a time, the base with its first K layers only.
+
+What an intervention must offer: ``problem_id``, ``sites`` and ``apply(layer, hidden)``, as `workbench.tracing.edits` has
+it; `patching` is the one to copy.
 """

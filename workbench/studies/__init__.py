@@ -1,8 +1,32 @@
 """The main job and the paper's figures: `study` traces, answers and writes the report (`report`); `paper` runs the scripts of
-`analyses/`; `claims` sets every claim of the paper beside what a pair shows; `explore` shows the lens on a page.
+``analyses/``; `claims` sets every claim of the paper beside what a pair shows; `explore` shows the lens on a page.
 
     import workbench as wb
     wb.study(pair, problems, out="runs/mine")
+    wb.explore(pair, problems[:4]).save("lens.html")   # click a visual token, read both models at every layer, pin one
 
-A new script of a figure: a module in `analyses/` with a `run(analysis)`; `analyses/null_models.py` is the shortest to copy.
+**The paper's figures and tables.** ``workbench figures`` runs every script in ``analyses/`` on the bundled pair (300 test
+problems; those in which models answer are of 100, ``--limit 100``) and writes ``figures/``: a page, PNG, SVG, table and
+manifest each, with the paper's claims and whether they hold. What is up to date is skipped; finished parts are kept in
+``runs/cache``. One alone: ``workbench figures table1_patching --limit 64``; on your own pair with ``--base``, ``--rlvr``,
+``--problems``, or from a run that exists with ``--run runs/study-...``.
+
+| script | what it reproduces |
+|---|---|
+| ``top_predictions``, ``entropy_shift``, ``perturbation`` | the analysis of section 3 |
+| ``null_models`` | the same beside random weight changes of RLVR's size, and training without RL |
+| ``entropy_or_proxy`` | whether entropy is linked with the shift beside residual norm, attention and place, or for them |
+| ``table1_patching``, ``tables2_4_replay`` | Tables 1 to 4, beside the published numbers |
+| ``table5_grid`` | Table 5: threshold x step size, layers, iterations (on the validation split) |
+| ``figure6_pass_at_k`` | Figure 6: Pass@K and coverage |
+| ``scenarios`` | accuracy by family on boards, on videos and as a visual agent, with replay and patches |
+| ``paper_plan`` | what the whole paper would cost: cells, GPU-hours, memory, from configs |
+| ``attribution`` | beyond the paper: which heads and MLPs write the shift at low-entropy cells |
+| ``amortised_replay`` | tokens predicted in one pass against optimised ones (the paper's future work) |
+| ``alternatives``, ``radar``, ``cost`` | replay against its alternatives, by family, and what it costs |
+| ``emergence`` | beyond the paper: shift, accuracy and coverage over the checkpoints of RL, what comes first, two controls |
+| ``weight_changes`` | norm and effective rank of the weight changes, and whether they tell where outputs change |
+
+A new script of a figure: a module in ``analyses/`` with an ``analyse(given)`` that returns a `paper.Finding`;
+``analyses/null_models.py`` is the shortest to copy.
 """

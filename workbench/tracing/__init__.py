@@ -5,7 +5,9 @@ chosen tokens, `tuned_lens` affine translators, `attention` who attends where; `
 `cells` takes a trace apart into cells, a layer at a position each; `agreement` tells how far the two models agree.
 
     import workbench as wb
-    wb.trace(pair, problems, top_k=10)
+    trace = wb.trace(pair, problems, top_k=10)      # a `LensTrace`
+    trace.save("runs/trace")
+    wb.fit_translators(pair, train, validation)     # the tuned lens of the base; `lens_fidelity`: how good it is
 
 A new reading returns a frozen dataclass with one axis a layer and one a position; `attention` is the shortest to copy.
 """

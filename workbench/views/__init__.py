@@ -1,6 +1,6 @@
 """What is drawn: tables in, pictures and pages out. Knows plotly and HTML, and no model.
 
-Results draw themselves by calling down here: `ShiftTable.plot()` is `views.shift_figures`, a `_repr_html_` is put
+Results draw themselves by calling down here: ``ShiftTable.plot()`` is `views.shift_figures`, a ``_repr_html_`` is put
 together from `views.markup`. A page (`views.pages`) is one file that fetches nothing; all text in it is escaped.
 
     from workbench.views.shift_figures import stratum_curves
