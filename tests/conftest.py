@@ -7,6 +7,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,31 @@ from xdist.scheduler import LoadFileScheduling
 from workbench.models.pairs import ModelPair
 
 torch.set_num_threads(1)
+
+
+QUICK = (
+    "lens/",
+    "analysis/test_partial",
+    "problems/test_answers",
+    "problems/test_zoom",
+    "problems/test_shapes.py",
+)
+QUICK += (
+    "views/test_markup",
+    "test_estimates",
+    "test_package",
+    "sweeps/test_spec",
+    "models/test_weight_deltas",
+)
+"""Files of tests, by how their path begins, that load no model: ``pytest -m quick``."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is quick."""
+    home = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(home) and str(item.path.relative_to(home)).startswith(QUICK):
+            item.add_marker("quick")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
