@@ -3,7 +3,7 @@
 A cell is one (layer, position). All quantities are the base model's or the picture's, so that RLVR has no part in them:
 
 * ``entropy_base``        entropy of the lens distribution, nats;
-* ``entropy_translated``  the same through fitted translators (``translators``);
+* ``entropy_translated``  the same through fitted translators (``tracing.tuned_lens``);
 * ``base_norm``           Euclidean norm of the residual stream;
 * ``attention``           mean attention from later positions (``attention``), in the layer that makes the residual;
 * ``row``, ``column``, ``distance``  place in the picture, and distance from its centre (0: centre, 1: corner);

@@ -1,8 +1,8 @@
 """Beyond top-level entropy: whether a cell's entropy is linked with its shift beside other quantities, or for them.
 
-1. ``quantities.cell_table``: entropy, residual norm, attention, place, object or background of every cell, and its shift.
+1. ``analysis.cell_table``: entropy, residual norm, attention, place, object or background of every cell, and its shift.
 2. The shift by stratum of any of them, as ``shift`` does it by entropy.
-3. Spearman correlations of the shift with each, simple, and partial with the others held equal (``partials``).
+3. Spearman correlations of the shift with each, simple, and partial with the others held equal (``analysis.partial_ranks``).
 
 A cause that is among the quantities takes away the link of its proxies; a cause that is not, or one measured badly, leaves
 it. Partial correlation is not causation.
@@ -48,7 +48,8 @@ def stratified_by(
     """The shift by stratum of any quantity, per layer and pooled; intervals clustered by problem.
 
     Strata are cut per layer and kind: of equal size, or one for each value of a quantity with no more than ``bins`` values.
-    Columns: scope, layer, kind, quantity, stratum, value_low, value_high, cells, problems; then of each of ``cells.MEASURES``
+    Columns: scope, layer, kind, quantity, stratum, value_low, value_high, cells, problems; then of
+    each of ``tracing.cells.MEASURES``
     the estimate and its interval; kl_contrast and ratio_contrast, the lowest stratum over the highest, alike in all strata.
 
     Raises:
@@ -93,7 +94,7 @@ def rank_correlations(
     nothing is left.
 
     Args:
-        table: of `quantities.cell_table`, or any with the columns problem, layer, last_layer, kind and those asked for.
+        table: of `analysis.cell_table`, or any with the columns problem, layer, last_layer, kind and those asked for.
         quantities: columns; None: those of QUANTITIES that are defined for a kind of token.
         outcomes: columns that say what shifts.
         against: outcome -> another, such as that of a control pair; their difference is added as "outcome − other".

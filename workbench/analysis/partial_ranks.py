@@ -81,7 +81,7 @@ class PartialRanks:
         *,
         pooled: Sequence[int] | None = None,
     ) -> None:
-        """``quantities`` (k, cells), ``outcomes`` (m, cells), ``group`` and ``problem`` (cells,) ids from 0."""
+        """``analysis.cell_table`` (k, cells), ``outcomes`` (m, cells), ``group`` and ``problem`` (cells,) ids from 0."""
         cells = group.shape[-1]
         for name, measures in (("quantities", quantities), ("outcomes", outcomes)):
             if measures.ndim != 2 or not len(measures) or measures.shape[1] != cells or not cells:

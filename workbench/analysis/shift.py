@@ -39,7 +39,7 @@ class ShiftTable:
     """Entropy-stratified shift of a pair, by scope, layer, kind and stratum, and what follows from it."""
 
     table: pd.DataFrame
-    """KEYS, then of each of ``cells.MEASURES`` the estimate m and its interval m_low, m_high (NaN: none)."""
+    """KEYS, then of each of ``tracing.cells.MEASURES`` the estimate m and its interval m_low, m_high (NaN: none)."""
     correlations: pd.DataFrame
     """Per scope, layer, kind and measure (kl, kl_null, ratio): its Spearman rho with base entropy."""
     verdicts: tuple[Verdict, ...]

@@ -1,6 +1,6 @@
 """Attribution: which embeddings, heads and MLPs write the change from the base to the RLVR model.
 
-For every problem, on both models behind TransformerLens (``bridges``), pictures included:
+For every problem, on both models behind TransformerLens (``attribution.bridge``), pictures included:
 
 1. choose cells (layer, position) by the base's entropy, or name them;
 2. split each metric's change over components of both models (``components``);
@@ -159,7 +159,7 @@ def attribute(
     Args:
         pair: what `load_pair` returned.
         problems: problems, or prompts already encoded.
-        metrics: of `components.METRICS`: ``kl``, ``logit_difference``, ``log_probability``, ``probability``; several at once.
+        metrics: of `names.METRICS`: ``kl``, ``logit_difference``, ``log_probability``, ``probability``; several at once.
         cells: where the KL is taken: `Cells`, or (layer, position) pairs for every prompt. None: `Cells()`.
         responses: for each problem a right and a wrong response, for metrics of the answer. None: those that the problems bring.
         swaps: False leaves out what swapping does.

@@ -189,7 +189,7 @@ def _added(value: Tensor, edits: Sequence[tuple[int, Tensor]]) -> Tensor:
 def slopes(aim: Aim, *, relevance: bool = False) -> "Slopes":
     """The metrics' gradients by what every component writes, at the receiver: one forward, and one backward of all metrics.
 
-    ``relevance``: RelP's coefficients instead. Weights must not ask for gradients (`segments.frozen`).
+    ``relevance``: RelP's coefficients instead. Weights must not ask for gradients (`models.anatomy.frozen`).
     """
     with torch.enable_grad(), aim.receiver.bridge.relevance() if relevance else nullcontext():
         measured, writes = _measured(aim, frozen=relevance)

@@ -6,7 +6,8 @@
    Placeholders of images and videos are never drawn: a model refuses its own output that has placeholders without pixels.
 
 A problem draws from a random stream of its own, made of the seed and its id, and sample i reads row i of it:
-neither the batch nor the number of samples changes a response, beyond rounding. An engine (``engines``) does all of it in
+neither the batch nor the number of samples changes a response, beyond rounding. An engine
+(``decoding.vllm_engine``) does all of it in
 its own way, and has random streams of its own.
 """
 

@@ -143,7 +143,7 @@ def follow_training(
 
     Args:
         problems: problems with answers.
-        checkpoints: what loads each, such as `presets.checkpoints_of(pair)`; one is in memory at a time.
+        checkpoints: what loads each, such as `models.bundled.checkpoints_of(pair)`; one is in memory at a time.
         samples: sampled responses a problem and checkpoint at temperature 1, beside the greedy one.
         bins: strata of base entropy per layer and token kind.
         further: more to measure, such as ``{"contributions": workbench.contributions}``.

@@ -2,7 +2,8 @@
 
 After observation 3 of arXiv 2511.19972. For every problem, disturbance and draw (draw 0: undisturbed):
 
-1. Drift: mean KL(base || RLVR) in nats over visual cells of low and of high entropy (``drifts``), the RLVR model on the
+1. Drift: mean KL(base || RLVR) in nats over visual cells of low and of high entropy (``experiments.drift``), the
+   RLVR model on the
    disturbed input, the base on the clean one (or on the disturbed one, if asked). Strata are those of the base's entropy
    on the clean input, so they never change with a draw.
 2. Nats per token, the logarithm of the perplexity, of a right and of a wrong response under the RLVR model on the

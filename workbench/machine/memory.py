@@ -1,7 +1,7 @@
 """Peak memory of tracing and of replay, predicted from two configs: no weights are loaded and nothing is computed.
 
 1. Both models are built on the meta device; their weights are counted.
-2. What runs most is run there by its own code and metered (``meters``): the first decoder layers, a block of the vision
+2. What runs most is run there by its own code and metered (``machine.meter``): the first decoder layers, a block of the vision
    tower, one iteration of replay with its backward. All layers of a decoder are taken to be alike.
 3. The lens allocates by its own rule (``lens.working_sizes``).
 

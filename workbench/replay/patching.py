@@ -3,7 +3,7 @@
 1. Source: the base model's residual stream at the *input* of each patched layer, on the same prompt (or any other
    recording of it).
 2. Mask: cells chosen by the base model's logit-lens entropy at the *output* of each layer
-   (``strata.select_cells``), both models run unpatched; optionally only where the base's entropy is below the RLVR
+   (``lens.strata.select_cells``), both models run unpatched; optionally only where the base's entropy is below the RLVR
    model's.
 3. In the RLVR model's prefill the input of each patched layer becomes the source's at the masked positions. Later
    tokens are decoded by the unmodified model from what the prefill left in its cache.

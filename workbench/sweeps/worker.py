@@ -2,7 +2,7 @@
 
 Every cell is computed alone, in batches of one prompt, so that no other cell, no order and no number of workers can change a
 number of it. What cells of one pair and problem have in common (encoded prompts, base targets, recorded activations, drift
-without an intervention, learnt tokens) is kept from one to the next (``reuse``).
+without an intervention, learnt tokens) is kept from one to the next (``cache``).
 
 As a process (``python -m workbench.sweeps.worker``) it is handed a job and then cells on its standard input, one JSON value
 a line, and answers on its standard output; whatever libraries print goes to its log, the standard error. When its input

@@ -186,7 +186,7 @@ def shift_ratio(
 def layer_curves(
     agreement: pd.DataFrame, measure: str = "kl", *, kinds: Sequence[str] = KINDS, depth: int | None = None
 ) -> go.Figure:
-    """One measure by layer, one line per token kind, with bands, from ``shift.agreement_by_layer(trace)``."""
+    """One measure by layer, one line per token kind, with bands, from ``tracing.agreement.agreement_by_layer(trace)``."""
     name, unit = measure_names(measure)
     rows = rows_where(agreement, "agreement", ["layer", "kind", *Interval.names(measure)], kind=list(kinds))
     rows = drawable(rows, "agreement", measure)
