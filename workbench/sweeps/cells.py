@@ -5,6 +5,7 @@ the intervention's settings, samples and how they are drawn, device and threads,
 libraries that compute. What does not: names, places, the order of cells, the number of workers, the engine.
 """
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from workbench.sweeps.spec import PairSource, ProblemSet, Sweep, depth_of, seede
 if TYPE_CHECKING:
     from workbench.problems.problem import Problem
 
+SHOWING = ("views", "studies", "interfaces", "machine", "organism")
+"""Rooms whose code changes no cell's result."""
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "nnsight", "numpy", "pillow")
 """Those whose version can change a number or a token."""
 _READ = (".safetensors", ".json", ".jinja", ".txt", ".model")
@@ -118,11 +121,33 @@ def _digest(file: Path) -> str:
     return file_digest(file)
 
 
+def code_digest(home: Path) -> str:
+    """A digest of the code in `home` that can change a number; comments, docstrings and rooms that only show are left out."""
+    rooms = ((file.relative_to(home), file) for file in sorted(home.rglob("*.py")))
+    return digest([(str(name), _stripped(file)) for name, file in rooms if name.parts[0] not in SHOWING])
+
+
+def _stripped(file: Path) -> str:
+    """A file's syntax without its docstrings, comments and line breaks."""
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [line for line in node.body if not _is_text(line)]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return (
+        isinstance(line, ast.Expr)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+    )
+
+
 @cache
 def versions() -> dict[str, str]:
-    """Of the workbench, with a digest of its code, and of the libraries that compute."""
-    home = Path(__file__).parent.parent
-    code = digest([(str(file.relative_to(home)), _digest(file)) for file in sorted(home.rglob("*.py"))])
+    """Of the workbench, with a digest of the code that computes, and of the libraries that do."""
+    code = code_digest(Path(__file__).parent.parent)
     found = {"workbench": f"{__version__} {code[:16]}"}
     for name in LIBRARIES:
         try:
