@@ -3,11 +3,7 @@
 from typing import Literal
 
 STATES = {True: "holds", False: "does NOT hold", None: "is undecided"}
-
-
 SCOPES = {"without last layer": "without the last layer", "last layer": "last layer alone"}
-
-
 QUANTITIES = {
     "entropy_base": "lens entropy",
     "entropy_translated": "tuned-lens entropy",
@@ -20,27 +16,15 @@ QUANTITIES = {
     "position": "place in the prompt",
 }
 """Column of a cell table -> what to call it."""
-
-
 Metric = Literal["kl", "logit_difference", "log_probability", "probability"]
-
-
 METRICS: dict[str, str] = {
     "kl": "KL(base‖RLVR) at the chosen cells, nats",
     "logit_difference": "logit of the right token minus that of the wrong one",
     "log_probability": "log probability of the right token, nats",
     "probability": "probability of the right token",
 }
-
-
 OUTCOMES = ("correct", "incorrect", "margin")
-
-
 STRATA = ("low", "high")
-
-
 FITS = ("alone", "joint")
-
-
 ALL, CLEAN = "all", "none"
 """The kinds of all disturbances pooled, and of the undisturbed draw."""

@@ -17,7 +17,7 @@ from workbench.estimates import Interval
 from workbench.replay.from_checkpoints import LearnedProblems
 from workbench.studies.paper import Finding
 from workbench.tracing.agreement import agreement_by_layer
-from workbench.views.markup import _grids
+from workbench.views.markup import grids_of
 
 
 def text(result) -> str:
@@ -116,7 +116,7 @@ def test_learned_tokens_show_failures_and_escape(learned):
 
 def test_grids_follow_frames_and_pictures():
     places = [(0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1), (0, 0, 0), (0, 1, 0), (-1, -1, -1)]
-    assert _grids([1, 2, 3, 4, 5, 6, 7], places) == [[[1, 2]], [[3, 4]], [[5], [6]]]
+    assert grids_of([1, 2, 3, 4, 5, 6, 7], places) == [[[1, 2]], [[3, 4]], [[5], [6]]]
 
 
 def test_learned_problems_are_a_table_and_not_a_wall(tiny_pair, learned, prompt):

@@ -153,7 +153,7 @@ class Claim:
         """ "holds", "does NOT hold", "is undecided" or "cannot be tested"."""
         if self.obstacle or np.isnan(self.interval.estimate):
             return "cannot be tested"
-        return {True: "holds", False: "does NOT hold", None: "is undecided"}[self.holds]
+        return STATES[self.holds]
 
     def _repr_html_(self) -> str:
         return claims_html([self])

@@ -14,7 +14,7 @@ its own way, and has random streams of its own.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,9 +31,6 @@ from workbench.problems.problem import listed
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.residuals import prefill
 from workbench.views import markup
-
-if TYPE_CHECKING:
-    from workbench.decoding.decode import Response
 
 Engine = VllmEngine | Literal["vllm"]
 """What can draw responses instead of the models in this process."""
@@ -292,7 +289,7 @@ def check_sampling(samples: int, temperature: float, max_new_tokens: int, seed: 
         )
 
 
-def response_html(response: "Response") -> str:
+def response_html(response: Response) -> str:
     """The text of a response and how it ended."""
     ended = "finished" if response.finished else "cut off"
     told = f"{response.problem_id}, sample {response.sample}: {response.tokens:,} tokens, {ended}"

@@ -3,17 +3,13 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.models.prompts import _PER_POSITION, EncodedPrompt, TokenKind
-
-if TYPE_CHECKING:
-    from workbench.models.prompts import EncodedPrompt
+from workbench.models.prompts import PER_POSITION, EncodedPrompt, TokenKind
 
 
 def problem_seed(seed: int, problem_id: str) -> int:
@@ -41,7 +37,7 @@ def collate(prompts: Sequence[EncodedPrompt], pad_id: int) -> dict[str, Tensor]:
     joined: dict[str, Tensor] = {}
     for name in prompts[0].model_inputs:
         parts = [prompt.model_inputs[name] for prompt in prompts]
-        if name in _PER_POSITION:
+        if name in PER_POSITION:
             fill = pad_id if name == "input_ids" else 0
             parts = [torch.nn.functional.pad(p, (longest - p.shape[1], 0), value=fill) for p in parts]
         elif name in ("pixel_values", "pixel_attention_mask") and _has_picture_axis(name, parts[0]):
@@ -73,7 +69,7 @@ def _signature(prompt: EncodedPrompt) -> tuple[tuple[str, tuple[int, ...]], ...]
     """Names and the shapes that have to agree for prompts to be joined."""
     free = {name: 2 if _has_picture_axis(name, value) else 1 for name, value in prompt.model_inputs.items()}
     return tuple(
-        (name, () if name in _PER_POSITION else tuple(value.shape[free[name] :]))
+        (name, () if name in PER_POSITION else tuple(value.shape[free[name] :]))
         for name, value in sorted(prompt.model_inputs.items())
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,9 +27,6 @@ from workbench.models.prompts import EncodedPrompt, encode, show_token
 from workbench.models.weight_deltas import read_delta
 from workbench.problems.problem import Problem
 from workbench.views import markup
-
-if TYPE_CHECKING:
-    from workbench.models.pairs import ModelPair
 
 Source = str | Path | nn.Module
 """A hub id, a local folder, or a transformers module in memory."""
@@ -344,7 +341,7 @@ def batch_of(pair: ModelPair) -> int:
 _NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name
 
 
-def pair_html(pair: "ModelPair") -> str:
+def pair_html(pair: ModelPair) -> str:
     """What was loaded: both models, one a column."""
     described = {
         role: found if isinstance(found := pair.provenance.get(role), Mapping) else {"id": found or "–"}

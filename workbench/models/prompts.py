@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, Int8
@@ -29,10 +29,7 @@ from workbench.views import markup
 from workbench.views.pictures import data_uri
 from workbench.views.tables import visible
 
-if TYPE_CHECKING:
-    from workbench.models.prompts import EncodedPrompt
-
-_PER_POSITION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+PER_POSITION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 _VISUAL = (
     "pixel_values",
     "pixel_values_videos",
@@ -137,7 +134,7 @@ class EncodedPrompt:
                 f"`length` is {length}, expected {last + 1} to {len(self)}, so that the picture stays whole"
             )
         inputs = {
-            name: value[:, :length] if name in _PER_POSITION else value
+            name: value[:, :length] if name in PER_POSITION else value
             for name, value in self.model_inputs.items()
         }
         cut = {name: getattr(self, name)[:length] for name in ("kinds", "visual_index", "grid", "tokens")}
@@ -149,7 +146,7 @@ class EncodedPrompt:
         added = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         inputs = {
             name: torch.cat([value, added.get(name, torch.zeros_like(ids)).to(value)[None]], 1)
-            if name in _PER_POSITION
+            if name in PER_POSITION
             else value
             for name, value in self.model_inputs.items()
         }
@@ -270,7 +267,7 @@ def _pictures(processor: Any, anatomy: Anatomy, problem: Problem, layout: Layout
 
 def _known_inputs(anatomy: Anatomy) -> set[str]:
     """What of a prompt the model's forward reads; positions, caches and labels are not part of a prompt."""
-    return inspect.signature(type(anatomy.model).forward).parameters.keys() & {*_PER_POSITION, *_VISUAL}
+    return inspect.signature(type(anatomy.model).forward).parameters.keys() & {*PER_POSITION, *_VISUAL}
 
 
 def _completed(anatomy: Anatomy, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -315,7 +312,7 @@ def _checked(anatomy: Anatomy, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
             f"`input_ids` holds ids {int(ids.min())} to {int(ids.max())}, expected 0 to "
             f"{anatomy.vocab_size - 1}: encode with the pair's own tokenizer"
         )
-    for name in _PER_POSITION:
+    for name in PER_POSITION:
         if name in tensors and tensors[name].shape != ids.shape:
             found = tuple(tensors[name].shape)
             raise InputError(f"`{name}` has shape {found}, expected {tuple(ids.shape)} like `input_ids`")
@@ -330,7 +327,7 @@ VIEWS, TOKENS = 8, 400
 """Pictures and tokens of a prompt that are shown; of further ones the number."""
 
 
-def prompt_html(prompt: "EncodedPrompt", kinds: Sequence[str]) -> str:
+def prompt_html(prompt: EncodedPrompt, kinds: Sequence[str]) -> str:
     """Every picture under its grid of visual tokens, and every token in the colour of its kind."""
     counts = {kind: list(kinds).count(kind) for kind in dict.fromkeys(kinds)}
     legend = " ".join(markup.chip(f"{count:,} {kind}", kind) for kind, count in counts.items())
@@ -351,7 +348,7 @@ def prompt_html(prompt: "EncodedPrompt", kinds: Sequence[str]) -> str:
     )
 
 
-def _chips(prompt: "EncodedPrompt", kinds: Sequence[str]) -> list[str]:
+def _chips(prompt: EncodedPrompt, kinds: Sequence[str]) -> list[str]:
     """A chip a token, but one for all visual tokens in a row that belong to one picture."""
     made: list[str] = []
     views, position = prompt.visual_index.tolist(), 0

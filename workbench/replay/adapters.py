@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,10 +27,7 @@ from torch.nn.functional import gelu
 from workbench.conditions import Replay
 from workbench.errors import InputError
 from workbench.views import markup
-from workbench.views.markup import _settings
-
-if TYPE_CHECKING:
-    from workbench.replay.adapters import Adapter
+from workbench.views.markup import settings_text
 
 BUNDLED = Path(__file__).parents[1] / "organism" / "weights" / "adapter"
 """Adapters that ship with the package, by name of their pair."""
@@ -253,7 +250,7 @@ def check_pair(adapter: Adapter, weights: Mapping[str, str]) -> None:
         )
 
 
-def adapter_html(adapter: "Adapter") -> str:
+def adapter_html(adapter: Adapter) -> str:
     """Its sizes, and the validation loss by epoch of the rate that was kept."""
     curves, rate = adapter.training.get("curves", []), adapter.training.get("rate")
     losses = [row["validation"] for row in curves if row["rate"] == rate]
@@ -264,5 +261,5 @@ def adapter_html(adapter: "Adapter") -> str:
     return (
         markup.paragraph(repr(adapter), strong=True)
         + markup.side_by_side(parts)
-        + markup.paragraph(f"Replay: {_settings(asdict(adapter.replay))}")
+        + markup.paragraph(f"Replay: {settings_text(asdict(adapter.replay))}")
     )

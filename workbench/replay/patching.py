@@ -15,7 +15,6 @@ layer: ``Patch(layers=7, threshold="fixed", levels=(...), only_where_base_lower=
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,10 +31,7 @@ from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import LayerCall, read_calls
 from workbench.views import markup
-from workbench.views.markup import _settings
-
-if TYPE_CHECKING:
-    from workbench.replay.patching import PreparedPatch
+from workbench.views.markup import settings_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +165,7 @@ def prepare_patch(
     return PreparedPatch(prompt.problem_id, patch, mask, source or readings.source)
 
 
-def patch_html(prepared: "PreparedPatch") -> str:
+def patch_html(prepared: PreparedPatch) -> str:
     """Which cells are overwritten: their share by layer, and where in the prompt they are."""
     shares = prepared.mask.float().mean(1).tolist()
     layers = prepared.sites
@@ -187,5 +183,5 @@ def patch_html(prepared: "PreparedPatch") -> str:
     return (
         markup.paragraph(title, strong=True)
         + markup.side_by_side(parts)
-        + markup.paragraph(f"Patch: {_settings(asdict(prepared.patch))}")
+        + markup.paragraph(f"Patch: {settings_text(asdict(prepared.patch))}")
     )

@@ -22,7 +22,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,10 +45,7 @@ from workbench.replay.targets import Aim, Target, take_aim
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import read_calls
 from workbench.views import markup
-from workbench.views.markup import _grids, _settings
-
-if TYPE_CHECKING:
-    from workbench.replay.replay import LearnedTokens
+from workbench.views.markup import grids_of, settings_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,7 +357,7 @@ def _results(
     return results
 
 
-def learned_html(learned: "LearnedTokens") -> str:
+def learned_html(learned: LearnedTokens) -> str:
     """The loss, the length of x over the picture, and how much of each layer the loss covered."""
     losses, how = learned.losses.tolist(), learned.replay
     parts = {}
@@ -369,7 +366,7 @@ def learned_html(learned: "LearnedTokens") -> str:
         parts[caption] = markup.curve(losses, name=caption)
     norms = learned.tokens.norm(dim=1)
     caption = f"‖x‖ over the picture, up to {markup.shown(float(norms.max()))}"
-    grids = _grids(norms.tolist(), learned.grid.tolist())
+    grids = grids_of(norms.tolist(), learned.grid.tolist())
     for number, grid in enumerate(grids[:VIEWS]):
         name = caption if number == 0 else f"‖x‖, grid {number + 1}"
         parts[name] = markup.cells(grid, name=name)
@@ -379,5 +376,5 @@ def learned_html(learned: "LearnedTokens") -> str:
     return (
         markup.paragraph(repr(learned), strong=True)
         + markup.side_by_side(parts)
-        + markup.paragraph(f"Replay: {_settings(asdict(how))}")
+        + markup.paragraph(f"Replay: {settings_text(asdict(how))}")
     )

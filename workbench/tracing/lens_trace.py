@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,11 +23,6 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.views import markup
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from workbench.tracing.lens_trace import LensTrace
 
 FORMAT = 1
 """Version of the folder that `LensTrace.save` writes."""
@@ -360,7 +355,7 @@ def _read_prompt(folder: Path, item: dict[str, Any]) -> PromptInfo:
     return PromptInfo(**item | {"tokens": tuple(item["tokens"]), "grids": grids} | pictures)
 
 
-def trace_html(trace: "LensTrace", kinds: "Mapping[str, Tensor]") -> str:
+def trace_html(trace: LensTrace, kinds: "Mapping[str, Tensor]") -> str:
     """How many cells there are, and by layer and token kind how uncertain the base is and how far the two are apart."""
     columns: dict[Any, Any] = {("", "layer"): [*trace.layers]}
     for kind, here in kinds.items():

@@ -249,7 +249,7 @@ def _heads(names: Sequence[tuple[Any, ...]], numeric: Sequence[bool], level: int
             yield f'<th colspan="{span}" style="{_PADDING};text-align:center">{escape(str(name))}</th>'
 
 
-def _grids(values: Sequence[float], places: Sequence[Sequence[int]]) -> list[list[list[float]]]:
+def grids_of(values: Sequence[float], places: Sequence[Sequence[int]]) -> list[list[list[float]]]:
     """Values at (t, row, column) as grids; every frame and every further picture begins a new one."""
     found: list[list[list[float]]] = []
     before = None
@@ -266,7 +266,8 @@ def _grids(values: Sequence[float], places: Sequence[Sequence[int]]) -> list[lis
     return found
 
 
-def _settings(values: Mapping[str, Any]) -> str:
+def settings_text(values: Mapping[str, Any]) -> str:
+    """Settings as ``name=value``, without those that are off."""
     return ", ".join(
         f"{name}={value!r}" for name, value in values.items() if value is not None and value is not False
     )

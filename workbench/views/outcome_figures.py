@@ -5,7 +5,6 @@ Like ``figures``: a result or a tidy table in, one plotly Figure out, in the loo
 
 from html import escape
 from itertools import count
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,6 @@ import plotly.graph_objects as go
 
 from workbench.errors import InputError
 from workbench.views.panels import COLOURS, DASHES, MARKERS, band, finish
-
-if TYPE_CHECKING:
-    pass
 
 LINES = ("#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#8C564B", "#B8A200", "#6A3D9A", "#000000")
 """For conditions that have no colour of their own; none is the green of replay."""
