@@ -3,8 +3,32 @@
 Every public name is imported on first use, so that ``import workbench`` stays instant.
 """
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
+
+
+def lazy_names(
+    package: str, homes: Mapping[str, str], modules: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package that imports its names on first use.
+
+    Args:
+        package: ``__name__`` of the package.
+        homes: a name and the module, below the package, that defines it.
+        modules: a name and the module, below the package, that it stands for.
+    """
+
+    def getattribute(name: str) -> Any:
+        if name in homes:
+            return getattr(import_module(f"{package}.{homes[name]}"), name)
+        if name in modules:
+            return import_module(f"{package}.{modules[name]}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return getattribute, lambda: sorted(import_module(package).__all__)
+
 
 __version__ = "0.1.0"
 
@@ -98,13 +122,4 @@ _MODULES = {
 __all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604  (lazy names)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"workbench.{_HOME[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"workbench.{_MODULES[name]}")
-    raise AttributeError(f"module 'workbench' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME, _MODULES)

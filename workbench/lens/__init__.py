@@ -10,8 +10,7 @@ have low entropy. Everything is in nats.
 A new statistic is computed beside the others in `fused` and gets a naive twin in ``tests/lens``.
 """
 
-from importlib import import_module
-from typing import Any
+from workbench import lazy_names
 
 _HOME = {
     "LensHead": "heads",
@@ -29,11 +28,4 @@ _HOME = {
 __all__ = [*_HOME]  # noqa: PLE0604  (lazy names)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

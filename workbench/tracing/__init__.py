@@ -12,8 +12,7 @@ chosen tokens, `tuned_lens` affine translators, `attention` who attends where; `
 A new reading returns a frozen dataclass with one axis a layer and one a position; `attention` is the shortest to copy.
 """
 
-from importlib import import_module
-from typing import Any
+from workbench import lazy_names
 
 _HOME = {
     "read_residuals": "residuals",
@@ -27,11 +26,4 @@ _HOME = {
 __all__ = [*_HOME]  # noqa: PLE0604  (lazy names)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
