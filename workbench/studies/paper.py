@@ -363,7 +363,7 @@ class Analysis:
         found.table.to_csv(out / f"{self.name}.csv", index=False)
         spec = self.manifest(given)
         told = {"digest": digest_of(spec), **spec, "made_with": made_with()}
-        told |= {"seconds": round(time.perf_counter() - begun, 1)}
+        told |= {"seconds": round(time.perf_counter() - begun, 3)}
         claims = claim_table(found.claims).astype(object)
         told["claims"] = claims.where(claims.notna(), None).to_dict("records")  # JSON knows no NaN
         write_json(out / f"{self.name}.json", told)
