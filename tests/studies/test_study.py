@@ -112,12 +112,15 @@ def test_interventions_join_the_report(tiny_pair, problems, tmp_path):
     )
 
 
+def old_run(folder):
+    folder.mkdir()
+    (folder / "old").write_text("precious")
+    (folder / "manifest.json").write_text('{"old": "", "spec.json": ""}')
+
+
 def test_an_existing_run_is_kept_unless_told(tiny_pair, problems, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old").write_text("precious")
-    with pytest.raises(
-        InputError, match=r"`out` .*run exists; name another folder, or replace an old run with `--overwrite`"
-    ):
+    old_run(tmp_path / "run")
+    with pytest.raises(InputError, match=r"`out` .*run exists: a run of 2 files.* overwrite=True"):
         study(tiny_pair, problems, tmp_path / "run", **SETTINGS)
     assert (tmp_path / "run" / "old").read_text() == "precious"
     study(tiny_pair, problems, tmp_path / "run", **SETTINGS, overwrite=True)
@@ -126,8 +129,7 @@ def test_an_existing_run_is_kept_unless_told(tiny_pair, problems, tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_run_intact(tiny_pair, problems, tmp_path, monkeypatch):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old").write_text("precious")
+    old_run(tmp_path / "run")
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -314,6 +314,12 @@ def test_an_existing_folder_is_never_written_to(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_saved_folder_has_the_mode_that_any_new_one_has(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    saved = traced().save(tmp_path / "trace")
+    assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"`folder` .*trace' cannot be written: .*File exists"):

@@ -6,8 +6,8 @@ Numbers per (layer, position) cell, and what is needed to show them: tokens, kin
 
 import itertools
 import json
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -244,13 +244,12 @@ class LensTrace:
         """
         target = Path(folder)
         if target.exists():
-            raise InputError(
-                f"`folder` {str(target)!r} exists; name a new one, `trace.save('trace-2')`, or delete it"
-            )
+            raise InputError(f"`folder` {str(target)!r} exists; name a new one, `trace.save('trace-2')`")
         building = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            building = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+            building.mkdir()  # unlike `tempfile.mkdtemp`, with the mode that the user wants for folders
             self._write(building)
             building.rename(target)
         except (OSError, SafetensorError) as error:
