@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from workbench.interfaces.options import extra, interruptible, progress_bars, quiet
+from workbench.organism.recipe import RECIPE, read_recipe
 
 organism = typer.Typer(no_args_is_help=True, help="Train and evaluate the bundled pair `shapes`.")
 
@@ -16,9 +17,10 @@ def organism_train(
     recipe: Annotated[Path | None, typer.Option(help="A changed copy of the recipe.")] = None,
 ) -> None:
     """Make base and RLVR model from nothing; the same command goes on where it stopped."""
+    chosen = read_recipe(recipe or RECIPE)
     training = extra("workbench.organism.training")
     with interruptible():
-        training.train(out, training.read_recipe(recipe or training.RECIPE))
+        training.train(out, chosen)
 
 
 @organism.command("evaluate")

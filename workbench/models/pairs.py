@@ -22,7 +22,7 @@ from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
 from workbench.models.checkpoints import Placement, load_model, load_processor
 from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
-from workbench.models.presets import ROLES, PairPreset, check_budget, pair_preset
+from workbench.models.presets import ROLES, PairPreset, check_budget, named_pair
 from workbench.models.prompts import EncodedPrompt, encode, show_token
 from workbench.models.weight_deltas import read_delta
 from workbench.problems.problem import Problem
@@ -237,26 +237,6 @@ def load_pair(
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
     }
     return ModelPair(title, anatomies["base"], anatomies["rlvr"], chosen, provenance, preset)
-
-
-def named_pair(name: str, base: Source | None, rlvr: Source | None) -> PairPreset:
-    """The preset of a name that was given without `base` and `rlvr`.
-
-    Raises:
-        InputError: no such name, one that came beside them, or a bundled pair without its weights.
-    """
-    if base is not None or rlvr is not None:
-        raise InputError(
-            f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: `{_CALL}`"
-        )
-    preset = pair_preset(name)
-    absent = [role for role in ROLES if not (Path(preset.source(role)) / "config.json").is_file()]
-    if preset.bundled and absent:
-        raise InputError(
-            f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {Path(preset.source(absent[0])).parent}; "
-            "reinstall the package, or train them with `workbench organism train`"
-        )
-    return preset
 
 
 def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None) -> None:

@@ -320,3 +320,21 @@ def pair_preset(name: str) -> PairPreset:
             f'load_pair("{next(iter(presets))}"), or give your own models: {_CALL}'
         )
     return presets[own]
+
+
+def named_pair(name: str, base: Any = None, rlvr: Any = None) -> PairPreset:
+    """The preset of a name that was given without `base` and `rlvr`.
+
+    Raises:
+        InputError: no such name, one that came beside them, or a bundled pair without its weights.
+    """
+    if base is not None or rlvr is not None:
+        raise InputError(f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: {_CALL}")
+    preset = pair_preset(name)
+    absent = [role for role in ROLES if not (Path(preset.source(role)) / "config.json").is_file()]
+    if preset.bundled and absent:
+        raise InputError(
+            f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {Path(preset.source(absent[0])).parent}; "
+            "reinstall the package, or train them with `workbench organism train`"
+        )
+    return preset
