@@ -7,6 +7,7 @@ import pytest
 
 from workbench.errors import InputError
 from workbench.problems import shapes
+from workbench.problems.problem import load_problems
 
 
 def boards(n: int, seed: int = 0):
@@ -244,3 +245,11 @@ def test_shapes_are_drawn_where_the_board_says():
 def test_bad_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         shapes.problems(*arguments)
+
+
+def test_loading_draws_one_at_a_time_and_says_how_far_it_is(monkeypatch):
+    drawn, told = [], []
+    real = shapes.problem
+    monkeypatch.setattr(shapes, "problem", lambda *a: drawn.append(a) or real(*a))
+    load_problems("shapes", limit=3, progress=lambda done, total: told.append((done, total, len(drawn))))
+    assert told == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]

@@ -374,27 +374,27 @@ def check_range(name: str, split: str, limit: int | None) -> int:
     return 300 if limit is None else limit
 
 
+def problem(split: str, seed: int, index: int) -> dict[str, Any]:
+    """Problem number `index` of a split, as a plain record."""
+    question, picture, board = draw(split, seed, index)
+    wrong = mistaken(question, np.random.default_rng([SPLITS[split], seed, index, 1]))
+    return {
+        "id": f"shapes/{split}/{seed}/{index}",
+        "question": question.text,
+        "answer": question.answer,
+        "image": Image.fromarray(picture),
+        "family": question.family,
+        "tone": question.tone,
+        "chain": question.response("careful"),
+        "wrong": wrong.response("careful"),
+        "occupied": (board.color >= 0).tolist(),
+    }
+
+
 def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
     """The first `limit` (default 300) problems of a split, as plain records.
 
     Raises:
         InputError: unknown split, or a limit below 1.
     """
-    records = []
-    for index in range(check_range("shapes", split, limit)):
-        question, picture, board = draw(split, seed, index)
-        wrong = mistaken(question, np.random.default_rng([SPLITS[split], seed, index, 1]))
-        records.append(
-            {
-                "id": f"shapes/{split}/{seed}/{index}",
-                "question": question.text,
-                "answer": question.answer,
-                "image": Image.fromarray(picture),
-                "family": question.family,
-                "tone": question.tone,
-                "chain": question.response("careful"),
-                "wrong": wrong.response("careful"),
-                "occupied": (board.color >= 0).tolist(),
-            }
-        )
-    return records
+    return [problem(split, seed, index) for index in range(check_range("shapes", split, limit))]

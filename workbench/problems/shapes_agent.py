@@ -179,29 +179,29 @@ def zoomed(question: Search, picture: np.ndarray) -> tuple[Image.Image, tuple[st
     return crop, TOOL.reply(step, crop, 1)
 
 
+def problem(split: str, seed: int, index: int) -> dict[str, Any]:
+    """Problem number `index` of a split, as a plain record; ``box`` is the label to be read."""
+    question, picture = draw(split, seed, index)
+    return {
+        "id": f"shapes-agent/{split}/{seed}/{index}",
+        "question": question.text,
+        "answer": question.answer,
+        "image": Image.fromarray(picture),
+        "family": question.family,
+        "system": SYSTEM,
+        "tone": question.tone,
+        "box": question.box,
+        "call": question.call,
+    }
+
+
 def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `limit` (default 300) problems of a split, as plain records; ``box`` is the label to be read.
+    """The first `limit` (default 300) problems of a split, as plain records.
 
     Raises:
         InputError: unknown split, or a limit below 1.
     """
-    records = []
-    for index in range(check_range("shapes-agent", split, limit)):
-        question, picture = draw(split, seed, index)
-        records.append(
-            {
-                "id": f"shapes-agent/{split}/{seed}/{index}",
-                "question": question.text,
-                "answer": question.answer,
-                "image": Image.fromarray(picture),
-                "family": question.family,
-                "system": SYSTEM,
-                "tone": question.tone,
-                "box": question.box,
-                "call": question.call,
-            }
-        )
-    return records
+    return [problem(split, seed, index) for index in range(check_range("shapes-agent", split, limit))]
 
 
 def _look(board: Board, row: int, column: int) -> str:

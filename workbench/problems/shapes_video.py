@@ -100,29 +100,29 @@ def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray]:
     return question, pictures
 
 
+def problem(split: str, seed: int, index: int) -> dict[str, Any]:
+    """Problem number `index` of a split, as a plain record."""
+    question, wrong, pictures, clip = _draw(split, seed, index)
+    return {
+        "id": f"shapes-video/{split}/{seed}/{index}",
+        "question": question.text,
+        "answer": question.answer,
+        "video": frames(pictures),
+        "family": question.family,
+        "tone": question.tone,
+        "chain": question.response("careful"),
+        "wrong": wrong,
+        "occupied": (clip.color >= 0).tolist(),
+    }
+
+
 def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
     """The first `limit` (default 300) problems of a split, as plain records.
 
     Raises:
         InputError: unknown split, or a limit below 1.
     """
-    records = []
-    for index in range(check_range("shapes-video", split, limit)):
-        question, wrong, pictures, clip = _draw(split, seed, index)
-        records.append(
-            {
-                "id": f"shapes-video/{split}/{seed}/{index}",
-                "question": question.text,
-                "answer": question.answer,
-                "video": frames(pictures),
-                "family": question.family,
-                "tone": question.tone,
-                "chain": question.response("careful"),
-                "wrong": wrong,
-                "occupied": (clip.color >= 0).tolist(),
-            }
-        )
-    return records
+    return [problem(split, seed, index) for index in range(check_range("shapes-video", split, limit))]
 
 
 def _draw(split: str, seed: int, index: int) -> tuple[Question, str, np.ndarray, Clip]:

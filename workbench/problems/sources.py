@@ -42,7 +42,8 @@ def read_generated(name: str, split: str, limit: int | None, seed: int) -> Rows:
     whether each cell holds a shape, (rows, columns) or (moments, rows, columns); of agents ``call``, their first response,
     and ``box``, where the answer lies.
     """
-    for record in GENERATED[name].problems(split, limit, seed):
+    for index in range(shapes.check_range(name, split, limit)):
+        record = GENERATED[name].problem(split, seed, index)
         if "image" in record:
             record["images"] = (record.pop("image"),)
         named = ("chain", "wrong", "tone", "occupied", "box", "call")
