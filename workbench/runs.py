@@ -49,6 +49,20 @@ def check_output(out: Path, *, overwrite: bool = False) -> None:
         ) from error
 
 
+def check_run(run: Path) -> None:
+    """Refuse what is no finished run.
+
+    Raises:
+        InputError: with what was expected.
+    """
+    if _manifest(run) is None:
+        found = "exists, but is no finished run" if run.is_dir() else "is no folder"
+        raise InputError(
+            f"`run` {run} {found}; expected one of `workbench study` or `workbench ablate`, which has a {MANIFEST}: "
+            "run='runs/study'"
+        )
+
+
 def _check_replaceable(out: Path, overwrite: bool) -> None:
     """Refuse what is neither an empty folder nor, with `overwrite`, a run and nothing but a run."""
     another = f"name another folder: out={str(out.with_name(f'{out.name}-2'))!r}"

@@ -327,7 +327,7 @@ def test_the_table_reads_as_markdown(tmp_path, organism, processor):
     ("call", "message"),
     [
         (lambda p: read_recipe(p / "none.yaml"), "`recipe` .* can't be read"),
-        (lambda p: evaluation.evaluate(p), "holds no model; train one with `workbench organism train`"),
+        (lambda p: evaluation.evaluate(p), "holds no model base/model.safetensors; train one"),
         (lambda p: evaluation.evaluate(p, samples=0), "`samples` is 0"),
     ],
 )

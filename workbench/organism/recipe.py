@@ -1,4 +1,4 @@
-"""The recipe of the bundled pair: settings of every step, read and checked without what trains."""
+"""The recipe of the bundled pair: settings of every step, and where what it made lies, looked at without what trains."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from workbench.errors import InputError
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 """The one that the bundled pair was made by."""
+WEIGHTS = Path(__file__).with_name("weights")
+"""What ships of it."""
 
 
 def read_recipe(path: Path = RECIPE) -> dict[str, Any]:
@@ -32,3 +34,16 @@ def read_recipe(path: Path = RECIPE) -> dict[str, Any]:
     if missing:
         raise InputError(f"`recipe` {path} lacks {', '.join(missing)}; start from a copy of {RECIPE}")
     return recipe
+
+
+def check_trained(folder: Path) -> None:
+    """Refuse a folder without a trained pair.
+
+    Raises:
+        InputError: base or RLVR model is missing.
+    """
+    for model in ("base", "rlvr"):
+        if not (folder / model / "model.safetensors").is_file():
+            raise InputError(
+                f"`folder` {folder} holds no model {model}/model.safetensors; train one: workbench organism train --out {folder}"
+            )
