@@ -203,7 +203,7 @@ def attribute(
     for index, (item, prompt) in enumerate(zip(problems, prompts, strict=True)):
         said = None if told is None else told[index]
         spec = {"pair": {**pair.provenance}, **used, "swaps": swaps, "responses": said}
-        spec["problem"] = getattr(item, "fingerprint", None)
+        spec["problem"] = item.fingerprint
         folder = None if keep is None else Path(keep)
         parts.append(kept(folder, spec, TABLES, lambda prompt=prompt, said=said: measured(prompt, said)))
         if progress:

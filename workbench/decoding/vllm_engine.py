@@ -26,7 +26,8 @@ from workbench.decoding.stops import Stops
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import problem_seed
-from workbench.models.pairs import ModelPair, fingerprint
+from workbench.models.identity import fingerprint
+from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.tracing.edits import Intervention
 from workbench.tracing.residuals import read_calls

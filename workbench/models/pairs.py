@@ -5,7 +5,6 @@
 3. Probe each model with two text tokens (``anatomy``): its lens must reproduce its own logits.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
 from workbench.models.checkpoints import Placement, load_model, load_processor
+from workbench.models.identity import config_digest, fingerprint, processor_digest
 from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
 from workbench.models.presets import ROLES, PairPreset, check_budget, pair_preset
 from workbench.models.prompts import EncodedPrompt, encode, show_token
@@ -230,6 +230,7 @@ def load_pair(
         "rlvr": _describe(preset.id_of("rlvr") if preset else rlvr, revisions[1], anatomies["rlvr"]),
         **({} if checkpoint is None else {"checkpoint": checkpoint}),
         "processor": None if chosen is None else type(chosen).__name__,
+        "reads": None if chosen is None else processor_digest(chosen),
         "pixels": {
             part: pixel_budget(getattr(chosen, f"{part}_processor", None)) for part in ("image", "video")
         },
@@ -292,21 +293,8 @@ def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[st
         "attn_implementation": getattr(config, "_attn_implementation", None),
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights": fingerprint(model),
+        "config": config_digest(model),
     }
-
-
-def fingerprint(model: nn.Module) -> str:
-    """16 hexadecimal digits that stand for a model's weights: names, shapes and 1024 evenly spaced values of each tensor.
-
-    Training or any other change of a tensor as a whole alters it, at a cost that does not grow with the model's width.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // 1024)].double().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _short(source: Source) -> str:

@@ -15,10 +15,10 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
+from workbench.digests import file_digest
 from workbench.errors import InputError
 from workbench.models.weight_deltas import write_delta
 from workbench.organism import data, grpo, model, sft
-from workbench.runs import file_digest
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 CONTROLS = {"sft": ("control", sft), "random": ("random", grpo)}

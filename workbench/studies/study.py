@@ -17,11 +17,12 @@ from workbench.analysis.shift import ShiftTable, stratified_shift, top_predictio
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Named, condition_of
+from workbench.digests import digest_of
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.perturbation import Perturbation, perturb, responses_for
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
-from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
+from workbench.runs import made_with, run_folder, write_json, write_tables
 from workbench.studies.claims import null_claims, outcome_claims, perturbation_claims, shift_claims
 from workbench.studies.report import write_report
 from workbench.tracing.agreement import agreement_by_layer
