@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -32,6 +31,7 @@ from workbench.replay.loss import Loss, Readout
 from workbench.replay.products import portioned_for
 from workbench.replay.segment import Segment
 from workbench.tracing.residuals import LayerCall
+from workbench.views.markup import paragraph
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,7 @@ class MemoryForecast:
         return self.parts.copy()
 
     def _repr_html_(self) -> str:
-        told = "".join(f"<p>{escape(line)}</p>" for line in (self.shape, *self.notes))
+        told = "".join(map(paragraph, (self.shape, *self.notes)))
         return f"{told}{self.parts.to_html(index=False)}"
 
     def __rich__(self) -> "Table":

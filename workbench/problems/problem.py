@@ -1,7 +1,6 @@
 """Problems: a question with its image(s) or video, the answer, and how an answer is verified."""
 
 import hashlib
-import html
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from workbench.problems.sources import (
     read_hub,
     read_path,
 )
+from workbench.views import markup
 from workbench.views.pictures import data_uri
 
 __all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
@@ -142,13 +142,16 @@ class Problem:
     def _repr_html_(self) -> str:
         sources = [data_uri(picture, side=224) for picture in (*self.images, *self.video)]
         pictures = "".join(f'<img src="{source}" style="margin:2px" alt="">' for source in sources)
-        lines = [f"<small>{html.escape(' · '.join(filter(None, (self.id, self.family))))}</small>", pictures]
+        lines = [
+            f"<small>{markup.escape(' · '.join(filter(None, (self.id, self.family))))}</small>",
+            pictures,
+        ]
         if self.system is not None:
-            lines.append(f"<i>{html.escape(self.system)}</i>")
-        lines.append(html.escape(self.question))
-        lines += [f"{letter}. {html.escape(c)}" for letter, c in zip(LETTERS, self.choices, strict=False)]
+            lines.append(f"<i>{markup.escape(self.system)}</i>")
+        lines.append(markup.escape(self.question))
+        lines += [f"{letter}. {markup.escape(c)}" for letter, c in zip(LETTERS, self.choices, strict=False)]
         if self.answer is not None:
-            lines.append(f"answer: <b>{html.escape(self.answer)}</b>")
+            lines.append(f"answer: <b>{markup.escape(self.answer)}</b>")
         return f"<div>{'<br>'.join(filter(None, lines))}</div>"
 
 
