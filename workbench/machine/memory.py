@@ -3,7 +3,7 @@
 1. Both models are built on the meta device; their weights are counted.
 2. What runs most is run there by its own code and metered (``machine.meter``): the first decoder layers, a block of the vision
    tower, one iteration of replay with its backward. All layers of a decoder are taken to be alike.
-3. The lens allocates by its own rule (``lens.working_sizes``).
+3. The lens allocates by its own rule (``lens.blocks.working_sizes``).
 
 One prompt at a time with one image or none, no video. The vision tower is in it for Qwen-VL only. Allocators round up and
 fragment, and Python's garbage collector comes late; that is not in it.

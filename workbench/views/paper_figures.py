@@ -156,7 +156,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
 def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
     """Accuracy by problem family, one closed line a condition; columns condition, style, axis, accuracy (percent).
 
-    ``style`` is a key of ``panels.COLOURS``.
+    ``style`` is a key of ``markup.COLOURS``.
     """
     rows = _needed(scores, ["condition", "style", "axis", "accuracy"], "accuracy")
     axes = [*dict.fromkeys(rows["axis"])]
