@@ -114,7 +114,11 @@ def predict_memory(
     top_k: int = 10,
     device: str | None = None,
 ) -> MemoryForecast:
-    """Predict the peak memory of `trace` and `learn_tokens` for one prompt; the module's text tells how.
+    """Predict the peak memory of `trace` and `learn_tokens` for one prompt, from two configs.
+
+    Both models are built on the meta device and their weights counted; what runs most (the first decoder layers, a block of the
+    vision tower, an iteration of replay with its backward) is run there by its own code and metered. No weights are
+    loaded.
 
     Args:
         base: config of the base model (`transformers.AutoConfig.from_pretrained`).

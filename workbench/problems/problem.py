@@ -176,7 +176,7 @@ def load_problems(
 
     Args:
         source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"`` (generated), ``"easy-vqa"``; one of the paper's sets,
-            as ``"mathvista"`` (`data/problems.yaml` in the package), found in VLMEvalKit's folder or the Hugging Face
+            as ``"mathvista"`` (``problems/problems.yaml`` in the package), found in VLMEvalKit's folder or the Hugging Face
             cache, or ``"mathvista:FILE"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``, ``.json`` or
             ``.parquet`` file, or a folder of images or movies; ``"hf:owner/name"`` (also
             ``"hf:owner/name:configuration@revision"``; streamed); or a
@@ -201,8 +201,20 @@ def load_problems(
     ``choice`` if it is one of the choices, by ``numeric`` if it is a number, else by ``exact``, unless the
     row's ``verifier`` says otherwise. Text and numbers in other columns go to ``metadata``.
 
+    Returns:
+        Problems with distinct ids, in the order of their source.
+
     Raises:
         InputError: anything wrong with the arguments, the files or a row; rows are named by file and line.
+
+    Example:
+        >>> problems = wb.load_problems("shapes", split="test", limit=2)
+        >>> len(problems), problems[0].answer, problems[0].verifier.value
+        (2, '1', 'exact')
+        >>> wb.load_problems("shapes", split="training")
+        Traceback (most recent call last):
+        ...
+        workbench.errors.InputError: ...
     """
     mapping = {} if columns is None else columns
     _check_arguments(source, limit, seed, mapping, question, frames)

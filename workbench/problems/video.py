@@ -59,7 +59,7 @@ class Clip:
 def sample_frames(
     path: str | Path, frames: int = FRAME_LIMIT, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, ...]:
-    """At most ``frames`` pictures of a movie file, evenly spaced in time; the module's text tells how.
+    """At most ``frames`` pictures of a movie file, evenly spaced in time, the first and the last frame among them.
 
     Args:
         path: a file that FFmpeg reads.
