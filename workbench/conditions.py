@@ -28,7 +28,7 @@ class Replay:
     Attributes:
         site: ``tokens``: x is added to layer 0's input, the loss covers K layers. ``mid_tokens``: x is added to the input of
             ``layer``, and the loss is that of this layer alone.
-        select: which cells the loss covers: ``low``, those of low entropy in the target's model; ``high``, all others; ``random``,
+        select: which cells the loss covers: ``low``, of low entropy in the target's model; ``high``, all others; ``random``,
             as many as are low; ``all``.
         threshold: what makes a cell low: ``max_fraction``: at most ``tau`` of the largest entropy of its layer (the paper);
             ``quantile``: the lowest share ``tau``; ``fixed``: less than ``levels``.
