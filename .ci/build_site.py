@@ -1,12 +1,13 @@
-"""Guides and reference as pages: `python .ci/build_site.py [FOLDER]`, by default `site/`, open `site/index.html`.
+"""Guides and reference as pages: `python .ci/build_site.py [FOLDER]`, by default `site/`; open `site/index.html`.
 
-Made by pdoc from the docstrings of the package, which has to be installed with the extra `dev`. Three things are added:
+Made by pdoc from the docstrings of the package, which has to be installed with the extra `dev`. Four things are done beside:
 
 1. Public names are imported on first use, so that pdoc sees none of them: they are looked up first, and every room and file
    is listed in its package.
 2. A name in single backticks becomes a link. In a guide (a room's `__init__`) every such name has to resolve; elsewhere those
    that say where they are, `workbench.lens.strata` or `lens.strata`, in double backticks too.
-3. Every link is followed. The build fails, and says why, where one leads nowhere.
+3. Notebooks that were executed (`--notebooks FOLDER`) become pages too, listed on the first.
+4. Every link is followed. The build fails, and says why, where one leads nowhere.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import executed  # beside this file
 import pdoc
 from jinja2 import ChoiceLoader, DictLoader, pass_context
 from markupsafe import Markup
@@ -91,8 +93,9 @@ class _Anything(types.ModuleType):
 class References:
     """Where names lead, and which lead nowhere."""
 
-    def __init__(self, known: dict[str, pdoc.doc.Module]) -> None:
+    def __init__(self, known: dict[str, pdoc.doc.Module], notebooks: dict[str, str]) -> None:
         self.known = known
+        self.listed = "".join(f"\n* [{title}]({page})" for page, title in notebooks.items())
         self.written = {
             doc.docstring: doc.taken_from[0]
             for module in known.values()
@@ -139,7 +142,10 @@ class References:
         for match in DOUBLE.finditer(text):
             if self._says_where(match[1], module) and self.target(match[1], module) is None:
                 self.lost[f"{module}: ``{match[1]}`` is nowhere"] = None
-        return SINGLE.sub(link, text)
+        more = f"\n\n**Notebooks**, as they ran:\n{self.listed}" * bool(
+            self.listed and guide and page == PACKAGE
+        )
+        return SINGLE.sub(link, text) + more
 
     def _says_where(self, name: str, module: str) -> bool:
         """Whether a name begins with the package, a room, or a file of this room."""
@@ -207,11 +213,13 @@ def our_ways(references: References) -> Iterator[None]:
         environment.loader = loader
 
 
-def render(out: Path) -> list[str]:
-    """Write the pages into an empty folder; returns what is wrong with them."""
+def render(out: Path, notebooks: dict[str, str] | None = None) -> list[str]:
+    """Write the pages into a folder; returns what is wrong with them. `notebooks`: pages that are there, and their titles."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        references = References({name: pdoc.doc.Module.from_name(name) for name in modules()})
+        references = References(
+            {name: pdoc.doc.Module.from_name(name) for name in modules()}, notebooks or {}
+        )
         with our_ways(references):
             pdoc.pdoc(PACKAGE, output_directory=out)
     doubts = [f"pdoc: {w.message}" for w in warned if "pdoc" in w.filename and HARMLESS not in str(w.message)]
@@ -279,11 +287,15 @@ def main() -> int:
     parser.add_argument(
         "out", nargs="?", type=Path, default=HOME / "site", help="the folder, which is replaced"
     )
-    out = parser.parse_args().out
+    parser.add_argument("--notebooks", type=Path, help="a folder of executed notebooks")
+    given = parser.parse_args()
+    out = given.out
     if out.exists() and not (out / "workbench.html").exists() and any(out.iterdir()):
         parser.error(f"{out} is no site: name another folder")
     shutil.rmtree(out, ignore_errors=True)
-    wrong = [*render(out), *broken_links(out)]
+    out.mkdir(parents=True)
+    notebooks = executed.pages(given.notebooks, out) if given.notebooks else {}
+    wrong = [*render(out, notebooks), *broken_links(out)]
     print(*wrong, sep="\n", end="\n" * bool(wrong))
     print(f"{out}: {len([*out.rglob('*.html')])} pages, {len(wrong)} faults")
     return 1 if wrong else 0

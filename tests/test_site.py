@@ -78,6 +78,7 @@ def test_what_is_no_reference_is_not_checked():
 def builder():
     spec = spec_from_file_location("build_site", ROOT.parent / ".ci" / "build_site.py")
     module = module_from_spec(spec)
+    sys.path.insert(0, str(ROOT.parent / ".ci"))
     spec.loader.exec_module(module)
     return module
 
@@ -121,7 +122,7 @@ def test_names_that_lead_nowhere_are_reported(builder):
     modules = {
         name: pdoc.doc.Module.from_name(name) for name in ("workbench", "workbench.lens", "workbench.lens.kl")
     }
-    references = builder.References(modules)
+    references = builder.References(modules, {})
     text = references.linked(
         "See `kl_divergence`, ``workbench.lens.kl.nothing``, `lens.no`, `free`.", "workbench.lens.kl"
     )
