@@ -115,7 +115,7 @@ def test_an_engine_leaves_out_what_it_cannot_draw(folders, tmp_path, workbench, 
     )
     assert code == 2
     assert "no more: mid tokens, low; patch, low; patch, high." in err
-    assert "replay-workbench[vllm]" in err
+    assert 'pip install -e ".[vllm]"' in err
 
 
 def test_agent_on_own_models(folders, tmp_path, workbench):

@@ -110,6 +110,10 @@ def stratified_shift(
 ) -> ShiftTable:
     """Shift by stratum of base entropy, and whether low-entropy cells shift more than high-entropy ones.
 
+    1. Cut the cells of each layer and token kind into strata of base entropy, over the whole split.
+    2. Per stratum, average what changed: per layer, over all layers, and without the last one.
+    3. Set the matched-noise null beside it; intervals resample problems.
+
     Args:
         trace: what ``workbench.trace`` returned, with ``null_draws`` of at least 1 for the null columns.
         bins: strata per layer and kind.
@@ -121,8 +125,19 @@ def stratified_shift(
         level: coverage of the intervals.
         seed: of the resamples.
 
+    Returns:
+        The table, rank correlations with entropy, and verdicts; `ShiftTable.columns` says what every column means.
+
     Raises:
         InputError: an empty trace, ``bins`` below 2 or above the number of cells, unknown ``by``, ``kinds``.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> table = wb.stratified_shift(wb.trace(pair, wb.load_problems("shapes", limit=8)), bins=5)
+        >>> sorted(table.table["stratum"].unique().tolist())
+        [0, 1, 2, 3, 4]
+        >>> table.verdict.startswith("Low-entropy")
+        True
     """
     check_bins(bins)
     if by not in BY:

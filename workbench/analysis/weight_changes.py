@@ -94,7 +94,12 @@ class WeightChanges:
 def compare_weights(
     pair: ModelPair, problems: Sequence[Problem | EncodedPrompt], *, resamples: int = 1000, seed: int = 0
 ) -> WeightChanges:
-    """The change of every weight beside that of every module's output; the module's text tells how.
+    """The change of every weight beside that of every module's output, and how well one tells the other.
+
+    1. Per weight: the norm of its change, over the norm of the base's weight, and of matrices its effective rank.
+    2. Per linear module and decoder layer: the relative change of its output on the prompts, in the running models (``total``)
+       and of the RLVR module fed with what the base's receives (``own``).
+    3. Spearman correlations over modules of relative weight change and both of these.
 
     Args:
         pair: what `load_pair` returned.

@@ -126,7 +126,11 @@ def weight_nulls(
     batch_size: int = 8,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
-    """Trace the pair, null models and other pairs, and compare what shifts where; the module's text tells how.
+    """Trace the pair, null models and other pairs, and compare what shifts where.
+
+    1. Null models: the base plus the RLVR update permuted within each tensor, or plus noise of its norm.
+    2. Every model is traced against the same base on the same prompts; strata are those of the base's entropy.
+    3. RLVR over null, stratum by stratum, and the low-over-high contrast of RLVR over that of the null, with intervals.
 
     Args:
         pair: what `load_pair` returned.

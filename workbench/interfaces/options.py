@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 
 
 class Dtype(StrEnum):
@@ -200,9 +200,7 @@ def extra(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise InputError(
-            f'{error.name} is not installed; training needs `pip install "replay-workbench[train]"`'
-        ) from error
+        raise InputError(f"{error.name} is not installed; training needs {install('train')}") from error
 
 
 def quiet() -> None:

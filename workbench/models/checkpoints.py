@@ -17,7 +17,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.models.anatomy import Anatomy, dissect
 
 _PROCESSOR_FILES = (
@@ -49,7 +49,7 @@ class Placement:
             device, device_map = None, "auto"
         if device_map is not None and find_spec("accelerate") is None:
             raise InputError(
-                f"`device_map` {device_map!r} needs a package that is missing: pip install 'replay-workbench[gpu]', which "
+                f"`device_map` {device_map!r} needs a package that is missing: {install('gpu')}, which "
                 'brings accelerate; or name one device: device="cuda"'
             )
         if self.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:

@@ -154,9 +154,20 @@ def load_pair(
         frame_pixels: the same for a frame of a video.
         trust_remote_code: run Python code found in checkpoints. Off: only models that transformers knows.
 
+    Returns:
+        The pair: both models ready to run, in eval mode, with their processor. It is checked: two prompts' positions are the same
+        positions in both, and each lens reproduces its model's own logits.
+
     Raises:
         InputError: unknown name; missing, corrupt or ill-fitting checkpoint; NaN or infinite weights; a pair
             that cannot be compared position by position.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> pair.name, pair.depth, pair.vocab_size
+        ('shapes', 8, 532)
+        >>> wb.load_pair("shapes", checkpoint="sft").provenance["checkpoint"]  # a control in the RLVR model's place
+        'sft'
     """
     preset = None if name is None else named_pair(name, base, rlvr)
     if preset is not None:

@@ -1,6 +1,6 @@
 """Pair presets: two models by name, with what it takes to run them as they were meant to be run. A preset is data.
 
-``NAME`` is one of the package's (``data/pairs.yaml`` says what its fields mean), ``FILE.yaml:NAME`` one in a file of
+``NAME`` is one of the package's (``pairs.yaml`` beside this file says what its fields mean), ``FILE.yaml:NAME`` one in a file of
 your own with the same fields, ``FILE.yaml`` the only one in it.
 """
 
@@ -54,7 +54,7 @@ _SHARED = {"tau", "layers", "threshold"}
 
 @dataclass(frozen=True)
 class PairPreset:
-    """Two models and their settings; `data/pairs.yaml` in the package says more on each field.
+    """Two models and their settings; ``pairs.yaml`` beside this file says more on each field.
 
     Raises InputError for a field of the wrong kind.
     """

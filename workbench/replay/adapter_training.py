@@ -59,7 +59,11 @@ def train_adapter(
     keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Adapter:
-    """Train an adapter on replay's own loss; the module's text tells how.
+    """Train an adapter on replay's own loss, on problems that nothing is reported on.
+
+    1. For every batch of training prompts, what replay would descend on: the target, the cells, the layers in between.
+    2. x comes from the adapter instead of being free; its weights follow the gradient of the prompts' mean loss (AdamW).
+    3. After each epoch the loss on the validation prompts decides; the weights of the best epoch, and of the best rate, are kept.
 
     Args:
         pair: what `load_pair` returned, with a processor.

@@ -101,7 +101,10 @@ def study(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Study:
-    """Trace, compare, report.
+    """Trace a pair, measure the shift, let models answer if asked to, and write a report that a browser can open.
+
+    A run is built in a hidden work folder beside `out`, named after everything that can change its result, and moved into place
+    when it is whole: an interrupted run leaves nothing half-written, and the same call goes on where it stopped.
 
     Args:
         pair: what `load_pair` returned.
@@ -123,8 +126,17 @@ def study(
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
 
+    Returns:
+        The finished run: its folder, trace, tables and claims; `Study.report` is the page.
+
     Raises:
         InputError: `out` exists or can't be written, the disk is full, or bad arguments of `trace` and `stratified_shift`.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> run = wb.study(pair, wb.load_problems("shapes", limit=4), out="runs/first", resamples=50)
+        >>> run.report.name, (run.folder / "tables" / "shift.csv").is_file()
+        ('report.html', True)
     """
     out, tell = Path(out), progress or (lambda what, done, total: None)
     settings = {

@@ -155,7 +155,7 @@ def fit(
     keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Translators:
-    """Translators of one model from its residuals alone; the module's text tells how.
+    """Translators of one model from its residuals alone: Adam on KL (final || translated lens), layer by layer, stopped early.
 
     Args:
         residuals: of training prompts; the last layer's give the final distribution.

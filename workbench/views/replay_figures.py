@@ -1,6 +1,5 @@
 """Figures of amortised replay: how an adapter was trained, and what it reaches beside replay optimised step by step."""
 
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, band, finish, log_axis
 from workbench.views.tables import NothingToDraw
 
@@ -74,7 +74,7 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
             y=[row["estimate"]] * 12,
             mode="lines",
             line={"color": colour, "dash": dash, "width": 2.5},
-            name=escape(str(row["name"]), quote=False),
+            name=in_figure(row["name"]),
         )
     figure.update_xaxes(title_text="iterations of the optimisation")
     figure.update_yaxes(title_text="replay's loss, nats")
