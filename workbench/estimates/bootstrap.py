@@ -134,7 +134,9 @@ def _smooth(
     estimate: Array, drawn: Array, ordered: Array, left: Array, level: float
 ) -> list[tuple[Array, Array]]:
     speaking = _speaking(estimate, left)
-    critical = stdtrit(np.maximum(speaking - 1, 1), (1 + level) / 2)
+    freedom = np.maximum(speaking - 1, 1)
+    # n / (n - 1) more than t has: a few problems of a skewed kind hide how skewed it is.
+    critical = speaking / freedom * stdtrit(freedom, (1 + level) / 2)
     gaps = left.mean(axis=0) - left  # what each problem adds
     groups = len(left)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -143,7 +145,7 @@ def _smooth(
         acceleration = cubes / (6 * squares**1.5)
         # Unbiased for few problems: what is left out is the sample's own skewness, which is too small.
         skewness = cubes / groups / (squares / groups) ** 1.5 * np.sqrt(groups * (groups - 1)) / (groups - 2)
-    reach = np.sqrt(speaking / np.maximum(speaking - 1, 1)) * critical
+    reach = np.sqrt(speaking / freedom) * critical
     plain = estimate - critical * error, estimate + critical * error
     skewed = [
         estimate - error * _unskewed(side, skewness / np.sqrt(groups)) for side in (critical, -critical)
