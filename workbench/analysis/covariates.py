@@ -120,13 +120,15 @@ def rank_correlations(
         statistic = PartialRanks(values, shifted, index, owner, problems, pooled=below or None)
         places = [(measured.index(one), measured.index(other)) for one, other in pairs.items()]
         titles = [*measured, *(f"{one} − {other}" for one, other in pairs.items())]
-        found = bootstrap(partial(_with_differences, statistic=statistic, pairs=places), problems, **settings)
+        statistics = partial(_with_differences, statistic=statistic, pairs=places)
+        found = bootstrap(statistics, problems, method="correlation", **settings)
         cells = [*np.bincount(index), np.isin(index, below).sum() if below else len(index)]
         scopes = [*(("layer", int(layer)) for layer in known), (_BELOW if below else _ALL, -1)]
         sizes = (len(scopes), len(titles), 2, len(names))
         for place in np.ndindex(sizes[0], sizes[1], sizes[3]):
             at = (place[0], place[1], [0, 1], place[2])
-            simple, left = (found[i] for i in np.arange(len(found.low)).reshape(sizes)[at])
+            whole = 1.0 if place[1] < len(measured) else 2.0
+            simple, left = (found[i].times(whole) for i in np.arange(len(found.low)).reshape(sizes)[at])
             key = dict(zip(("scope", "layer"), scopes[place[0]], strict=True)) | {"kind": kind}
             key |= {"outcome": titles[place[1]], "quantity": names[place[2]]}
             key |= {"cells": int(cells[place[0]]), "problems": problems}
@@ -230,7 +232,8 @@ def _contrasts(contrasts: Mapping[str, Interval]) -> dict[str, Any]:
 
 def _with_differences(counts: Array, statistic: PartialRanks, pairs: Sequence[tuple[int, int]]) -> Array:
     values = statistic(counts).reshape(len(counts), *statistic.shape)
-    more = [values[:, :, [one]] - values[:, :, [other]] for one, other in pairs]
+    # Halved, so that they are between -1 and 1 as correlations are.
+    more = [(values[:, :, [one]] - values[:, :, [other]]) / 2 for one, other in pairs]
     return np.concatenate([values, *more], 2).reshape(len(counts), -1)
 
 

@@ -208,7 +208,7 @@ def _compared(
         beyond = divide(contrast[:, :1], contrast)
         return np.concatenate([kl.reshape(len(kl), -1), over.reshape(len(kl), -1), contrast, beyond], 1)
 
-    found = bootstrap(statistic, len(held), resamples=resamples, seed=seed)
+    found = bootstrap(statistic, len(held), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
     shared, strata = {"kind": group.kind, "scope": group.scope}, range(bins)
     rows, contrasts, count = [], [], len(names) * bins
     real = mean[0].sum(0)
