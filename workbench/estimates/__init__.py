@@ -16,7 +16,8 @@ difference of two accuracies          ``share_difference``: Bonett and Price's a
 ====================================  =============================================================================
 
 Fewer than ``FEWEST`` problems have no interval, shares apart, which are exact at any number of at least two: bounds are
-NaN, never 0. No interval has zero width: where all problems agree, a share has its exact bound and anything else NaN.
+NaN, never 0. Fewer than ``ENOUGH`` decide no claim. No interval has zero width: where all problems agree, a share has its
+exact bound and anything else NaN.
 
     from workbench import estimates
     print(estimates.mean([0.1, 0.3, 0.2, 0.4] * 4, problem=range(16)))    # 0.25 [0.18, 0.32]
@@ -26,9 +27,9 @@ A new statistic is a function of counts (resamples, problems), how often each pr
 """
 
 from workbench.estimates.bootstrap import bootstrap
-from workbench.estimates.interval import FEWEST, Array, Interval, Intervals, Settings
+from workbench.estimates.interval import ENOUGH, FEWEST, Array, Interval, Intervals, Settings
 from workbench.estimates.kinds import mean, median, paired_difference, pearson, ratio, spearman
-from workbench.estimates.shares import pass_at_k, share, share_difference, shares
+from workbench.estimates.shares import pass_at_k, share, share_change, share_difference, shares
 from workbench.estimates.statistics import (
     Correlation,
     Median,
@@ -40,6 +41,7 @@ from workbench.estimates.statistics import (
 )
 
 __all__ = [
+    "ENOUGH",
     "FEWEST",
     "Array",
     "Correlation",
@@ -58,6 +60,7 @@ __all__ = [
     "pearson",
     "ratio",
     "share",
+    "share_change",
     "share_difference",
     "shares",
     "spearman",

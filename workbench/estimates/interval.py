@@ -14,6 +14,8 @@ from workbench.errors import InputError
 Array = NDArray[np.float64]
 FEWEST = 8
 """Problems, below which a resampled interval is too sure of itself to be shown."""
+ENOUGH = 16
+"""Problems, below which no claim is decided, whatever its interval."""
 
 
 class Settings(TypedDict, total=False):
