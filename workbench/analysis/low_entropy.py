@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from workbench.analysis.verdicts import Claim, times
-from workbench.estimates import FEWEST, Interval
+from workbench.estimates import ENOUGH, FEWEST, Interval
 from workbench.names import SCOPES
 from workbench.tracing.cells import Cells, Shape
 
@@ -157,7 +157,7 @@ def headline(verdicts: Iterable[Claim]) -> str:
 
 def _shape(peak: Claim, trend: Claim) -> str:
     """Which stratum shifts most by raw KL, and how the shift goes with the strata."""
-    if peak.obstacle or trend.obstacle:
+    if peak.obstacle or trend.obstacle or peak.problems < ENOUGH:
         return ""
     first = peak.interval.estimate > 1
     most = "the lowest shifts most" if first else f"stratum {peak.key['other']} shifts most, not the lowest"

@@ -8,8 +8,8 @@
 3. The interval, by ``method``. Each widens the percentiles of a sample of n to those of t at n - 1 degrees of freedom
    and variance n / (n - 1) ("expanded", Hesterberg 2015), since resamples of few problems spread too little.
 
-   ``sums``         from the lowest to the highest end of: jackknife t; the same on a log scale, where all values have one
-                    sign; t with the skewness taken out (Hall 1992); BCa (Efron 1987). None of them alone covers in every
+   ``sums``         from the lowest to the highest end of: jackknife t; the same on a log scale, for what is positive by
+                    nature (``bounds``); t with the skewness taken out (Hall 1992); BCa (Efron 1987). None alone covers in every
                     case: the first misses skewed sums, the second to fourth few problems, BCa both.
    ``correlation``  the wider of jackknife t on Fisher's scale and the percentiles.
    ``order``        the percentiles, for statistics that are not smooth, where leaving out one problem tells nothing.
@@ -74,7 +74,12 @@ def bootstrap(
         ends = [percentiles(ordered, *_tails(np.full(len(estimate), problems), level))]
     else:
         left = np.asarray(statistic(left_out(problems)), dtype=np.float64)
-        ends = (_smooth if method == "sums" else _correlated)(estimate, drawn, ordered, left, level)
+        positive = np.broadcast_to(np.asarray(bounds[0]) >= 0, estimate.shape)
+        ends = (
+            _smooth(estimate, drawn, ordered, left, level, positive)
+            if method == "sums"
+            else _correlated(estimate, ordered, left, level)
+        )
     low, high = _within(np.stack([one for one, _ in ends]), np.stack([two for _, two in ends]), bounds)
     unusable = ((~np.isfinite(drawn)).mean(axis=0) > UNDEFINED_SHARE) | ~(high > low)
     low[unusable] = high[unusable] = np.nan
@@ -131,7 +136,7 @@ def bca(
 
 
 def _smooth(
-    estimate: Array, drawn: Array, ordered: Array, left: Array, level: float
+    estimate: Array, drawn: Array, ordered: Array, left: Array, level: float, positive: Array
 ) -> list[tuple[Array, Array]]:
     speaking = _speaking(estimate, left)
     freedom = np.maximum(speaking - 1, 1)
@@ -151,19 +156,19 @@ def _smooth(
         estimate - error * _unskewed(side, skewness / np.sqrt(groups)) for side in (critical, -critical)
     ]
     several = [plain, (skewed[0], skewed[1]), bca(estimate, drawn, ordered, acceleration, reach)]
-    signed = np.sign(estimate) * (np.sign(left) == np.sign(estimate)).all(axis=0)
+    usable = positive & (left > 0).all(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(np.abs(left))
+        logs = np.log(left)
         spread = np.sqrt((groups - 1) / groups * ((logs - logs.mean(axis=0)) ** 2).sum(axis=0))
-        ends = np.sort(np.stack([estimate * np.exp(side * critical * spread) for side in (-1, 1)]), axis=0)
-    several.append((np.where(signed != 0, ends[0], np.nan), np.where(signed != 0, ends[1], np.nan)))
+        reached = np.exp(critical * spread)
+    several.append(
+        (np.where(usable, estimate / reached, np.nan), np.where(usable, estimate * reached, np.nan))
+    )
     few = speaking < FEWEST
     return [(np.where(few, np.nan, low), np.where(few, np.nan, high)) for low, high in several]
 
 
-def _correlated(
-    estimate: Array, drawn: Array, ordered: Array, left: Array, level: float
-) -> list[tuple[Array, Array]]:
+def _correlated(estimate: Array, ordered: Array, left: Array, level: float) -> list[tuple[Array, Array]]:
     speaking = _speaking(estimate, left)
     scaled = np.arctanh(np.clip(left, -_CERTAIN, _CERTAIN))
     critical = stdtrit(np.maximum(speaking - 1, 1), (1 + level) / 2)
