@@ -5,14 +5,14 @@ serves a kind was chosen by simulation (``tests/perf/coverage.py``; the table is
 least 93% where it says 95%, from 8 problems on.
 
 ====================================  =============================================================================
-mean, ratio of sums, slope, contrast  ``bootstrap(..., method="sums")``: the widest of jackknife t, the same with
+mean, ratio of sums, slope, contrast  `bootstrap` with ``method="sums"``: the widest of jackknife t, the same with
                                       skewness taken out, and an expanded BCa bootstrap
 rank and linear correlation           ``method="correlation"``: the wider of jackknife t on Fisher's scale and the
                                       expanded percentile bootstrap
 median, half-time                     ``method="order"``: the expanded percentile bootstrap
-accuracy, Pass@K, agreement           ``share``: Clopper and Pearson's exact interval at the effective number of
+accuracy, Pass@K, agreement           `share`: Clopper and Pearson's exact interval at the effective number of
                                       problems (Korn and Graubard)
-difference of two accuracies          ``share_difference``: Bonett and Price's adjusted interval, with t
+difference of two accuracies          `share_difference`: Bonett and Price's adjusted interval, with t
 ====================================  =============================================================================
 
 Fewer than ``FEWEST`` problems have no interval, shares apart, which are exact at any number of at least two: bounds are
@@ -23,7 +23,7 @@ exact bound and anything else NaN.
     print(estimates.mean([0.1, 0.3, 0.2, 0.4] * 4, problem=range(16)))    # 0.25 [0.18, 0.32]
     print(estimates.share([1, 1, 1, 1] * 4, problem=range(16)))           # 1.00 [0.79, 1.00]
 
-A new statistic is a function of counts (resamples, problems), how often each problem is drawn: copy ``ratio``.
+A new statistic is a function of counts (resamples, problems), how often each problem is drawn: copy `ratio`.
 """
 
 from workbench.estimates.bootstrap import bootstrap

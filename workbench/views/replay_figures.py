@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.estimates import Interval
 from workbench.views.panels import COLOURS, band, finish, log_axis
 from workbench.views.tables import NothingToDraw
 
@@ -80,7 +81,7 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
         )
     figure.update_xaxes(title_text="iterations of the optimisation")
     figure.update_yaxes(title_text="replay's loss, nats")
-    log_axis(figure, table[["estimate_low", "estimate_high"]].to_numpy(float).ravel())
+    log_axis(figure, table[Interval.names("estimate")].to_numpy(float).ravel())
     figure.update_layout(height=480, showlegend=True)
     return finish(figure, "One pass against optimisation", subtitle)
 
