@@ -392,7 +392,7 @@ def test_the_bundled_pair_in_tables(found):
         "where == 'all' and metric == 'kl' and approximation == 'attribution_patching'"
     )
     assert (best["pearson"] > 0.5).all()
-    assert (found.correlations["pearson_low"] <= found.correlations["pearson_high"]).all()
+    assert found.correlations["pearson_low"].isna().all()  # of three problems
     direct = found.summary.query("direction == 'direct' and metric == 'kl'")
     assert direct["estimate"].sum() == pytest.approx(
         found.totals.query("metric == 'kl'")["total"].mean(), rel=1e-3
@@ -522,7 +522,7 @@ def test_correlations_of_known_effects():
     exactly = rng.normal(size=60)
     effects = pd.DataFrame(
         {
-            "problem": np.repeat([f"p{i}" for i in range(6)], 10),
+            "problem": np.repeat([f"p{i}" for i in range(10)], 6),
             "metric": "kl",
             "direction": "noising",
             "where": "all",

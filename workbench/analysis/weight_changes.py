@@ -197,7 +197,7 @@ def _output_table(
         total = np.tensordot(counts, sums, axes=1)
         return np.sqrt(divide(total[..., 1:], total[..., :1])).reshape(len(counts), -1)
 
-    found = bootstrap(statistic, len(ids), resamples=resamples, seed=seed)
+    found = bootstrap(statistic, len(ids), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
     of_layer = table.loc[table["layer"] >= 0].assign(
         change=table["norm"] ** 2, whole=(table["norm"] / table["relative"]) ** 2
     )

@@ -305,7 +305,10 @@ def relp_gain(
     problem, problems = number_problems(rows["problem"], len(rows))
     exactly, *roughly = (rows[name].to_numpy(float) for name in ("exact", *APPROXIMATIONS))
     patching, relp = (Correlation(exactly, values, problem, problems) for values in roughly)
-    return bootstrap(lambda n: relp(n) - patching(n), problems, resamples=resamples, seed=seed)[0]
+    found = bootstrap(
+        lambda n: relp(n) - patching(n), problems, bounds=(-2.0, 2.0), resamples=resamples, seed=seed
+    )
+    return found[0]
 
 
 def _groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

@@ -100,7 +100,7 @@ class Emergence:
             + markup.folded("half-times of all curves", markup.table(self.timing))
             + markup.folded(
                 "all curves",
-                markup.table(self.table.rename(columns={"low": "estimate_low", "high": "estimate_high"})),
+                markup.table(self.table),
             )
         )
 
@@ -240,7 +240,8 @@ def _told(row: Mapping[str, Any]) -> str:
     if row["obstacle"]:
         return f"{shift} beside {other}: {row['state']}, {row['obstacle']}."
     gap = Interval.in_row(row, "gap")
-    said = "is undecided beside" if row["state"] == "undecided" else row["state"]
+    unsaid = {"undecided": "is undecided beside", "too few problems": "has too few problems beside"}
+    said = unsaid.get(row["state"], row["state"])
     return f"{shift} {said} {other}: {gap} steps between the two half-times."
 
 

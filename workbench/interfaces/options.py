@@ -151,10 +151,11 @@ def matrix_of(
     """
     from workbench.conditions import default_matrix
     from workbench.models.pairs import matrix_settings
+    from workbench.studies.claims import like_with_like
 
     options = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
     given = {name: value for name, value in options.items() if value is not None}
-    matrix = default_matrix(pair.depth, **matrix_settings(pair, given) | given)
+    matrix = like_with_like(default_matrix(pair.depth, **matrix_settings(pair, given) | given))
     left = [
         name for name, condition in matrix.items() if engine is not None and not condition.drawn_by_engine
     ]

@@ -36,6 +36,7 @@ from workbench.models.bundled import controls_of
 from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
+from workbench.studies.claims import like_with_like
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
@@ -156,7 +157,7 @@ class Given:
     @cached_property
     def matrix(self) -> dict[str, Any]:
         """The default interventions, in settings that suit the pair."""
-        return dict(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
+        return like_with_like(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
 
     def ablation(
         self,
@@ -313,8 +314,8 @@ def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.
                     "setting": settings[row["setting"]],
                     "accuracy": accuracy,
                     "change": accuracy - float(plain.loc[key, "accuracy_percent"]),
-                    "low": np.nan,
-                    "high": np.nan,
+                    "change_low": np.nan,
+                    "change_high": np.nan,
                 }
             )
     return pd.DataFrame(rows)

@@ -7,12 +7,14 @@ where it stopped: traces are kept every `SHARD` problems.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from workbench.analysis.low_entropy import beside_controls
+from workbench.analysis.null_models import NULLS
 from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
@@ -208,6 +210,8 @@ def study(
                 batch_size=batch_size,
                 progress=lambda what, done, total: tell(f"null model: {what}", done, total),
             )
+        contrasts = nulls.contrasts.to_dict("records") if nulls else None
+        shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
         claims = _claims(shift, agreement, found, moved, nulls, resamples=resamples, seed=seed)
         traced.save(built / "trace")
         tables = _tables(traced, shift, agreement) | {"claims": claim_table(claims)}
@@ -294,24 +298,12 @@ def _tables(traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> di
         top_prediction_shift(traced, prompt=i).assign(problem=info.problem_id)
         for i, info in enumerate(traced.prompts[:TABLED_PROBLEMS])
     ]
-    verdicts = [
-        {
-            "measure": v.measure,
-            "scope": v.scope,
-            "kind": v.kind,
-            "holds": v.holds,
-            "low_over_high": v.interval.estimate,
-            "low": v.interval.low,
-            "high": v.interval.high,
-            "text": v.text,
-        }
-        for v in shift.verdicts
-    ]
+    keys = pd.DataFrame([dict(verdict.key) for verdict in shift.verdicts])
     return {
         "shift": shift.table,
         "correlations": shift.correlations,
         "agreement": agreement,
-        "verdicts": pd.DataFrame(verdicts),
+        "verdicts": pd.concat([keys.drop(columns="kind"), claim_table(shift.verdicts)], axis=1),
         "top_predictions": pd.concat(top),
         "cells": traced.to_dataframe(),
     }

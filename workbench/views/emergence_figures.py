@@ -57,8 +57,8 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         "scope",
         "stratum",
         "estimate",
-        "low",
-        "high",
+        "estimate_low",
+        "estimate_high",
         "problems",
     ]
     if missing := [column for column in needed if column not in table]:
@@ -158,7 +158,7 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
     steps = rows["step"].map("step {:.0f}".format)
     rows = rows.assign(at=rows["condition"].where(rows["condition"] != "rl", steps))
     names, places = ([*dict.fromkeys(rows[column])] for column in ("measure", "at"))
-    cells = rows.set_index(["measure", "at"])[["estimate", "low", "high"]]
+    cells = rows.set_index(["measure", "at"])[Interval.names("estimate")]
     cells = cells.loc[pd.MultiIndex.from_product([names, places])].to_numpy(float)
     what, times = (CONTRIBUTIONS, 1e3) if group == "contributions" else ("estimate", 1.0)
     cells = times * cells.reshape(len(names), len(places), 3)
@@ -213,7 +213,7 @@ def _panel(
             (rows["condition"] == "rl", "lines+markers"),
             (rows["condition"] != "rl", "markers"),
         ):
-            drawn = rows.loc[part].rename(columns={"low": "estimate_low", "high": "estimate_high"})
+            drawn = rows.loc[part]
             drawn = drawn.dropna(subset=["estimate"])
             x = [beside.get(c, s) for c, s in zip(drawn["condition"], drawn["step"], strict=True)]
             figure.add_scatter(

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.errors import InputError
+from workbench.estimates import Interval
 from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, DASHES, MARKERS, band, finish
 
@@ -73,7 +74,7 @@ def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.
 
 def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
     """Pass@K by K, a line with a band for every condition (plain models thick)."""
-    rows = _needed(summary, ["intervention", "measure", "estimate", "low", "high"])
+    rows = _needed(summary, ["intervention", "measure", *Interval.names("estimate")])
     rows = rows.loc[[str(measure).startswith("Pass@") for measure in rows["measure"]]]
     rows = rows.assign(k=[int(str(measure).removeprefix("Pass@")) for measure in rows["measure"]])
     figure, spare = go.Figure(), count()
@@ -84,7 +85,7 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
         colour = COLOURS[style] if style in COLOURS else LINES[number % len(LINES)]
         symbol = "circle" if style in COLOURS else SYMBOLS[number % len(SYMBOLS)]
         if plain:
-            figure.add_trace(band(part["k"], part["low"], part["high"], colour))
+            figure.add_trace(band(part["k"], part["estimate_low"], part["estimate_high"], colour))
         figure.add_scatter(
             x=part["k"],
             y=part["estimate"],
@@ -96,7 +97,7 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
                 "dash": DASHES.get(style, "solid") if plain else "dot",
             },
             marker={"symbol": MARKERS.get(style, symbol), "size": 9},
-            customdata=part[["low", "high"]].to_numpy(float),
+            customdata=part[["estimate_low", "estimate_high"]].to_numpy(float),
             hovertemplate="%{y:.3f} (%{customdata[0]:.3f} – %{customdata[1]:.3f})",
         )
     figure.update_xaxes(title_text="K (log)", type="log", tickvals=sorted(rows["k"].unique()))

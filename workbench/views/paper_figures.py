@@ -11,9 +11,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
+from workbench.estimates import Interval
 from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, cell_texts, finish
 
+CHANGE = Interval.names("change")
 STYLES = {  # setting -> colour, marker
     "replay": (COLOURS["replay"], "circle"),
     "patch low-entropy": (COLOURS["replay"], "circle"),
@@ -25,12 +27,12 @@ def beside_published(changes: pd.DataFrame, *, title: str, subtitle: str) -> go.
     """Changes in accuracy: published ones as hollow marks, a row a model; measured ones filled, a row a problem set.
 
     Args:
-        changes: columns source (published, measured), row, setting, benchmark, change in points, and low and high (NaN
-            where there is no interval). Published rows stand apart, because models and data are others.
+        changes: columns source (published, measured), row, setting, benchmark, change in points, and change_low and
+            change_high (NaN where there is no interval). Published rows stand apart, because models and data are others.
         title: of the figure.
         subtitle: its caption.
     """
-    rows = _needed(changes, ["source", "row", "setting", "benchmark", "change", "low", "high"], "change")
+    rows = _needed(changes, ["source", "row", "setting", "benchmark", *CHANGE], "change")
     order = [*dict.fromkeys(rows.loc[rows["source"] == "measured", "row"])]
     published = [*dict.fromkeys(rows.loc[rows["source"] == "published", "row"])]
     places = {name: i for i, name in enumerate(reversed(published))}
@@ -45,7 +47,7 @@ def beside_published(changes: pd.DataFrame, *, title: str, subtitle: str) -> go.
             part = rows.loc[(rows["setting"] == setting) & (rows["source"] == source)]
             if part.empty:
                 continue
-            middle, low, high = (part[c].to_numpy(float) for c in ("change", "low", "high"))
+            middle, low, high = (part[c].to_numpy(float) for c in CHANGE)
             hollow = source == "published"
             figure.add_scatter(
                 x=middle,
@@ -79,25 +81,19 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
 
     Cells whose interval holds 0 are grey.
 
-    ``grid``: columns tau, alpha, layers, iterations, change, low, high (points against plain RLVR), varied (``"tau x
-    alpha"``, ``"layers"``, ``"iterations"``: the axis along which a row differs from the settings kept).
+    ``grid``: columns tau, alpha, layers, iterations, change, change_low, change_high (points against plain RLVR), varied
+    (``"tau x alpha"``, ``"layers"``, ``"iterations"``: the axis along which a row differs from the settings kept).
     """
-    rows = _needed(
-        grid, ["tau", "alpha", "layers", "iterations", "varied", "change", "low", "high"], "change"
-    )
+    rows = _needed(grid, ["tau", "alpha", "layers", "iterations", "varied", *CHANGE], "change")
     square = rows.loc[rows["varied"] == "tau x alpha"]
     lines = [axis for axis in ("layers", "iterations") if axis in set(rows["varied"])]
     figure = make_subplots(
         1, 1 + len(lines), column_widths=[0.44, *[0.28] * len(lines)], horizontal_spacing=0.1
     )
     taus, alphas = sorted(set(square["tau"])), sorted(set(square["alpha"]))
-    cells = square.set_index(["tau", "alpha"])[["change", "low", "high"]]
+    cells = square.set_index(["tau", "alpha"])[CHANGE]
     texts = [
-        [
-            f"{cells.loc[(t, a), 'change']:+.1f}<br>[{cells.loc[(t, a), 'low']:+.1f}, {cells.loc[(t, a), 'high']:+.1f}]"
-            for a in alphas
-        ]
-        for t in taus
+        ["{:+.1f}<br>[{:+.1f}, {:+.1f}]".format(*cells.loc[(t, a), CHANGE]) for a in alphas] for t in taus
     ]
     z = cells["change"].unstack().reindex(index=taus, columns=alphas).to_numpy(float)
     most = max(1.0, float(np.nanmax(np.abs(z))))
@@ -112,9 +108,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
         hovertemplate="alpha %{x}, tau %{y}: %{z:+.2f} points<extra></extra>",
     )
     figure.add_trace(heat, 1, 1)
-    low, high = (
-        cells[c].unstack().reindex(index=taus, columns=alphas).to_numpy(float) for c in ("low", "high")
-    )
+    low, high = (cells[c].unstack().reindex(index=taus, columns=alphas).to_numpy(float) for c in CHANGE[1:])
     undecided = (low <= 0) & (high >= 0)
     grey = go.Heatmap(
         z=np.where(undecided, 0.0, np.nan),
@@ -133,7 +127,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
     figure.update_yaxes(title_text="threshold tau", type="category", row=1, col=1)
     for column, axis in enumerate(lines, start=2):
         part = rows.loc[rows["varied"] == axis].sort_values(axis)
-        middle, low, high = (part[c].to_numpy(float) for c in ("change", "low", "high"))
+        middle, low, high = (part[c].to_numpy(float) for c in CHANGE)
         figure.add_scatter(
             x=[str(v) for v in part[axis]],
             y=middle,

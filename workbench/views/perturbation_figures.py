@@ -106,7 +106,7 @@ def slope_forest(
                     (rows["outcome"] == outcome) & (rows["stratum"] == stratum) & (rows["fit"] == fit)
                 ]
                 part = part.set_index("kind").reindex(kinds)
-                slope, low, high = (part[name].to_numpy(float) for name in ("slope", "low", "high"))
+                slope, low, high = (part[name].to_numpy(float) for name in Interval.names("slope"))
                 figure.add_scatter(
                     x=slope,
                     y=np.arange(len(kinds)) + place,
@@ -170,4 +170,4 @@ def _slope(slopes: pd.DataFrame, **where: str) -> Interval:
     rows = slopes.loc[slopes["fit"] == "alone"]
     for name, value in where.items():
         rows = rows.loc[rows[name] == value]
-    return Interval(*rows[["slope", "low", "high"]].iloc[0].astype(float))
+    return Interval.in_row(rows.iloc[0].to_dict(), "slope")
