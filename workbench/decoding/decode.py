@@ -12,7 +12,7 @@ its own way, and has random streams of its own.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +26,9 @@ from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import batches, collate, problem_seed
 from workbench.models.pairs import ModelPair
+from workbench.models.positions import next_positions
 from workbench.models.prompts import EncodedPrompt
+from workbench.models.rope_memory import check_together, from_rest
 from workbench.problems.problem import listed
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.residuals import prefill
@@ -197,6 +199,7 @@ def _uniforms(seed: int, problem_id: str, samples: int, length: int) -> Tensor:
 
 
 @torch.no_grad()
+@from_rest
 def _generate(
     anatomy: Anatomy,
     prompts: Sequence[EncodedPrompt],
@@ -207,7 +210,8 @@ def _generate(
 ) -> list[list[list[int]]]:
     """Token ids of every sample of every prompt, up to the end of the response."""
     count, samples, longest = uniforms.shape
-    inputs = {name: value.to(anatomy.device) for name, value in collate(prompts, stops.ends[0]).items()}
+    inputs = anatomy.placed(collate(prompts, stops.ends[0]))
+    check_together(anatomy.model, inputs["attention_mask"], longest)
     output = prefill(anatomy, inputs, write=batch_edits(prompts, interventions))
     cache_name = (
         "cache" if hasattr(output, "cache") and output.get("cache") is not None else "past_key_values"
@@ -216,7 +220,7 @@ def _generate(
     cache.batch_repeat_interleave(samples)
     logits = logits.repeat_interleave(samples, 0)
     mask = inputs["attention_mask"].repeat_interleave(samples, 0)
-    position = _next_position(anatomy, inputs).repeat_interleave(samples, -2)
+    position = next_positions(inputs["position_ids"]).repeat_interleave(samples, -2)
     draws = uniforms.flatten(0, 1).to(logits.device)
     ids = torch.full((count * samples, longest), -1, device=logits.device)
     rows = torch.arange(len(ids), device=logits.device)  # of `ids`, which the batch still holds
@@ -253,19 +257,6 @@ def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
     token = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return token.clamp_max(logits.shape[-1] - 1)
-
-
-def _next_position(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Position id of the first new token: (prompts, 1), or (3, prompts, 1) where positions have three axes."""
-    mask = inputs["attention_mask"]
-    holder = getattr(anatomy.model, "model", anatomy.model)
-    deltas = getattr(holder, "rope_deltas", None)
-    if not hasattr(holder, "rope_deltas"):
-        return torch.full_like(mask[:, :1], mask.shape[1])  # prefill counts padding too
-    length = mask.sum(1, keepdim=True)
-    if deltas is not None:
-        length = length + deltas.view(-1, 1).to(length.device)
-    return length.expand(3, -1, -1)
 
 
 def check_sampling(samples: int, temperature: float, max_new_tokens: int, seed: int = 0) -> None:

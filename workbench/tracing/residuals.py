@@ -24,6 +24,7 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
+from workbench.models.rope_memory import check_together, from_rest
 
 Reduce = Callable[[int, Tensor], Any]
 """(layer, residual stream (batch, tokens, hidden)) -> what to keep of it; runs inside the forward."""
@@ -37,6 +38,7 @@ Site = Literal["input", "output"]
 _wrapped: WeakKeyDictionary[Anatomy, NNsight] = WeakKeyDictionary()
 
 
+@from_rest
 def read_residuals(
     anatomy: Anatomy,
     inputs: Mapping[str, Tensor],
@@ -80,6 +82,7 @@ def read_residuals(
     return kept
 
 
+@from_rest
 def read_attention(
     anatomy: Anatomy, inputs: Mapping[str, Tensor], *, reduce: Callable[[int, Tensor], Any]
 ) -> dict[int, Any]:
@@ -117,6 +120,7 @@ class LayerCall:
     output: Float[Tensor, "batch tokens hidden"]
 
 
+@from_rest
 def read_calls(
     anatomy: Anatomy, inputs: Mapping[str, Tensor], layers: int, *, write: Mapping[int, Edit] | None = None
 ) -> list[LayerCall]:
@@ -142,6 +146,7 @@ def read_calls(
     return kept
 
 
+@from_rest
 def read_logits(
     anatomy: Anatomy,
     inputs: Mapping[str, Tensor],
@@ -172,6 +177,7 @@ def read_logits(
     return kept["logits"]
 
 
+@from_rest
 def prefill(
     anatomy: Anatomy, inputs: Mapping[str, Tensor], *, write: Mapping[int, Edit] | None = None
 ) -> Any:
@@ -200,6 +206,8 @@ def _wrap(anatomy: Anatomy) -> NNsight:
 
 
 def _arguments(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    if "attention_mask" in inputs:
+        check_together(anatomy.model, inputs["attention_mask"])
     return {**anatomy.placed(inputs), "use_cache": False}
 
 
