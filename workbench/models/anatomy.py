@@ -103,8 +103,8 @@ class Anatomy:
         Pixels are in the model's dtype: not every family casts them itself.
         """
         given = dict(inputs)
-        if takes_positions(self.model):
-            given.setdefault("position_ids", positions_of(self.model, inputs))
+        if "position_ids" not in given and takes_positions(self.model):
+            given["position_ids"] = positions_of(self.model, inputs)
         dtypes = {name: self.model.dtype for name in given if name.startswith("pixel_values")}
         return {name: value.to(self.device, dtypes.get(name)) for name, value in given.items()}
 
