@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from workbench.errors import InputError
+from workbench.models.finite import NotFiniteError, first_wrong
 from workbench.models.positions import positions_of, takes_positions
 from workbench.models.rope_memory import from_rest
 
@@ -177,6 +178,7 @@ def probe(anatomy: Anatomy) -> None:
     Raises:
         InputError: a site was not called exactly once, in order, with a plain tensor of the expected shape,
             or norm and unembedding do not reproduce the model's own logits.
+        NotFiniteError: two plain tokens already lead to NaN or infinity.
     """
     model, name = anatomy.model, type(anatomy.model).__name__
     named = named_token_ids(model) | anatomy.visual_token_ids
@@ -187,6 +189,10 @@ def probe(anatomy: Anatomy) -> None:
         given = anatomy.placed({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         logits = model(**given, use_cache=False).logits
     called = [site for site, _, _ in calls]
+    outputs = [output for _, _, output in calls[:-1] if isinstance(output, Tensor)]
+    for layer, output in [*enumerate(outputs), (None, logits)]:
+        if output.ndim == 3 and (place := first_wrong(output, torch.ones_like(ids))) is not None:
+            raise NotFiniteError.at(model, *place, layer, output.dtype).of("two plain tokens")
     if called != list(sites):
         raise InputError(f"`model` {name} called {called}, expected {list(sites)}, each once and in order")
     shape = (1, 2, anatomy.hidden_size)
