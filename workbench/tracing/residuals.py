@@ -219,7 +219,7 @@ def refuse_not_finite(
         NotFiniteError: there is one; it says where.
     """
     edits = _check_write(write, at, anatomy)
-    model, found = _wrap(anatomy), {}
+    model, found = _wrap(anatomy), dict[int, tuple[int, int] | None]()
     stack, real = model.get(anatomy.layers_path), _real(inputs)
     tracer = model.trace(**_arguments(anatomy, inputs))
     with torch.no_grad(), tracer:
