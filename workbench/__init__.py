@@ -54,6 +54,7 @@ _HOME = {
     "LearnedTokens": "replay.replay",
     "learn_tokens": "replay.replay",
     "learn_many": "replay.replay",
+    "prepare": "replay.prepared",
     "learn_problems": "replay.from_checkpoints",
     "Adapter": "replay.adapters",
     "load_adapter": "replay.adapters",

@@ -1,13 +1,16 @@
 """Conditions: what a model is compared under, as values; none of the libraries that run them is needed here.
 
-A condition is a plain model, ``"base"`` or ``"rlvr"``, or an intervention: a `Replay` (``replay`` learns its tokens) or a
-`Patch` (``patching`` prepares it).
+A condition is a plain model, ``"base"`` or ``"rlvr"``, or an intervention: a `Replay`, a `Patch`, an ``Adapter``, or any frozen
+value that says what a `Condition` says and for which ``replay.prepared.prepare`` is registered.
 """
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from workbench.errors import InputError
 
@@ -19,6 +22,107 @@ Site = Literal["tokens", "mid_tokens"]
 Direction = Literal["base_to_rlvr", "reverse", "self"]
 Alignment = Literal["paper", "released"]
 Positions = Literal["all", "visual"]
+Model = Literal["base", "rlvr"]
+PLAIN: tuple[str, ...] = get_args(Model)
+
+
+@runtime_checkable
+class Condition(Protocol):
+    """What a model is compared under, as a value.
+
+    It may also have ``check_depth(depth)``, which refuses models that it does not fit, and ``needs_pictures``: whether it is
+    nothing to a prompt without visual tokens (False where it does not say).
+    """
+
+    @property
+    def title(self) -> str:
+        """What it is called in tables and figures where nobody named it."""
+        ...
+
+    @property
+    def described(self) -> Any:
+        """All that changes its results, as JSON's types."""
+        ...
+
+    @property
+    def answered_by(self) -> Model:
+        """Which of the two models answers."""
+        ...
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Whether an engine can draw the responses: it takes a plain model, or tokens at layer 0, and no more."""
+        ...
+
+
+Named = Condition | Literal["base", "rlvr"]
+"""A condition, or a plain model's name, which stands for that model as it is."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What a plain model's name stands for."""
+
+    answered_by: Model
+
+    @property
+    def title(self) -> str:
+        """The model's name."""
+        return self.answered_by
+
+    @property
+    def described(self) -> Any:
+        """The model's name."""
+        return self.answered_by
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Always."""
+        return True
+
+
+def condition_of(value: Any) -> Condition:
+    """A condition as it is, and what a plain model's name stands for.
+
+    Raises:
+        InputError: the value is neither.
+    """
+    if isinstance(value, str) and value in PLAIN:
+        return Plain("base" if value == "base" else "rlvr")
+    if isinstance(value, Condition) and not isinstance(value, type):
+        return value
+    raise InputError(
+        f"`interventions` has {value!r}; expected 'base', 'rlvr', a Replay, a Patch, an Adapter, or a value of your own with "
+        "title, described, answered_by and drawn_by_engine: ablate(pair, problems, [Replay(), Patch()])"
+    )
+
+
+def signature_of(value: Named) -> Any:
+    """What tells a condition from all others, as JSON's types: a plain model's name, or a kind and what it is described by.
+
+    Of a kind of your own the text of its module counts too: what it does stands there and nowhere else.
+    """
+    described, kind = condition_of(value).described, type(value)
+    if isinstance(value, str):
+        return described
+    if kind.__module__.partition(".")[0] == __package__:
+        return [kind.__name__, described]
+    try:
+        text = Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):  # typed into a notebook: as far as it can be known
+        text = f"{kind.__module__}.{kind.__qualname__}".encode()
+    return [kind.__name__, described, sha256(text).hexdigest()]
+
+
+def check_depth(value: Named, depth: int) -> None:
+    """Refuse a condition that does not fit models of `depth` layers.
+
+    Raises:
+        InputError: it says so.
+    """
+    check = getattr(value, "check_depth", None)
+    if check is not None:
+        check(depth)
 
 
 @dataclass(frozen=True)
@@ -79,8 +183,44 @@ class Replay:
                 f"`layer` is {self.layer} with site {self.site!r}; name a layer for mid tokens, and only for them: "
                 "Replay(site='mid_tokens', layer=8)"
             )
+        if isinstance(self.levels, list):
+            object.__setattr__(self, "levels", tuple(self.levels))
         rows = len(self.levels) if self.levels is not None else self.layers or 1
         check_selection(self.select, self.threshold, self.tau, self.levels, rows)
+
+    @property
+    def title(self) -> str:
+        """What is learnt, and of which cells."""
+        kind = {"reverse": "reverse", "self": "self-smoothing"}.get(self.direction)
+        return f"{kind or self.site.replace('_', ' ')}, {self.select}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Every field."""
+        return asdict(self)
+
+    @property
+    def answered_by(self) -> Model:
+        """The model that the tokens are added to."""
+        return "base" if self.direction == "reverse" else "rlvr"
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Where the tokens are those of layer 0."""
+        return self.site == "tokens"
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Without visual tokens there is nothing to add anything to."""
+        return True
+
+    def check_depth(self, depth: int) -> None:
+        """Refuse layers that a model of `depth` layers does not have.
+
+        Raises:
+            InputError: what `loss_layers` refuses.
+        """
+        self.loss_layers(depth)
 
     def loss_layers(self, depth: int) -> tuple[int, ...]:
         """The layers that the loss covers, in a model of `depth` layers.
@@ -117,7 +257,7 @@ class Patch:
     """For ``threshold="fixed"``: an entropy in nats for each patched layer."""
     only_where_base_lower: bool = False
     layers: int | tuple[int, ...] = 7
-    """The first so many layers, or which."""
+    """The first so many layers, or which: a list of them becomes a tuple."""
     positions: Positions = "all"
     """``visual``: each image has a threshold of its own."""
     seed: int = 0
@@ -128,6 +268,9 @@ class Patch:
             raise InputError(
                 f"`positions` is {self.positions!r}; expected 'all' or 'visual': Patch(positions='visual')"
             )
+        for name in ("layers", "levels"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         chosen = self.patched
         if not chosen or min(chosen) < 0 or list(chosen) != sorted(set(chosen)):
             raise InputError(
@@ -135,6 +278,26 @@ class Patch:
                 "Patch(layers=7) or Patch(layers=(4, 5, 6))"
             )
         check_selection(self.select, self.threshold, self.tau, self.levels, len(chosen))
+
+    @property
+    def title(self) -> str:
+        """That it is a patch, and of which cells."""
+        return f"patch, {self.select}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Every field."""
+        return asdict(self)
+
+    @property
+    def answered_by(self) -> Model:
+        """The RLVR model, whose prefill is overwritten."""
+        return "rlvr"
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Never: an engine takes no activations."""
+        return False
 
     @property
     def patched(self) -> tuple[int, ...]:
@@ -152,21 +315,6 @@ class Patch:
                 f"`layers` of the patch go up to {self.patched[-1]}, but the models have layers 0 to {depth - 1}: "
                 f"Patch(layers={min(7, depth)})"
             )
-
-
-Condition = Literal["base", "rlvr"] | Replay | Patch
-PLAIN = ("base", "rlvr")
-
-
-def title_of(condition: Condition) -> str:
-    """What a condition is called where nobody named it."""
-    if isinstance(condition, str):
-        return condition
-    if isinstance(condition, Patch):
-        return f"patch, {condition.select}"
-    kind = {"reverse": "reverse", "self": "self-smoothing"}.get(condition.direction)
-    kind = kind or condition.site.replace("_", " ")
-    return f"{kind}, {condition.select}"
 
 
 def default_matrix(

@@ -2,7 +2,8 @@
 
 `ablate` runs a matrix of conditions x problems x samples:
 
-1. A condition is a value: ``"base"``, ``"rlvr"``, a `Replay`, a `Patch` or an `Adapter`. Plain base and RLVR are always run.
+1. A condition is a value: ``"base"``, ``"rlvr"``, a `Replay`, a `Patch`, an `Adapter`, or one of your own
+   (`conditions.Condition`, `replay.prepared`). Plain base and RLVR are always run.
 2. Every problem is encoded once, and for every condition its intervention is made (tokens learnt or predicted, cells recorded).
 3. One greedy response and ``samples`` sampled ones per problem and condition, each from the problem's own random
    stream, so that conditions are compared on equal draws; each is verified (``answers``).
@@ -19,18 +20,17 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from workbench.conditions import PLAIN, Patch, Replay
+from workbench.conditions import Condition, Named, Replay, condition_of, signature_of
 from workbench.decoding.vllm_engine import engine_for
 from workbench.errors import InputError
 from workbench.experiments.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.experiments.perturbation import Disturbance, Perturbation, perturb
-from workbench.experiments.run_condition import Condition, described, drawn_by_engine, measure, name_of
+from workbench.experiments.run_condition import measure
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
-from workbench.replay.adapters import Adapter, check_pair
-from workbench.replay.amortised import weights_of
 from workbench.replay.disturbances import jittered
 from workbench.replay.nothing_selected import NOTHING, check_selected
+from workbench.replay.prepared import check_fits
 from workbench.runs import kept
 from workbench.views import markup
 
@@ -103,7 +103,7 @@ class Ablation:
 def ablate(
     pair: ModelPair,
     problems: Sequence[Problem],
-    interventions: Mapping[str, Condition] | Sequence[Condition],
+    interventions: Mapping[str, Named] | Sequence[Named] | Named,
     *,
     samples: int = 16,
     temperature: float = 1.0,
@@ -121,7 +121,7 @@ def ablate(
     Args:
         pair: what `load_pair` returned, with a processor.
         problems: problems with an answer and an image.
-        interventions: conditions, or names for them; plain base and RLVR are added.
+        interventions: conditions, names for them, or one condition; plain base and RLVR are added.
         samples: sampled responses per problem and condition, beside the greedy one.
         temperature: of the samples.
         seed: of samples, random selections, jitter and bootstrap.
@@ -177,42 +177,39 @@ def ablate(
     table = pd.concat(responses, ignore_index=True)
     summary = summarise_responses(table, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
     moved = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)
-    made = {name: described(value) for name, value in conditions.items()}
+    made = {name: condition_of(value).described for name, value in conditions.items()}
     return Ablation(table, summary, moved, settings | {"interventions": made, "pair": dict(pair.provenance)})
 
 
-def _named(interventions: Mapping[str, Condition] | Sequence[Condition]) -> dict[str, Condition]:
-    given = dict(interventions) if isinstance(interventions, Mapping) else {}
-    if not isinstance(interventions, Mapping):
-        for condition in interventions:
-            name = name_of(condition)
+def _named(interventions: Mapping[str, Named] | Sequence[Named] | Named) -> dict[str, Named]:
+    if isinstance(interventions, Mapping):
+        given = dict(interventions)
+    else:
+        given = {}
+        alone = isinstance(interventions, str | Condition)
+        for condition in [interventions] if alone else interventions:
+            name = condition_of(condition).title
             given[name if name not in given else f"{name} ({len(given)})"] = condition
-    for name, condition in given.items():
-        if not isinstance(condition, Replay | Patch | Adapter) and condition not in PLAIN:
-            raise InputError(
-                f"`interventions` has {condition!r} as {name!r}; expected 'base', 'rlvr', a Replay, a Patch or an Adapter: "
-                "ablate(pair, problems, [Replay(), Patch()])"
-            )
-    plain: dict[str, Condition] = {"base": "base", "rlvr": "rlvr"}
-    return plain | {name: value for name, value in given.items() if value not in PLAIN}
+    for condition in given.values():
+        condition_of(condition)
+    plain: dict[str, Named] = {"base": "base", "rlvr": "rlvr"}
+    return plain | {name: value for name, value in given.items() if not isinstance(value, str)}
 
 
 def _spec(
-    pair: ModelPair, condition: Condition, problems: Sequence[Problem], settings: Mapping[str, Any]
+    pair: ModelPair, condition: Named, problems: Sequence[Problem], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that can change a shard's two tables."""
     return {
         "pair": pair.provenance,
-        "condition": condition
-        if isinstance(condition, str)
-        else [type(condition).__name__, described(condition)],
+        "condition": signature_of(condition),
         "problems": [p.fingerprint for p in problems],
         "settings": settings,
     }
 
 
-def _check_engine(pair: ModelPair, conditions: Mapping[str, Condition], engine: str) -> None:
-    others = [name for name, condition in conditions.items() if not drawn_by_engine(condition)]
+def _check_engine(pair: ModelPair, conditions: Mapping[str, Named], engine: str) -> None:
+    others = [name for name, condition in conditions.items() if not condition_of(condition).drawn_by_engine]
     if others:
         raise InputError(
             f"`engine` is {engine!r}, which takes tokens at layer 0 and no more, and `interventions` has {', '.join(others)}; "
@@ -225,7 +222,7 @@ def _check_engine(pair: ModelPair, conditions: Mapping[str, Condition], engine: 
 def _check(
     pair: ModelPair,
     problems: Sequence[Problem],
-    conditions: Mapping[str, Condition],
+    conditions: Mapping[str, Named],
     samples: int,
     ks: Sequence[int],
 ) -> None:
@@ -240,7 +237,4 @@ def _check(
             f"ablate(..., samples={max([1, *ks])})"
         )
     for condition in conditions.values():
-        if isinstance(condition, Replay):
-            condition.loss_layers(pair.depth)
-        elif isinstance(condition, Adapter):
-            check_pair(condition, weights_of(pair))
+        check_fits(condition, pair)

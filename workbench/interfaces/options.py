@@ -150,14 +150,13 @@ def matrix_of(
     With an engine those that it can't draw are left out, and named on the terminal.
     """
     from workbench.conditions import default_matrix
-    from workbench.experiments.run_condition import drawn_by_engine
     from workbench.models.pairs import matrix_settings
 
     options = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
     given = {name: value for name, value in options.items() if value is not None}
     matrix = default_matrix(pair.depth, **matrix_settings(pair, given) | given)
     left = [
-        name for name, condition in matrix.items() if engine is not None and not drawn_by_engine(condition)
+        name for name, condition in matrix.items() if engine is not None and not condition.drawn_by_engine
     ]
     if left:
         typer.echo(

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workbench.conditions import Named
 from workbench.errors import InputError
-from workbench.experiments.run_condition import Condition
 from workbench.interfaces.harness import Question, Responder, kind_of, make_problem, told
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
@@ -45,7 +45,7 @@ class VLMEvalKitModel:
     def __init__(
         self,
         pair: ModelPair | str | None = None,
-        intervention: Condition | str | None = None,
+        intervention: Named | str | None = None,
         *,
         temperature: float = 0.0,
         max_new_tokens: int | None = None,

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from workbench.conditions import Replay
+from workbench.conditions import Model, Replay
 from workbench.errors import InputError
 from workbench.views import markup
 from workbench.views.markup import settings_text
@@ -135,6 +135,26 @@ class Adapter:
         for name in _SHAPES:
             digest.update(self.weights[name].double().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """That tokens are predicted, and of which cells."""
+        return f"amortised, {self.replay.select}"
+
+    @property
+    def answered_by(self) -> Model:
+        """The RLVR model, as `check_replay` makes sure."""
+        return "rlvr"
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Always: its tokens are those of layer 0."""
+        return True
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Without visual tokens there is nothing to add anything to."""
+        return True
 
     @property
     def described(self) -> dict[str, Any]:

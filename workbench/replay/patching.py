@@ -60,6 +60,11 @@ class PreparedPatch:
         return patch_html(self)
 
     @property
+    def summary(self) -> dict[str, float]:
+        """In a line of a table: share of cells that are overwritten."""
+        return {"cells": float(self.mask.float().mean())}
+
+    @property
     def sites(self) -> tuple[int, ...]:
         """The layers whose input is written."""
         return self.source.layers

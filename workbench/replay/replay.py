@@ -82,6 +82,13 @@ class LearnedTokens:
         return learned_html(self)
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """In a line of a table: share of visual cells that the loss covered, first and last loss in nats, why it ended early."""
+        losses = self.losses.tolist() or [float("nan")]
+        share = float(self.mask[:, self.visual].float().mean())
+        return {"cells": share, "first_loss": losses[0], "last_loss": losses[-1], "stopped": self.stopped}
+
+    @property
     def sites(self) -> tuple[int, ...]:
         """The layers whose input is written."""
         return (self.layer,)

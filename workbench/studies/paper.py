@@ -26,12 +26,11 @@ from workbench import __version__
 from workbench.analysis.shift import ShiftTable, stratified_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import default_matrix
+from workbench.conditions import Named, default_matrix
 from workbench.errors import InputError, nearest
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
-from workbench.experiments.run_condition import Condition
 from workbench.models.bundled import controls_of
 from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
 from workbench.problems.problem import Problem, load_problems
@@ -161,7 +160,7 @@ class Given:
         self,
         names: Iterable[str] | None = None,
         *,
-        conditions: Mapping[str, Condition] | None = None,
+        conditions: Mapping[str, Named] | None = None,
         problems: Sequence[Problem] | None = None,
         samples: int | None = None,
         keep: bool = True,

@@ -7,7 +7,7 @@ where it stopped: traces are kept every `SHARD` problems.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import pandas as pd
 from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import Condition
+from workbench.conditions import Named, condition_of
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.perturbation import Perturbation, perturb, responses_for
 from workbench.models.pairs import ModelPair
@@ -90,7 +90,7 @@ def study(
     bins: int = 5,
     resamples: int = 1000,
     batch_size: int = 8,
-    interventions: Mapping[str, Condition] | None = None,
+    interventions: Mapping[str, Named] | None = None,
     samples: int = 16,
     max_new_tokens: int = 1024,
     engine: Literal["vllm"] | None = None,
@@ -135,7 +135,7 @@ def study(
         "batch_size": batch_size,
     }
     if interventions:
-        made = {n: c if isinstance(c, str) else asdict(c) for n, c in interventions.items()}
+        made = {n: condition_of(c).described for n, c in interventions.items()}
         settings |= {"interventions": made, "samples": samples, "max_new_tokens": max_new_tokens}
         settings |= {} if engine is None else {"engine": engine}
     if perturbed:

@@ -9,7 +9,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import __version__
-from workbench.conditions import Condition
+from workbench.conditions import Named, condition_of, signature_of
 from workbench.errors import InputError
 from workbench.models.presets import ROLES
 from workbench.runs import digest_of, file_digest
@@ -175,10 +175,9 @@ def cell_key(pair: str, problem: str, condition: str, seed: int, settings: str) 
     return sha256(f"{pair} {problem} {condition} {seed} {settings}".encode()).hexdigest()[:32]
 
 
-def condition_digest(condition: Condition, seed: int) -> str:
+def condition_digest(condition: Named, seed: int) -> str:
     """Of an intervention's kind and settings, as a cell of this seed runs it."""
-    condition = seeded(condition, seed)
-    return digest(condition if isinstance(condition, str) else [type(condition).__name__, asdict(condition)])
+    return digest(signature_of(seeded(condition, seed)))
 
 
 def load_set(problems: ProblemSet) -> "list[Problem]":
@@ -262,7 +261,7 @@ def settings_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """A row for each pair's intervention, with the values of its fields."""
     for pair in sweep.pairs:
         for name, condition in sweep.conditions(pair, depth_of(pair) or 28).items():
-            told: Mapping[str, Any] = {} if isinstance(condition, str) else asdict(condition)
+            told: Mapping[str, Any] = {} if isinstance(condition, str) else condition_of(condition).described
             kind = "plain" if isinstance(condition, str) else type(condition).__name__.lower()
             yield {"pair": pair.title, "intervention": name, "kind": kind, **told}
 

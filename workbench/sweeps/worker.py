@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
-from workbench.conditions import Condition
+from workbench.conditions import Named
 from workbench.errors import InputError
 from workbench.sweeps.cells import Cell, cell_key, condition_digest, digest, drawing, load_set, pair_identity
 from workbench.sweeps.ledger import Outcome
@@ -116,7 +116,7 @@ class Bench:
             raise held[1]
         return held[1]
 
-    def _load_pair(self, title: str) -> tuple[Any, str, Mapping[str, Condition]]:
+    def _load_pair(self, title: str) -> tuple[Any, str, Mapping[str, Named]]:
         import torch
 
         from workbench.models.pairs import load_pair
