@@ -27,7 +27,10 @@ class NotFiniteError(InputError):
     ) -> "NotFiniteError":
         """With the place in words; layer -1 is what layer 0 receives, None the logits."""
         short = str(dtype).removeprefix("torch.")
-        places = {None: "in the logits", -1: "before layer 0, in what words, pictures or an intervention put there"}
+        places = {
+            None: "in the logits",
+            -1: "before layer 0, in what words, pictures or an intervention put there",
+        }
         wider = {"float16": '"bfloat16" or "float32"', "bfloat16": '"float32"'}
         advice = (
             f"take more room: load_pair(..., dtype={wider[short]})"
