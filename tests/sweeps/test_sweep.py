@@ -180,7 +180,7 @@ class TestCode:
         [
             ("replay/descent.py", "_DIVERGED = 1e3", "_DIVERGED = 1e4"),
             ("lens/blocks.py", "STRETCH = 64", "STRETCH = 32"),
-            ("problems/answers.py", "LETTERS = ", "LETTERS = 'Z' + "),
+            ("problems/answer_choice.py", "LETTERS = ", "LETTERS = 'Z' + "),
         ],
     )
     def test_other_numbers_make_other_cells(self, package, file, old, new):

@@ -1,0 +1,324 @@
+r"""Numbers as people and models write them, with their units, read exactly.
+
+A quantity is a sign, perhaps money or "about", a value and perhaps a unit. Values: ``1,000`` and ``1 000``, ``.5``, ``1.5e3``,
+``1.5 \times 10^3``, ``2^{10}``, ``3/4``, ``\frac{3}{4}``, ``2 1/2``, ``½``, ``five``, ``二十``, ``40%``, ``5 million``. ``3,4`` is two numbers,
+``10-15`` a range and ``1:30`` a time: none is one number, no more than ``5x``, ``5 or 6``, "at least 5", "five and a bit".
+
+How two agree (`Quantity.agrees`): units that both have must measure the same and are converted; a unit that only one has
+is left aside. A percentage is its hundredth: ``40%``, ``0.4`` and ``2/5`` are one value. An answer of ``40%`` also fits a reference of ``40``
+(2 or more, without sign or unit), an answer of ``40`` does not fit ``40%``. Two whole numbers must be the same; others may
+differ by the tolerance, relative to the reference.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from workbench.problems.answer_text import hedged, negated, sentences, tidy, unwrapped
+from workbench.problems.answer_units import MONEY, ratio, unit_of
+from workbench.problems.answer_words import NUMBER_WORD, SCALES, number_in_words
+
+_LONGEST = 400
+_EXPONENT = 400
+
+_PLAIN = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![,\d])(?:\.\d+)?|[1-9]\d{0,2}(?: \d{3})+(?![ ]?\d)(?:\.\d+)?|\d+(?:\.\d+|\.(?![\w.]))?|\.\d+)"
+_POWER = r"\^\s*[({]?\s*[-+]?\d+\s*[)}]?"
+_VALUE = (
+    rf"(?:(?P<mixed>\d+(?: \d{{3}})*\s+(?:and\s+)?\d+\s*/\s*\d+)|(?P<below>{_PLAIN}\s*/\s*-?{_PLAIN})"
+    rf"|(?P<scientific>{_PLAIN}\s*[×xX*·]\s*10\s*{_POWER}|{_PLAIN}[eE][-+]?\d+(?!\w))|(?P<power>{_PLAIN}\s*{_POWER})|(?P<plain>{_PLAIN}))"
+)
+_QUANTITY = re.compile(
+    rf"(?P<before>[{MONEY}]|US\$|Rs\.?\s)?\s*(?P<sign>[-+\u2013]|minus\s|negative\s)?\s*(?P<money>[{MONEY}])?\s*{_VALUE}(?P<tail>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_SCAN = re.compile(
+    rf"(?<![\w.^\\,:#])(?:[{MONEY}]\s*)?(?:(?<![\w)%°])[-\u2013]\s?(?=[\d.{MONEY}]))?[{MONEY}]?\s*{_VALUE}(?![:]\d)",
+    re.IGNORECASE,
+)
+_ABOUT = re.compile(
+    r"^(?:(?:approximately|approx\.?|about|around|roughly|nearly|≈|∼|=|exactly|only|just|a total of|equal to|equals)\s*)+",
+    re.IGNORECASE,
+)
+_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?[\d.,]+)\s*\}|(\d))\s*(?:\{\s*(-?[\d.,]+)\s*\}|(\d))")
+_HALVES = {
+    "½": "1/2",
+    "⅓": "1/3",
+    "⅔": "2/3",
+    "¼": "1/4",
+    "¾": "3/4",
+    "⅕": "1/5",
+    "⅖": "2/5",
+    "⅗": "3/5",
+    "⅘": "4/5",
+    "⅙": "1/6",
+}
+_HALVES |= {"⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_PERCENT = re.compile(r"\s*(?:%|percent(?:age)?(?: points?)?\b|per ?cent\b|pct\b)", re.IGNORECASE)
+_SCALE = re.compile(rf"\s*(?:(?P<word>{'|'.join(SCALES)})s?(?![a-z])|(?P<k>k)(?![A-Za-z]))", re.IGNORECASE)
+_AFTER = re.compile(
+    r"[,;:(—–]|\.\s|\b(?:because|since|as|which|where|so|when|in total|altogether|here|for|than)\b",
+    re.IGNORECASE,
+)
+_NO_UNIT = re.compile(
+    r"\b(?:or|and|to|plus|minus|times|pi|over|under|more|less|fewer|squared?|cubed?|root|factorial|half|halves|thirds?|quarters?|out|of the|not"
+    r"|if|maybe|possibly|between|through|th|st|nd|rd|[a-z])\b|[\\=+*<>^×√π!_{}\[\]|?]|\d",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(
+    r"\b(?:step|figure|fig\.?|question|option|case|part|equation|eq\.?|line|table|page|problem|no\.|example|item|choice|row|column)\s*$",
+    re.I,
+)
+_BOUND = re.compile(
+    r"\b(?:at least|at most|more than|less than|fewer than|greater than|smaller than|up to|over|under|above|below|no more than"
+    r"|no less than|between|from|anywhere|or more|or less|or so|or fewer|almost|not)\b|[<>≤≥±]|\\(?:le|ge|lt|gt|leq|geq|pm)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A value with what was written around it."""
+
+    value: Fraction
+    """40 of ``40%``."""
+    unit: str = ""
+    percent: bool = False
+    whole: bool = False
+    """Written without a decimal point, and a whole number."""
+
+    def agrees(self, reference: "Quantity", tolerance: float = 0.0) -> bool:
+        """Whether this answers the reference; the module's text tells how."""
+        value, wanted = self.value, reference.value
+        if self.unit and reference.unit:
+            factor = ratio(self.unit, reference.unit)
+            if factor is None:
+                return False
+            value *= factor
+        exact = self.whole and reference.whole and self.percent == reference.percent
+        if self.percent and not reference.percent and not reference.unit and wanted >= 2 and value == wanted:
+            return True
+        value, wanted = (v / 100 if q.percent else v for v, q in ((value, self), (wanted, reference)))
+        return value == wanted or (not exact and abs(value - wanted) <= Fraction(tolerance) * abs(wanted))
+
+
+def written(text: str) -> str:
+    r"""The text with LaTeX's fractions, products, powers and degrees as plain signs: ``1/2``, ``×``, ``^2``, ``°``."""
+    text = unwrapped(tidy(text))
+    text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", text)
+    text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])", "×", text)
+    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|º|\\textdegree", "°", text)
+    text = re.sub(r"\\(?:approx|simeq|sim)(?![A-Za-z])", "≈", text)
+    text = re.sub("[" + "".join(_HALVES) + "]", lambda m: f" {_HALVES[m[0]]}", text)
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{m[0].translate(_RAISED)}", text)
+    text = re.sub(r"百分之\s*(\S+)", r"\1%", text)
+    return re.sub(r"[ \t]+", " ", re.sub(r"\s+\^", "^", text)).strip()
+
+
+def quantity(text: str) -> Quantity | None:
+    """The quantity that a text is; None for anything else, such as two, a range, a bound, a sentence."""
+    text = _ABOUT.sub("", written(text)).strip().rstrip("。.;,")
+    if not text or len(text) > _LONGEST:
+        return None
+    aside = re.fullmatch(r"([^()]+)\(([^()]+)\)", text)
+    if aside and (one := quantity(aside[1])) and (two := quantity(aside[2])):
+        return one if one.value == two.value else None
+    if re.fullmatch(r"\([^()]*\)", text):
+        text = text[1:-1].strip()
+    match = _QUANTITY.fullmatch(text)
+    return _in_words(text) if match is None else _read(match, match["tail"])
+
+
+def _read(match: re.Match[str], tail: str) -> Quantity | None:
+    value = _value(match)
+    if value is None:
+        return None
+    money = (match["before"] or match["money"] or "").strip() if "before" in match.re.groupindex else ""
+    sign = match["sign"] if "sign" in match.re.groupindex else None
+    if sign and sign != "+":
+        value = -value
+    plain = match["plain"] or ""
+    unit = _unit(tail, plain or match[0])
+    if unit is None:
+        return None
+    words, percent, scale = unit
+    value *= scale
+    return Quantity(value, money or words, percent, value.denominator == 1 and "." not in plain.rstrip("."))
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    def of(text: str) -> Fraction:
+        return Fraction(re.sub(r"[, ]", "", text).rstrip(".") or "0")
+
+    def power(text: str) -> int | None:
+        exponent = re.sub(r"[^\d+-]", "", text)
+        return (
+            int(exponent)
+            if exponent.lstrip("+-").isdigit() and len(exponent) <= 4 and abs(int(exponent)) <= _EXPONENT
+            else None
+        )
+
+    try:
+        if match["mixed"]:
+            whole, above, below = re.fullmatch(
+                r"([\d ]+?)\s+(?:and\s+)?(\d+)\s*/\s*(\d+)", match["mixed"]
+            ).groups()  # type: ignore[union-attr]
+            return of(whole) + Fraction(int(above), int(below)) if int(above) < int(below) else None
+        if match["below"]:
+            above, below = match["below"].split("/")
+            return of(above) / of(below)
+        if match["scientific"] or match["power"]:
+            base, _, raised = re.sub(r"[eE]", "^", match["scientific"] or match["power"]).partition("^")
+            exponent = power(raised)
+            if exponent is None:
+                return None
+            if not match["scientific"]:
+                return of(base) ** exponent
+            return of(re.split(r"[×xX*·]", base)[0].strip()) * Fraction(10) ** exponent
+        return of(match["plain"])
+    except (ValueError, ZeroDivisionError, AttributeError):
+        return None
+
+
+def _unit(tail: str, number: str) -> tuple[str, bool, int] | None:
+    """(unit, whether a percentage, factor) of what follows a number; None where that makes it another thing."""
+    scale = 1
+    if (scaled := _SCALE.match(tail)) and (scaled["word"] or tail[0] in "kK"):
+        scale = SCALES[scaled["word"].lower()] if scaled["word"] else 1000
+        tail = tail[scaled.end() :]
+    if percent := _PERCENT.match(tail):
+        tail = tail[percent.end() :]
+    head, *rest = _AFTER.split(tail, maxsplit=1)
+    after = rest[0] if rest else ""
+    if re.match(r"\s*(?:or|and|maybe|perhaps|possibly|to|-)?\s*[-+$]?[\d.]", after) or re.match(
+        r"\s*or\b", after
+    ):
+        return None
+    if tail.lstrip().startswith("!"):
+        return None  # a factorial
+    unit = head.strip().rstrip(".!").replace("of ", " ", 1).strip()
+    if percent:
+        return None if re.search(r"\d|\bor\b", unit) else ("", True, scale)
+    if not unit:
+        return "", False, scale
+    if unit_of(unit) is not None and not (len(unit) == 1 and unit in "CAFtkK" and head[:1] != " "):
+        return unit, False, scale
+    if head[:1] not in (" ", "\n") and not re.match(r"[\u4e00-\u9fff]", head):
+        return None
+    first = re.match(r"[\w°$€£/^]+", unit)
+    bare = (
+        unit[first.end() :]
+        if first and unit_of(first[0]) is not None
+        else re.sub(r"(?<=[A-Za-z])\^?[23](?!\d)", "", unit)
+    )
+    if _NO_UNIT.search(bare) or NUMBER_WORD.search(bare) or len(unit.split()) > 8 or negated(unit):
+        return None
+    return (first[0] if first and bare is not unit and unit_of(first[0]) is not None else unit), False, scale
+
+
+def _in_words(text: str) -> Quantity | None:
+    """The quantity of "five apples", "minus two", "a half", 五个."""
+    words = text.split()
+    for count in range(min(len(words), 8), 0, -1):
+        value = number_in_words(" ".join(words[:count]))
+        if value is not None:
+            unit = _unit(" " + " ".join(words[count:]), "")
+            if unit is None or (words[count:] and words[0].lower() in ("a", "an")):
+                return None
+            return Quantity(value * unit[2], unit[0], unit[1], (value * unit[2]).denominator == 1)
+    if han := re.fullmatch(
+        r"([零〇一二两三四五六七八九十百千万亿]+)([^\d\s零〇一二两三四五六七八九十百千万亿]{1,4})", text
+    ):
+        value = number_in_words(han[1])
+        return None if value is None else Quantity(value, han[2], False, True)
+    return None
+
+
+def quantities(text: str) -> list[Quantity]:
+    """Every number of a text, in order: labels ("step 3") left out, number words counted, a range as its two ends."""
+    text = written(text)
+    found: list[tuple[int, Quantity]] = []
+    matches = [m for m in _SCAN.finditer(text) if not _LABEL.search(text[: m.start()])]
+    for match, after in zip(matches, [*matches[1:], None], strict=False):
+        value = _value(match)
+        if value is None:
+            return []
+        tail = text[match.end() : after.start() if after else len(text)]
+        if (
+            re.match(r"[\s]*[-+]?[A-Za-z\\]", tail)
+            and tail[:1] not in " \t"
+            and unit_of(re.split(r"[\s.,;)]", tail)[0]) is None
+        ):
+            if not _SCALE.match(tail):
+                return []  # 5x, 3rd, 2\pi
+        unit = _unit(re.split(r"[.。!?](?:\s|$)|[,;)]", tail, maxsplit=1)[0], match["plain"] or "")
+        head = match[0].lstrip()
+        money = next((sign for sign in MONEY if sign in head[:3]), "")
+        sign = -1 if head[:1] in "-\u2013" or head[1:2] == "-" else 1
+        words, percent, scale = unit or ("", bool(_PERCENT.match(tail)), 1)
+        value *= sign * scale
+        point = "." in (match["plain"] or "").rstrip(".")
+        found.append(
+            (match.start(), Quantity(value, money or words, percent, value.denominator == 1 and not point))
+        )
+    for match in re.finditer(
+        rf"{NUMBER_WORD.pattern}(?:[\s-]+(?:and\s+)?(?:a\s+)?{NUMBER_WORD.pattern})*", text, re.IGNORECASE
+    ):
+        if match[0].lower() == "one" and not re.search(
+            r"(?:\b(?:is|are|only|exactly|answer)|[:=]|^)\s*$", text[: match.start()], re.I
+        ):
+            continue
+        if re.search(r"\d\s*$", text[: match.start()]):
+            continue  # 5 million
+        value = number_in_words(match[0])
+        if value is None:
+            return []
+        found.append((match.start(), Quantity(value, "", False, value.denominator == 1)))
+    return [quantity for _, quantity in sorted(found, key=lambda item: item[0])]
+
+
+_COPULA = re.compile(
+    r"\b(?:is|are|was|were|be|equals?|makes?|gives?|get|gets|leaves?|have|has|costs?|weighs?|measures?|totals?|needs?|reads?|shows?|contains?)\b|是|为|有|得",
+    re.IGNORECASE,
+)
+_SO = re.compile(r"\b(?:so|thus|therefore|hence|in total|altogether)\b|所以|因此|总共|一共|共", re.IGNORECASE)
+
+
+def stated(text: str) -> Quantity | None:
+    """The one number that a sentence states: the text's own, that after the last "=", the only one, that after "so" or "is"."""
+    if (whole := quantity(text)) is not None:
+        return whole
+    text = written(text)
+    if re.search(r"[=≈]", text):
+        sides = re.split(r"[=≈]", text)
+        return (
+            None
+            if len(sides) > 2 and re.search(r",|;|\b(?:and|or)\b", text)
+            else quantity(_first_clause(sides[-1]))
+        )
+    if (
+        hedged(text)
+        or _BOUND.search(text)
+        or negated(text)
+        or text.endswith("?")
+        or re.search(r"\bor\b|\bif\b|或", text)
+    ):
+        return None
+    if _one(found := quantities(text)):
+        return found[0]
+    for mark in (_SO, _COPULA):
+        if len(parts := mark.split(text)) > 1:
+            if mark is _SO and re.search(r"\b(?:in total|altogether)\W*$", text):
+                parts = [*parts[:-1], _COPULA.split(parts[-2])[-1]]
+            if _one(found := quantities(parts[-1])) and len(found) == 1:
+                return found[0]
+    return None
+
+
+def _first_clause(text: str) -> str:
+    first = sentences(text)[:1]
+    return first[0] if first else ""
+
+
+def _one(found: list[Quantity]) -> bool:
+    return bool(found) and len({(q.value, q.percent) for q in found}) == 1
