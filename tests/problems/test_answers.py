@@ -16,12 +16,14 @@ def cases(file):
     """Rows of a table of responses, with what each must be judged."""
     with (Path(__file__).parent / "data" / file).open(encoding="utf-8", newline="") as table:
         return [
-            pytest.param(row, id=f"{number}") for number, row in enumerate(csv.DictReader(table), start=2)
+            pytest.param(row, id=f"{file[:4]}{number}")
+            for number, row in enumerate(csv.DictReader(table), start=2)
         ]
 
 
-@pytest.mark.parametrize("row", cases("answers.csv"))
-def test_answers_met_in_the_field(row):
+@pytest.mark.quick
+@pytest.mark.parametrize("row", [*cases("answers.csv"), *cases("more_answers.csv")])
+def test_a_response_is_judged_as_people_judge_it(row):
     outcome = verify(
         row["response"],
         row["reference"],

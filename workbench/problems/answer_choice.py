@@ -10,7 +10,8 @@ option's words, or a hedge, name none.
 import re
 from collections.abc import Sequence
 
-from workbench.problems.answer_numbers import quantities, quantity
+from workbench.problems.answer_numbers import quantity
+from workbench.problems.answer_sentence import quantities
 from workbench.problems.answer_text import hedged, negated, plain, sentences, tidy, unwrapped
 from workbench.problems.answer_words import yes_or_no
 
@@ -35,8 +36,10 @@ _LEAD_WORD = re.compile(
     r"(?:option|choice|letter|选项|选)\s*:?\s*[(\[]?([A-Za-z])[)\]]?(?![A-Za-z0-9'])(?P<rest>.*)", re.I | re.S
 )
 _TURNED_DOWN = re.compile(
-    r"\b(?:not|isn't|rather than|instead of|unlike|except|over|nor|neither)\s+(?:the\s+)?(?:option\s+|choice\s+|answer\s+)?\(?[A-Z]\)?(?![A-Za-z0-9'])"
-    r"|(?:option\s+|choice\s+)?\(?(?<![A-Za-z0-9])[A-Z]\)?(?:\s*(?:,|and|or)\s*\(?[A-Z]\)?(?![A-Za-z]))*\s+(?:is|are|was|were|can be|could be|would be)\s+"
+    r"\b(?:not|isn't|rather than|instead of|unlike|except|over|nor|neither)\s+(?:the\s+)?"
+    r"(?:option\s+|choice\s+|answer\s+)?\(?[A-Z]\)?(?![A-Za-z0-9'])"
+    r"|(?:option\s+|choice\s+)?\(?(?<![A-Za-z0-9])[A-Z]\)?(?:\s*(?:,|and|or)\s*\(?[A-Z]\)?(?![A-Za-z]))*"
+    r"\s+(?:is|are|was|were|can be|could be|would be)\s+"
     r"(?:wrong|incorrect|not\b|false|ruled out|eliminated|clearly wrong|excluded|a (?:common )?distractor|n't)"
     r"|(?:option\s+)?\(?(?<![A-Za-z0-9])[A-Z]\)?\s+(?:isn't|aren't|doesn't|cannot|can't|错|不对)",
 )
@@ -54,9 +57,19 @@ _PRONOUN = re.compile(r"(?<![A-Za-z0-9'(])I(?=\s+[a-z]|')(?!\s+(?:is|or|because|
 _MODIFIED = re.compile(
     r"\b(?:dark|light|pale|deep|bright|not|no|non|never|without|except|almost|nearly|half|neither|than|unlike|least)(?:\s+|-)(?:an?\s+|the\s+)?$"
 )
+_DOUBT = re.compile(
+    r"\b(?:if|whether|wrong|incorrect|false|possible|plausible|another|other answer|suppose|assum\w+)\b|不|\?\W*$",
+    re.IGNORECASE,
+)
+_NOT_IT = re.compile(
+    r"\s*(?:is|was|would be|seems|looks)\s+(?:also\s+|only\s+)?(?:an?\s+|one\s+)?(?:\w+ly\s+)?"
+    r"(?:wrong|incorrect|not|false|n't|possible"
+    r"|possibility|plausible|tempting|unlikely|common|distractor|another|option)",
+    re.IGNORECASE,
+)
 _SAYS = re.compile(
-    r"(?:\b(?:is|be|was|choose|chose|pick|select|say|said|says|answer|with|therefore|thus|hence|so|think|believe|indicates?)"
-    r"|[:=→]|'s|'d|所以|因此|选|是)\W*(?:(?:the|that|option|choice|letter|answer|it|is|must|be|correct)\W+)*\(?(?<![A-Za-z0-9])([A-Z])\)?(?![A-Za-z0-9'])"
+    r"(?:\b(?i:is|be|was|choose|chose|pick|select|say|said|says|answer|with|therefore|thus|hence|so|think|believe|indicates?)"
+    r"|[:=→]|'s|'d|所以|因此|选|是)\W*(?:(?i:the|that|option|choice|letter|answer|it|is|must|be|correct)\W+)*\(?(?<![A-Za-z0-9])([A-Z])\)?(?![A-Za-z0-9'])"
 )
 
 
@@ -81,7 +94,7 @@ def option(text: str, choices: Sequence[str], *, loose: bool = False) -> tuple[s
         return _pointed_at(text, allowed)
     if lead := _leading(text, allowed):
         return _with_rest(*lead, choices, allowed)
-    if hedged(text):
+    if hedged(text) or _DOUBT.search(text):
         return None, "a hedge"
     letters = _letters(text, allowed)
     named = _named(text, choices)
@@ -110,12 +123,13 @@ def _with_rest(letter: str, rest: str, choices: Sequence[str], allowed: str) -> 
         others = _letters(_without_reasons(sentence), allowed) - {letter}
         if others and _ALSO.search(_without_reasons(sentence)):
             return None, "several options"
-    if re.match(r"\s*(?:is|was|would be|seems)\s+(?:wrong|incorrect|not|false|n't)", rest):
+    if _NOT_IT.match(rest):
         return None, "turned down"
     if re.match(r"\W*(?:or|maybe|perhaps|possibly|\?)", rest) and _ALSO.match(rest.lstrip(" ,;(")):
         return None, "a hedge"
     head = (sentences(rest) or [""])[0]
-    named = _named(head, choices) if len(head.split()) <= _WORDS and not negated(head) else set()
+    head = head.split(";")[0]
+    named = _named(head, choices) if len(head.split()) <= 5 and not negated(head) else set()
     own = choices[LETTERS.index(letter)] if choices else ""
     if (
         named
@@ -142,11 +156,7 @@ def _letters(text: str, allowed: str) -> set[str]:
 
 
 def _pointed_at(text: str, allowed: str) -> tuple[str | None, str]:
-    if (
-        hedged(text)
-        or text.rstrip().endswith("?")
-        or re.search(r"\b(?:if|whether|suppose)\b", text, re.IGNORECASE)
-    ):
+    if hedged(text) or _DOUBT.search(text):
         return None, "a hedge"
     kept = _PRONOUN.sub(" ", _ARTICLE.sub(" ", _TURNED_DOWN.sub(" ", text)))
     letters, said = _letters(text, allowed), set(_SAYS.findall(kept)) & set(allowed)

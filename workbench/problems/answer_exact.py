@@ -2,7 +2,7 @@
 
 import re
 
-from workbench.problems.answer_text import hedged, plain
+from workbench.problems.answer_text import hedged, plain, tidy, unwrapped
 from workbench.problems.answer_words import yes_or_no
 
 _TRUTHS = {"yes": True, "true": True, "是": True, "no": False, "false": False, "否": False}
@@ -12,13 +12,16 @@ _REASONED = re.compile(
     re.IGNORECASE,
 )
 _SAID = re.compile(
-    r"(?:so |thus |therefore,? |hence |i (?:think|believe) (?:that )?)?(?:it|this|that|there|they|these|its? [\w ]{1,30}|[\w' ]{1,60}?)"
-    r"(?:'s| is| are| was| were| must be| looks| appears to be| reads| says)\s+(?:called |named |most likely |probably |clearly )?"
-    r"(?:(?:on|in|at|to) the |an? |the )?(?P<said>.+)",
+    r"(?:so |thus |therefore,? |hence |i (?:think|believe) (?:that )?)?"
+    r"(?:it|this|that|there|they|these|its? [\w ]{1,30}|[\w' ]{1,60}?)"
+    r"(?:'s| is| are| was| were| must be| looks| appears to be| reads| says)\s+"
+    r"(?:called |named |most likely |probably |clearly )?"
+    r"(?:(?:on|in|at|to) (?:the )?|an? |the )?(?P<said>.+)",
     re.DOTALL,
 )
 _UNSAID = re.compile(
-    r"\b(?:not|no|never|none|nothing|neither|either|wrong|incorrect|false|other|another|possible|if|whether|which|what|one of|might|may|could)\b|n't\b"
+    r"\b(?:not|no|never|none|nothing|neither|either|wrong|incorrect|false|other|another|possible"
+    r"|if|whether|which|what|one of|might|may|could)\b|n't\b"
 )
 
 
@@ -45,6 +48,7 @@ def says(text: str, reference: str) -> bool:
 
 def answers_truth(text: str) -> bool | None:
     """Whether a text says yes or no, also as "it is true"; None where it says neither."""
+    text = unwrapped(tidy(text))
     text = re.sub(
         r"^(?:it|this|that)(?:'s| is)\s+(?=(?:true|false)\b)", "", text.strip(" *_\"'"), flags=re.IGNORECASE
     )

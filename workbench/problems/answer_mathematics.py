@@ -2,8 +2,9 @@ r"""The expression that a place of a response holds: a formula in a sentence, th
 
 import re
 
-from workbench.problems.answer_numbers import quantity, stated
+from workbench.problems.answer_numbers import quantity
 from workbench.problems.answer_place import Place
+from workbench.problems.answer_sentence import stated
 from workbench.problems.answer_text import hedged, negated, sentences
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\\w])\$([^$\n]+)\$", re.DOTALL)

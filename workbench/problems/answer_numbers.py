@@ -1,39 +1,36 @@
 r"""Numbers as people and models write them, with their units, read exactly.
 
 A quantity is a sign, perhaps money or "about", a value and perhaps a unit. Values: ``1,000`` and ``1 000``, ``.5``, ``1.5e3``,
-``1.5 \times 10^3``, ``2^{10}``, ``3/4``, ``\frac{3}{4}``, ``2 1/2``, ``½``, ``five``, ``二十``, ``40%``, ``5 million``. ``3,4`` is two numbers,
-``10-15`` a range and ``1:30`` a time: none is one number, no more than ``5x``, ``5 or 6``, "at least 5", "five and a bit".
+``1.5 \times 10^3``, ``2^{10}``, ``3/4``, ``\frac{3}{4}``, ``2 1/2``, ``½``, ``five``, ``二十``, ``40%``, ``5 million``. ``3,4`` is
+two numbers, ``10-15`` a range and ``1:30`` a time: none is one number, no more than ``5x``, ``5 or 6``, "at least 5".
 
 How two agree (`Quantity.agrees`): units that both have must measure the same and are converted; a unit that only one has
-is left aside. A percentage is its hundredth: ``40%``, ``0.4`` and ``2/5`` are one value. An answer of ``40%`` also fits a reference of ``40``
-(2 or more, without sign or unit), an answer of ``40`` does not fit ``40%``. Two whole numbers must be the same; others may
-differ by the tolerance, relative to the reference.
+is left aside. A percentage is its hundredth: ``40%``, ``0.4`` and ``2/5`` are one value. An answer of ``40%`` also fits a
+reference of ``40`` (2 or more, without a unit), an answer of ``40`` does not fit ``40%``. Two whole numbers must be the same;
+others may differ by the tolerance, relative to the reference.
 """
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from workbench.problems.answer_text import hedged, negated, sentences, tidy, unwrapped
+from workbench.problems.answer_text import negated, tidy, unwrapped
 from workbench.problems.answer_units import MONEY, ratio, unit_of
 from workbench.problems.answer_words import NUMBER_WORD, SCALES, number_in_words
 
 _LONGEST = 400
 _EXPONENT = 400
 
-_PLAIN = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![,\d])(?:\.\d+)?|[1-9]\d{0,2}(?: \d{3})+(?![ ]?\d)(?:\.\d+)?|\d+(?:\.\d+|\.(?![\w.]))?|\.\d+)"
+_PLAIN = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![,\d])(?:\.\d+)?|[1-9]\d{0,2}(?: \d{3})+(?![ ]?\d)(?:\.\d+)?"
+_PLAIN += r"|\d+(?:\.\d+|\.(?![\w.]))?|\.\d+)"
 _POWER = r"\^\s*[({]?\s*[-+]?\d+\s*[)}]?"
-_VALUE = (
+VALUE = (
     rf"(?:(?P<mixed>\d+(?: \d{{3}})*\s+(?:and\s+)?\d+\s*/\s*\d+)|(?P<below>{_PLAIN}\s*/\s*-?{_PLAIN})"
     rf"|(?P<scientific>{_PLAIN}\s*[×xX*·]\s*10\s*{_POWER}|{_PLAIN}[eE][-+]?\d+(?!\w))|(?P<power>{_PLAIN}\s*{_POWER})|(?P<plain>{_PLAIN}))"
 )
 _QUANTITY = re.compile(
-    rf"(?P<before>[{MONEY}]|US\$|Rs\.?\s)?\s*(?P<sign>[-+\u2013]|minus\s|negative\s)?\s*(?P<money>[{MONEY}])?\s*{_VALUE}(?P<tail>.*)",
+    rf"(?P<before>[{MONEY}]|US\$|Rs\.?\s)?\s*(?P<sign>[-+\u2013]|minus\s|negative\s)?\s*(?P<money>[{MONEY}])?\s*{VALUE}(?P<tail>.*)",
     re.DOTALL | re.IGNORECASE,
-)
-_SCAN = re.compile(
-    rf"(?<![\w.^\\,:#])(?:[{MONEY}]\s*)?(?:(?<![\w)%°])[-\u2013]\s?(?=[\d.{MONEY}]))?[{MONEY}]?\s*{_VALUE}(?![:]\d)",
-    re.IGNORECASE,
 )
 _ABOUT = re.compile(
     r"^(?:(?:approximately|approx\.?|about|around|roughly|nearly|≈|∼|=|exactly|only|just|a total of|equal to|equals)\s*)+",
@@ -54,24 +51,16 @@ _HALVES = {
 }
 _HALVES |= {"⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_PERCENT = re.compile(r"\s*(?:%|percent(?:age)?(?: points?)?\b|per ?cent\b|pct\b)", re.IGNORECASE)
-_SCALE = re.compile(rf"\s*(?:(?P<word>{'|'.join(SCALES)})s?(?![a-z])|(?P<k>k)(?![A-Za-z]))", re.IGNORECASE)
+PERCENT = re.compile(r"\s*(?:%|percent(?:age)?(?: points?)?\b|per ?cent\b|pct\b)", re.IGNORECASE)
+SCALE = re.compile(rf"\s*(?:(?P<word>{'|'.join(SCALES)})s?(?![a-z])|(?P<k>k)(?![A-Za-z]))", re.IGNORECASE)
 _AFTER = re.compile(
     r"[,;:(—–]|\.\s|\b(?:because|since|as|which|where|so|when|in total|altogether|here|for|than)\b",
     re.IGNORECASE,
 )
 _NO_UNIT = re.compile(
-    r"\b(?:or|and|to|plus|minus|times|pi|over|under|more|less|fewer|squared?|cubed?|root|factorial|half|halves|thirds?|quarters?|out|of the|not"
+    r"\b(?:or|and|to|plus|minus|times|pi|over|under|more|less|fewer|squared?|cubed?|root|factorial|half|halves"
+    r"|thirds?|quarters?|out|of the|not"
     r"|if|maybe|possibly|between|through|th|st|nd|rd|[a-z])\b|[\\=+*<>^×√π!_{}\[\]|?]|\d",
-    re.IGNORECASE,
-)
-_LABEL = re.compile(
-    r"\b(?:step|figure|fig\.?|question|option|case|part|equation|eq\.?|line|table|page|problem|no\.|example|item|choice|row|column)\s*$",
-    re.I,
-)
-_BOUND = re.compile(
-    r"\b(?:at least|at most|more than|less than|fewer than|greater than|smaller than|up to|over|under|above|below|no more than"
-    r"|no less than|between|from|anywhere|or more|or less|or so|or fewer|almost|not)\b|[<>≤≥±]|\\(?:le|ge|lt|gt|leq|geq|pm)\b",
     re.IGNORECASE,
 )
 
@@ -121,8 +110,9 @@ def quantity(text: str) -> Quantity | None:
     if not text or len(text) > _LONGEST:
         return None
     aside = re.fullmatch(r"([^()]+)\(([^()]+)\)", text)
-    if aside and (one := quantity(aside[1])) and (two := quantity(aside[2])):
-        return one if one.value == two.value else None
+    if aside and (one := quantity(aside[1])):
+        two = quantity(aside[2])
+        return None if re.search(r"\b(?:or|not|maybe)\b", aside[2]) or (two and not one.agrees(two)) else one
     if re.fullmatch(r"\([^()]*\)", text):
         text = text[1:-1].strip()
     match = _QUANTITY.fullmatch(text)
@@ -130,7 +120,7 @@ def quantity(text: str) -> Quantity | None:
 
 
 def _read(match: re.Match[str], tail: str) -> Quantity | None:
-    value = _value(match)
+    value = value_of(match)
     if value is None:
         return None
     money = (match["before"] or match["money"] or "").strip() if "before" in match.re.groupindex else ""
@@ -138,7 +128,7 @@ def _read(match: re.Match[str], tail: str) -> Quantity | None:
     if sign and sign != "+":
         value = -value
     plain = match["plain"] or ""
-    unit = _unit(tail, plain or match[0])
+    unit = unit_after(tail, plain or match[0])
     if unit is None:
         return None
     words, percent, scale = unit
@@ -146,7 +136,9 @@ def _read(match: re.Match[str], tail: str) -> Quantity | None:
     return Quantity(value, money or words, percent, value.denominator == 1 and "." not in plain.rstrip("."))
 
 
-def _value(match: re.Match[str]) -> Fraction | None:
+def value_of(match: re.Match[str]) -> Fraction | None:
+    """The value of a match of `VALUE`; None where it has none (1/0) or its exponent is out of range."""
+
     def of(text: str) -> Fraction:
         return Fraction(re.sub(r"[, ]", "", text).rstrip(".") or "0")
 
@@ -180,13 +172,13 @@ def _value(match: re.Match[str]) -> Fraction | None:
         return None
 
 
-def _unit(tail: str, number: str) -> tuple[str, bool, int] | None:
+def unit_after(tail: str, number: str) -> tuple[str, bool, int] | None:
     """(unit, whether a percentage, factor) of what follows a number; None where that makes it another thing."""
     scale = 1
-    if (scaled := _SCALE.match(tail)) and (scaled["word"] or tail[0] in "kK"):
+    if (scaled := SCALE.match(tail)) and (scaled["word"] or tail[0] in "kK"):
         scale = SCALES[scaled["word"].lower()] if scaled["word"] else 1000
         tail = tail[scaled.end() :]
-    if percent := _PERCENT.match(tail):
+    if percent := PERCENT.match(tail):
         tail = tail[percent.end() :]
     head, *rest = _AFTER.split(tail, maxsplit=1)
     after = rest[0] if rest else ""
@@ -218,11 +210,13 @@ def _unit(tail: str, number: str) -> tuple[str, bool, int] | None:
 
 def _in_words(text: str) -> Quantity | None:
     """The quantity of "five apples", "minus two", "a half", 五个."""
+    if text.endswith("%") and (value := number_in_words(text[:-1])) is not None:
+        return Quantity(value, "", True, value.denominator == 1)
     words = text.split()
     for count in range(min(len(words), 8), 0, -1):
         value = number_in_words(" ".join(words[:count]))
         if value is not None:
-            unit = _unit(" " + " ".join(words[count:]), "")
+            unit = unit_after(" " + " ".join(words[count:]), "")
             if unit is None or (words[count:] and words[0].lower() in ("a", "an")):
                 return None
             return Quantity(value * unit[2], unit[0], unit[1], (value * unit[2]).denominator == 1)
@@ -232,93 +226,3 @@ def _in_words(text: str) -> Quantity | None:
         value = number_in_words(han[1])
         return None if value is None else Quantity(value, han[2], False, True)
     return None
-
-
-def quantities(text: str) -> list[Quantity]:
-    """Every number of a text, in order: labels ("step 3") left out, number words counted, a range as its two ends."""
-    text = written(text)
-    found: list[tuple[int, Quantity]] = []
-    matches = [m for m in _SCAN.finditer(text) if not _LABEL.search(text[: m.start()])]
-    for match, after in zip(matches, [*matches[1:], None], strict=False):
-        value = _value(match)
-        if value is None:
-            return []
-        tail = text[match.end() : after.start() if after else len(text)]
-        if (
-            re.match(r"[\s]*[-+]?[A-Za-z\\]", tail)
-            and tail[:1] not in " \t"
-            and unit_of(re.split(r"[\s.,;)]", tail)[0]) is None
-        ):
-            if not _SCALE.match(tail):
-                return []  # 5x, 3rd, 2\pi
-        unit = _unit(re.split(r"[.。!?](?:\s|$)|[,;)]", tail, maxsplit=1)[0], match["plain"] or "")
-        head = match[0].lstrip()
-        money = next((sign for sign in MONEY if sign in head[:3]), "")
-        sign = -1 if head[:1] in "-\u2013" or head[1:2] == "-" else 1
-        words, percent, scale = unit or ("", bool(_PERCENT.match(tail)), 1)
-        value *= sign * scale
-        point = "." in (match["plain"] or "").rstrip(".")
-        found.append(
-            (match.start(), Quantity(value, money or words, percent, value.denominator == 1 and not point))
-        )
-    for match in re.finditer(
-        rf"{NUMBER_WORD.pattern}(?:[\s-]+(?:and\s+)?(?:a\s+)?{NUMBER_WORD.pattern})*", text, re.IGNORECASE
-    ):
-        if match[0].lower() == "one" and not re.search(
-            r"(?:\b(?:is|are|only|exactly|answer)|[:=]|^)\s*$", text[: match.start()], re.I
-        ):
-            continue
-        if re.search(r"\d\s*$", text[: match.start()]):
-            continue  # 5 million
-        value = number_in_words(match[0])
-        if value is None:
-            return []
-        found.append((match.start(), Quantity(value, "", False, value.denominator == 1)))
-    return [quantity for _, quantity in sorted(found, key=lambda item: item[0])]
-
-
-_COPULA = re.compile(
-    r"\b(?:is|are|was|were|be|equals?|makes?|gives?|get|gets|leaves?|have|has|costs?|weighs?|measures?|totals?|needs?|reads?|shows?|contains?)\b|是|为|有|得",
-    re.IGNORECASE,
-)
-_SO = re.compile(r"\b(?:so|thus|therefore|hence|in total|altogether)\b|所以|因此|总共|一共|共", re.IGNORECASE)
-
-
-def stated(text: str) -> Quantity | None:
-    """The one number that a sentence states: the text's own, that after the last "=", the only one, that after "so" or "is"."""
-    if (whole := quantity(text)) is not None:
-        return whole
-    text = written(text)
-    if re.search(r"[=≈]", text):
-        sides = re.split(r"[=≈]", text)
-        return (
-            None
-            if len(sides) > 2 and re.search(r",|;|\b(?:and|or)\b", text)
-            else quantity(_first_clause(sides[-1]))
-        )
-    if (
-        hedged(text)
-        or _BOUND.search(text)
-        or negated(text)
-        or text.endswith("?")
-        or re.search(r"\bor\b|\bif\b|或", text)
-    ):
-        return None
-    if _one(found := quantities(text)):
-        return found[0]
-    for mark in (_SO, _COPULA):
-        if len(parts := mark.split(text)) > 1:
-            if mark is _SO and re.search(r"\b(?:in total|altogether)\W*$", text):
-                parts = [*parts[:-1], _COPULA.split(parts[-2])[-1]]
-            if _one(found := quantities(parts[-1])) and len(found) == 1:
-                return found[0]
-    return None
-
-
-def _first_clause(text: str) -> str:
-    first = sentences(text)[:1]
-    return first[0] if first else ""
-
-
-def _one(found: list[Quantity]) -> bool:
-    return bool(found) and len({(q.value, q.percent) for q in found}) == 1

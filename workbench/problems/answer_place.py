@@ -75,6 +75,8 @@ def places(text: str) -> Iterator[Place]:
         yield Place(boxed, "boxed")
         return
     text = _TAG.sub(" ", text)
+    if cut := _BOX.search(text):
+        text = text[: cut.start()]  # a box that was cut off
     yield from _phrases(text)
     if text.strip() and len(text.split()) <= WORDS:
         yield Place(text.strip(), "whole response")
@@ -160,7 +162,8 @@ _CHINESE = re.compile(
     r"(?P<final>最终)?(?:正确|最后的?|参考)?(?:答案|选项|答)(?:应该|应|就|便)?(?:是|为|选|:|=)+[\s*_:]*"
 )
 _CHOSEN = re.compile(
-    r"\bI(?:'d| would| will|'ll)?\s+(?:choose|chose|pick|select|go with|answer|say)\s+|(?<!不)(?:故选|应选|选择|我选|所以选|因此选|选)[\s:*]*",
+    r"\bI(?:'d| would| will|'ll)?\s+(?:choose|chose|pick|select|go with|answer|say)\s+"
+    r"|(?<!不)(?:故选|应选|选择|我选|所以选|因此选|选)[\s:*]*",
     re.IGNORECASE,
 )
 _REVERSED = re.compile(

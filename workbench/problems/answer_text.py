@@ -45,7 +45,7 @@ def unwrapped(text: str) -> str:
         if inner == text:
             break
         text = inner
-    text = _LATEX_SPACE.sub(" ", _SWITCH.sub("", text)).replace("\\!", "").replace("{,}", ",")
+    text = _LATEX_SPACE.sub(" ", re.sub(r"\\!\s*", "", _SWITCH.sub("", text))).replace("{,}", ",")
     text = re.sub(r"\\m?(?:left|right)(?=[\s()\[\]|.\\{}])\.?", "", text)
     text = re.sub(r"\\[()\[\]]|\$\$", " ", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:

@@ -4,7 +4,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_ONES = "zero one two three four five six seven eight nine"
+_ONES += " ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SMALL = {word: value for value, word in enumerate(_ONES.split())}
 _SMALL |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}

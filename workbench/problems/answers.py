@@ -3,17 +3,17 @@ r"""Answers: taken out of a response, and compared with the reference. Nothing o
 The grammar. An answer is judged right only where the response gives one answer and stands by it; several, a hedge
 ("A or B", "may be 5", "cannot be determined") and what can't be read are wrong.
 
-1. *Where* it stands (`answer_place`): outside the thinking, the last answer tag, else the last box, else "the answer is ...",
-   else the whole of a short response, else its last sentence.
-2. *What kind* it is: the verifier says. ``choice``: an option; ``numeric``: a number; ``math``: an expression; ``exact``: a number,
-   yes or no, or a text, as the reference is.
-3. *How* it is compared: options by letter or words (`answer_choice`); numbers with their units, percentages and fractions by
-   value, within a relative tolerance for ``numeric`` (two whole numbers: exactly) and exactly for ``exact``
-   (`answer_numbers`); mathematics by its structure and by sympy, exactly or to 100 digits (`answer_math`); texts without case, articles
-   before them, quotation marks and stops around them, "it is" before them; lists in their order.
+1. *Where* it stands (`answer_place`): outside the thinking, the last answer tag, else the last box, else "the answer is
+   ...", else the whole of a short response, else its last sentence.
+2. *What kind* it is: the verifier says. ``choice``: an option; ``numeric``: a number; ``math``: an expression; ``exact``: a
+   number, yes or no, or a text, as the reference is.
+3. *How* it is compared: options by letter or words (`answer_choice`); numbers with their units, percentages and fractions
+   by value, within a relative tolerance for ``numeric`` (two whole numbers: exactly) and exactly for ``exact``
+   (`answer_numbers`); mathematics by its structure and by sympy, exactly or to 100 digits (`answer_math`); texts without
+   case, articles before them, quotation marks and stops around them, "it is" before them; lists in their order.
 
-`Outcome.how` names the place and the rule: "answer tag, letter", "last sentence, numeric within 0.001", "boxed, expressions".
-Sympy runs in a process of its own (`math_client`), which is ended when its time is up.
+`Outcome.how` names the place and the rule: "answer tag, letter", "last sentence, numeric within 0.001", "boxed,
+expressions". Sympy runs in a process of its own (`math_client`), which is ended when its time is up.
 """
 
 import re
@@ -26,9 +26,10 @@ from workbench.errors import InputError
 from workbench.problems import answer_math
 from workbench.problems.answer_choice import LETTERS, option
 from workbench.problems.answer_exact import answers_truth, says, truth
-from workbench.problems.answer_numbers import Quantity, quantity, stated
-from workbench.problems.answer_place import Place, places, without_thought
 from workbench.problems.answer_mathematics import mathematics
+from workbench.problems.answer_numbers import Quantity, quantity
+from workbench.problems.answer_place import Place, places, without_thought
+from workbench.problems.answer_sentence import stated
 from workbench.problems.answer_text import sentences, tidy
 from workbench.problems.math_client import WORKER
 
@@ -187,9 +188,10 @@ def _counted(
 ) -> _Judged:
     if text is not None and place.where != "last sentence" and says(place.text, text):
         return _Judged(True, place.text, "exact")
-    found = _number_of(place)
+    rooted = _EXPRESSION.search(place.text)
+    found = None if rooted else _number_of(place)
     announced = place.strict or place.where == "answer phrase"
-    if found is None and announced and _EXPRESSION.search(place.text):
+    if rooted and (announced or place.where == "whole response"):
         found = _evaluated(place.text, seconds)
     if found is None:
         return _Judged(False, None, "no single number", announced and bool(re.search(r"\d", place.text)))

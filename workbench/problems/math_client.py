@@ -5,6 +5,7 @@ a main guard, a notebook and a program read from standard input may ask as any o
 """
 
 import atexit
+import contextlib
 import json
 import os
 import queue
@@ -100,10 +101,8 @@ class MathWorker:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    try:
+                    with contextlib.suppress(OSError):
                         pipe.close()
-                    except OSError:
-                        pass
         if self._said is not None:
             self._said.close()
             self._said = None

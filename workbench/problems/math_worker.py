@@ -5,18 +5,22 @@ for rational values and to 100 digits of their own size for others, at every one
 equations and inequalities where they are multiples of each other. math-verify's own comparison, which rounds at 15
 digits (1/2006! is 1/2004! then), is asked only about what this one has no rule for, and told to round at 50.
 
-In: ``{"op": "equal" | "value", "left": ..., "right": ...}``. Out: ``{"result": true | false | "3.1415..." | null}``; null: not to be read.
+In: ``{"op": "equal" | "value", "left": ..., "right": ...}``. Out: ``{"result": true | false | "3.1415..." | null}``; null stands
+for what can't be read.
 """
 
 import contextlib
 import functools
 import json
 import random
+import re
 import sys
 from typing import Any
 
 MEMORY = 4 * 2**30
 """Bytes of address space: an expression that wants more ends its own process."""
+SURE = 9
+"""Digits of a decimal that may stand for the number that it is rounded from."""
 _DIGITS, _CLOSE, _POINTS, _LARGE = 130, -100, 6, 20_000
 
 
@@ -53,12 +57,28 @@ def equal(left: str, right: str) -> bool | None:
     except Exception:
         return None
     if isinstance(one, Expr) and isinstance(two, Expr):
-        return _equal(one, two)
+        return _equal(one, two) or _rounded(left, two) or _rounded(right, one)
     if isinstance(one, Relational) and isinstance(two, Relational):
         return _same_relation(one, two)
     if isinstance(one, Expr | Relational) or isinstance(two, Expr | Relational):
         return False
     return bool(sympy_expr_eq(one, two, 15, 50))
+
+
+def _rounded(text: str, exact: Any) -> bool:
+    """Whether a text is a decimal of 9 digits or more that an irrational number is rounded (or cut) to."""
+    from sympy import Rational
+
+    match = re.fullmatch(r"-?(\d*)\.(\d+)", text.strip())
+    if (
+        match is None
+        or len((match[1] + match[2]).lstrip("0")) < SURE
+        or exact.free_symbols
+        or _is_large(exact)
+    ):
+        return False
+    near = exact.evalf(_DIGITS)
+    return bool(near.is_Float and abs(near - Rational(text.strip())) <= Rational(1, 10 ** len(match[2])))
 
 
 def value(latex: str) -> str | None:
@@ -176,7 +196,6 @@ def serve() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    import latex2sympy2_extended.latex2sympy2
     import math_verify.grader  # noqa: F401  (both, so that the first question does not wait for them)
 
     print(json.dumps({"ready": True}), file=answers, flush=True)
