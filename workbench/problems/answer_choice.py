@@ -10,6 +10,7 @@ option's words, or a hedge, name none.
 import re
 from collections.abc import Sequence
 
+from workbench.problems.answer_exact import answers_truth
 from workbench.problems.answer_numbers import quantity
 from workbench.problems.answer_sentence import quantities
 from workbench.problems.answer_text import hedged, negated, plain, sentences, tidy, unwrapped
@@ -47,7 +48,8 @@ _SEVERAL = re.compile(
     r"^\s*(?:,|;|/|&|\+|and\b|or\b|和|或|、|,\s*(?:and|or)\b)\s*(?:maybe\s+|perhaps\s+|possibly\s+|also\s+|even\s+|option\s+)*\(?([A-Z])\)?(?![A-Za-z0-9'])"
 )
 _ALSO = re.compile(
-    r"\b(?:or|alternatively|also|as well|maybe|perhaps|possibly|might|equally|both|wait|actually|however)\b|也|或",
+    r"\b(?:or|alternatively|also|as well|maybe|perhaps|possibly|might|may|could|unless|otherwise|if"
+    r"|equally|both|wait|actually|however)\b|也|或",
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(
@@ -57,8 +59,25 @@ _PRONOUN = re.compile(r"(?<![A-Za-z0-9'(])I(?=\s+[a-z]|')(?!\s+(?:is|or|because|
 _MODIFIED = re.compile(
     r"\b(?:dark|light|pale|deep|bright|not|no|non|never|without|except|almost|nearly|half|neither|than|unlike|least)(?:\s+|-)(?:an?\s+|the\s+)?$"
 )
+_IS_RIGHT = re.compile(
+    r"(?<![A-Za-z0-9'])\(?([A-Z])\)?\s*(?:is|must be|fits|matches)\s+(?:(?:the|my|clearly|indeed)\s+)*"
+    r"(?i:best|right|correct|answer|one)\b"
+    r"|(?<![A-Za-z0-9'])([A-Z])(?:选项)?(?:是)?(?:正确|对)"
+)
+_FILLER = (
+    r"(?i:\b(?:probably|likely|most|definitely|clearly|surely|obviously"
+    r"|final|finally|guess|i|my|option|choice|letter|answer|correct|right|best|so|please"
+    r"|thus|hence|therefore|the|is|it|would|be|go|with|pick|choose|select)\b)"
+)
+_ANNOUNCED = re.compile(
+    r"^(?:so\s+|thus,?\s+|therefore,?\s+|hence,?\s+)?(?:the\s+|my\s+)?(?:(?:final|correct|right|best)\s+)*(?:answer|option|choice)"
+    r"\s*(?:is|would be|must be|should be|:)\s*:?\s*(?=\S)",
+    re.IGNORECASE,
+)
 _DOUBT = re.compile(
-    r"\b(?:if|whether|wrong|incorrect|false|possible|plausible|another|other answer|suppose|assum\w+)\b|不|\?\W*$",
+    r"\b(?:if|whether|wrong|incorrect|false|possible|plausible|another|other answer|suppose|assum\w+|everything but"
+    r"|other than|all but|anything"
+    r"|neither)\b|不|而不是|\?\W*$",
     re.IGNORECASE,
 )
 _NOT_IT = re.compile(
@@ -90,21 +109,27 @@ def option(text: str, choices: Sequence[str], *, loose: bool = False) -> tuple[s
         return alone[1].upper(), "letter"
     if same:
         return (same[0], "option's text") if len(same) == 1 else (None, "text of several options")
-    if loose:
-        return _pointed_at(text, allowed)
-    if lead := _leading(text, allowed):
-        return _with_rest(*lead, choices, allowed)
-    if hedged(text) or _DOUBT.search(text):
+    text = text if loose else _ANNOUNCED.sub("", text)
+    if not loose and (lead := _leading(text, allowed)):
+        found = _with_rest(*lead, choices, allowed)
+        if found[1] != "turned down":
+            return found
+    if hedged(text) or _DOUBT.search(_TURNED_DOWN.sub(" ", text)):
         return None, "a hedge"
-    letters = _letters(text, allowed)
+    text = _without_reasons(text).strip() or text
+    letters, pointed = _letters(text, allowed), _pointed_at(text, allowed)
+    if loose:
+        return (
+            (pointed.pop(), "last letter")
+            if len(letters) == 1 and letters == pointed
+            else (None, "no option")
+        )
     named = _named(text, choices)
-    if len(letters) > 1 or len(named) > 1:
+    if len(letters) > 1 or len(named) > 1 or (letters and named and letters != named):
         return None, "several options"
-    if letters and named and letters != named:
-        return None, "several options"
-    if letters and len(sentences(text)[-1].split()) <= 2 * _WORDS:
+    if letters and letters == (named if len(text.split()) <= 4 else pointed) | pointed:
         return letters.pop(), "letter in text"
-    return (named.pop(), "option's text in text") if named else (None, "no option")
+    return (named.pop(), "option's text in text") if named and not letters else (None, "no option")
 
 
 def _leading(text: str, allowed: str) -> tuple[str, str] | None:
@@ -155,12 +180,12 @@ def _letters(text: str, allowed: str) -> set[str]:
     return {letter for letter in _TOKEN.findall(kept) if letter in allowed}
 
 
-def _pointed_at(text: str, allowed: str) -> tuple[str | None, str]:
-    if hedged(text) or _DOUBT.search(text):
-        return None, "a hedge"
+def _pointed_at(text: str, allowed: str) -> set[str]:
+    """Letters that a verb points at ("it is B", "so I'd pick B", "B is right"), or that only such words surround."""
     kept = _PRONOUN.sub(" ", _ARTICLE.sub(" ", _TURNED_DOWN.sub(" ", text)))
-    letters, said = _letters(text, allowed), set(_SAYS.findall(kept)) & set(allowed)
-    return (said.pop(), "last letter") if len(letters) == 1 and said == letters else (None, "no option")
+    bare = re.fullmatch(rf"(?:{_FILLER}|\W)*{_HERE}(?:{_FILLER}|\W)*", kept)
+    right = {match[1] or match[2] for match in _IS_RIGHT.finditer(kept)}
+    return ({*_SAYS.findall(kept), *right} | ({bare[1]} if bare else set())) & set(allowed)
 
 
 def _named(text: str, choices: Sequence[str]) -> set[str]:
@@ -173,7 +198,7 @@ def _named(text: str, choices: Sequence[str]) -> set[str]:
     for letter, choice in zip(LETTERS, choices, strict=False):
         own = plain(choice)
         if (said := yes_or_no(own, whole=True)) is not None:
-            found |= {letter} if yes_or_no(text) is said else set()
+            found |= {letter} if answers_truth(text) is said else set()
         elif number := quantity(own):
             told = quantities(text)
             values = {q.value for q in told}

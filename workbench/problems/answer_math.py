@@ -144,6 +144,9 @@ def _named(wanted: str, found: str) -> tuple[str, str]:
         named = NAME.fullmatch(exact.replace(" ", "")) or not exact.strip()
         cut.append((about[0] if about and named else exact).strip())
     (name, rest), (other, others) = (name_of(side) for side in cut)
+    asked = re.fullmatch(r"([^\d=<>,;]{1,30})=([^=<>,;]+)", others)
+    if asked and not is_relation(cut[0]) and asked[1].count("{") == asked[1].count("}"):
+        others = asked[2].strip()  # a + b = 5, where a number was asked for
     if name and other:
         return (rest, others) if name == other else (cut[0], cut[1])
     if "\\in" not in cut[0] + cut[1] and ((name and is_relation(others)) or (other and is_relation(rest))):
@@ -160,7 +163,8 @@ def _single(wanted: str, found: str, ask: Ask) -> tuple[bool, str]:
     if (decided := _numbers(wanted, found)) is not None:
         return decided, "numbers"
     for side in (wanted, found):
-        if WORD.search(re.sub(r"\\[A-Za-z]+", " ", side)) or re.search(r"\d\s*_|\d\s+\d|^\s*$", side):
+        side = re.sub(r"\\[A-Za-z]+", "|", re.sub(r"\\log\s*_\s*(?:\d|\{\d+\})", r"\\log", side))
+        if WORD.search(side) or re.search(r"\d\s*_|\d\s+\d|^\s*$", side):
             return False, "no expression"
     if is_relation(wanted) is not is_relation(found):
         return False, "one is an equation"

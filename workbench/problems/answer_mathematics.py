@@ -13,6 +13,8 @@ _SO = re.compile(
     r"^\s*(?:(?:so|thus|hence|therefore|then|it is|it's|we (?:get|have|find)|equals)\b[,:]?\s*)+",
     re.IGNORECASE,
 )
+_REASON = re.compile(r",\s*(?:not|rather than|because|since|as)\b|\bbecause\b", re.IGNORECASE)
+_GIVEN = re.compile(r"\s*(?:since|because|given|as|let|with|for|from|when|where|if|using)\b", re.IGNORECASE)
 _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|ln|exp|pi)(?![a-z]))[A-Za-z]{3,}|[\u4e00-\u9fff]"
 )
@@ -22,7 +24,8 @@ def mathematics(place: Place) -> tuple[str, str] | None:
     """The expression and where it was found; None where a place holds none, or several."""
     if place.strict:
         return (place.text, place.where) if place.text.strip() else None
-    text = place.text
+    text = re.sub(r"(?<=[A-Za-z])\s*\$\s*\^\{?(\d)\}?\s*\$", r"^\1", place.text)
+    text = _REASON.split(text, maxsplit=1)[0]
     if place.where == "whole response" and len(sentences(text)) > 1 and not _FORMULA.fullmatch(text.strip()):
         return None
     if formulas := list(_FORMULA.finditer(text)):
@@ -44,10 +47,10 @@ def _last_formula(text: str, formulas: list[re.Match[str]], place: Place) -> tup
         return None
     kept = [formulas[-1]]
     for before in formulas[-2::-1]:
-        if not _BESIDE.fullmatch(text[before.end() : kept[0].start()]):
+        if _GIVEN.match(text) or not _BESIDE.fullmatch(text[before.end() : kept[0].start()]):
             break
         kept.insert(0, before)
-    after = text[kept[-1].end() :]
+    after = re.sub(r"^\s*(?:square |cubic )?[A-Za-z]+\^[23]", "", text[kept[-1].end() :])
     if re.search(r"\d|\bor\b", after) or (len(kept) < len(formulas) and re.search(r"\bor\b", outside)):
         return None
     joined = ", ".join(next(filter(None, m.groups())).strip() for m in kept)

@@ -1,7 +1,7 @@
 r"""Numbers as people and models write them, with their units, read exactly.
 
 A quantity is a sign, perhaps money or "about", a value and perhaps a unit. Values: ``1,000`` and ``1 000``, ``.5``, ``1.5e3``,
-``1.5 \times 10^3``, ``2^{10}``, ``3/4``, ``\frac{3}{4}``, ``2 1/2``, ``½``, ``five``, ``二十``, ``40%``, ``5 million``. ``3,4`` is
+``1.5 \times 10^3``, ``2^{10}``, ``3/4``, ``\frac{3}{4}``, ``2 1/2``, ``½``, ``five``, ``40%``, ``5 million``. ``3,4`` is
 two numbers, ``10-15`` a range and ``1:30`` a time: none is one number, no more than ``5x``, ``5 or 6``, "at least 5".
 
 How two agree (`Quantity.agrees`): units that both have must measure the same and are converted; a unit that only one has
@@ -33,7 +33,8 @@ _QUANTITY = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _ABOUT = re.compile(
-    r"^(?:(?:approximately|approx\.?|about|around|roughly|nearly|≈|∼|=|exactly|only|just|a total of|equal to|equals)\s*)+",
+    r"^(?:(?:approximately|approx\.?|about|around|roughly|nearly|≈|∼|=|exactly|only|just"
+    r"|a total of|equal to|equals|大约|约)\s*)+",
     re.IGNORECASE,
 )
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?[\d.,]+)\s*\}|(\d))\s*(?:\{\s*(-?[\d.,]+)\s*\}|(\d))")

@@ -17,7 +17,7 @@ from workbench.problems.answer_units import MONEY, unit_of
 from workbench.problems.answer_words import NUMBER_WORD, number_in_words
 
 _SCAN = re.compile(
-    rf"(?<![\w.^\\:#])(?:[{MONEY}]\s*)?(?:(?<![\w)%°])[-\u2013]\s?(?=[\d.{MONEY}]))?[{MONEY}]?\s*{VALUE}(?![:]\d)",
+    rf"(?<![A-Za-z0-9_.^\\:#])(?:[{MONEY}]\s*)?(?:(?<![A-Za-z0-9_)%°])[-\u2013]\s?(?=[\d.{MONEY}]))?[{MONEY}]?\s*{VALUE}(?![:]\d)",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
@@ -26,7 +26,8 @@ _LABEL = re.compile(
 )
 _BOUND = re.compile(
     r"\b(?:at least|at most|more than|less than|fewer than|greater than|smaller than|up to|over|under|above|below|no more than"
-    r"|no less than|between|from|anywhere|or more|or less|or so|or fewer|almost|not)\b|[<>≤≥±]|\\(?:le|ge|lt|gt|leq|geq|pm)\b",
+    r"|no less than|between|from|anywhere|or more|or less|or so|or fewer|almost|not)\b"
+    r"|至少|至多|最多|不到|超过|大于|小于|以上|以下|[<>≤≥±]|\\(?:le|ge|lt|gt|leq|geq|pm)\b",
     re.IGNORECASE,
 )
 
@@ -41,6 +42,8 @@ def quantities(text: str) -> list[Quantity]:
         if value is None:
             return []
         tail = text[match.end() : after.start() if after else len(text)]
+        if re.match(r"\.?\d|\s*[°%]?\s*[-+*/×^]\s*(?:[A-Za-z](?![A-Za-z])|\\)", tail):
+            return []  # 42.0.1, 90° - x
         if tail.startswith("!") and len(text.split()) < 3:
             return []  # a factorial, or an exclamation
         if (

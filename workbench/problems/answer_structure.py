@@ -29,9 +29,9 @@ _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{
 
 def shaped(text: str) -> str:
     """LaTeX without its settings and white space, braces of sets as single signs."""
-    text = re.sub(r"\\!\s*", "", tidy(text)).strip().strip("$").strip()
+    text = re.sub(r"(?<!\\)\\!\s*", "", tidy(text)).strip().strip("$").strip()
     text = re.sub(
-        r"\\[()\[\]]|\$|\\displaystyle|\\[,;:> ]|\\q?quad(?![A-Za-z])|~|\*\*(?=\s*$)|^\s*\*\*", " ", text
+        r"(?<!\\)\\[()\[\],;:> ]|\$|\\displaystyle|\\q?quad(?![A-Za-z])|~|\*\*(?=\s*$)|^\s*\*\*", " ", text
     )
     text = re.sub(r"\\m?(?:left|right|big[lr]?|Big[lr]?)(?![a-z])\s*\.?", "", text)
     text = text.replace("\\{", "⦃").replace("\\}", "⦄").replace("\\lbrace", "⦃").replace("\\rbrace", "⦄")

@@ -24,7 +24,7 @@ _WRAPPED = re.compile(rf"\\(?:{_WRAPPERS}|underline|boldsymbol)\s*\{{([^{{}}]*)\
 _SWITCH = re.compile(
     r"\\(?:displaystyle|textstyle|bf|rm|it|large|Large|huge|big|Big|bigg|Bigg)(?![A-Za-z])\s*"
 )
-_LATEX_SPACE = re.compile(r"\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z]))|~")
+_LATEX_SPACE = re.compile(r"(?<!\\)\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z]))|~")
 _MARKDOWN = re.compile(r"\*\*|__|(?<![\w*])\*(?=\S)|(?<=[^\s*])\*(?![\w*])|^\s*#+\s+|^\s*>\s+", re.MULTILINE)
 _EDGES = " \t\r\n\"'.,;:!。，；：！、"
 _ARTICLE = re.compile(r"^(?:(?:on|in|at|to) the|an?|the)\s+")
@@ -45,9 +45,9 @@ def unwrapped(text: str) -> str:
         if inner == text:
             break
         text = inner
-    text = _LATEX_SPACE.sub(" ", re.sub(r"\\!\s*", "", _SWITCH.sub("", text))).replace("{,}", ",")
+    text = _LATEX_SPACE.sub(" ", re.sub(r"(?<!\\)\\!\s*", "", _SWITCH.sub("", text))).replace("{,}", ",")
     text = re.sub(r"\\m?(?:left|right)(?=[\s()\[\]|.\\{}])\.?", "", text)
-    text = re.sub(r"\\[()\[\]]|\$\$", " ", text)
+    text = re.sub(r"(?<!\\)\\[()\[\]]|\$\$", " ", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         text = re.sub(r"(?<!\\)\$", "", text)
     text = text.replace("\\$", "$").replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")
