@@ -48,7 +48,7 @@ _SEVERAL = re.compile(
     r"^\s*(?:,|;|/|&|\+|and\b|or\b|和|或|、|,\s*(?:and|or)\b)\s*(?:maybe\s+|perhaps\s+|possibly\s+|also\s+|even\s+|option\s+)*\(?([A-Z])\)?(?![A-Za-z0-9'])"
 )
 _ALSO = re.compile(
-    r"\b(?:or|alternatively|also|as well|maybe|perhaps|possibly|might|may|could|unless|otherwise|if"
+    r"\b(?:or|alternatively|also|as well|maybe|perhaps|possibly|might|may|could|unless|otherwise|if|now"
     r"|equally|both|wait|actually|however)\b|也|或",
     re.IGNORECASE,
 )
@@ -62,6 +62,7 @@ _MODIFIED = re.compile(
 _IS_RIGHT = re.compile(
     r"(?<![A-Za-z0-9'])\(?([A-Z])\)?\s*(?:is|must be|fits|matches)\s+(?:(?:the|my|clearly|indeed)\s+)*"
     r"(?i:best|right|correct|answer|one)\b"
+    r"|(?<![A-Za-z0-9'])([A-Z])\s+(?:fits|matches)\b"
     r"|(?<![A-Za-z0-9'])([A-Z])(?:选项)?(?:是)?(?:正确|对)"
 )
 _FILLER = (
@@ -75,7 +76,10 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"\b(?:if|whether|wrong|incorrect|false|possible|plausible|another|other answer|suppose|assum\w+|everything but"
+    r"\b(?:if|whether|wrong|incorrect|false|possible|plausible|another"
+    r"|other answer|suppose|assum\w+|everything but|unlikely|reject\w*"
+    r"|hardly|never"
+    r"|rule[sd]? out|key"
     r"|other than|all but|anything"
     r"|neither)\b|不|而不是|\?\W*$",
     re.IGNORECASE,
@@ -87,7 +91,7 @@ _NOT_IT = re.compile(
     re.IGNORECASE,
 )
 _SAYS = re.compile(
-    r"(?:\b(?i:is|be|was|choose|chose|pick|select|say|said|says|answer|with|therefore|thus|hence|so|think|believe|indicates?)"
+    r"(?:\b(?i:is|be|choose|chose|pick|select|say|vote for|answer|with|therefore|thus|hence|so|think|believe|indicates?)"
     r"|[:=→]|'s|'d|所以|因此|选|是)\W*(?:(?i:the|that|option|choice|letter|answer|it|is|must|be|correct)\W+)*\(?(?<![A-Za-z0-9])([A-Z])\)?(?![A-Za-z0-9'])"
 )
 
@@ -114,7 +118,8 @@ def option(text: str, choices: Sequence[str], *, loose: bool = False) -> tuple[s
         found = _with_rest(*lead, choices, allowed)
         if found[1] != "turned down":
             return found
-    if hedged(text) or _DOUBT.search(_TURNED_DOWN.sub(" ", text)):
+    kept = _TURNED_DOWN.sub(" ", text)
+    if hedged(kept) or _DOUBT.search(kept):
         return None, "a hedge"
     text = _without_reasons(text).strip() or text
     letters, pointed = _letters(text, allowed), _pointed_at(text, allowed)
@@ -127,7 +132,7 @@ def option(text: str, choices: Sequence[str], *, loose: bool = False) -> tuple[s
     named = _named(text, choices)
     if len(letters) > 1 or len(named) > 1 or (letters and named and letters != named):
         return None, "several options"
-    if letters and letters == (named if len(text.split()) <= 4 else pointed) | pointed:
+    if letters and letters == (named if len(text.split()) <= 5 else pointed) | pointed:
         return letters.pop(), "letter in text"
     return (named.pop(), "option's text in text") if named and not letters else (None, "no option")
 
@@ -183,8 +188,8 @@ def _letters(text: str, allowed: str) -> set[str]:
 def _pointed_at(text: str, allowed: str) -> set[str]:
     """Letters that a verb points at ("it is B", "so I'd pick B", "B is right"), or that only such words surround."""
     kept = _PRONOUN.sub(" ", _ARTICLE.sub(" ", _TURNED_DOWN.sub(" ", text)))
-    bare = re.fullmatch(rf"(?:{_FILLER}|\W)*{_HERE}(?:{_FILLER}|\W)*", kept)
-    right = {match[1] or match[2] for match in _IS_RIGHT.finditer(kept)}
+    bare = re.fullmatch(rf"(?:{_FILLER}|[\s.,:;!\"'])*{_HERE}(?:{_FILLER}|[\s.,:;!\"'])*", kept)
+    right = {match[1] or match[2] or match[3] for match in _IS_RIGHT.finditer(kept)}
     return ({*_SAYS.findall(kept), *right} | ({bare[1]} if bare else set())) & set(allowed)
 
 

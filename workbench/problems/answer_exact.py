@@ -11,13 +11,14 @@ _REASONED = re.compile(
     r"|(?=\b(?:because|since|due to|based on|according to|rather than|instead of)\b)|，)",
     re.IGNORECASE,
 )
-_SAID = re.compile(
-    r"(?:so |thus |therefore,? |hence |i (?:think|believe) (?:that )?)?"
-    r"(?:it|this|that|there|they|these|its? [\w ]{1,30}|[\w' ]{1,60}?)"
-    r"(?:'s| is| are| was| were| must be| looks| appears to be| reads| says)\s+"
+_VERB = re.compile(
+    r"(?:'s|(?<=\w) (?:is|are|was|were|must be|looks|appears to be|reads|says))\s+"
     r"(?:called |named |most likely |probably |clearly )?"
-    r"(?:(?:on|in|at|to) (?:the )?|an? |the )?(?P<said>.+)",
-    re.DOTALL,
+    r"(?:(?:on|in|at|to) (?:the )?|an? |the )?"
+)
+_IT_IS = re.compile(
+    r"^(?:it|this|that|the (?:statement|claim|sentence|answer))(?:'s| is)\s+(?=(?:true|false)\b)",
+    re.IGNORECASE,
 )
 _UNSAID = re.compile(
     r"\b(?:not|no|never|none|nothing|neither|either|wrong|incorrect|false|other|another|possible"
@@ -40,18 +41,24 @@ def says(text: str, reference: str) -> bool:
     first = _REASONED.split(text, maxsplit=1)[0]
     if plain(first) == wanted and not hedged(text):
         return True
-    match = _SAID.fullmatch(plain(text))
-    if match is None or _UNSAID.search(match[0][: match.start("said")]):
+    return any(_said(verb, wanted) for verb in _VERB.finditer(plain(text)))
+
+
+def _said(verb: re.Match[str], wanted: str) -> bool:
+    """Whether the wanted text, and nothing else, stands after a verb, with nothing before it that denies it."""
+    before, after = verb.string[: verb.start()], verb.string[verb.end() :]
+    if _UNSAID.search(before) or len(before.split()) > 10:
         return False
-    return plain(match["said"]) == wanted or plain(_REASONED.split(match["said"], maxsplit=1)[0]) == wanted
+    return plain(after) == wanted or plain(_REASONED.split(after, maxsplit=1)[0]) == wanted
 
 
 def answers_truth(text: str) -> bool | None:
     """Whether a text says yes or no, also as "it is true"; None where it says neither."""
     text = unwrapped(tidy(text))
-    text = re.sub(
-        r"^(?:it|this|that)(?:'s| is)\s+(?=(?:true|false)\b)", "", text.strip(" *_\"'"), flags=re.IGNORECASE
-    )
+    if text.rstrip().endswith("?"):
+        return None
+    text = re.sub(r"^(?:i(?:'d| would) say|well,?)\s+", "", text.strip(" *_\"'"), flags=re.IGNORECASE)
+    text = _IT_IS.sub("", text.strip(" *_\"'"))
     return None if hedged(text) and len(text.split()) < 4 else yes_or_no(text)
 
 

@@ -164,7 +164,9 @@ def _single(wanted: str, found: str, ask: Ask) -> tuple[bool, str]:
         return decided, "numbers"
     for side in (wanted, found):
         side = re.sub(r"\\[A-Za-z]+", "|", re.sub(r"\\log\s*_\s*(?:\d|\{\d+\})", r"\\log", side))
-        if WORD.search(side) or re.search(r"\d\s*_|\d\s+\d|^\s*$", side):
+        if WORD.search(side) or re.search(r"\d\s*_(?!\{?0)|^\s*$", side):
+            return False, "no expression"
+        if "\\int" not in (wanted, found)[0] + found and re.search(r"\d\s+\d", side):
             return False, "no expression"
     if is_relation(wanted) is not is_relation(found):
         return False, "one is an equation"

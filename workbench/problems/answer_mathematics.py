@@ -4,8 +4,8 @@ import re
 
 from workbench.problems.answer_numbers import quantity
 from workbench.problems.answer_place import Place
-from workbench.problems.answer_sentence import stated
-from workbench.problems.answer_text import hedged, negated, sentences
+from workbench.problems.answer_sentence import bounded, stated
+from workbench.problems.answer_text import hedged, sentences
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\\w])\$([^$\n]+)\$", re.DOTALL)
 _BESIDE = re.compile(r"\s*(?:,|;|and|or|,\s*(?:and|or)|和|或|、)\s*", re.IGNORECASE)
@@ -42,16 +42,16 @@ def mathematics(place: Place) -> tuple[str, str] | None:
 
 
 def _last_formula(text: str, formulas: list[re.Match[str]], place: Place) -> tuple[str, str] | None:
-    outside = _FORMULA.sub(" ", text)
-    if hedged(outside) or negated(outside) or text.rstrip().endswith("?"):
-        return None
     kept = [formulas[-1]]
     for before in formulas[-2::-1]:
         if _GIVEN.match(text) or not _BESIDE.fullmatch(text[before.end() : kept[0].start()]):
             break
         kept.insert(0, before)
+    outside = _FORMULA.sub(" ", f"{text[: kept[0].start()]} {text[kept[-1].end() :]}")
+    if bounded(outside):
+        return None
     after = re.sub(r"^\s*(?:square |cubic )?[A-Za-z]+\^[23]", "", text[kept[-1].end() :])
-    if re.search(r"\d|\bor\b", after) or (len(kept) < len(formulas) and re.search(r"\bor\b", outside)):
+    if re.search(r"\d", after):
         return None
     joined = ", ".join(next(filter(None, m.groups())).strip() for m in kept)
     unit = re.match(r"\s*(%|percent\b|degrees?\b)", after)

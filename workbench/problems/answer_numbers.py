@@ -29,11 +29,11 @@ VALUE = (
     rf"|(?P<scientific>{_PLAIN}\s*[×xX*·]\s*10\s*{_POWER}|{_PLAIN}[eE][-+]?\d+(?!\w))|(?P<power>{_PLAIN}\s*{_POWER})|(?P<plain>{_PLAIN}))"
 )
 _QUANTITY = re.compile(
-    rf"(?P<before>[{MONEY}]|US\$|Rs\.?\s)?\s*(?P<sign>[-+\u2013]|minus\s|negative\s)?\s*(?P<money>[{MONEY}])?\s*{VALUE}(?P<tail>.*)",
+    rf"(?P<before>[{MONEY}]|US\$|Rs\.?\s|USD\s|EUR\s|GBP\s|RMB\s)?\s*(?P<sign>[-+\u2013]|minus\s|negative\s)?\s*(?P<money>[{MONEY}])?\s*{VALUE}(?P<tail>.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _ABOUT = re.compile(
-    r"^(?:(?:approximately|approx\.?|about|around|roughly|nearly|≈|∼|=|exactly|only|just"
+    r"^(?:(?:approximately|approx\.?|about|around|roughly|probably|(?:most )?likely|≈|∼|=|exactly|only|just"
     r"|a total of|equal to|equals|大约|约)\s*)+",
     re.IGNORECASE,
 )
@@ -58,9 +58,11 @@ _AFTER = re.compile(
     r"[,;:(—–]|\.\s|\b(?:because|since|as|which|where|so|when|in total|altogether|here|for|than)\b",
     re.IGNORECASE,
 )
+_REASON = re.compile(r"\b(?:because|since|as|given|which)\b", re.IGNORECASE)
 _NO_UNIT = re.compile(
     r"\b(?:or|and|to|plus|minus|times|pi|over|under|more|less|fewer|squared?|cubed?|root|factorial|half|halves"
-    r"|thirds?|quarters?|out|of the|not"
+    r"|thirds?|quarters?|out|of the|not|tenths|hundredths|thousandths|\w+ionths|score|pm|am|o'clock|at|least|most|minimum|maximum"
+    r"|is|are|was|were|be|wrong|incorrect|choose|mod|short|below|above|after|before"
     r"|if|maybe|possibly|between|through|th|st|nd|rd|[a-z])\b|[\\=+*<>^×√π!_{}\[\]|?]|\d",
     re.IGNORECASE,
 )
@@ -110,11 +112,12 @@ def quantity(text: str) -> Quantity | None:
     text = _ABOUT.sub("", written(text)).strip().rstrip("。.;,")
     if not text or len(text) > _LONGEST:
         return None
+    text = text[1:-1].strip() if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
     aside = re.fullmatch(r"([^()]+)\(([^()]+)\)", text)
     if aside and (one := quantity(aside[1])):
         two = quantity(aside[2])
-        return None if re.search(r"\b(?:or|not|maybe)\b", aside[2]) or (two and not one.agrees(two)) else one
-    if re.fullmatch(r"\([^()]*\)", text):
+        return None if re.search(r"\b(?:or|maybe)\b", aside[2]) or (two and not one.agrees(two)) else one
+    if re.fullmatch(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}", text):
         text = text[1:-1].strip()
     match = _QUANTITY.fullmatch(text)
     return _in_words(text) if match is None else _read(match, match["tail"])
@@ -129,7 +132,7 @@ def _read(match: re.Match[str], tail: str) -> Quantity | None:
     if sign and sign != "+":
         value = -value
     plain = match["plain"] or ""
-    unit = unit_after(tail, plain or match[0])
+    unit = unit_after(tail)
     if unit is None:
         return None
     words, percent, scale = unit
@@ -173,7 +176,7 @@ def value_of(match: re.Match[str]) -> Fraction | None:
         return None
 
 
-def unit_after(tail: str, number: str) -> tuple[str, bool, int] | None:
+def unit_after(tail: str) -> tuple[str, bool, int] | None:
     """(unit, whether a percentage, factor) of what follows a number; None where that makes it another thing."""
     scale = 1
     if (scaled := SCALE.match(tail)) and (scaled["word"] or tail[0] in "kK"):
@@ -181,11 +184,8 @@ def unit_after(tail: str, number: str) -> tuple[str, bool, int] | None:
         tail = tail[scaled.end() :]
     if percent := PERCENT.match(tail):
         tail = tail[percent.end() :]
-    head, *rest = _AFTER.split(tail, maxsplit=1)
-    after = rest[0] if rest else ""
-    if re.match(r"\s*(?:or|and|maybe|perhaps|possibly|to|-)?\s*[-+$]?[\d.]", after) or re.match(
-        r"\s*or\b", after
-    ):
+    head = _AFTER.split(tail, maxsplit=1)[0]
+    if _competes(head, tail):
         return None
     if tail.lstrip().startswith("!"):
         return None  # a factorial
@@ -198,6 +198,8 @@ def unit_after(tail: str, number: str) -> tuple[str, bool, int] | None:
         return unit, False, scale
     if head[:1] not in (" ", "\n") and not re.match(r"[\u4e00-\u9fff]", head):
         return None
+    if not re.search(r"[A-Za-z\u4e00-\u9fff]", unit):
+        return None
     first = re.match(r"[\w°$€£/^]+", unit)
     bare = (
         unit[first.end() :]
@@ -209,15 +211,24 @@ def unit_after(tail: str, number: str) -> tuple[str, bool, int] | None:
     return (first[0] if first and bare is not unit and unit_of(first[0]) is not None else unit), False, scale
 
 
+def _competes(head: str, tail: str) -> bool:
+    """Whether another number, or another word for it, stands after the first clause: "5, 6", "5, I think, or 6"."""
+    after = re.sub(r"^[,;(—–:]\s*not\s+\S+", "", tail[len(head) :])
+    claim = _REASON.split(after, maxsplit=1)[0]
+    if re.match(r"[;—(]", claim) and not re.match(r"\W*(?:or|maybe|perhaps|possibly|[-+$]?\.?\d)", claim):
+        return False
+    return bool(re.search(r"\d|\b(?:or|maybe|perhaps|possibly)\b", claim) or NUMBER_WORD.search(claim))
+
+
 def _in_words(text: str) -> Quantity | None:
     """The quantity of "five apples", "minus two", "a half", 五个."""
     if text.endswith("%") and (value := number_in_words(text[:-1])) is not None:
         return Quantity(value, "", True, value.denominator == 1)
-    words = text.split()
+    words = re.sub(r"([,;])", r" \1", text).split()
     for count in range(min(len(words), 8), 0, -1):
         value = number_in_words(" ".join(words[:count]))
         if value is not None:
-            unit = unit_after(" " + " ".join(words[count:]), "")
+            unit = unit_after(" " + " ".join(words[count:]))
             if unit is None or (words[count:] and words[0].lower() in ("a", "an")):
                 return None
             return Quantity(value * unit[2], unit[0], unit[1], (value * unit[2]).denominator == 1)

@@ -77,7 +77,8 @@ def places(text: str) -> Iterator[Place]:
     text = _TAG.sub(" ", text)
     if cut := _BOX.search(text):
         text = text[: cut.start()]  # a box that was cut off
-    yield from _phrases(text)
+    found, text = _phrases(text)
+    yield from found
     if text.strip() and len(text.split()) <= WORDS:
         yield Place(text.strip(), "whole response")
     if said := sentences(text):
@@ -167,36 +168,49 @@ _CHOSEN = re.compile(
     re.IGNORECASE,
 )
 _REVERSED = re.compile(
-    r"(?P<x>[^.\n;:!?。；：]{1,80}?)\s+(?:is|must be|would be|has to be)\s+(?:therefore |thus |indeed |clearly )?"
+    r"(?P<x>[^.\n;:!?。；：]{1,80}?)\s+(?:is|must be|has to be)\s+(?:therefore |thus |indeed |clearly )?"
     r"(?:the |my |our )?(?:correct|right|best|final|answer\b)(?:\s+(?:answer|option|choice|one))?\b",
     re.IGNORECASE,
 )
 _NOT_SAID = re.compile(
     r"\b(?:incorrect|wrong|possible|potential|another|alternative|other|previous|initial|first|common|false|opposite|unlikely"
-    r"|plausible|not|never|if|whether|assume|assuming|suppose|say|why|unless|when|example|format|what|which|student|user)\b|n't\b|如果|错误|假设|不",
+    r"|plausible|not|never|if|whether|assume|assuming|suppose|say|why"
+    r"|unless|when|example|format|what|which|student|user|reject\w*"
+    r"|might|may|could|some|many|people|you|one would|key|let's)\b|n't\b|如果|错误|假设|不",
     re.IGNORECASE,
+)
+_DENIES = re.compile(
+    r"(?:not|n't|neither|never|unlikely|definitely not|anything but|不)(?![A-Za-z])", re.IGNORECASE
 )
 _CLAUSE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?](?=[\"')\]*_]*(?:\s|$))|[。！？；]|\n|<")
 
 
-def _phrases(text: str) -> Iterator[Place]:
-    """What stands after "the answer is", the last such form first, "final answer" before them; then "X is correct"."""
-    found = []
+def _phrases(text: str) -> tuple[list[Place], str]:
+    """What stands after "the answer is", the last such form first, "final answer" before them; then "X is correct".
+
+    Also the text without the sentences in which such a form is denied, or made a condition.
+    """
+    found, denied = [], []
     for pattern in (_ENGLISH, _CHINESE, _CHOSEN):
         for match in pattern.finditer(text):
             begun = max(text.rfind(mark, 0, match.start()) for mark in ("\n", ". ", "! ", "? ", "。", "; "))
-            if _NOT_SAID.search(text[max(begun, match.start() - 48, 0) : match.start()]):
-                continue
             clause = _clause(text[match.end() :])
-            if clause and not re.match(
-                r"(?:not|n't|neither|never|unlikely|不)(?![A-Za-z])", clause, re.IGNORECASE
-            ):
+            before = text[max(begun, match.start() - 48, 0) : match.start()]
+            if _NOT_SAID.search(before) or _DENIES.match(clause):
+                end = text.find(clause, match.end()) + len(clause) if clause else match.end()
+                denied.append((begun + 1, end))
+            elif clause:
                 found.append((bool(match.groupdict().get("final")), match.start(), clause))
-    for _, _, clause in sorted(found, key=lambda item: item[:2], reverse=True):
-        yield Place(clause, "answer phrase")
-    said = [m["x"].strip() for m in _REVERSED.finditer(text) if not _NOT_SAID.search(m["x"])]
-    if said and len(set(said)) == 1:
-        yield Place(said[0], "answer phrase")
+    places = [
+        Place(clause, "answer phrase")
+        for *_, clause in sorted(found, key=lambda item: item[:2], reverse=True)
+    ]
+    said = {m["x"].strip() for m in _REVERSED.finditer(text) if not _NOT_SAID.search(m["x"])}
+    if len(said) == 1:
+        places.append(Place(said.pop(), "answer phrase"))
+    for start, end in sorted(denied, reverse=True):
+        text = text[:start] + text[end:]
+    return places, text
 
 
 def _clause(text: str) -> str:

@@ -5,6 +5,7 @@ Texts here are as `shaped` returns them: the braces of sets are ⦃ and ⦄, whi
 
 import re
 
+from workbench.problems.answer_numbers import unit_after
 from workbench.problems.answer_text import tidy
 from workbench.problems.answer_units import unit_of
 
@@ -192,7 +193,8 @@ def is_relation(side: str) -> bool:
 def without_unit(side: str) -> tuple[str, str]:
     """An expression without the unit after it, and the unit."""
     side = side.strip()
-    if (match := _UNIT.search(side)) and side[: match.start()].strip():
+    match = _UNIT.search(side)
+    if match and side[: match.start()].strip() and unit_after(f" {match[1] or ''}") is not None:
         return side[: match.start()].strip(), (
             (match[1] or "°").strip() + (match[2] or "").replace("{", "").replace("}", "")
         )

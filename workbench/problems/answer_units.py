@@ -137,6 +137,8 @@ def _one(name: str) -> tuple[str, Fraction, int] | None:
     for form in (name, name.casefold().removesuffix("s")):
         if form.casefold() in _LITRES:
             return "length", Fraction(1, 1000 * _LITRES[form.casefold()]), 3
+        if len(name) == 1 and form != name and name not in "LS":
+            continue
         if unit := _UNITS.get(form) or _FOLDED.get(form.casefold()):
             return *unit, 1
     return None

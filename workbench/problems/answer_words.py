@@ -115,7 +115,9 @@ def _han(text: str) -> Fraction:
 _YES = r"yes|yeah|yep|true|correct|是的|是|对|正确|有"
 _NO = r"no|nope|false|incorrect|不是|不对|否|没有|错误|错|不"
 _SAID = re.compile(
-    rf"(?:(?P<yes>{_YES})|(?P<no>{_NO}))(?:\s*$|\s*[,.;:!，。；！—–\n]|\s+-\s)(?P<rest>.*)", re.I | re.S
+    rf"(?:(?P<yes>{_YES})|(?P<no>{_NO}))(?:\s*$|\s*[,.;:!，。；！—–\n]|\s+-\s"
+    r"|\s+(?=(?:the|i|it|there|that|this|he|she|they|we)\b))(?P<rest>.*)",
+    re.I | re.S,
 )
 _OPPOSITE = {
     True: re.compile(r"\b(?:no|false)\b(?=\s*[,.;:!]|\s*$)", re.I),
@@ -133,6 +135,6 @@ def yes_or_no(text: str, *, whole: bool = False) -> bool | None:
         return None
     said = bool(match["yes"])
     turned = _OPPOSITE[said].search(match["rest"]) or re.match(
-        r"\s*(?:or|wait|actually|maybe|but)\b", match["rest"], re.I
+        r"[\s.,;:!]*(?:or|wait|actually|maybe|but)\b", match["rest"], re.I
     )
     return None if turned else said
