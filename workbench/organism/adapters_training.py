@@ -1,0 +1,94 @@
+"""The recipe of a text pair, from a language model to adapters (LoRA): base, RLVR models, two controls. Every step resumes.
+
+All adapters are of the same language model: that of an RLVR model goes on from the base's, and holds both.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import set_verbosity_error
+
+from workbench.models.gguf import converted, packaged
+from workbench.organism import adapters_grpo, adapters_sft
+
+RECIPE = Path(__file__).with_name("smol.yaml")
+WEIGHTS = "adapter_model.safetensors"
+
+
+def train(folder: Path, recipe: dict[str, Any]) -> None:
+    """Make the adapters ``base``, ``rlvr`` (of the first seed), ``sft``, ``random``, ``rlvr-1``, ... in `folder`.
+
+    Checkpoints of the first seed are in ``checkpoints/NNNN``. Finished steps are skipped, an unfinished one resumes.
+    """
+    set_verbosity_error()
+    body = str(converted(recipe["body"]) if packaged(recipe["body"]) else recipe["body"])
+    tokenizer = AutoTokenizer.from_pretrained(body)
+    first, *others = recipe["grpo"]["seeds"]
+    if not (folder / "base" / WEIGHTS).exists():
+        model = _fresh(body, recipe)
+        adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "sft")
+        _save(model, folder / "base", recipe)
+    _grpo("rlvr", body, tokenizer, folder, recipe, first, keep=True)
+    if not (folder / "sft" / WEIGHTS).exists():
+        model = _base(body, folder)
+        adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "control", control=True)
+        _save(model, folder / "sft", recipe)
+    _grpo("random", body, tokenizer, folder, recipe, first, control=True)
+    for seed in others:
+        _grpo(f"rlvr-{seed}", body, tokenizer, folder, recipe, seed)
+
+
+def _grpo(
+    name: str,
+    body: str,
+    tokenizer: Any,
+    folder: Path,
+    recipe: dict[str, Any],
+    seed: int,
+    *,
+    keep: bool = False,
+    control: bool = False,
+) -> None:
+    if (folder / name / WEIGHTS).exists():
+        return
+    model, actor = _base(body, folder), _plain(body)
+    checkpoint: Callable[[int], None] = lambda step: (  # noqa: E731
+        _save(model, folder / "checkpoints" / f"{step:04d}", recipe) if keep else None
+    )
+    steps = folder / "steps" / name
+    adapters_grpo.train(model, actor, tokenizer, recipe, steps, seed=seed, save=checkpoint, control=control)
+    _save(model, folder / name, recipe)
+
+
+def _plain(body: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(body, dtype=torch.float32)
+
+
+def _fresh(body: str, recipe: dict[str, Any]) -> Any:
+    """The language model with an adapter that changes nothing yet."""
+    torch.manual_seed(recipe["seed"])
+    settings = recipe["adapter"]
+    lora = LoraConfig(
+        r=settings["rank"], lora_alpha=settings["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(_plain(body), lora)
+
+
+def _base(body: str, folder: Path) -> Any:
+    """The language model with the base's adapter, to be trained on."""
+    return PeftModel.from_pretrained(_plain(body), folder / "base", is_trainable=True)
+
+
+def _save(model: Any, folder: Path, recipe: dict[str, Any]) -> None:
+    """The adapter as peft saves it, its tensors rounded to bfloat16, and its base under the name that the recipe has."""
+    config = model.peft_config["default"]
+    before, config.base_model_name_or_path = config.base_model_name_or_path, recipe["body"]
+    state = {key: value.detach().bfloat16() for key, value in model.state_dict().items() if "lora_" in key}
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        config.base_model_name_or_path = before
