@@ -192,7 +192,8 @@ def load_pair(
             anatomies[role] = dissect(source.eval())
         elif isinstance(source, (str, Path)):
             hub = {"revision": commit, "trust_remote_code": trust_remote_code}
-            anatomies[role] = dissect(load_model(role, source, Placement(**settings), **hub))
+            beside = base if role == "rlvr" and isinstance(base, (str, Path)) else None
+            anatomies[role] = dissect(load_model(role, source, Placement(**settings), beside=beside, **hub))
             if processor is None:
                 found.append(load_processor(role, source, anatomies[role], **hub))
         else:
@@ -284,6 +285,7 @@ def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[st
     model, config = anatomy.model, anatomy.model.config
     return {
         "id": f"{type(model).__name__} in memory" if isinstance(source, nn.Module) else str(source),
+        **({} if (body := getattr(model, "adapter_of", None)) is None else {"adapter_of": body}),
         "revision": revision,
         "commit": getattr(config, "_commit_hash", None),
         "family": anatomy.family,

@@ -24,6 +24,7 @@ from workbench.models.prompts import EncodedPrompt
 from workbench.organism.adapters_sft import chat
 from workbench.organism.grpo import reward_by_lot
 from workbench.organism.resuming import ResumableAdapter
+from workbench.organism.shared_prompts import log_probabilities, pack
 from workbench.problems import answers, sums
 
 
@@ -66,6 +67,7 @@ class Grpo(ResumableAdapter, GRPOTrainer):
 
     def __init__(self, model: Any, *args: Any, actor: Any, **kwargs: Any) -> None:
         super().__init__(model, *args, **kwargs)
+        self.counts = torch.ones(0, dtype=torch.bool)
         self.actor = dissect(actor.eval().requires_grad_(False))
 
     def _generate_single_turn(
@@ -93,6 +95,31 @@ class Grpo(ResumableAdapter, GRPOTrainer):
             self.actor, prompts, none, draws, cast(Any, self.args).temperature, Stops(tokenizer, self.actor)
         )
         return [ids for samples in drawn for ids in samples], None
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self.counts = inputs["advantages"] != 0  # of the others the gradient is 0
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """(rollouts, tokens) log-probabilities and entropies; 0 and the mean for rollouts that don't count."""
+        seen, begin = attention_mask.bool(), input_ids.shape[1] - logits_to_keep
+        scored = torch.zeros_like(seen)
+        scored[:, begin:] = seen[:, begin:] & self.counts[:, None]
+        log_p = torch.zeros(input_ids.shape, device=input_ids.device)
+        entropies = torch.zeros_like(log_p)
+        if scored.any():
+            chosen = self.counts.nonzero()[:, 0].tolist()
+            prompts = [input_ids[i, :begin][seen[i, :begin]].tolist() for i in chosen]
+            completions = [input_ids[i, begin:][seen[i, begin:]].tolist() for i in chosen]
+            packed = pack(prompts, completions, cast(Any, self.processing_class).pad_token_id)
+            found, entropy = log_probabilities(model, packed, cast(Any, self.args).temperature)
+            log_p = log_p.masked_scatter(scored, found)
+            entropies = torch.full_like(log_p, entropy.mean().item()).masked_scatter(scored, entropy)
+        else:  # a loss of 0 that can be differentiated
+            log_p = log_p + sum(p.sum() for p in model.parameters() if p.requires_grad) * 0
+        return log_p[:, begin:], entropies[:, begin:], None
 
 
 class Checkpoints(TrainerCallback):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
@@ -50,6 +51,13 @@ class Sft(ResumableAdapter, Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset or self.train_dataset)  # every example is drawn independently
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Cross-entropy (nats); the unembedding is applied where something is predicted."""
+        targets = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORE)
+        body, asked = model.get_base_model(), targets != IGNORE
+        hidden = body.model(**inputs, use_cache=False).last_hidden_state
+        return F.cross_entropy(body.lm_head(hidden[asked]), targets[asked])
+
 
 def train(model: Any, tokenizer: Any, recipe: dict[str, Any], folder: Path, *, control: bool = False) -> None:
     """Train the adapter of `model` in place; checkpoints in `folder` let an interrupted run go on.
@@ -66,7 +74,7 @@ def train(model: Any, tokenizer: Any, recipe: dict[str, Any], folder: Path, *, c
         warmup_steps=settings["warmup_steps"],
         weight_decay=0.0,
         max_grad_norm=1.0,
-        logging_steps=5,
+        logging_steps=1,
         save_steps=settings["save_steps"],
         save_total_limit=2,
         remove_unused_columns=False,
