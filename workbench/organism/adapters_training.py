@@ -25,6 +25,7 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
     Checkpoints of the first seed are in ``checkpoints/NNNN``. Finished steps are skipped, an unfinished one resumes.
     """
     set_verbosity_error()
+    torch.set_float32_matmul_precision(recipe["matmul"])
     body = str(converted(recipe["body"]) if packaged(recipe["body"]) else recipe["body"])
     tokenizer = AutoTokenizer.from_pretrained(body)
     first, *others = recipe["grpo"]["seeds"]
