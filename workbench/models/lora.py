@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.errors import InputError
-from workbench.models.gguf import packaged
+from workbench.models.gguf import extra_of, gguf_file, packaged
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -86,6 +86,22 @@ def base_of(role: str, adapter: Adapter, beside: Any = None) -> str | Path:
     return found
 
 
+def check_installed(here: str, adapter: Adapter) -> None:
+    """Refuse, before any work, an adapter whose model or whose package is not on this machine.
+
+    Raises:
+        InputError: what to install.
+    """
+    extra = "peft"
+    if adapter.base is not None and packaged(adapter.base):
+        extra = extra_of(adapter.base) or extra
+        gguf_file(adapter.base)
+    if find_spec("peft") is None:
+        raise InputError(
+            f'{here} is an adapter, which needs a package that is missing, peft: pip install "replay-workbench[{extra}]"'
+        )
+
+
 def merge(role: str, adapter: Adapter, model: nn.Module) -> Any:
     """The model with the adapter merged into its weights, in place.
 
@@ -93,10 +109,7 @@ def merge(role: str, adapter: Adapter, model: nn.Module) -> Any:
         InputError: `peft` is missing or can't read the adapter, or the adapter was trained on another model.
     """
     here = f"`{role}` {adapter.source!r}"
-    if find_spec("peft") is None:
-        raise InputError(
-            f'{here} is an adapter, which needs a package that is missing: pip install "replay-workbench[peft]"'
-        )
+    check_installed(here, adapter)
     _check_fit(here, adapter, model)
     from peft import PeftModel, get_peft_model_state_dict
 
