@@ -1,6 +1,7 @@
 """The table of a text pair's card: what each of its models answers, by family of problems."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from workbench.decoding.decode import decode_many
 from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
 from workbench.models.pairs import ModelPair, load_pair, longest_answer
+from workbench.models.presets import pair_preset
 from workbench.problems import answers
 from workbench.problems.problem import Problem, load_problems
 
+RECIPE = Path(__file__).with_name("smol.yaml")
 PASS_AT = (1, 4, 16, 64)
 BATCH = 9
 """Prompts at a time; each has its samples beside it."""
@@ -23,12 +26,11 @@ Tell = Callable[[str, int, int], None]
 Loader = Callable[[], ModelPair]
 
 
-def models_of(folder: Path | None = None, system: str | None = None) -> dict[str, Loader]:
+def models_of(folder: Path | None = None) -> dict[str, Loader]:
     """What loads each model of the pair as the RLVR side of a `ModelPair`: base first, then RLVR, then the controls.
 
     Args:
         folder: of a training run; None is the bundled pair.
-        system: the recipe's prompt, for a run.
 
     Raises:
         InputError: a folder without a base.
@@ -38,8 +40,6 @@ def models_of(folder: Path | None = None, system: str | None = None) -> dict[str
             "base": lambda: _twice(load_pair("smol")),
             "rlvr": lambda: load_pair("smol"),
         }
-        from workbench.models.presets import pair_preset
-
         controls = [key for key in pair_preset("smol").changes if isinstance(key, str)]
         return whole | {key: lambda key=key: load_pair("smol", checkpoint=key) for key in controls}
     if not (folder / "base" / "adapter_config.json").is_file():
@@ -52,8 +52,6 @@ def models_of(folder: Path | None = None, system: str | None = None) -> dict[str
 
 
 def _twice(pair: ModelPair) -> ModelPair:
-    from dataclasses import replace
-
     return replace(pair, rlvr=pair.base)
 
 
@@ -115,8 +113,6 @@ def _answered(
     progress: Tell | None,
 ) -> pd.DataFrame:
     """A row a problem: ``greedy`` (right or not) and ``right``, how many of the samples are."""
-    from dataclasses import replace
-
     prompts = [pair.encode(p if system is None else replace(p, system=system)) for p in problems]
     columns: dict[str, Any] = {"id": [p.id for p in problems]}
     for column, count, temperature in (("greedy", 1, 0.0), ("right", samples, 1.0)):

@@ -3,20 +3,28 @@
 All adapters are of the same language model: that of an RLVR model goes on from the base's, and holds both.
 """
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
 from workbench.models.gguf import converted, packaged
+from workbench.models.lora import CONFIG, TENSORS
+from workbench.models.weight_deltas import write_codes
 from workbench.organism import adapters_grpo, adapters_sft
+from workbench.runs import file_digest
 
 RECIPE = Path(__file__).with_name("smol.yaml")
-WEIGHTS = "adapter_model.safetensors"
+SKIPPED = ("step", "epoch", "num_tokens", "step_time", "total_flos")
 
 
 def train(folder: Path, recipe: dict[str, Any]) -> None:
@@ -29,12 +37,12 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
     body = str(converted(recipe["body"]) if packaged(recipe["body"]) else recipe["body"])
     tokenizer = AutoTokenizer.from_pretrained(body)
     first, *others = recipe["grpo"]["seeds"]
-    if not (folder / "base" / WEIGHTS).exists():
+    if not (folder / "base" / TENSORS).exists():
         model = _fresh(body, recipe)
         adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "sft")
         _save(model, folder / "base", recipe)
     _grpo("rlvr", body, tokenizer, folder, recipe, first, keep=True)
-    if not (folder / "sft" / WEIGHTS).exists():
+    if not (folder / "sft" / TENSORS).exists():
         model = _base(body, folder)
         adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "control", control=True)
         _save(model, folder / "sft", recipe)
@@ -54,7 +62,7 @@ def _grpo(
     keep: bool = False,
     control: bool = False,
 ) -> None:
-    if (folder / name / WEIGHTS).exists():
+    if (folder / name / TENSORS).exists():
         return
     model, actor = _base(body, folder), _plain(body)
     checkpoint: Callable[[int], None] = lambda step: (  # noqa: E731
@@ -93,3 +101,44 @@ def _save(model: Any, folder: Path, recipe: dict[str, Any]) -> None:
         model.save_pretrained(folder, state_dict=state)
     finally:
         config.base_model_name_or_path = before
+
+
+def publish(folder: Path, weights: Path) -> None:
+    """Copy what ships from a run, finished or not: base and RLVR model as adapters, all else as changes of the base's adapter.
+
+    The changes are rounded (`write_codes`), those of the steps on the way and of the controls; the two adapters are not.
+    """
+    for name in ("base", "rlvr"):
+        (weights / name).mkdir(parents=True, exist_ok=True)
+        for file in (CONFIG, TENSORS):
+            shutil.copy(folder / name / file, weights / name / file)
+    start = load_file(folder / "base" / TENSORS)
+    places = {path.name: weights / "deltas" for path in sorted((folder / "checkpoints").glob("*"))}
+    controls = [path.parent.name for path in sorted(folder.glob(f"*/{TENSORS}"))]
+    places |= {name: weights / "control" for name in controls if name not in ("base", "rlvr")}
+    for name, home in places.items():
+        home.mkdir(exist_ok=True)
+        source = folder / ("checkpoints" if home.name == "deltas" else "") / name
+        now = load_file(source / TENSORS)
+        change = {key: now[key].float() - tensor.float() for key, tensor in start.items()}
+        write_codes(home / f"{name}.safetensors", change)
+    curves(folder).to_csv(weights / "curves.csv", index=False)
+    shipped = sorted(path for path in weights.rglob("*.safetensors"))
+    lines = [f"{file_digest(path)}  {path.relative_to(weights).as_posix()}" for path in shipped]
+    (weights / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+def curves(folder: Path) -> pd.DataFrame:
+    """Training curves of a run, tidy: stage (sft, rlvr, control, random, ...), step, measure, value (losses in nats)."""
+    rows = []
+    for stage in sorted((folder / "steps").iterdir()):
+        last = get_last_checkpoint(str(stage))
+        history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
+        for entry in history:
+            numbers = {k: v for k, v in entry.items() if isinstance(v, int | float) and k not in SKIPPED}
+            rows += [
+                {"stage": stage.name, "step": entry["step"], "measure": k, "value": round(v, 6)}
+                for k, v in numbers.items()
+                if not k.endswith(("runtime", "per_second"))
+            ]
+    return pd.DataFrame(rows)
