@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, dissect
-from workbench.models.gguf import converted, packaged
+from workbench.models.gguf import packaged, unpacked
 from workbench.models.lora import base_of, find_adapter, merge
 
 _PROCESSOR_FILES = (
@@ -181,7 +181,7 @@ def read_config(
     """
     if (adapter := find_adapter(role, source, revision)) is not None:
         source, revision = base_of(role, adapter), None
-    source = converted(source) if packaged(source) else source
+    source = unpacked(source)
     where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else str(source)
     try:
         return transformers.AutoConfig.from_pretrained(
@@ -222,7 +222,7 @@ def load_processor(
             )
         source = folder
     elif packaged(source):
-        source = folder = converted(str(source))
+        source = folder = Path(unpacked(source))
     auto = transformers.AutoProcessor if anatomy.visual_token_ids else transformers.AutoTokenizer
     try:
         return auto.from_pretrained(str(source), revision=revision, trust_remote_code=trust_remote_code)
@@ -237,7 +237,7 @@ def load_processor(
 
 def _located(role: str, source: str | Path) -> str:
     """A folder that looks whole, or a hub id; of the weights only the headers are read."""
-    source = converted(str(source)) if packaged(source) else source
+    source = unpacked(source)
     folder, here = Path(source).expanduser(), f"`{role}` {str(source)!r}"
     if not folder.is_dir():
         if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):

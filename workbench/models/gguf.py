@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -81,6 +82,11 @@ def converted(source: str) -> Path:
     return home
 
 
+def unpacked(source: str | Path) -> str | Path:
+    """The folder of a ``package:file.gguf``, converted if it was not yet; any other source as it is."""
+    return converted(str(source)) if packaged(source) else source
+
+
 def cache_folder() -> Path:
     """Where converted models lie: ``WORKBENCH_CACHE``, else the user's cache."""
     named = os.environ.get("WORKBENCH_CACHE")
@@ -103,7 +109,7 @@ def _convert(file: Path, home: Path) -> None:
             for k, v in read.config.to_dict().items()
             if k not in ("quantization_config", "_name_or_path")
         }
-        plain = type(read)(type(read.config)(**settings)).to(torch.float32)
+        plain: Any = type(read)(type(read.config)(**settings)).float()
         plain.load_state_dict(read.state_dict())
         plain.generation_config = read.generation_config
         with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}-") as work:

@@ -48,7 +48,8 @@ def models_of(folder: Path | None = None) -> dict[str, Loader]:
         )
     found = [path.parent.name for path in sorted(folder.glob("*/adapter_config.json"))]
     order = sorted(found, key=lambda name: (name != "base", name != "rlvr", name))
-    return {name: lambda name=name: load_pair(base=folder / "base", rlvr=folder / name) for name in order}
+    home = folder  # not None in what is called later
+    return {name: lambda name=name: load_pair(base=home / "base", rlvr=home / name) for name in order}
 
 
 def _twice(pair: ModelPair) -> ModelPair:

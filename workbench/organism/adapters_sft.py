@@ -4,7 +4,7 @@ The same goes on from the base, without RL, for the control that RL is compared 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,7 @@ class Sft(ResumableAdapter, Trainer):
     """Cross-entropy on the chains, in the order in which they are drawn."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset or self.train_dataset)  # every example is drawn independently
+        return SequentialSampler(cast(Chains, self.train_dataset))  # every example is drawn independently
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Cross-entropy (nats); the unembedding is applied where something is predicted."""

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
-from workbench.models.gguf import converted, packaged
+from workbench.models.gguf import unpacked
 from workbench.models.lora import CONFIG, TENSORS
 from workbench.models.weight_deltas import write_codes
 from workbench.organism import adapters_grpo, adapters_sft
@@ -34,7 +34,7 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
     """
     set_verbosity_error()
     torch.set_float32_matmul_precision(recipe["matmul"])
-    body = str(converted(recipe["body"]) if packaged(recipe["body"]) else recipe["body"])
+    body = str(unpacked(recipe["body"]))
     tokenizer = AutoTokenizer.from_pretrained(body)
     first, *others = recipe["grpo"]["seeds"]
     if not (folder / "base" / TENSORS).exists():
