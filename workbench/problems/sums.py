@@ -104,7 +104,7 @@ def _pick(rng: Rng, options: Sequence[str]) -> str:
 
 
 def _sum(rng: Rng) -> Question:
-    a, b = _number(rng, 12, 499), _number(rng, 12, 499)
+    a, b = _number(rng, 5, 99), _number(rng, 5, 99)
     wordings = (
         f"What is {a} plus {b}?",
         f"Add {a} and {b}.",
@@ -115,8 +115,8 @@ def _sum(rng: Rng) -> Question:
 
 
 def _difference(rng: Rng) -> Question:
-    b = _number(rng, 11, 400)
-    a = b + _number(rng, 5, 499)
+    b = _number(rng, 5, 60)
+    a = b + _number(rng, 3, 60)
     wordings = (
         f"What is {a} minus {b}?",
         f"How much more is {a} than {b}?",
@@ -127,7 +127,7 @@ def _difference(rng: Rng) -> Question:
 
 
 def _product(rng: Rng) -> Question:
-    a, b = _number(rng, 3, 12), _number(rng, 6, 40)
+    a, b = _number(rng, 2, 12), _number(rng, 3, 25)
     wordings = (
         f"What is {a} times {b}?",
         f"Multiply {a} by {b}.",
@@ -138,7 +138,7 @@ def _product(rng: Rng) -> Question:
 
 
 def _mixed(rng: Rng) -> Question:
-    a, b, c = _number(rng, 5, 90), _number(rng, 3, 12), _number(rng, 3, 12)
+    a, b, c = _number(rng, 2, 40), _number(rng, 2, 9), _number(rng, 2, 9)
     if rng.random() < 0.5:
         wordings = (
             f"What is {a} + {b} * {c}?",
@@ -155,8 +155,8 @@ def _mixed(rng: Rng) -> Question:
 
 
 def _largest(rng: Rng) -> Question:
-    middle = _number(rng, 40, 900)
-    a, b, c, d = (max(1, middle + _number(rng, -60, 60)) for _ in range(4))
+    middle = _number(rng, 30, 150)
+    a, b, c, d = (max(1, middle + _number(rng, -30, 30)) for _ in range(4))
     name = _pick(rng, NAMES)
     wordings = (
         f"Which of {a}, {b}, {c} and {d} is the largest?",
@@ -170,7 +170,7 @@ def _largest(rng: Rng) -> Question:
 def _story(rng: Rng) -> Question:
     who, other = (NAMES[i] for i in rng.choice(len(NAMES), 2, replace=False))
     thing = _pick(rng, THINGS)
-    a, b, c = _number(rng, 15, 95), _number(rng, 6, 60), _number(rng, 3, 40)
+    a, b, c = _number(rng, 8, 40), _number(rng, 3, 20), _number(rng, 2, 15)
     kind = int(rng.integers(4))
     if kind == 0:
         text = f"{who} has {a} {thing}, gets {b} more and then gives {c} to {other}. How many {thing} does {who} have now?"
@@ -187,7 +187,7 @@ def _story(rng: Rng) -> Question:
         )
         steps, c = (Step(a, "+", b), Step(None, "+", a)), b
     else:
-        b = _number(rng, 3, 9)
+        b = _number(rng, 2, 6)
         text = f"{who} fills {b} boxes with {c} {thing} each and has {a} left over. How many {thing} are there in all?"
         steps = (Step(b, "*", c), Step(None, "+", a))
     return Question("story", text, steps, (a, b) if kind == 2 else (a, b, c))
@@ -196,7 +196,7 @@ def _story(rng: Rng) -> Question:
 def _long_story(rng: Rng) -> Question:
     who, other = (NAMES[i] for i in rng.choice(len(NAMES), 2, replace=False))
     thing = _pick(rng, THINGS)
-    a, b, c, d = _number(rng, 20, 95), _number(rng, 6, 50), _number(rng, 3, 40), _number(rng, 2, 9)
+    a, b, c, d = _number(rng, 10, 40), _number(rng, 3, 20), _number(rng, 2, 15), _number(rng, 2, 6)
     kind = int(rng.integers(4))
     if kind == 0:
         text = (
@@ -227,8 +227,8 @@ def _long_story(rng: Rng) -> Question:
 
 def _money(rng: Rng) -> Question:
     who, (one, two) = _pick(rng, NAMES), (GOODS[i] for i in rng.choice(len(GOODS), 2, replace=False))
-    price, count, more = _number(rng, 3, 45), _number(rng, 3, 9), _number(rng, 2, 60)
-    bill = _number(rng, 2, 9) * 50
+    price, count, more = _number(rng, 2, 15), _number(rng, 2, 6), _number(rng, 2, 30)
+    bill = _number(rng, 2, 10) * 10
     kind = int(rng.integers(3))
     if kind == 0:
         text = f"One {one} costs {price} dollars. {who} buys {count} and pays with {bill} dollars. How much change is there?"
@@ -245,7 +245,7 @@ def _money(rng: Rng) -> Question:
 
 def _time(rng: Rng) -> Question:
     who = _pick(rng, NAMES)
-    hours, a, b = _number(rng, 2, 9), _number(rng, 5, 55), _number(rng, 5, 55)
+    hours, a, b = _number(rng, 2, 6), _number(rng, 5, 30), _number(rng, 5, 30)
     kind = int(rng.integers(3))
     if kind == 0:
         text = f"A film takes {hours} hours and {a} minutes. How many minutes is that?"
