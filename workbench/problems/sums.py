@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.errors import InputError
 from workbench.problems.shapes import SPLITS, check_range
 
 Rng = np.random.Generator
@@ -33,6 +34,9 @@ SHARES = {"train": range(14), "validation": range(14, 17), "test": range(17, 20)
 """The digests, of twenty, of the number patterns that belong to each split."""
 
 LARGEST_ANSWER = 999
+MOST = 100_000
+"""Problems of one split and seed."""
+
 NAMES = ("Tom", "Anna", "Ben", "Maria", "Sam", "Lucy", "Omar", "Nina", "Leo", "Ruth", "Ivan", "Mei")
 THINGS = ("marbles", "apples", "books", "stickers", "cards", "shells", "coins", "pencils", "stamps", "beads")
 GOODS = ("pencil", "notebook", "sandwich", "ticket", "candle", "mug", "ball", "scarf")
@@ -300,9 +304,14 @@ def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> It
     """The first `limit` (default 300) problems of a split, as plain records, each made when it is asked for.
 
     Raises:
-        InputError: unknown split, or a limit below 1.
+        InputError: unknown split, a limit below 1, or one above ``MOST``.
     """
     count = check_range("sums", split, limit)
+    if count > MOST:
+        raise InputError(
+            f"`limit` is {count:,}; `sums` gives at most {MOST:,} at a time, for beyond that its numbers recur: "
+            "load_problems('sums', limit=1000), with another `seed` for others"
+        )
     return (_record(split, seed, index) for index in range(count))
 
 
