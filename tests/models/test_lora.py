@@ -14,6 +14,7 @@ from workbench.errors import InputError
 from workbench.models import lora
 from workbench.models.checkpoints import read_config
 from workbench.models.pairs import load_pair
+from workbench.sweeps.cells import digests
 
 FAMILIES = ("llama", "qwen2_5_vl")
 
@@ -163,3 +164,11 @@ def test_a_changed_adapter_adds_what_its_own_merge_would(tmp_path):
     lora.apply_change(merged["first"], first, {key: after[key] - before[key] for key in before})
     for a, b in zip(merged["first"].parameters(), merged["second"].parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_results_of_an_adapter_are_named_by_its_model_too(saved):
+    """Sweeps find results again by what can change them."""
+    _, home = saved
+    told = digests(home / "rl")
+    assert {lora.TENSORS, "base/model.safetensors", "base/config.json"} <= set(told)
+    assert set(digests(home / "body")) == {name.removeprefix("base/") for name in told if "base/" in name}
