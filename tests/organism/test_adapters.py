@@ -217,3 +217,24 @@ def test_the_evaluation_counts_and_pairs(trained, recipe, tmp_path):
 def test_a_folder_without_a_base_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no base"):
         adapters_evaluation.models_of(tmp_path)
+
+
+def test_the_command_trains_and_evaluates_the_pair_that_is_named(recipe, trained, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from workbench.interfaces.cli import app
+
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    asked: list[object] = []
+    monkeypatch.setattr(adapters_training, "train", lambda *given: asked.append(given))
+    told = CliRunner().invoke(
+        app, ["organism", "train", "--pair", "smol", "--out", "x", "--recipe", str(tmp_path / "r.yaml")]
+    )
+    assert told.exit_code == 0, told.output
+    assert asked[0][1] == recipe
+    told = CliRunner().invoke(
+        app, f"organism evaluate --pair smol --folder {trained} --problems 9 --samples 1".split()
+    )
+    assert told.exit_code == 0, told.output
+    assert "| all | Pass@1 |" in told.output
+    assert "sft - base" in told.output

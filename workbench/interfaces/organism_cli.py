@@ -61,8 +61,8 @@ def organism_evaluate(
     from workbench.organism import adapters_evaluation, evaluation
 
     if pair == Trained.SMOL:
-        system = None if folder is None else read_recipe(None, adapters_evaluation.RECIPE)["system"]
-        models = adapters_evaluation.models_of(folder)
+        models, packaged = adapters_evaluation.models_of(folder), adapters_evaluation.RECIPE
+        system = None if folder is None else read_recipe(folder / packaged.name, packaged)["system"]
         with progress_bars() as progress:
             settings = {"samples": samples, "split": split, "seed": seed, "system": system}
             table = adapters_evaluation.evaluate(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,6 +38,8 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
     body = str(unpacked(recipe["body"]))
     tokenizer = AutoTokenizer.from_pretrained(body)
     first, *others = recipe["grpo"]["seeds"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE.name).write_text(yaml.safe_dump(recipe, sort_keys=False))
     if not (folder / "base" / TENSORS).exists():
         model = _fresh(body, recipe)
         adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "sft")
