@@ -196,7 +196,7 @@ def respond(
         begun = time.perf_counter()
         if engine is None:
             uniforms = torch.stack([_uniforms(seed, p.problem_id, samples, max_new_tokens) for p in batch])
-            ids = _generate(anatomy, batch, given[here], uniforms, temperature, stops)
+            ids = generate_ids(anatomy, batch, given[here], uniforms, temperature, stops)
         else:
             how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
             ids = engine.generate(
@@ -228,7 +228,7 @@ def _uniforms(seed: int, problem_id: str, samples: int, length: int) -> Tensor:
 
 @torch.no_grad()
 @from_rest
-def _generate(
+def generate_ids(
     anatomy: Anatomy,
     prompts: Sequence[EncodedPrompt],
     interventions: Sequence[Intervention | None],
@@ -236,7 +236,7 @@ def _generate(
     temperature: float,
     stops: Stops,
 ) -> list[list[list[int]]]:
-    """Token ids of every sample of every prompt, up to the end of the response."""
+    """Token ids of every sample of every prompt, up to the end of the response; ``uniforms``: (prompts, samples, tokens)."""
     count, samples, longest = uniforms.shape
     inputs = anatomy.placed(collate(prompts, stops.ends[0]))
     check_together(anatomy.model, inputs["attention_mask"], longest)
