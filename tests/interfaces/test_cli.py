@@ -95,7 +95,7 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
     assert code == 0, err
     assert "│ self-smoothing" in out
     assert "…" not in out
-    assert len(json.loads((tmp_path / "run" / "spec.json").read_text())["interventions"]) == 11
+    assert len(json.loads((tmp_path / "run" / "spec.json").read_text())["interventions"]) == 13
     assert (tmp_path / "run" / "figures" / "pass_at_k.html").is_file()
     assert not list(tmp_path.glob(".ablate-*"))
     assert workbench(*arguments)[0] == 2
@@ -104,13 +104,15 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
     assert "`--tau` is '2'; expected" in err
 
 
-def test_an_engine_leaves_out_what_it_cannot_draw(capsys):
+def test_an_engine_leaves_out_what_it_cannot_draw(tiny_pair, capsys):
     cells = options.LowCells(layers=2, threshold=options.Threshold.QUANTILE)
-    drawn = cells.matrix(None, 3, options.Engines.VLLM)
+    drawn = cells.matrix(tiny_pair, options.Engines.VLLM)
     assert "tokens, low" in drawn
     assert "patch, low" not in drawn
-    cells.say_left_out(None, 3, options.Engines.VLLM)
-    assert "no more: mid tokens, low; patch, low; patch, high." in capsys.readouterr().err
+    assert (
+        "no more: mid tokens, low; patch, low; patch, low, all positions; patch, high; patch, high, all positions."
+        in capsys.readouterr().err
+    )
 
 
 def test_agent_on_own_models(folders, tmp_path, workbench):

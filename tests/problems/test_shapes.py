@@ -17,7 +17,7 @@ def boards(n: int, seed: int = 0):
 
 
 def test_a_problem_is_a_function_of_split_seed_and_index():
-    first, again = shapes.problems("test", 10, seed=3), shapes.problems("test", 10, seed=3)
+    first, again = [*shapes.problems("test", 10, seed=3)], [*shapes.problems("test", 10, seed=3)]
     assert [p["question"] for p in first] == [p["question"] for p in again]
     assert all(a["image"].tobytes() == b["image"].tobytes() for a, b in zip(first, again, strict=True))
     assert [p["id"] for p in first[:5]] == [p["id"] for p in shapes.problems("test", 5, seed=3)]
@@ -249,7 +249,7 @@ def test_bad_arguments(arguments, message):
 
 def test_loading_draws_one_at_a_time_and_says_how_far_it_is(monkeypatch):
     drawn, told = [], []
-    real = shapes.problem
-    monkeypatch.setattr(shapes, "problem", lambda *a: drawn.append(a) or real(*a))
+    real = shapes._record
+    monkeypatch.setattr(shapes, "_record", lambda *a: drawn.append(a) or real(*a))
     load_problems("shapes", limit=3, progress=lambda done, total: told.append((done, total, len(drawn))))
     assert told == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]

@@ -61,7 +61,7 @@ def study(
     quiet()
     out, depth, preset = place.place("study"), models.check(), models.preset
     answers.check()
-    cells.matrix(preset, depth, answers.engine)
+    cells.check(preset, depth)
     with progress_bars() as progress:
         listed = problems.load(progress)
         against = {
@@ -76,15 +76,13 @@ def study(
         from workbench.studies.study import study as run
 
         loaded = models.load()
-        if asked:
-            cells.say_left_out(preset, loaded.depth, answers.engine)
         result = run(
             loaded,
             listed,
             out,
             seed=problems.seed,
             **vars(measures),
-            interventions=cells.matrix(preset, loaded.depth, answers.engine) if asked else None,
+            interventions=cells.matrix(loaded, answers.engine) if asked else None,
             **answers.keywords(loaded),
             perturbed=perturbed,
             controls=controls_of(loaded) if perturbed else None,
@@ -114,7 +112,7 @@ def ablate(
     quiet()
     out, depth, preset = place.place("ablate"), models.check(), models.preset
     answers.check()
-    cells.matrix(preset, depth, answers.engine)
+    cells.check(preset, depth)
     with progress_bars() as progress:
         listed = problems.load(progress)
         if against := checks.unanswerable(listed):
@@ -126,8 +124,7 @@ def ablate(
         from workbench.views.outcome_figures import ablation_figures
 
         loaded = models.load()
-        cells.say_left_out(preset, loaded.depth, answers.engine)
-        matrix = cells.matrix(preset, loaded.depth, answers.engine)
+        matrix = cells.matrix(loaded, answers.engine)
         settings = {"temperature": temperature, "seed": problems.seed, **answers.keywords(loaded)}
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
         spec |= {"source": problems.described}
@@ -232,7 +229,7 @@ def agent(
     out, depth, preset = place.place("agent"), models.check(), models.preset
     drawing.check()
     checks.check_tool(work.relative_to)
-    cells.matrix(preset, depth)
+    cells.check(preset, depth)
     with progress_bars() as progress:
         listed = problems.load(progress)
 
@@ -242,7 +239,7 @@ def agent(
         loaded = models.load()
         named = {options.Agents.TOKENS: "tokens, low", options.Agents.PATCH: "patch, low"}
         chosen = named.get(work.intervention)
-        condition = cells.matrix(preset, loaded.depth)[chosen] if chosen else None
+        condition = cells.matrix(loaded)[chosen] if chosen else None
         settings: dict[str, Any] = {
             "intervention": condition,
             "turns": work.turns,
@@ -313,7 +310,7 @@ def _print_accuracies(summary: Any) -> None:
     shown = Table(
         "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"
     )
-    shown.columns[0].no_wrap = True
+    shown.columns[0].min_width = 14  # names break between words, numbers not at all
     for row in accuracy_rows(summary):
         shown.add_row(row["name"], *row["cells"])
     Console().print(shown)

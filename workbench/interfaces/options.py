@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.errors import InputError, nearest
+from workbench.errors import InputError, install, nearest
 from workbench.interfaces.checks import check_device
 from workbench.interfaces.terminal import Progress
 
@@ -271,8 +271,7 @@ class Drawing:
         """
         if self.engine is Engines.VLLM and find_spec("vllm") is None:
             raise InputError(
-                "`engine` is 'vllm', which is not installed: pip install \"replay-workbench[vllm]\"; or leave it out, and this "
-                "process draws"
+                f"`engine` is 'vllm', which is not installed: {install('vllm')}; or leave it out, and this process draws"
             )
 
     def keywords(self, pair: "ModelPair") -> dict[str, Any]:
@@ -311,35 +310,44 @@ class LowCells:
     layers: Annotated[int | None, typer.Option(help="Layers that replay and patches cover.", min=1)] = None
     threshold: Annotated[Threshold | None, typer.Option(help="What `tau` is a part of.")] = None
 
-    def matrix(
-        self, preset: "PairPreset | None", depth: int | None, engine: Engines | None = None
-    ) -> dict[str, Any]:
-        """The default interventions with what the options change, without those that the engine can't draw.
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was given."""
+        threshold = {"threshold": self.threshold.value} if self.threshold else {}
+        return {name: value for name, value in vars(self).items() if value is not None} | threshold
+
+    def check(self, preset: "PairPreset | None", depth: int | None) -> None:
+        """Refuse what no intervention can have.
 
         Args:
             preset: of the pair, if it has one.
-            depth: decoder layers of the models; None: unknown, and then all values are checked but that.
-            engine: what draws the responses.
+            depth: decoder layers of the models; None: unknown, and then all is checked but that.
 
         Raises:
             InputError: a value out of range, or more layers than the models have.
         """
+        from workbench.conditions import check_depth, default_matrix
+
+        deep = depth or 10_000
+        known = {} if preset is None else preset.matrix(self.given)
+        for condition in default_matrix(deep, **known | self.given).values():
+            check_depth(condition, deep)
+
+    def matrix(self, pair: "ModelPair", engine: Engines | None = None) -> dict[str, Any]:
+        """The default interventions with what the options change; a pair loaded by name has settings of its own.
+
+        With an engine those that it can't draw are left out, and named on the terminal.
+        """
         from workbench.conditions import default_matrix
+        from workbench.models.pairs import matrix_settings
+        from workbench.studies.claims import like_with_like
 
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        given |= {"threshold": self.threshold.value} if self.threshold else {}
-        known = {} if preset is None else preset.matrix(given)
-        matrix = default_matrix(depth or 10_000, **known | given)
-        for condition in matrix.values():
-            condition.check_depth(depth or 10_000)
-        return {name: c for name, c in matrix.items() if engine is None or c.drawn_by_engine}
-
-    def say_left_out(self, preset: "PairPreset | None", depth: int, engine: Engines | None) -> None:
-        """Name on the terminal what the engine can't draw."""
-        drawn = self.matrix(preset, depth, engine)
-        if left := [name for name in self.matrix(preset, depth) if name not in drawn]:
+        matrix = like_with_like(default_matrix(pair.depth, **matrix_settings(pair, self.given) | self.given))
+        left = [name for name, condition in matrix.items() if engine and not condition.drawn_by_engine]
+        if left:
             said = f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}."
             typer.echo(said, err=True)
+        return {name: condition for name, condition in matrix.items() if name not in left}
 
 
 def wanted(name: str, when: When, preset: "PairPreset | None", against: str | None) -> bool:

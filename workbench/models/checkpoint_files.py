@@ -9,6 +9,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from workbench.errors import InputError, nearest
+from workbench.models.adapter_files import base_of, check_installed, find_adapter
+from workbench.models.gguf import folder_of, packaged
 
 _TEXT = ("text_config", "llm_config", "language_config")
 """Where the config of a multimodal model keeps that of its decoder."""
@@ -64,6 +66,11 @@ def config_in(role: str, source: str | Path, *, revision: str | None = None) -> 
     Raises:
         InputError: what `located` refuses, a config that can't be read, or a hub id that is not here where nothing is fetched.
     """
+    if packaged(source):
+        home = folder_of(str(source))
+        if not home.is_dir():
+            return None
+        source = home
     where = Path(located(role, source))
     file: Any = where / "config.json"
     if not where.is_dir():
@@ -108,7 +115,7 @@ def depth_in_files(
     Raises:
         InputError: what `config_in` refuses, or two models that differ in family, depth or width.
     """
-    configs = {r: config_in(r, s, revision=(revisions or {}).get(r)) for r, s in sources.items()}
+    configs = {role: _config_of(role, sources, (revisions or {}).get(role)) for role in sources}
     known = [config for config in configs.values() if config is not None]
     facts = {
         "model families": [config.get("model_type") for config in known],
@@ -122,3 +129,18 @@ def depth_in_files(
                 "post-trained from it"
             )
     return next((depth for depth in facts["depths (decoder layers)"] if depth is not None), None)
+
+
+def _config_of(
+    role: str, sources: Mapping[str, str | Path], revision: str | None
+) -> Mapping[str, Any] | None:
+    """The config of a model, or of what an adapter will be merged into."""
+    source = sources[role]
+    adapter = find_adapter(role, source) if Path(source).expanduser().is_dir() else None
+    if adapter is None:
+        return config_in(role, source, revision=revision)
+    check_installed(f"`{role}` {adapter.source!r}", adapter)
+    beside = sources.get("base") if role != "base" else None
+    folder = None if beside is None else Path(beside).expanduser()
+    own = find_adapter("base", folder) if folder is not None and folder.is_dir() else None
+    return config_in(role, base_of(role, adapter, beside if own is None else own.base))

@@ -15,9 +15,12 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
+from workbench.models.adapter_files import base_of, find_adapter
 from workbench.models.anatomy import Anatomy, dissect
 from workbench.models.checkpoint_files import located
+from workbench.models.gguf import packaged, unpacked
+from workbench.models.lora import merge
 
 _PROCESSOR_FILES = (
     "processor_config.json",
@@ -48,7 +51,7 @@ class Placement:
             device, device_map = None, "auto"
         if device_map is not None and find_spec("accelerate") is None:
             raise InputError(
-                f"`device_map` {device_map!r} needs a package that is missing: pip install 'replay-workbench[gpu]', which "
+                f"`device_map` {device_map!r} needs a package that is missing: {install('gpu')}, which "
                 'brings accelerate; or name one device: device="cuda"'
             )
         if self.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
@@ -77,8 +80,9 @@ def load_model(
     revision: str | None,
     trust_remote_code: bool,
     layers: int | None = None,
+    beside: str | Path | None = None,
 ) -> PreTrainedModel:
-    """Load a checkpoint in eval mode with frozen weights.
+    """Load a checkpoint in eval mode with frozen weights; an adapter merged into its base.
 
     Args:
         role: the argument's name, for messages.
@@ -87,12 +91,22 @@ def load_model(
         revision: hub revision.
         trust_remote_code: run Python code found in the checkpoint.
         layers: load only the first so many decoder layers, with final norm and unembedding; all when None.
+        beside: the model that an adapter was given with.
 
     Raises:
         InputError: missing, corrupt, or weights that do not fit the config; out of memory.
     """
     here = f"`{role}` {str(source)!r}"
-    where = located(role, source)
+    if (adapter := find_adapter(role, source, revision)) is not None:
+        if layers is not None:
+            raise InputError(f"{here} is an adapter, and `layers` is for whole models; leave `layers` out")
+        own = None if beside is None else find_adapter("base", beside)
+        body = base_of(role, adapter, beside if own is None else own.base)
+        known = {"revision": None, "trust_remote_code": trust_remote_code}
+        merged = merge(role, adapter, load_model(role, body, placement, **known))
+        merged.adapter_of = str(body)  # for provenance
+        return merged
+    where = located(role, unpacked(source))
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = {} if placement.device_map is None else {"device_map": placement.device_map}
     try:
@@ -152,7 +166,7 @@ def read_depth(role: str, source: str | Path, *, revision: str | None, trust_rem
     Raises:
         InputError: there is no readable config.
     """
-    where = located(role, source)
+    where = located(role, unpacked(source))
     config = read_config(role, where, revision=revision, trust_remote_code=trust_remote_code)
     return config.get_text_config(decoder=True).num_hidden_layers
 
@@ -165,6 +179,9 @@ def read_config(
     Raises:
         InputError: there is no readable config.
     """
+    if (adapter := find_adapter(role, source, revision)) is not None:
+        source, revision = base_of(role, adapter), None
+    source = unpacked(source)
     where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else str(source)
     try:
         return transformers.AutoConfig.from_pretrained(
@@ -197,8 +214,15 @@ def load_processor(
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
-            return None
+            adapter = find_adapter(role, source)
+            if adapter is None or adapter.base is None:
+                return None
+            return load_processor(
+                role, adapter.base, anatomy, revision=None, trust_remote_code=trust_remote_code
+            )
         source = folder
+    elif packaged(source):
+        source = folder = Path(unpacked(source))
     auto = transformers.AutoProcessor if anatomy.visual_token_ids else transformers.AutoTokenizer
     try:
         return auto.from_pretrained(str(source), revision=revision, trust_remote_code=trust_remote_code)

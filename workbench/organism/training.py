@@ -14,10 +14,12 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
+from workbench.digests import file_digest
 from workbench.models.weight_deltas import write_delta
 from workbench.organism import data, grpo, model, sft
-from workbench.runs import file_digest
+from workbench.organism.recipes import SHAPES
 
+RECIPE = SHAPES
 CONTROLS = {"sft": ("control", sft), "random": ("random", grpo)}
 """By the name that `load_pair` knows: the recipe's section, and what trains it."""
 

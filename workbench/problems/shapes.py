@@ -18,7 +18,7 @@ A problem is a pure function of (split, seed, index): the splits never share a r
 response every problem has a wrong one, which misreads one thing and is careful with all the rest (``mistaken``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -374,8 +374,16 @@ def check_range(name: str, split: str, limit: int | None) -> int:
     return 300 if limit is None else limit
 
 
-def problem(split: str, seed: int, index: int) -> dict[str, Any]:
-    """Problem number `index` of a split, as a plain record."""
+def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The first `limit` (default 300) problems of a split, as plain records, each made when it is asked for.
+
+    Raises:
+        InputError: unknown split, or a limit below 1.
+    """
+    return (_record(split, seed, index) for index in range(check_range("shapes", split, limit)))
+
+
+def _record(split: str, seed: int, index: int) -> dict[str, Any]:
     question, picture, board = draw(split, seed, index)
     wrong = mistaken(question, np.random.default_rng([SPLITS[split], seed, index, 1]))
     return {
@@ -389,12 +397,3 @@ def problem(split: str, seed: int, index: int) -> dict[str, Any]:
         "wrong": wrong.response("careful"),
         "occupied": (board.color >= 0).tolist(),
     }
-
-
-def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `limit` (default 300) problems of a split, as plain records.
-
-    Raises:
-        InputError: unknown split, or a limit below 1.
-    """
-    return [problem(split, seed, index) for index in range(check_range("shapes", split, limit))]

@@ -13,6 +13,7 @@ answers at once with what the large shape looks like, which is right only by luc
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,8 +180,18 @@ def zoomed(question: Search, picture: np.ndarray) -> tuple[Image.Image, tuple[st
     return crop, TOOL.reply(step, crop, 1)
 
 
-def problem(split: str, seed: int, index: int) -> dict[str, Any]:
-    """Problem number `index` of a split, as a plain record; ``box`` is the label to be read."""
+def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The first `limit` (default 300) problems of a split, as plain records, each made when it is asked for.
+
+    ``box`` is the label to be read.
+
+    Raises:
+        InputError: unknown split, or a limit below 1.
+    """
+    return (_record(split, seed, index) for index in range(check_range("shapes-agent", split, limit)))
+
+
+def _record(split: str, seed: int, index: int) -> dict[str, Any]:
     question, picture = draw(split, seed, index)
     return {
         "id": f"shapes-agent/{split}/{seed}/{index}",
@@ -193,15 +204,6 @@ def problem(split: str, seed: int, index: int) -> dict[str, Any]:
         "box": question.box,
         "call": question.call,
     }
-
-
-def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `limit` (default 300) problems of a split, as plain records.
-
-    Raises:
-        InputError: unknown split, or a limit below 1.
-    """
-    return [problem(split, seed, index) for index in range(check_range("shapes-agent", split, limit))]
 
 
 def _look(board: Board, row: int, column: int) -> str:

@@ -11,7 +11,7 @@ Tones, careful and hasty responses and streams of random numbers are those of `w
 the first moment (``move``: the first two) only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -100,8 +100,16 @@ def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray]:
     return question, pictures
 
 
-def problem(split: str, seed: int, index: int) -> dict[str, Any]:
-    """Problem number `index` of a split, as a plain record."""
+def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The first `limit` (default 300) problems of a split, as plain records, each made when it is asked for.
+
+    Raises:
+        InputError: unknown split, or a limit below 1.
+    """
+    return (_record(split, seed, index) for index in range(check_range("shapes-video", split, limit)))
+
+
+def _record(split: str, seed: int, index: int) -> dict[str, Any]:
     question, wrong, pictures, clip = _draw(split, seed, index)
     return {
         "id": f"shapes-video/{split}/{seed}/{index}",
@@ -114,15 +122,6 @@ def problem(split: str, seed: int, index: int) -> dict[str, Any]:
         "wrong": wrong,
         "occupied": (clip.color >= 0).tolist(),
     }
-
-
-def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `limit` (default 300) problems of a split, as plain records.
-
-    Raises:
-        InputError: unknown split, or a limit below 1.
-    """
-    return [problem(split, seed, index) for index in range(check_range("shapes-video", split, limit))]
 
 
 def _draw(split: str, seed: int, index: int) -> tuple[Question, str, np.ndarray, Clip]:
