@@ -157,7 +157,7 @@ def test_a_response_holds_a_chain_and_what_it_leads_to():
 def test_problems_are_those_that_the_bundled_pair_was_measured_on():
     digest = hashlib.sha256()
     for split in shapes.SPLITS:
-        for problem in shapes.problems(split, 30, 0) + shapes.problems(split, 12, 5):
+        for problem in (*shapes.problems(split, 30, 0), *shapes.problems(split, 12, 5)):
             pinned = tuple(problem[k] for k in ("id", "question", "answer", "family", "tone", "chain"))
             digest.update(repr(pinned).encode() + problem["image"].tobytes())
     assert digest.hexdigest() == "bcee81398f45d61b232d774b92e5678cd3b79ee4b548d6a1f955aeb6cbdc7944"
