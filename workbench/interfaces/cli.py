@@ -91,7 +91,7 @@ def study(
             progress=progress,
         )
     typer.echo(f"\n{result.shift.verdict}\n")
-    for what, why in left_out.items():
+    for what, why in (left_out | dict(result.skipped)).items():
         typer.echo(f"Left out: {what}. {why}")
     if result.hint:
         typer.echo(result.hint)
