@@ -175,7 +175,7 @@ def ablate(
             idle += len(empty) == len(problems)
             check_selected(empty, len(problems), condition, refuse=idle == len(replays))
     table = pd.concat(responses, ignore_index=True)
-    summary = summarise_responses(table, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
+    summary = summarise_responses(table, samples=samples, pass_at=ks)
     moved = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)
     made = {name: condition_of(value).described for name, value in conditions.items()}
     return Ablation(table, summary, moved, settings | {"interventions": made, "pair": dict(pair.provenance)})

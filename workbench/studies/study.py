@@ -199,7 +199,7 @@ def study(
             )
         contrasts = nulls.contrasts.to_dict("records") if nulls else None
         shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
-        claims = _claims(shift, agreement, found, moved, nulls, resamples=resamples, seed=seed)
+        claims = _claims(shift, agreement, found, moved, nulls)
         traced.save(built / "trace")
         tables = _tables(traced, shift, agreement) | {"claims": claim_table(claims)}
         tell("drawing the figures", 0, 1)
@@ -268,7 +268,6 @@ def _claims(
     found: Ablation | None,
     moved: Perturbation | None,
     nulls: NullShift | None,
-    **settings: int,
 ) -> list[Claim]:
     claims = shift_claims(shift, agreement)
     if nulls:
@@ -276,7 +275,7 @@ def _claims(
     if moved:
         claims += perturbation_claims(moved.slopes)
     if found:
-        claims += outcome_claims(found.responses, found.drift, **settings)
+        claims += outcome_claims(found.responses, found.drift)
     return claims
 
 
