@@ -207,7 +207,7 @@ def ablate(
         for i in range(len(NAMES))
     )
     _check_replays(conditions, responses, len(problems))
-    summary = summarise_responses(responses, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
+    summary = summarise_responses(responses, samples=samples, pass_at=ks)
     moved = drift_table(drifts, resamples=resamples, seed=seed)
     made = {name: condition_of(value).described for name, value in conditions.items()}
     settings |= {"interventions": made, "pair": dict(pair.provenance)}

@@ -199,8 +199,7 @@ def _measured(
     if moved:
         ways["claims of perturbation"] = lambda: perturbation_claims(moved.slopes)
     if ablation:
-        told = {"resamples": how.resamples, "seed": how.seed}
-        ways["claims of interventions"] = lambda: outcome_claims(ablation.responses, ablation.drift, **told)
+        ways["claims of interventions"] = lambda: outcome_claims(ablation.responses, ablation.drift)
     claims = [claim for what, make in ways.items() for claim in attempts.at(what, make) or ()]
     parts = (traced, shift, agreement, ablation, moved, nulls, tuple(claims))
     return Study(work / "run", *parts, None, attempts.skipped)
