@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.weight_files import check_one_set
 
 _PROCESSOR_FILES = (
     "processor_config.json",
@@ -90,10 +91,11 @@ def load_model(
         layers: load only the first so many decoder layers, with final norm and unembedding; all when None.
 
     Raises:
-        InputError: missing, corrupt, or weights that do not fit the config; out of memory.
+        InputError: missing, corrupt, two sets of weights, or weights that do not fit the config; out of memory.
     """
     here = f"`{role}` {str(source)!r}"
     where = _located(role, source)
+    check_one_set(role, where)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = {} if placement.device_map is None else {"device_map": placement.device_map}
     try:
