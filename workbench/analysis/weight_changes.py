@@ -95,7 +95,12 @@ class WeightChanges:
 def compare_weights(
     pair: ModelPair, problems: Sequence[Problem | EncodedPrompt], *, resamples: int = 1000, seed: int = 0
 ) -> WeightChanges:
-    """The change of every weight beside that of every module's output; the module's text tells how.
+    """The change of every weight beside that of every module's output, and how well one tells the other.
+
+    1. Per weight: the norm of its change, over the norm of the base's weight, and of matrices its effective rank.
+    2. Per linear module and decoder layer: the relative change of its output on the prompts, in the running models (``total``)
+       and of the RLVR module fed with what the base's receives (``own``).
+    3. Spearman correlations over modules of relative weight change and both of these.
 
     Args:
         pair: what `load_pair` returned.
@@ -193,7 +198,7 @@ def _output_table(
         total = np.tensordot(counts, sums, axes=1)
         return np.sqrt(divide(total[..., 1:], total[..., :1])).reshape(len(counts), -1)
 
-    found = bootstrap(statistic, len(ids), resamples=resamples, seed=seed)
+    found = bootstrap(statistic, len(ids), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
     of_layer = table.loc[table["layer"] >= 0].assign(
         change=table["norm"] ** 2, whole=(table["norm"] / table["relative"]) ** 2
     )

@@ -73,7 +73,33 @@ def decode(
     stop: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> list[Response]:
-    """Responses to one prompt; see `decode_many` for several and for what the arguments mean."""
+    """Responses to one prompt, from either model, with or without an intervention; `decode_many` takes several prompts.
+
+    Args:
+        pair: what `load_pair` returned, with a tokenizer.
+        prompt: an encoded prompt: ``pair.encode(problem)``.
+        model: which of the two answers.
+        intervention: made for this prompt: learnt tokens or a prepared patch; written into the prefill, and nowhere else.
+        samples: responses, all from one prefill.
+        temperature: 0 is greedy, and then every sample is the same.
+        seed: of the samples; each problem has a random stream of its own, sample i reads row i of it.
+        max_new_tokens: where a response is cut off.
+        stop: strings that end a response; it ends right after the first of them.
+        engine: as in `decode_many`.
+
+    Raises:
+        InputError: what `decode_many` refuses.
+
+    Returns:
+        ``samples`` responses: text, number of tokens, and whether each stopped by itself.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> problem = wb.load_problems("shapes", limit=1)[0]
+        >>> answers = wb.decode(pair, pair.encode(problem), samples=3, temperature=1.0, seed=0, max_new_tokens=48)
+        >>> [answer.sample for answer in answers]
+        [0, 1, 2]
+    """
     return decode_many(
         pair,
         [prompt],
@@ -170,7 +196,7 @@ def respond(
         begun = time.perf_counter()
         if engine is None:
             uniforms = torch.stack([_uniforms(seed, p.problem_id, samples, max_new_tokens) for p in batch])
-            ids = _generate(anatomy, batch, given[here], uniforms, temperature, stops)
+            ids = generate_ids(anatomy, batch, given[here], uniforms, temperature, stops)
         else:
             how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
             ids = engine.generate(
@@ -202,7 +228,7 @@ def _uniforms(seed: int, problem_id: str, samples: int, length: int) -> Tensor:
 
 @torch.no_grad()
 @from_rest
-def _generate(
+def generate_ids(
     anatomy: Anatomy,
     prompts: Sequence[EncodedPrompt],
     interventions: Sequence[Intervention | None],
@@ -210,7 +236,7 @@ def _generate(
     temperature: float,
     stops: Stops,
 ) -> list[list[list[int]]]:
-    """Token ids of every sample of every prompt, up to the end of the response."""
+    """Token ids of every sample of every prompt, up to the end of the response; ``uniforms``: (prompts, samples, tokens)."""
     count, samples, longest = uniforms.shape
     inputs = anatomy.placed(collate(prompts, stops.ends[0]))
     check_together(anatomy.model, inputs["attention_mask"], longest)

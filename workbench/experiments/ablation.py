@@ -123,7 +123,12 @@ def ablate(
     progress: Progress | None = None,
     share: int = 2 * 10**9,
 ) -> Ablation:
-    """Compare interventions; the module's text tells how.
+    """Compare interventions on many problems: who answers better, and how far activations move.
+
+    1. Plain base and RLVR are always run, beside the conditions that are named.
+    2. For every condition and problem its intervention is made; one greedy response and ``samples`` sampled ones are drawn
+       from the problem's own random stream, so that conditions are compared on equal draws, and verified.
+    3. Drift: KL (target || learner) at visual positions of low and of high target entropy, with the intervention in place.
 
     Args:
         pair: what `load_pair` returned, with a processor.
@@ -145,9 +150,19 @@ def ablate(
     Returns:
         An `Ablation`: every response, the summary of accuracies, and the drift.
 
+    Returns:
+        Tables of responses, of outcomes by condition (differences to plain RLVR paired by problem, with intervals), and of drift.
+
     Raises:
         InputError: no problems, one twice, a problem without an answer, fewer samples than a K of `pass_at`, a condition that the
             engine can't draw, that no `Replay` selects anything of any problem, or what the interventions themselves refuse.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> conditions = {"patch, low": wb.Patch(threshold="quantile", layers=5)}
+        >>> found = wb.ablate(pair, wb.load_problems("shapes", limit=4), conditions, samples=2, max_new_tokens=48)
+        >>> found.summary["intervention"].unique().tolist()
+        ['base', 'rlvr', 'patch, low']
     """
     ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
     conditions = _named(interventions)

@@ -4,6 +4,7 @@ A condition is ``"base"``, ``"rlvr"``, or any `Condition`. What several of them 
 `Reuse` is handed from one to the next.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from workbench.decoding.decode import decode_many
 from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
 from workbench.replay.nothing_selected import BLIND, check_selected, unselected
@@ -72,7 +73,10 @@ def measure(
         pair, prompts, samples=settings["samples"], temperature=settings["temperature"], **shared
     )
     rows = []
-    for problem, intervention, first, others in zip(problems, made, greedy, sampled, strict=True):
+    for problem, prompt, intervention, first, others in zip(
+        problems, prompts, made, greedy, sampled, strict=True
+    ):
+        cells, visual = _touched(intervention, prompt)
         for sample, response in enumerate([*first, *others], start=-1):
             outcome = verify(response.text, problem.answer or "", problem.verifier, choices=problem.choices)
             rows.append(
@@ -90,9 +94,21 @@ def measure(
                     "seed": seed,
                     "stopped": getattr(intervention, "stopped", None)
                     or (BLIND if intervention is None and needs_pictures(condition) else ""),
+                    "cells": cells,
+                    "cells_visual": visual,
                 }
             )
     return pd.DataFrame(rows), _drift(pair, condition, prompts, made, batch_size, reuse)
+
+
+def _touched(intervention: Intervention | None, prompt: EncodedPrompt) -> tuple[float, float]:
+    """How many cells an intervention selects, and of visual tokens; NaN for one that does not tell by a ``mask``."""
+    if intervention is None:
+        return 0.0, 0.0
+    mask = getattr(intervention, "mask", None)
+    if mask is None:
+        return math.nan, math.nan
+    return float(mask.sum()), float(mask[:, prompt.kinds == TokenKind.VISUAL].sum())
 
 
 def _drift(

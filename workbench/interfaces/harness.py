@@ -201,7 +201,7 @@ class Responder:
 
 
 def make_problem(name: str, parts: Sequence[Part], system: str | None = None) -> Problem:
-    """A problem of texts and pictures in any order; the module's text tells in which it shows them.
+    """A problem of texts and pictures in any order; it shows the images first, then the video, then the texts.
 
     Args:
         name: its id.

@@ -175,7 +175,7 @@ def dissect(model: nn.Module) -> Anatomy:
 
 @from_rest
 def probe(anatomy: Anatomy) -> None:
-    """Run two text tokens and check every site; see the module's text.
+    """Run two text tokens and check every site, so that a model with an unknown twist between norm and logits is refused.
 
     Raises:
         InputError: a site was not called exactly once, in order, with a plain tensor of the expected shape,

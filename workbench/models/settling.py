@@ -1,7 +1,6 @@
 """Which processor and which chat template both models read: given, or found beside the checkpoints."""
 
 import copy
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ class Settled:
     processor: Any | None
     beside: Mapping[str, Any | None]
     template: str | None
-    """Whose chat template it is, with a digest of it, where that was asked for."""
+    """Whose chat template it is, where that was asked for."""
 
 
 def settle(
@@ -76,15 +75,8 @@ def settle(
     if chat_template is not None:
         chosen = _with_template(chosen, chat_template, beside)
     return Settled(
-        chosen,
-        beside if processor is None else {},
-        None if chat_template is None else f"{chat_template} ({digest(chosen)})",
+        chosen, beside if processor is None else {}, None if chat_template is None else str(chat_template)
     )
-
-
-def digest(processor: Any) -> str:
-    """16 hexadecimal digits that stand for a chat template."""
-    return hashlib.sha256(repr(processor.chat_template).encode()).hexdigest()[:16]
 
 
 def _with_template(processor: Any | None, wanted: str | Path, beside: Mapping[str, Any | None]) -> Any:
