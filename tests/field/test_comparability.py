@@ -19,6 +19,7 @@ from workbench.decoding.stops import Stops
 from workbench.errors import InputError
 from workbench.models import pairs
 from workbench.models.pairs import load_pair
+from workbench.replay.from_checkpoints import learn_problems
 
 THINKS = tiny.chat_template("qwen2_5_vl").replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
 SYSTEM = "{% if messages[0]['role'] == 'system' %}Obey. {% endif %}" + tiny.chat_template("qwen2_5_vl")
@@ -101,6 +102,22 @@ def test_in_one_precision_equal_weights_are_said_to_be_equal(home):
     assert wb.trace(pair, [tiny.problem()], null_draws=0).kl.max() == 0
     with pytest.warns(UserWarning, match="equal up to rounding to bfloat16: no shift"):
         load(home, dtype="float32")
+
+
+@pytest.mark.parametrize("placement", ["together", "sequential"])
+def test_tokens_are_not_learnt_from_two_precisions(home, placement):
+    """Protects from the way that loads one model at a time."""
+    rounded(home, torch.bfloat16)
+    replay = wb.Replay(layers=2, threshold="quantile", iterations=1)
+    with pytest.raises(InputError, match=r"`base` is in float32 and `rlvr` in bfloat16"):
+        learn_problems(
+            [tiny.problem()],
+            replay,
+            base=home / "base",
+            rlvr=home / "rlvr",
+            device="cpu",
+            placement=placement,
+        )
 
 
 def test_two_modules_in_two_precisions_are_refused():
