@@ -1,6 +1,5 @@
 """Amortised replay: tokens predicted in one pass by an adapter, against tokens optimised for each prompt."""
 
-from dataclasses import asdict
 from typing import cast
 
 import numpy as np
@@ -48,7 +47,7 @@ def analyse(given: Given) -> Finding:
     for key, part in losses.groupby(["name", "iteration"], sort=False):
         name, iteration = cast(tuple[str, int], key)
         interval = mean(part["loss"], np.arange(len(part)), seed=given.options.seed)
-        rows.append({"name": name, "iteration": iteration, **asdict(interval)})
+        rows.append({"name": name, "iteration": iteration, **interval.columns("estimate")})
     steps = pd.DataFrame(rows)
     making = [
         {"intervention": name, "making_seconds": part["making_seconds"].mean()}

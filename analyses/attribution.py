@@ -58,6 +58,7 @@ def analyse(given: Given) -> Finding:
             "RelP, arXiv 2508.21258",
             f"Pearson's r, RelP − attribution patching, {metric}, {direction}",
             relp_gain(found.effects, metric, direction, seed=seed),
+            len(problems),
             obstacle="one problem, so no interval" if len(problems) < 2 else None,
         )
         for metric in metrics

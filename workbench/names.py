@@ -3,6 +3,8 @@
 from typing import Literal
 
 STATES = {True: "holds", False: "does NOT hold", None: "is undecided"}
+TOO_FEW = "has too few problems"
+UNTESTED = "cannot be tested"
 SCOPES = {"without last layer": "without the last layer", "last layer": "last layer alone"}
 QUANTITIES = {
     "entropy_base": "lens entropy",

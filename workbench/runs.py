@@ -3,7 +3,6 @@
 An interrupted run leaves nothing half-written at its place, and finds in the work folder what it had finished.
 """
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from workbench import __version__
+from workbench.digests import digest_of, file_digest, versions
 from workbench.errors import InputError
 
 
@@ -50,7 +50,7 @@ def run_folder(out: Path, kind: str, spec: Any, *, overwrite: bool = False) -> I
         InputError: `out` exists or can't be written, or the disk is full.
     """
     check_output(out, overwrite=overwrite)
-    work = out.parent / f".{kind}-{digest_of(spec)}.partial"
+    work = out.parent / f".{kind}-{digest_of([spec, versions()])}.partial"
     try:
         work.mkdir(exist_ok=True)
         shutil.rmtree(work / "run", ignore_errors=True)
@@ -71,27 +71,18 @@ def run_folder(out: Path, kind: str, spec: Any, *, overwrite: bool = False) -> I
     shutil.rmtree(work, ignore_errors=True)
 
 
-def digest_of(spec: Any, digits: int = 16) -> str:
-    """Hexadecimal digits that stand for a specification."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:digits]
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def kept(
     folder: Path | None, spec: Any, names: Sequence[str], make: Callable[[], Sequence[pd.DataFrame]]
 ) -> list[pd.DataFrame]:
     """The tables that `make` returns, by `names`; found again in `folder` where an equal `spec` was finished before.
 
-    `spec` is everything that can change them; without a folder they are always made.
+    `spec` is everything that can change them beside the code that computes (`digests.versions`): the pair's provenance holds both
+    models' weights and configs, and how its processor reads. Without a folder they are always made.
     """
     if folder is None:
         return [*make()]
-    files = [folder / f"{digest_of(spec)}.{name}.parquet" for name in names]
+    key = digest_of([spec, versions()])
+    files = [folder / f"{key}.{name}.parquet" for name in names]
     if not all(file.exists() for file in files):
         for file, table in zip(files, make(), strict=True):
             folder.mkdir(parents=True, exist_ok=True)

@@ -130,7 +130,7 @@ def test_unsupported_families_are_refused_with_the_supported_ones(pair_of):
 
 def test_without_transformer_lens_the_extra_is_named(pair_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformer_lens", None)
-    with pytest.raises(InputError, match=r'pip install "replay-workbench\[attribution\]"'):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[attribution\]"'):
         attribute(pair_of("qwen2"), [tiny.problem("qwen2")], metrics=["kl"])
 
 
@@ -392,7 +392,7 @@ def test_the_bundled_pair_in_tables(found):
         "where == 'all' and metric == 'kl' and approximation == 'attribution_patching'"
     )
     assert (best["pearson"] > 0.5).all()
-    assert (found.correlations["pearson_low"] <= found.correlations["pearson_high"]).all()
+    assert found.correlations["pearson_low"].isna().all()  # of three problems
     direct = found.summary.query("direction == 'direct' and metric == 'kl'")
     assert direct["estimate"].sum() == pytest.approx(
         found.totals.query("metric == 'kl'")["total"].mean(), rel=1e-3
@@ -522,7 +522,7 @@ def test_correlations_of_known_effects():
     exactly = rng.normal(size=60)
     effects = pd.DataFrame(
         {
-            "problem": np.repeat([f"p{i}" for i in range(6)], 10),
+            "problem": np.repeat([f"p{i}" for i in range(10)], 6),
             "metric": "kl",
             "direction": "noising",
             "where": "all",

@@ -41,7 +41,7 @@ def test_a_half_time_is_the_first_step_at_half_of_the_final_change(curve, expect
 
 @pytest.fixture(scope="module")
 def problems():
-    return [tiny.problem(seed=i) for i in range(4)]
+    return [tiny.problem(seed=i) for i in range(16)]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def checkpoints(tiny_pair):
 def found(problems, checkpoints, tmp_path_factory):
     further = {
         "written": lambda pair, asked: {
-            "by layer 0": np.full(len(asked), float(pair.rlvr is not pair.base)),
+            "by layer 0": np.linspace(0.9, 1.1, len(asked)) * float(pair.rlvr is not pair.base),
             "kl": np.zeros(len(asked)),  # a name that cells have too
         }
     }
@@ -208,7 +208,9 @@ def test_bad_input(problems, checkpoints, change, message):
 
 
 def test_a_further_measure_has_a_value_a_problem(problems, checkpoints):
-    with pytest.raises(InputError, match=r"`further\['short'\]` gives 'one' shape \(1,\); expected .*\(4,\)"):
+    with pytest.raises(
+        InputError, match=r"`further\['short'\]` gives 'one' shape \(1,\); expected .*\(16,\)"
+    ):
         follow_training(problems, checkpoints, further={"short": lambda *_: {"one": [1.0]}}, **SETTINGS)
 
 

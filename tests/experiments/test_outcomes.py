@@ -48,14 +48,14 @@ def test_mcnemar_is_the_binomial_test_of_discordant_problems():
 def test_drift_pairs_before_and_after_and_leaves_out_empty_strata():
     drift = pd.DataFrame(
         {
-            "problem": ["a", "b", "c"],
+            "problem": [*"abcdefghi"],
             "intervention": "tokens",
             "scope": "last layer",
             "stratum": "low",
-            "before": [1.0, 2.0, np.nan],
-            "kl": [0.5, 1.0, np.nan],
+            "before": [*np.linspace(1.0, 2.0, 8), np.nan],
+            "kl": [*np.linspace(0.5, 1.0, 8), np.nan],
         }
     )
     row = drift_table(drift, resamples=50).iloc[0]
-    assert (row["problems"], row["before"], row["kl"], row["change"]) == (2, 1.5, 0.75, -0.75)
+    assert (row["problems"], row["before"], row["kl"], row["change"]) == pytest.approx((8, 1.5, 0.75, -0.75))
     assert row["change_low"] <= -0.75 <= row["change_high"]

@@ -184,8 +184,8 @@ def test_samples_that_are_all_wrong_are_refused(tiny_pair, problems):
 
 def test_one_problem_has_slopes_but_no_intervals(tiny_pair, problems):
     alone = perturb(tiny_pair, problems[:1], HOW[:1], **SETTINGS)
-    assert alone.slopes[["low", "high"]].isna().all(axis=None)
-    assert "is undecided (one problem, so no interval)" in alone.verdict
+    assert alone.slopes[["slope_low", "slope_high"]].isna().all(axis=None)
+    assert "has too few problems (one problem, so no interval)" in alone.verdict
     assert {v.holds for v in alone.verdicts} == {None}
 
 

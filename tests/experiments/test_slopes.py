@@ -6,7 +6,7 @@ import pytest
 
 from workbench.estimates import Interval
 from workbench.experiments import slopes as module
-from workbench.experiments.slopes import METHODS, SlopeVerdict, headline, judge, slope_table
+from workbench.experiments.slopes import METHODS, headline, judge, slope_table
 from workbench.names import FITS, OUTCOMES
 
 
@@ -68,8 +68,8 @@ def test_a_planted_slope_is_found_by_every_method(found, method, outcome, slope)
     for kind in ("all", "pixels", "patches"):
         row = pick(found[0], kind=kind, stratum="low", outcome=outcome, method=method)
         assert row["slope"] == pytest.approx(slope, abs=0.2)
-        assert row["low"] - 0.05 < slope < row["high"] + 0.05
-        assert 0.05 < row["high"] - row["low"] < 0.4
+        assert row["slope_low"] - 0.05 < slope < row["slope_high"] + 0.05
+        assert 0.05 < row["slope_high"] - row["slope_low"] < 0.6
         assert row["problems"] == 16
         assert row["rows"] == 16 * (33 if kind == "all" else 17)
 
@@ -81,7 +81,7 @@ def test_the_joint_fit_gives_each_stratum_its_own_part(found, method):
     if method != "mixed":  # which has no variance of slopes to find in what is borrowed
         assert alone["slope"] > 0.4
     assert joint["slope"] == pytest.approx(0.0, abs=0.2)
-    assert joint["low"] - 0.05 < 0 < joint["high"] + 0.05
+    assert joint["slope_low"] - 0.05 < 0 < joint["slope_high"] + 0.05
 
 
 def test_what_a_strength_does_to_everything_vanishes_at_equal_strength(quick):
@@ -90,7 +90,7 @@ def test_what_a_strength_does_to_everything_vanishes_at_equal_strength(quick):
         pick(slopes, stratum="low", outcome="correct", method=method)
         for method in ("within", "equal strength")
     )
-    assert within["low"] > 0.5
+    assert within["slope_low"] > 0.5
     assert abs(equal["slope"]) < 0.3
 
 
@@ -127,17 +127,17 @@ def test_the_table_has_every_combination(found):
 def test_drift_that_never_changes_or_follows_the_other_leaves_nan(quick):
     table = planted(4, 3)
     still = slope_table(table.assign(drift_low=0.3), resamples=10)[0]
-    assert still.loc[still["stratum"] == "low", ["slope", "low", "high"]].isna().all(axis=None)
+    assert still.loc[still["stratum"] == "low", Interval.names("slope")].isna().all(axis=None)
     high = still[(still["stratum"] == "high") & (still["fit"] == "alone") & (still["method"] == "within")]
     assert high["slope"].notna().all()
     tied = slope_table(table.assign(drift_high=table["drift_low"]), resamples=10)[0]
     assert tied.loc[(tied["fit"] == "joint") & (tied["method"] != "mixed"), "slope"].isna().all()
-    assert "the draws do not determine this slope" in headline(judge(still, 4))
+    assert "the draws do not determine this slope" in headline(judge(still))
 
 
 def test_a_mixed_model_that_cannot_be_fitted_is_nan():
     still = slope_table(planted(3, 1).assign(drift_low=0.3, drift_high=0.3), resamples=10)[0]
-    assert still.loc[still["method"] == "mixed", ["slope", "low", "high"]].isna().all(axis=None)
+    assert still.loc[still["method"] == "mixed", Interval.names("slope")].isna().all(axis=None)
 
 
 def test_problems_without_cells_are_left_out(quick):
@@ -149,31 +149,34 @@ def test_problems_without_cells_are_left_out(quick):
 
 
 def test_verdicts_follow_the_claim(found, quick):
-    verdicts = judge(found[0], 16)
-    assert {v.state for v in verdicts if v.fit == "alone"} == {"holds"}
+    verdicts = judge(found[0])
+    assert {v.verdict for v in verdicts if v.key["fit"] == "alone"} == {"holds"}
     line = headline(verdicts)
     assert "for the right response it holds (+" in line
     assert "for the wrong response it holds (-" in line
-    against = judge(slope_table(planted(8, 3, correct=(-2, 0), incorrect=(1, 0)), resamples=50)[0], 16)
-    assert {v.state for v in against if v.fit == "alone" and v.method != "mixed"} == {"does NOT hold"}
-    open_ = judge(
-        slope_table(planted(8, 3, correct=(0, 0), incorrect=(0, 0), noise=1.0), resamples=50)[0], 16
-    )
-    assert "is undecided" in {v.state for v in open_}
+    against = judge(slope_table(planted(16, 3, correct=(-2, 0), incorrect=(1, 0)), resamples=50)[0])
+    assert {v.verdict for v in against if v.key["fit"] == "alone" and v.key["method"] != "mixed"} == {
+        "does NOT hold"
+    }
+    open_ = judge(slope_table(planted(16, 3, correct=(0, 0), incorrect=(0, 0), noise=1.0), resamples=50)[0])
+    assert "is undecided" in {v.verdict for v in open_}
 
 
 def test_one_problem_is_undecided_and_says_why():
     slopes = slope_table(planted(problems=1), resamples=10)[0]
     assert slopes.loc[slopes["method"] != "mixed", "slope"].notna().all()
-    assert slopes[["low", "high"]].isna().all(axis=None)
-    verdicts = judge(slopes, 1)
+    assert slopes[["slope_low", "slope_high"]].isna().all(axis=None)
+    verdicts = judge(slopes)
     assert {v.holds for v in verdicts} == {None}
-    assert "is undecided (one problem, so no interval)" in headline(verdicts)
+    assert "has too few problems (one problem, so no interval)" in headline(verdicts)
 
 
 def test_a_verdict_reads_as_a_sentence():
-    verdict = SlopeVerdict("incorrect", "without last layer", "within", "alone", Interval(-0.4, -0.6, -0.2))
+    row = {"kind": "all", "scope": "without last layer", "stratum": "low", "outcome": "incorrect"}
+    row |= {"method": "within", "fit": "alone", "problems": 20} | Interval(-0.4, -0.6, -0.2).columns("slope")
+    (verdict,) = judge(pd.DataFrame([row]))
     assert verdict.text == (
-        "That smaller low-entropy drift goes with higher perplexity of the wrong response holds (within; visual tokens, "
-        "without the last layer): slope -0.40 [-0.60, -0.20] nats per token a nat of drift."
+        "smaller low-entropy drift goes with higher perplexity of the wrong response (section 3, perturbation): holds; slope "
+        "of the wrong response's nats per token on drift, within, visual tokens, without the last layer: -0.400 [-0.600, "
+        "-0.200]; 20 problems"
     )

@@ -20,9 +20,9 @@ from lmms_eval.tasks import TaskManager
 import workbench as wb
 from workbench.conditions import default_matrix
 from workbench.decoding.likelihoods import response_ids, response_nats
-from workbench.experiments.run_condition import intervene
 from workbench.models.pairs import settings_for
 from workbench.problems.answers import verify
+from workbench.replay.prepared import prepare
 
 HERE = Path(__file__).resolve().parent
 LIMIT = int(sys.argv[1]) if len(sys.argv) > 1 else 48
@@ -79,7 +79,7 @@ def answers(pair, problems, condition):
     for start in range(0, len(problems), BATCH):
         batch = problems[start : start + BATCH]
         prompts = [pair.encode(problem) for problem in batch]
-        made = intervene(pair, batch, prompts, condition, batch_size=BATCH)
+        made = prepare(condition, pair, prompts, problems=batch, batch_size=BATCH)
         model = "base" if condition == "base" else "rlvr"
         found = wb.decode_many(
             pair, prompts, model=model, interventions=made, max_new_tokens=64, batch_size=BATCH
@@ -93,7 +93,7 @@ def losses(pair, problems, condition):
     rows = []
     for problem in problems:
         prompt = pair.encode(problem)
-        (made,) = intervene(pair, [problem], [prompt], condition)
+        (made,) = prepare(condition, pair, [prompt], problems=[problem])
         ids = [response_ids(pair, option) for option in scoring.options({})]
         nats = response_nats(
             pair.base if condition == "base" else pair.rlvr,

@@ -95,7 +95,7 @@ def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):
     assert code == 0, err
     assert "│ self-smoothing" in out
     assert "…" not in out
-    assert len(json.loads((tmp_path / "run" / "spec.json").read_text())["interventions"]) == 11
+    assert len(json.loads((tmp_path / "run" / "spec.json").read_text())["interventions"]) == 13
     assert (tmp_path / "run" / "figures" / "pass_at_k.html").is_file()
     assert not list(tmp_path.glob(".ablate-*"))
     assert workbench(*arguments)[0] == 2
@@ -114,8 +114,11 @@ def test_an_engine_leaves_out_what_it_cannot_draw(folders, tmp_path, workbench, 
         "ablate", *models, "--problems", "mine.jsonl", "--layers", "2", "--engine", "vllm"
     )
     assert code == 2
-    assert "no more: mid tokens, low; patch, low; patch, high." in err
-    assert "replay-workbench[vllm]" in err
+    assert (
+        "no more: mid tokens, low; patch, low; patch, low, all positions; patch, high; patch, high, all positions."
+        in err
+    )
+    assert 'pip install -e ".[vllm]"' in err
 
 
 def test_agent_on_own_models(folders, tmp_path, workbench):

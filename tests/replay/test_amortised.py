@@ -165,7 +165,7 @@ def test_losses_beside_are_those_of_optimisation_of_adapters_and_of_swapped_embe
         .rename(columns={"loss": "estimate"})
     )
     figure = loss_against_steps(
-        rows.assign(low=rows["estimate"], high=rows["estimate"]), subtitle="three problems"
+        rows.assign(estimate_low=rows["estimate"], estimate_high=rows["estimate"]), subtitle="three problems"
     )
     assert [trace.name for trace in figure.data if trace.name] == [
         "optimised for each prompt",

@@ -23,13 +23,13 @@ NAN = float("nan")
         (Interval(2, 0.5, 3), 1, True, "is undecided"),
         (Interval(-3, -4, -1), 0, False, "holds"),
         (Interval(-3, -4, -1), 0, True, "does NOT hold"),
-        (Interval(-1, -1.5, 1), MARGIN, True, "holds"),
+        (Interval(-1, -1.4, 1), MARGIN, True, "holds"),
         (Interval(2, NAN, NAN), 1, True, "is undecided"),
         (Interval(NAN, NAN, NAN), 1, True, "cannot be tested"),
     ],
 )
 def test_a_verdict_follows_from_the_interval(interval, bound, above, verdict):
-    claim = Claim("x", "Table 0", "points", interval, bound, above)
+    claim = Claim("x", "Table 0", "points", interval, 64, bound, above)
     assert claim.verdict == verdict
     row = claim_table([claim]).iloc[0]
     assert row["verdict"] == verdict
@@ -37,7 +37,7 @@ def test_a_verdict_follows_from_the_interval(interval, bound, above, verdict):
 
 
 def test_an_obstacle_leaves_a_claim_untested():
-    claim = Claim("x", "Table 0", "points", Interval(2, 1, 3), obstacle="one problem, so no interval")
+    claim = Claim("x", "Table 0", "points", Interval(2, 1, 3), 64, obstacle="one problem, so no interval")
     assert (claim.holds, claim.verdict) == (None, "cannot be tested")
     assert "one problem" in str(claim)
 
@@ -45,7 +45,7 @@ def test_an_obstacle_leaves_a_claim_untested():
 def test_claims_of_a_shift_with_a_known_tilt():
     trace = synthetic_trace(problems=20, tilt=2.0, last_tilt=-2.0, null_tilt=2.0)
     found = shift_claims(stratified_shift(trace, resamples=200), agreement_by_layer(trace, resamples=50))
-    raw = {c.measured: c for c in found if c.measured.startswith("raw KL")}
+    raw = {c.measured: c for c in found if c.measured.startswith("raw KL, lowest over highest")}
     below, last = (
         next(c for m, c in raw.items() if "visual" in m and end in m) for end in ("without", "alone")
     )
@@ -60,12 +60,13 @@ def test_claims_of_a_shift_with_a_known_tilt():
     assert differ[0].interval.estimate == pytest.approx(100 * (1 - share))
 
 
-def drift(change: float) -> pd.DataFrame:
+def drift(change: float, problems: int = 20) -> pd.DataFrame:
     rows = [
         {
             "intervention": "tokens, low",
             "scope": "without last layer",
             "stratum": s,
+            "problems": problems,
             "change": change,
             "change_low": change - 0.001,
             "change_high": change + 0.001,
@@ -76,7 +77,7 @@ def drift(change: float) -> pd.DataFrame:
 
 
 def test_claims_of_outcomes_are_paired_differences_in_points():
-    always, never, half = [[1, 1, 1]] * 8, [[0, 0, 0]] * 8, [[1, 1, 0]] * 8
+    always, never, half = [[1, 1, 1]] * 20, [[0, 0, 0]] * 20, [[1, 1, 0]] * 20
     table = responses(
         base=never,
         rlvr=half,
@@ -92,7 +93,12 @@ def test_claims_of_outcomes_are_paired_differences_in_points():
     assert (
         found["replay improves the RLVR model", "greedy"].verdict == "is undecided"
     )  # both are always right
-    assert found["low-entropy activations can be the base's without harm", "greedy"].verdict == "holds"
+    kept = found["low-entropy activations can be the base's without harm", "greedy"]
+    assert (kept.interval.estimate, kept.verdict) == (
+        0,
+        "is undecided",
+    )  # 20 problems exclude no loss of 1.5 points
+    assert "a loss beyond 13.5 points is excluded" in kept.why
     assert found["putting in the base's high-entropy activations does harm", "greedy"].verdict == "holds"
     assert found["RLVR narrows coverage", "Pass@2"].verdict == "does NOT hold"
     assert not any("self-smoothing" in claim for claim, _ in found)  # it was not run
@@ -101,6 +107,6 @@ def test_claims_of_outcomes_are_paired_differences_in_points():
 
 def test_one_problem_has_no_verdict():
     table = responses(base=[[0, 0]], rlvr=[[1, 1]])
-    found = outcome_claims(table, drift(-0.1))
-    assert {c.verdict for c in found} == {"cannot be tested"}
+    found = outcome_claims(table, drift(-0.1, 1))
+    assert {c.verdict for c in found} == {"has too few problems"}
     assert all(np.isnan(c.interval.low) for c in found if c.place == "Table 2")

@@ -71,7 +71,7 @@ def test_the_verdict_comes_first_and_prompts_are_text(page, tables):
     assert question.inner_text() == f"{SCRIPT} How many <b>squares</b>?"
     assert question.locator("b").count() == 0
     assert page.locator("#verdicts tbody tr").count() == len(
-        {(v.kind, v.scope) for v in tables["shift"].verdicts}
+        {(v.kind, v.key["scope"]) for v in tables["shift"].verdicts}
     )
     assert page.locator("footer > dl dd").all_inner_texts()[-1] == "study --limit 6"
     assert page.locator("footer details dd").all_text_contents()[-1] == "2"
@@ -152,8 +152,8 @@ def test_the_first_screen_tells_a_changed_answer_and_claims_start_with_counts(ta
     summary = summarise_responses(responses, samples=0, pass_at=[], resamples=20)
     found = Interval(1.0, 0.5, 1.5)
     claims = [
-        Claim("one thing", "Table 1", "points", found),
-        Claim("another thing", "ablations", "points", found, above=False),
+        Claim("one thing", "Table 1", "points", found, 64),
+        Claim("another thing", "ablations", "points", found, 64, above=False),
     ]
     drift = [
         {"intervention": "back", "scope": "last layer", "stratum": s, "before": 2.0, "kl": 1.0, "problem": i}
@@ -167,8 +167,8 @@ def test_the_first_screen_tells_a_changed_answer_and_claims_start_with_counts(ta
     )
     text = path.read_text()
     assert "Base: <b>3</b> (wrong), RLVR: <b>4</b> (right)" in text
-    assert "1 hold, 1 do not hold, 0 are undecided, 0 cannot be tested." in text
-    assert "<summary>Ablations: 0 hold, 1 do not hold" in text
+    assert "1 hold, 1 do not hold." in text
+    assert "<summary>Ablations: 1 do not hold" in text
     assert '<th scope="row">back <small>on the base model</small></th><td>0 of 6</td>' in text
     assert '<th scope="row">base</th><td>1 of 6</td>' in text
     titles = re.findall(r"<figure><h3>(.*?)</h3>", text)

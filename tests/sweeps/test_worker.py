@@ -7,12 +7,13 @@ import pytest
 import tiny
 
 from workbench.cache import Reuse, bytes_of
-from workbench.experiments import run_condition as measuring
+from workbench.experiments import run_condition
 from workbench.experiments.ablation import ablate
 from workbench.experiments.drift import Reference
 from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
+from workbench.replay import prepared
 from workbench.sweeps import costs
 from workbench.sweeps.cells import plan_cells
 from workbench.sweeps.spec import PairSource
@@ -43,6 +44,7 @@ interventions:
   t: {{replay: {{tau: [0.3, 0.5], alpha: [100, 500], threshold: quantile, layers: 2, iterations: 2}}}}
   r: {{replay: {{direction: [reverse, self], select: all, layers: 2, iterations: 1}}}}
   p: {{patch: {{layers: 2, select: [low, random], threshold: quantile}}}}
+  z: {{own: {{of: "zeroed:Zeroed", layer: [0, 1]}}}}
   none: {{replay: {{tau: 0.0001, threshold: quantile, layers: 2}}}}
 samples: 2
 max_new_tokens: 3
@@ -80,6 +82,15 @@ def test_neither_order_nor_the_cache_changes_a_cell(job, found):
         assert json.dumps(bench.run(cell).result) == json.dumps(outcomes[cell.key].result)
 
 
+def test_a_condition_of_ones_own_is_a_cell_like_any_other(found):
+    cells, outcomes, _ = found
+    own = [outcomes[cell.key] for cell in cells if cell.intervention.startswith("z layer=")]
+    assert len(own) == 8  # two layers, problems and seeds
+    for outcome in own:
+        assert not outcome.reason
+        assert any(row[2] != row[3] for row in outcome.result["drift"])  # before, and with it
+
+
 def test_what_fails_is_told_and_the_rest_is_done(found):
     cells, outcomes, _ = found
     for cell in cells:
@@ -89,7 +100,7 @@ def test_what_fails_is_told_and_the_rest_is_done(found):
 
 def test_base_targets_are_taken_once_for_a_problem(job, monkeypatch):
     calls = {"aims": 0, "reference": 0, "readings": 0}
-    take, read, of = measuring.aims_of, measuring.Readings.of, Reference.of
+    take, read, of = prepared.aims_of, prepared.Readings.of, Reference.of
 
     def counted(name, make):
         def call(*args, **kwargs):
@@ -98,9 +109,9 @@ def test_base_targets_are_taken_once_for_a_problem(job, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(measuring, "aims_of", counted("aims", take))
-    monkeypatch.setattr(measuring.Readings, "of", counted("readings", read))
-    monkeypatch.setattr(measuring.Reference, "of", counted("reference", of))
+    monkeypatch.setattr(prepared, "aims_of", counted("aims", take))
+    monkeypatch.setattr(prepared.Readings, "of", counted("readings", read))
+    monkeypatch.setattr(run_condition.Reference, "of", counted("reference", of))
     bench = Bench(job)
     for cell in plan_cells(bench.sweep, "cpu"):
         if cell.problem == "mine/q0" and cell.intervention != "none":

@@ -152,7 +152,7 @@ def test_a_shift_shows_the_strata_of_visual_tokens_first():
 
 
 def test_claims_and_findings_show_interval_and_verdict():
-    claim = Claim(SCRIPT, "Table 1", "points", Interval(2.0, 1.0, 3.0))
+    claim = Claim(SCRIPT, "Table 1", "points", Interval(2.0, 1.0, 3.0), 64)
     assert rows(shown(claim))[1][:5] == [SCRIPT, "Table 1", "points", "2.00 [1.00, 3.00]", "above 0"]
     finding = Finding({}, pd.DataFrame({"a": [1]}), [claim])
     assert repr(finding) == "Finding(0 figures, a table of 1 rows, 1 claims)"

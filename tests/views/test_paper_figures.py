@@ -23,9 +23,9 @@ def measured(**columns) -> pd.DataFrame:
         "setting": "replay",
         "benchmark": "all",
         "change": 1.0,
-        "low": 0.5,
+        "change_low": 0.5,
     }
-    return pd.DataFrame([{**row, "high": 2.0, **columns}])
+    return pd.DataFrame([{**row, "change_high": 2.0, **columns}])
 
 
 def test_published_changes_are_against_the_same_table():
@@ -47,7 +47,7 @@ def test_published_changes_are_against_the_plain_rlvr_model_of_the_same_benchmar
         values = here.set_index("setting")["accuracy_percent"]
         assert row["change"] == pytest.approx(values["rlvr+replay"] - values["rlvr"])
     assert len(told) == 4 * 8
-    assert told["low"].isna().all()
+    assert told["change_low"].isna().all()
 
 
 def test_measured_and_published_stand_apart():
@@ -80,7 +80,7 @@ def grid() -> pd.DataFrame:
         {"tau": 0.4, "alpha": 1, "layers": k, "iterations": 25, "varied": "layers", "change": k}
         for k in (3, 5)
     ]
-    return pd.DataFrame(rows).assign(low=-1.0, high=9.0)
+    return pd.DataFrame(rows).assign(change_low=-1.0, change_high=9.0)
 
 
 def test_a_grid_has_a_cell_for_each_setting():
@@ -91,7 +91,7 @@ def test_a_grid_has_a_cell_for_each_setting():
     assert np.isfinite(
         np.asarray(figure.data[1].z, float)
     ).all()  # every interval holds 0: all cells are grey
-    decided = settings_grid(grid().assign(low=1.0), measure="Pass@1", subtitle="s")
+    decided = settings_grid(grid().assign(change_low=1.0), measure="Pass@1", subtitle="s")
     assert np.isnan(np.asarray(decided.data[1].z, float)).all()
     points = [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "markers"]
     assert [list(trace.x) for trace in points] == [["3", "5"]]
@@ -130,7 +130,7 @@ def test_bars_hold_their_numbers():
 @pytest.mark.parametrize(
     ("draw", "table"),
     [
-        (lambda t: beside_published(t, title="t", subtitle="s"), measured().drop(columns="low")),
+        (lambda t: beside_published(t, title="t", subtitle="s"), measured().drop(columns="change_low")),
         (lambda t: beside_published(t, title="t", subtitle="s"), measured().iloc[:0]),
         (lambda t: beside_published(t, title="t", subtitle="s"), measured(change=np.nan)),
         (lambda t: settings_grid(t, measure="m", subtitle="s"), grid().drop(columns="varied")),

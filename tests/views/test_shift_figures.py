@@ -17,7 +17,7 @@ from workbench.views.tables import NothingToDraw, bucket, number, visible
 
 @pytest.fixture(scope="module")
 def trace():
-    return synthetic_trace(problems=8, tilt=1.0, depth=4)
+    return synthetic_trace(problems=20, tilt=1.0, depth=4)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_every_figure_of_a_study_has_title_counts_units_and_height(shift, agreem
         title = layout(figure)["title"]
         assert 5 < len(title["text"]) < 70, name
         assert re.search(r"\d cells.*; 95% intervals", title["subtitle"]["text"]), name
-        assert re.search(r"8 problems,|\d problems in each stratum;", title["subtitle"]["text"]), name
+        assert re.search(r"20 problems,|\d problems in each stratum;", title["subtitle"]["text"]), name
         assert layout(figure)["height"] >= 300, name
         axes = [axis for key, axis in layout(figure).items() if re.fullmatch(r"[xy]axis\d*", key)]
         axes = [axis["title"]["text"] for axis in axes if "title" in axis]

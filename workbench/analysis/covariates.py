@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from workbench.analysis.partial_ranks import PartialRanks
 from workbench.analysis.verdicts import Claim
 from workbench.errors import InputError
-from workbench.estimates import Array, Interval, Settings, bootstrap, number_problems
+from workbench.estimates import ENOUGH, Array, Interval, Settings, bootstrap, number_problems
 from workbench.lens.strata import check_bins, quantile_strata
 from workbench.names import QUANTITIES, SCOPES
 from workbench.tracing.cells import Cells
@@ -120,24 +120,29 @@ def rank_correlations(
         statistic = PartialRanks(values, shifted, index, owner, problems, pooled=below or None)
         places = [(measured.index(one), measured.index(other)) for one, other in pairs.items()]
         titles = [*measured, *(f"{one} − {other}" for one, other in pairs.items())]
-        found = bootstrap(partial(_with_differences, statistic=statistic, pairs=places), problems, **settings)
+        statistics = partial(_with_differences, statistic=statistic, pairs=places)
+        found = bootstrap(statistics, problems, method="correlation", **settings)
         cells = [*np.bincount(index), np.isin(index, below).sum() if below else len(index)]
         scopes = [*(("layer", int(layer)) for layer in known), (_BELOW if below else _ALL, -1)]
         sizes = (len(scopes), len(titles), 2, len(names))
         for place in np.ndindex(sizes[0], sizes[1], sizes[3]):
             at = (place[0], place[1], [0, 1], place[2])
-            simple, left = (found[i] for i in np.arange(len(found.low)).reshape(sizes)[at])
+            whole = 1.0 if place[1] < len(measured) else 2.0
+            simple, left = (found[i].times(whole) for i in np.arange(len(found.low)).reshape(sizes)[at])
             key = dict(zip(("scope", "layer"), scopes[place[0]], strict=True)) | {"kind": kind}
             key |= {"outcome": titles[place[1]], "quantity": names[place[2]]}
             key |= {"cells": int(cells[place[0]]), "problems": problems}
-            said = role(simple, left) if place[1] < len(measured) else ""
+            said = role(simple, left, problems) if place[1] < len(measured) else ""
             rows.append(key | simple.columns("simple") | left.columns("partial") | {"role": said})
     return pd.DataFrame(rows)
 
 
-def role(simple: Interval, left: Interval) -> str:
-    """One of ROLES, or "" without intervals: what becomes of a simple link when the other quantities are held equal."""
-    if isnan(simple.low) or isnan(left.low):
+def role(simple: Interval, left: Interval, problems: int) -> str:
+    """One of ROLES: what becomes of a simple link when the other quantities are held equal.
+
+    "" without intervals and with fewer than ``estimates.ENOUGH`` problems.
+    """
+    if isnan(simple.low) or isnan(left.low) or problems < ENOUGH:
         return ""
     before, after = simple.above(0.0), left.above(0.0)
     if before is None:
@@ -164,7 +169,19 @@ def covariate_claims(correlations: pd.DataFrame) -> list[Claim]:
             measured = f"{what} Spearman of {QUANTITIES[row['quantity']]} with {told[row['outcome']]}"
             few = "no interval" if isnan(interval.low) else None
             where = f"{measured}, {row['kind']} tokens, {SCOPES[_BELOW]}"
-            found.append(Claim(claim, "entropy or proxy", where, interval, above=False, obstacle=few))
+            found.append(
+                Claim(
+                    claim,
+                    "entropy or proxy",
+                    where,
+                    interval,
+                    int(row["problems"]),
+                    above=False,
+                    obstacle=few,
+                    kind=str(row["kind"]),
+                    cells=(int(row["cells"]), int(row["cells"])),
+                )
+            )
     return found
 
 
@@ -230,7 +247,8 @@ def _contrasts(contrasts: Mapping[str, Interval]) -> dict[str, Any]:
 
 def _with_differences(counts: Array, statistic: PartialRanks, pairs: Sequence[tuple[int, int]]) -> Array:
     values = statistic(counts).reshape(len(counts), *statistic.shape)
-    more = [values[:, :, [one]] - values[:, :, [other]] for one, other in pairs]
+    # Halved, so that they are between -1 and 1 as correlations are.
+    more = [(values[:, :, [one]] - values[:, :, [other]]) / 2 for one, other in pairs]
     return np.concatenate([values, *more], 2).reshape(len(counts), -1)
 
 

@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from workbench.analysis.verdicts import ROUNDING, Verdict, headline, part_name
+from workbench.analysis.low_entropy import headline, judged, part_name
+from workbench.analysis.verdicts import Claim
 from workbench.errors import InputError
-from workbench.estimates import Interval, Settings
+from workbench.estimates import Settings
 from workbench.lens.strata import check_bins, fraction_strata, quantile_strata
 from workbench.models.prompts import TokenKind
 from workbench.tracing.cells import MEASURES, Cells, choose_kinds, positions_of
@@ -42,8 +43,8 @@ class ShiftTable:
     """KEYS, then of each of ``tracing.cells.MEASURES`` the estimate m and its interval m_low, m_high (NaN: none)."""
     correlations: pd.DataFrame
     """Per scope, layer, kind and measure (kl, kl_null, ratio): its Spearman rho with base entropy."""
-    verdicts: tuple[Verdict, ...]
-    """Whether low-entropy cells shift more than high-entropy ones, per kind, scope and measure."""
+    verdicts: tuple[Claim, ...]
+    """Whether low-entropy cells shift more than high-entropy ones: `key` tells test (ends, trend, peak), measure, scope, kind."""
     verdict: str
     """The one line to remember."""
     depth: int
@@ -64,6 +65,11 @@ class ShiftTable:
             raise InputError(f"`table` must hold the strata 0 to {self.bins - 1}, as `bins` says.")
         if not self.verdicts:
             raise InputError("`verdicts` is empty; build a ShiftTable with stratified_shift(trace).")
+
+    @property
+    def stratum(self) -> str:
+        """What a stratum is called, such as "fifth"."""
+        return part_name(self.bins, str(self.table["strata_by"].iloc[0]))
 
     def __repr__(self) -> str:
         layers = self.table.loc[self.table["scope"] == "layer", "layer"].nunique()
@@ -110,6 +116,10 @@ def stratified_shift(
 ) -> ShiftTable:
     """Shift by stratum of base entropy, and whether low-entropy cells shift more than high-entropy ones.
 
+    1. Cut the cells of each layer and token kind into strata of base entropy, over the whole split.
+    2. Per stratum, average what changed: per layer, over all layers, and without the last one.
+    3. Set the matched-noise null beside it; intervals resample problems.
+
     Args:
         trace: what ``workbench.trace`` returned, with ``null_draws`` of at least 1 for the null columns.
         bins: strata per layer and kind.
@@ -121,8 +131,19 @@ def stratified_shift(
         level: coverage of the intervals.
         seed: of the resamples.
 
+    Returns:
+        The table, rank correlations with entropy, and verdicts; `ShiftTable.columns` says what every column means.
+
     Raises:
         InputError: an empty trace, ``bins`` below 2 or above the number of cells, unknown ``by``, ``kinds``.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> table = wb.stratified_shift(wb.trace(pair, wb.load_problems("shapes", limit=8)), bins=5)
+        >>> sorted(table.table["stratum"].unique().tolist())
+        [0, 1, 2, 3, 4]
+        >>> table.verdict.startswith("Low-entropy")
+        True
     """
     check_bins(bins)
     if by not in BY:
@@ -147,10 +168,9 @@ def stratified_shift(
             correlations += [key | row for row in part.correlations(settings)]
             if scope != "layer" or layer == trace.depth - 1:
                 name = "last layer" if scope == "layer" else scope
-                verdicts += [
-                    _judge(measure, name, kind, interval, part, measured, part_name(bins, by))
-                    for measure, interval in contrasts.items()
-                ]
+                shapes = part.shape(part_strata, bins, settings)
+                called = part_name(bins, by)
+                verdicts += judged(name, kind, part, measured, contrasts, shapes, stratum=called, level=level)
     used = {"by": by, "bins": bins, "resamples": resamples, "level": level, "seed": seed}
     return ShiftTable(
         table=pd.DataFrame(rows),
@@ -237,34 +257,6 @@ def _scopes(trace: LensTrace) -> list[tuple[str, int, list[int]]]:
     scopes.append(("all layers", -1, rows))
     others = [row for row in rows if trace.layers[row] != trace.depth - 1]
     return [*scopes, ("without last layer", -1, others)] if others else scopes
-
-
-def _judge(
-    measure: str,
-    scope: str,
-    kind: str,
-    contrast: Interval,
-    cells: Cells,
-    strata: list[dict[str, Any]],
-    stratum: str,
-) -> Verdict:
-    """The verdict on these cells, with what stands in its way."""
-    largest, obstacle = cells.values["kl"].max(), None
-    empty = [name for name, row in (("lowest", strata[0]), ("highest", strata[-1])) if not row["cells"]]
-    if largest <= ROUNDING:
-        obstacle = (
-            f"the two models agree to within rounding (largest KL {largest:.1g} nats), so nothing shifts"
-        )
-        contrast = Interval(np.nan, np.nan, np.nan)  # of rounding errors
-    elif empty:
-        obstacle = f"the {empty[0]} {stratum} holds no cells"
-    elif measure == "ratio" and np.isnan(cells.values["kl_null"]).any():
-        obstacle = "no matched-noise null was drawn, so what entropy alone does to KL stays in"
-    elif cells.problems < 2:
-        obstacle = "one problem, so no interval"
-    elif np.isnan(contrast.low):
-        obstacle = "too few problems hold these cells for an interval"
-    return Verdict(measure, scope, kind, contrast, stratum, obstacle)
 
 
 def _index(known: list[int], wanted: Sequence[int] | None, name: str) -> list[int]:

@@ -1,189 +1,216 @@
-"""What a stratified shift says about the low-entropy claim, in words.
+"""Claims: a number with its interval, on which side of a bound it has to lie, and whether it does.
 
-The claim (arXiv 2511.19972): RLVR shifts low-entropy cells more than high-entropy ones. It is tested as the
-ratio of the lowest to the highest entropy stratum:
+A claim holds when the whole interval lies on the expected side of the bound, does not hold when the whole interval lies on
+the other, and is undecided otherwise. Fewer than ``estimates.ENOUGH`` problems decide nothing, whatever the interval.
 
-1. ``kl``: mean KL of the lowest stratum over that of the highest. The claim as the paper states it.
-2. ``ratio``: the same of observed KL over matched-noise KL. What is left of it when random changes of equal
-   size, which also move confident distributions less, are divided out.
-
-It holds when the whole interval of that ratio lies above 1, does not hold when it lies below, and is
-undecided otherwise. An interval by percentiles is the same for the ratio and for its logarithm.
+Of many claims some come out by chance. Each has a p value, read from its interval (``Interval.p_value``: the level at
+which the nearer end would reach the bound), and ``adjusted`` gives Holm's, which keep the chance of any wrong decision on
+a page below 5%, however the claims depend on each other. Both verdicts are shown.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from math import isnan
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan, nan
 
 import numpy as np
 import pandas as pd
 
 from workbench.errors import InputError
-from workbench.estimates import Interval
-from workbench.names import SCOPES, STATES
+from workbench.estimates import ENOUGH, Interval
+from workbench.names import STATES, TOO_FEW, UNTESTED
 from workbench.views import markup
-
-ROUNDING = 1e-6  # nats: no KL above this counts as no shift, being what float32 log-probabilities leave open
-_PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the low-entropy claim holds for one measure, in one scope, for one kind of token."""
-
-    measure: str
-    """``"kl"``, or ``"ratio"`` of observed to matched-noise KL."""
-    scope: str
-    """``"without last layer"``, ``"all layers"`` or ``"last layer"``."""
-    kind: str
-    """``"visual"``, ``"text"``, ``"special"`` or ``"all"``."""
-    interval: Interval
-    """Lowest over highest stratum (a factor)."""
-    stratum: str
-    """What a stratum is called, such as ``"fifth"``."""
-    obstacle: str | None = None
-    """Why the claim cannot be tested here, or None."""
-
-    def __post_init__(self) -> None:
-        if self.measure not in ("kl", "ratio"):
-            raise InputError(f"`measure` must be 'kl' or 'ratio', found {self.measure!r}.")
-
-    @property
-    def holds(self) -> bool | None:
-        """True, False, or None where this is undecided."""
-        return None if self.obstacle else self.interval.above(1.0)
-
-    @property
-    def measured(self) -> bool:
-        """Whether there is a factor, though perhaps without an interval."""
-        return not isnan(self.interval.estimate)
-
-    @property
-    def state(self) -> str:
-        """ "holds", "does NOT hold", "is undecided" or "cannot be tested"."""
-        return STATES[self.holds] if self.measured else "cannot be tested"
-
-    @property
-    def place(self) -> str:
-        """Which cells this is about, in words."""
-        return f"{self.kind} tokens, {SCOPES.get(self.scope, self.scope)}"
-
-    @property
-    def text(self) -> str:
-        """One line in plain words."""
-        test = "raw KL" if self.measure == "kl" else "KL against matched noise"
-        found = f"the lowest stratum shifts {times(self.interval)} the highest"
-        return f"Low-entropy claim {self.state} for {test} ({self.place}): {self.obstacle or found}."
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def headline(verdicts: Iterable[Verdict]) -> str:
-    """The line to remember: visual (else all) tokens without the last layer, against noise first, then raw.
-
-    ``verdicts``: for both measures, on visual or all tokens, in all layers and perhaps without the last.
-    """
-    found = {(verdict.scope, verdict.kind, verdict.measure): verdict for verdict in verdicts}
-    kind = "visual" if any(key[1] == "visual" for key in found) else "all"
-    scopes = [scope for scope in ("without last layer", "all layers") if (scope, kind, "kl") in found]
-    raw, noise = (found[scopes[0], kind, measure] for measure in ("kl", "ratio"))
-    lead = noise if noise.measured else raw
-    start = f"Low-entropy claim {lead.state} on this pair ({raw.place})"
-    if not raw.measured:
-        return f"{start}: {raw.obstacle}."
-    start += f": {lead.obstacle}; " if lead.obstacle else ": "
-    if not noise.measured:
-        return (
-            f"{start}by raw KL the lowest stratum shifts {times(raw.interval)} the highest; {noise.obstacle}."
-        )
-    line = f"{start}against matched noise the lowest stratum shifts {times(noise.interval)} the highest; "
-    line += f"by raw KL {times(raw.interval)}"
-    if not raw.obstacle:
-        line += f", where it {raw.state}"
-    raw_all, noise_all = (found["all layers", kind, measure] for measure in ("kl", "ratio"))
-    if (raw.holds, noise.holds) != (raw_all.holds, noise_all.holds):
-        line += f"; counting the last layer {times(noise_all.interval)}, by raw KL {times(raw_all.interval)}"
-    return f"{line}."
-
-
-def part_name(bins: int, by: str) -> str:
-    """What one of ``bins`` strata is called: "fifth", or "fifth of the entropy range"."""
-    part = _PARTS[bins - 2] if bins - 2 < len(_PARTS) else f"of {bins} parts"
-    return f"{part} of the entropy range" if by == "fraction" else part
-
-
-def times(interval: Interval) -> str:
-    """A factor with its interval, such as "0.41x [0.35, 0.48]"."""
-    bounds = "" if isnan(interval.low) else f" [{_number(interval.low)}, {_number(interval.high)}]"
-    return f"{_number(interval.estimate)}x{bounds}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.2g}"
+from workbench.views.tables import number
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and what a pair shows."""
+    """One claim and what a pair shows of it."""
 
     claim: str
-    """What the paper says, in our words."""
+    """What is claimed, such as what the paper says, in our words."""
     place: str
-    """Where in the paper."""
+    """Where it is claimed."""
     measured: str
     """What the number is, with its unit."""
     interval: Interval
+    problems: int
+    """Problems (or ``unit``) that the interval resamples."""
     bound: float = 0.0
     above: bool = True
     """On which side of `bound` the number must lie."""
+    why: str = ""
+    """Why the bound is what it is, where that is not plain."""
     obstacle: str | None = None
     """Why it cannot be tested here."""
+    factor: bool = False
+    """Whether the number is a factor, so that distances from `bound` are measured in logarithms."""
+    kind: str = ""
+    """Which positions were compared: "visual", "text", "special" or "all"; the same on both sides."""
+    cells: tuple[int, int] | None = None
+    """How many cells each of the two sides that are compared touched."""
+    level: float = 0.95
+    """Of the verdict."""
+    comparisons: int = 1
+    """Comparisons that share the level, so that the interval is that of the largest at 1 - (1 - level) / comparisons."""
+    unit: str = "problems"
+    """What was resampled."""
+    key: Mapping[str, str] = field(default_factory=dict)
+    """Where the number stands: measure, scope, kind, test, outcome, method, fit, as the table has it."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.problems, bool) or not isinstance(self.problems, int):
+            raise InputError(
+                f"`problems` is {self.problems!r}; expected how many {self.unit} the interval resamples: "
+                "Claim('replay helps', 'Table 2', 'points', Interval(2, 1, 3), 64)"
+            )
 
     @property
     def holds(self) -> bool | None:
         """True, False, or None where this is undecided."""
-        if self.obstacle:
+        if self.obstacle or self.problems < ENOUGH:
             return None
         side = self.interval.above(self.bound)
         return side if side is None or self.above else not side
 
     @property
     def verdict(self) -> str:
-        """ "holds", "does NOT hold", "is undecided" or "cannot be tested"."""
-        if self.obstacle or np.isnan(self.interval.estimate):
-            return "cannot be tested"
-        return STATES[self.holds]
+        """ "holds", "does NOT hold", "is undecided", "has too few problems" or "cannot be tested"."""
+        return state(self.holds, self.interval, self.problems, unit=self.unit, obstacle=self.obstacle)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p value that the number is `bound`; NaN where this cannot be decided at all."""
+        if self.obstacle or self.problems < ENOUGH:
+            return nan
+        level = 1 - (1 - self.level) / self.comparisons
+        p = self.interval.p_value(self.bound, units=self.problems, level=level, factor=self.factor)
+        return min(1.0, p * self.comparisons) if not isnan(p) else nan
+
+    @property
+    def found(self) -> str:
+        """The number with its interval, or why there is none."""
+        if self.obstacle:
+            return self.obstacle
+        return times(self.interval) if self.factor else bracketed(self.interval)
+
+    @property
+    def text(self) -> str:
+        """One line in plain words."""
+        touched = f"; {self.cells[0]:,} cells against {self.cells[1]:,}" if self.cells else ""
+        head = f"{self.claim} ({self.place}): {self.verdict}; {self.measured}"
+        return f"{head}: {self.found}; {self.problems} {self.unit}{touched}"
 
     def _repr_html_(self) -> str:
         return claims_html([self])
 
     def __str__(self) -> str:
-        found = self.obstacle or f"{self.measured}: {self.interval}"
-        return f"{self.claim} ({self.place}): {self.verdict}; {found}"
+        return self.text
+
+
+def state(
+    holds: bool | None,
+    interval: Interval,
+    problems: int,
+    *,
+    unit: str = "problems",
+    obstacle: str | None = None,
+) -> str:
+    """The verdict in words: "holds", "does NOT hold", "is undecided", "has too few problems" or "cannot be tested"."""
+    if isnan(interval.estimate) or (obstacle and problems >= ENOUGH):
+        return UNTESTED
+    if problems < ENOUGH:
+        return TOO_FEW.replace("problems", unit)
+    return STATES[holds]
+
+
+def adjusted(claims: Sequence[Claim]) -> list[float]:
+    """Holm's p values (`statsmodels`) of claims that stand together; NaN for those that have none."""
+    from statsmodels.stats.multitest import multipletests  # a second to import
+
+    raw = [claim.p for claim in claims]
+    tested = [place for place, p in enumerate(raw) if not isnan(p)]
+    found = [nan] * len(raw)
+    if tested:
+        holm = np.asarray(multipletests([raw[place] for place in tested], method="holm")[1])
+        for place, p in zip(tested, holm.tolist(), strict=True):
+            found[place] = p
+    return found
+
+
+def adjusted_verdict(claim: Claim, p: float) -> str:
+    """The verdict when an adjusted p value takes the place of the claim's own."""
+    decided = claim.holds is not None and p >= 1 - claim.level
+    return STATES[None] if decided else claim.verdict
+
+
+def by_chance(claims: Sequence[Claim]) -> str:
+    """How many of these verdicts would come out by chance, and how many are left when that is taken into account."""
+    ps = adjusted(claims)
+    tested = sum(not isnan(p) for p in ps)
+    if not tested:
+        return "None of these claims can be decided with so few problems."
+    decided = sum(claim.holds is not None for claim in claims)
+    left = sum(
+        adjusted_verdict(c, p) in (STATES[True], STATES[False]) for c, p in zip(claims, ps, strict=True)
+    )
+    rate = 1 - claims[0].level
+    return (
+        f"{tested} claims were tested, each at {rate:.0%}: were none of them so, about {tested * rate:.1f} would still be "
+        f"decided by chance. {decided} are decided; after Holm's adjustment for all {tested}, {left} stay so."
+    )
 
 
 def claim_table(claims: Iterable[Claim]) -> pd.DataFrame:
-    """One row a claim: claim, place, measured, estimate, low, high, expected, verdict, obstacle."""
+    """One row a claim.
+
+    Columns: claim, place, measured, estimate with estimate_low and estimate_high, expected, why (of the bound), kind (of
+    position), cells and cells_other (of the two sides; NaN: not of cells), problems, p, p_adjusted (Holm, over this
+    table), verdict, adjusted (the verdict by p_adjusted), obstacle.
+    """
+    listed = list(claims)
     return pd.DataFrame(
         [
             {
                 "claim": c.claim,
                 "place": c.place,
                 "measured": c.measured,
-                "estimate": c.interval.estimate,
-                "low": c.interval.low,
-                "high": c.interval.high,
+                **c.interval.columns("estimate"),
                 "expected": f"{'above' if c.above else 'below'} {c.bound:g}",
+                "why": c.why,
+                "kind": c.kind,
+                "cells": c.cells[0] if c.cells else nan,
+                "cells_other": c.cells[1] if c.cells else nan,
+                "problems": c.problems,
+                "p": c.p,
+                "p_adjusted": p,
                 "verdict": c.verdict,
+                "adjusted": adjusted_verdict(c, p),
                 "obstacle": c.obstacle or "",
             }
-            for c in claims
+            for c, p in zip(listed, adjusted(listed), strict=True)
         ]
     )
 
 
 def claims_html(claims: Iterable[Claim]) -> str:
     """The same for Jupyter, estimates with their intervals."""
-    told = claim_table(claims).rename(columns={"low": "estimate_low", "high": "estimate_high"})
-    return markup.table(told) if len(told) else markup.paragraph("No claims.")
+    listed = list(claims)
+    if not listed:
+        return markup.paragraph("No claims.")
+    return markup.paragraph(by_chance(listed)) + markup.table(claim_table(listed))
+
+
+def times(interval: Interval) -> str:
+    """A factor with its interval, such as "0.41x [0.35, 0.48]"."""
+    bounds = "" if isnan(interval.low) else f" [{_factor(interval.low)}, {_factor(interval.high)}]"
+    return f"{_factor(interval.estimate)}x{bounds}"
+
+
+def bracketed(interval: Interval) -> str:
+    """A number with its interval to three digits, such as "0.0144 [0.0129, 0.0160]"."""
+    bounds = "" if isnan(interval.low) else f" [{number(interval.low)}, {number(interval.high)}]"
+    return f"{number(interval.estimate)}{bounds}"
+
+
+def _factor(value: float) -> str:
+    return f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.2g}"

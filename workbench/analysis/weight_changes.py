@@ -29,6 +29,7 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.batches import collate
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
+from workbench.models.rope_memory import from_rest
 from workbench.problems.problem import Problem, listed
 from workbench.views import markup
 
@@ -94,7 +95,12 @@ class WeightChanges:
 def compare_weights(
     pair: ModelPair, problems: Sequence[Problem | EncodedPrompt], *, resamples: int = 1000, seed: int = 0
 ) -> WeightChanges:
-    """The change of every weight beside that of every module's output; the module's text tells how.
+    """The change of every weight beside that of every module's output, and how well one tells the other.
+
+    1. Per weight: the norm of its change, over the norm of the base's weight, and of matrices its effective rank.
+    2. Per linear module and decoder layer: the relative change of its output on the prompts, in the running models (``total``)
+       and of the RLVR module fed with what the base's receives (``own``).
+    3. Spearman correlations over modules of relative weight change and both of these.
 
     Args:
         pair: what `load_pair` returned.
@@ -192,7 +198,7 @@ def _output_table(
         total = np.tensordot(counts, sums, axes=1)
         return np.sqrt(divide(total[..., 1:], total[..., :1])).reshape(len(counts), -1)
 
-    found = bootstrap(statistic, len(ids), resamples=resamples, seed=seed)
+    found = bootstrap(statistic, len(ids), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
     of_layer = table.loc[table["layer"] >= 0].assign(
         change=table["norm"] ** 2, whole=(table["norm"] / table["relative"]) ** 2
     )
@@ -242,6 +248,7 @@ def _squares(pair: ModelPair, prompt: EncodedPrompt, watched: Sequence[str]) -> 
     return sums
 
 
+@from_rest
 def _run(anatomy: Anatomy, prompt: EncodedPrompt, pad_id: int) -> None:
     anatomy.model(**anatomy.placed(collate([prompt], pad_id)), use_cache=False)
 

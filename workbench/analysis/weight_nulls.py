@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from workbench.analysis.low_entropy import part_name
 from workbench.analysis.null_models import (
     NULLS,
     NullKind,
@@ -27,14 +28,14 @@ from workbench.analysis.null_models import (
     named_weights,
     null_pair,
 )
-from workbench.analysis.verdicts import part_name, times
+from workbench.analysis.verdicts import state, times
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
 from workbench.lens.strata import check_bins
 from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
-from workbench.names import SCOPES, STATES
+from workbench.names import SCOPES
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import Group, groups_of
 from workbench.tracing.lens_trace import LensTrace
@@ -126,7 +127,11 @@ def weight_nulls(
     batch_size: int = 8,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
-    """Trace the pair, null models and other pairs, and compare what shifts where; the module's text tells how.
+    """Trace the pair, null models and other pairs, and compare what shifts where.
+
+    1. Null models: the base plus the RLVR update permuted within each tensor, or plus noise of its norm.
+    2. Every model is traced against the same base on the same prompts; strata are those of the base's entropy.
+    3. RLVR over null, stratum by stratum, and the low-over-high contrast of RLVR over that of the null, with intervals.
 
     Args:
         pair: what `load_pair` returned.
@@ -208,7 +213,7 @@ def _compared(
         beyond = divide(contrast[:, :1], contrast)
         return np.concatenate([kl.reshape(len(kl), -1), over.reshape(len(kl), -1), contrast, beyond], 1)
 
-    found = bootstrap(statistic, len(held), resamples=resamples, seed=seed)
+    found = bootstrap(statistic, len(held), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
     shared, strata = {"kind": group.kind, "scope": group.scope}, range(bins)
     rows, contrasts, count = [], [], len(names) * bins
     real = mean[0].sum(0)
@@ -227,13 +232,13 @@ def _compared(
             | {"rlvr_over_least": single[:, stratum].min(), "rlvr_over_most": single[:, stratum].max()}
             for stratum in strata
         ]
-        ratio = found[2 * count + len(names) + place]
+        ratio, problems = found[2 * count + len(names) + place], int((held.sum(1) > 0).sum())
         contrasts.append(
-            {"condition": name, **shared, "problems": int((held.sum(1) > 0).sum()), "draws": len(sums)}
+            {"condition": name, **shared, "problems": problems, "draws": len(sums)}
             | found[2 * count + place].columns("contrast")
             | ratio.columns("beyond")
             | {"beyond_least": beyond.min(), "beyond_most": beyond.max()}
-            | {"state": "" if name == RLVR else STATES[ratio.above(1.0)]}
+            | {"state": "" if name == RLVR else state(ratio.above(1.0), ratio, problems)}
         )
     return rows, contrasts
 

@@ -154,7 +154,12 @@ def attribute(
     keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Attribution:
-    """Attribute the change between a pair's models to their components; the module's text tells how.
+    """Attribute the change between a pair's models to embeddings, heads and MLPs.
+
+    1. Choose cells (layer, position) by the base's entropy, or name them.
+    2. Split each metric's change over the components of both models, exactly.
+    3. Swap every component between the models, exactly and by two approximations.
+    4. Means over problems, and correlations of the approximations with the exact effects, with intervals.
 
     Args:
         pair: what `load_pair` returned.
@@ -170,10 +175,19 @@ def attribute(
         keep: a folder for finished problems; the same call with the same folder goes on from there.
         progress: called with (problems done, problems in all).
 
+    Returns:
+        Tables by problem and component, their means, and correlations; `Attribution.verdict` in words.
+
     Raises:
         InputError: a family that TransformerLens does not support, unknown metrics or approximations, a layer or position that
             does not exist, no responses for a metric of the answer, responses that do not differ, ``keep`` with encoded prompts,
             a problem twice.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> found = wb.attribute(pair, wb.load_problems("shapes", limit=2), metrics=["kl"], swaps=False, resamples=50)
+        >>> bool(abs(found.totals["total"] - found.totals["explained"]).max() < 1e-3)  # the parts sum to the change
+        True
     """
     wanted = check_metrics(metrics)
     chosen = Cells() if cells is None else cells
@@ -203,7 +217,7 @@ def attribute(
     for index, (item, prompt) in enumerate(zip(problems, prompts, strict=True)):
         said = None if told is None else told[index]
         spec = {"pair": {**pair.provenance}, **used, "swaps": swaps, "responses": said}
-        spec["problem"] = getattr(item, "fingerprint", None)
+        spec["problem"] = item.fingerprint
         folder = None if keep is None else Path(keep)
         parts.append(kept(folder, spec, TABLES, lambda prompt=prompt, said=said: measured(prompt, said)))
         if progress:
@@ -291,7 +305,10 @@ def relp_gain(
     problem, problems = number_problems(rows["problem"], len(rows))
     exactly, *roughly = (rows[name].to_numpy(float) for name in ("exact", *APPROXIMATIONS))
     patching, relp = (Correlation(exactly, values, problem, problems) for values in roughly)
-    return bootstrap(lambda n: relp(n) - patching(n), problems, resamples=resamples, seed=seed)[0]
+    found = bootstrap(
+        lambda n: relp(n) - patching(n), problems, bounds=(-2.0, 2.0), resamples=resamples, seed=seed
+    )
+    return found[0]
 
 
 def _groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

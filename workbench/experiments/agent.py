@@ -23,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.conditions import Patch, Replay
+from workbench.conditions import Condition, condition_of, signature_of
 from workbench.decoding.decode import Engine, Intervention, Model, Response, check_sampling, decode
 from workbench.errors import InputError
 from workbench.experiments.transcript import Ended, Transcript, Turn
@@ -32,11 +32,8 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.problems.zoom import STOPS, ZoomTool, utf8
-from workbench.replay.adapters import Adapter
-from workbench.replay.amortised import predict_tokens
 from workbench.replay.nothing_selected import NOTHING
-from workbench.replay.patching import PreparedPatch, prepare_patch
-from workbench.replay.replay import LearnedTokens, learn_many
+from workbench.replay.prepared import prepare
 from workbench.runs import kept
 from workbench.tracing.trace import trace
 from workbench.views.pages import write_page
@@ -53,7 +50,7 @@ def run_agent(
     problem: Problem,
     *,
     model: Model = "rlvr",
-    intervention: Replay | Patch | Adapter | None = None,
+    intervention: Condition | None = None,
     turns: int = 10,
     temperature: float = 0.0,
     seed: int = 0,
@@ -64,7 +61,12 @@ def run_agent(
     engine: Engine | None = None,
     respond: Respond | None = None,
 ) -> Transcript:
-    """Let a model work on a problem with images; the module's text tells how.
+    """Let a model work on a problem with images, looking closer turn by turn until it answers.
+
+    1. Each turn's prompt is the whole conversation; an intervention is made anew on it, with all its images.
+    2. The model responds, up to the first ``</tool_call>`` or ``</answer>``.
+    3. An answer ends it; a call brings a crop as a new image, anything else a sentence about what is wrong.
+    4. It also ends after ``turns`` responses, or when the next one would not fit the context.
 
     Args:
         pair: what `load_pair` returned, with a processor whose chat template knows several turns.
@@ -113,7 +115,7 @@ def run_agent(
             ended = "context"
             break
         begun = time.perf_counter()
-        made = _make(pair, prompt, intervention)
+        made = None if intervention is None else prepare(intervention, pair, [prompt])[0]
         making = time.perf_counter()
         response = answer(pair, prompt, made)
         seconds = time.perf_counter() - making
@@ -131,7 +133,7 @@ def run_agent(
                 call=step.call,
                 error=step.error,
                 crop=crop,
-                made=_summary(made),
+                made=getattr(made, "summary", {}),
                 making_seconds=making - begun if made else 0.0,
                 seconds=seconds,
                 trace=trace(pair, [prompt], top_k=5, null_draws=0) if lens else None,
@@ -152,7 +154,7 @@ def run_agent(
     settings = {
         "pair": pair.name,
         "model": model,
-        "intervention": None if intervention is None else [type(intervention).__name__, _told(intervention)],
+        "intervention": None if intervention is None else signature_of(intervention),
         "turns": turns,
         **how,
         **({} if engine is None else {"engine": str(engine)}),
@@ -244,31 +246,6 @@ def _decoder(model: Model, how: Mapping[str, Any]) -> Respond:
     return respond
 
 
-def _make(
-    pair: ModelPair, prompt: EncodedPrompt, intervention: Replay | Patch | Adapter | None
-) -> LearnedTokens | PreparedPatch | None:
-    """The intervention on this turn's whole context."""
-    if isinstance(intervention, Replay):
-        return learn_many(pair, [prompt], intervention)[0]  # none, where a turn has no cell that is selected
-    if isinstance(intervention, Adapter):
-        return predict_tokens(pair, prompt, intervention)
-    return None if intervention is None else prepare_patch(pair, prompt, intervention)
-
-
-def _told(intervention: Replay | Patch | Adapter) -> dict[str, Any]:
-    return intervention.described if isinstance(intervention, Adapter) else asdict(intervention)
-
-
-def _summary(made: LearnedTokens | PreparedPatch | None) -> dict[str, Any]:
-    if made is None:
-        return {}
-    if isinstance(made, PreparedPatch):
-        return {"cells": float(made.mask.float().mean())}
-    losses = made.losses.tolist() or [float("nan")]
-    share = float(made.mask[:, made.visual].float().mean())
-    return {"cells": share, "first_loss": losses[0], "last_loss": losses[-1], "stopped": made.stopped}
-
-
 def _check_tool(pair: ModelPair, tool: ZoomTool) -> None:
     if tool.relative_to == "seen" and pixel_budget(getattr(pair.processor, "image_processor", None)) is None:
         raise InputError(
@@ -303,26 +280,23 @@ def _check_images(problem: Problem) -> None:
         )
 
 
-def _check(
-    problem: Problem, model: Model, intervention: Replay | Patch | Adapter | None, turns: int, limit: int
-) -> None:
+def _check(problem: Problem, model: Model, intervention: Condition | None, turns: int, limit: int) -> None:
     call = "run_agent(pair, problem, turns=10)"
     for name, value in (("turns", turns), ("max_context", limit)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"`{name}` is {value!r}; expected a whole number of at least 1: {call}")
     _check_images(problem)
-    if intervention is not None and not isinstance(intervention, Replay | Patch | Adapter):
+    if intervention is not None and not isinstance(intervention, Condition):
         raise InputError(
             f"`intervention` is a {type(intervention).__name__}; expected None, a Replay, a Patch or an Adapter, of which each "
             "turn's own is made: run_agent(pair, problem, intervention=Replay(layers=5))"
         )
-    direction = getattr(intervention, "direction", "base_to_rlvr")
-    if direction == "self":
+    if getattr(intervention, "direction", None) == "self":
         raise InputError(
             "`intervention` has direction 'self', which needs a disturbed copy of every crop; agents have 'base_to_rlvr' "
             "and 'reverse': Replay(direction='base_to_rlvr')"
         )
-    fits = "base" if direction == "reverse" else "rlvr"
+    fits = "rlvr" if intervention is None else condition_of(intervention).answered_by
     if model not in ("base", "rlvr") or (intervention is not None and model != fits):
         raise InputError(
             f"`model` is {model!r}; expected {'base or rlvr' if intervention is None else repr(fits)} with this "

@@ -100,7 +100,7 @@ class Emergence:
             + markup.folded("half-times of all curves", markup.table(self.timing))
             + markup.folded(
                 "all curves",
-                markup.table(self.table.rename(columns={"low": "estimate_low", "high": "estimate_high"})),
+                markup.table(self.table),
             )
         )
 
@@ -139,7 +139,13 @@ def follow_training(
     keep: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Emergence:
-    """Measure every checkpoint and time what changes; the module's text tells how.
+    """Measure every checkpoint of a training, and time what changes first.
+
+    1. Every checkpoint plays the RLVR model beside the same base, on the same problems with the same random streams: greedy and
+       sampled answers, and KL by stratum of the base's entropy beside that of matched noise.
+    2. A curve is one measure over the steps; its half-time is the first step at which it has made half of its final change.
+    3. Curves are resampled together, problem by problem: a shift precedes a gain where the whole interval of the difference of
+       their half-times lies below 0.
 
     Args:
         problems: problems with answers.
@@ -234,7 +240,8 @@ def _told(row: Mapping[str, Any]) -> str:
     if row["obstacle"]:
         return f"{shift} beside {other}: {row['state']}, {row['obstacle']}."
     gap = Interval.in_row(row, "gap")
-    said = "is undecided beside" if row["state"] == "undecided" else row["state"]
+    unsaid = {"undecided": "is undecided beside", "too few problems": "has too few problems beside"}
+    said = unsaid.get(row["state"], row["state"])
     return f"{shift} {said} {other}: {gap} steps between the two half-times."
 
 

@@ -11,7 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from workbench.estimates import Array, Interval, bootstrap, divide
+from workbench.estimates import (
+    ENOUGH,
+    FEWEST,
+    Array,
+    Interval,
+    Settings,
+    bootstrap,
+    divide,
+    share_change,
+    shares,
+)
 
 RL = "rl"
 """The condition of RL's own checkpoints; a control goes by its name."""
@@ -87,6 +97,24 @@ class Curves:
             parts.append(divide(plain[:, lowest], plain[:, highest]))
         return np.concatenate(parts, axis=1)
 
+    def shares(self, last: int, settings: Settings) -> dict[tuple[int, int], tuple[Interval, Interval]]:
+        """(curve, checkpoint) of answers -> the share that is right, and what the one at ``last`` has more."""
+        plain = self.amount.shape[1]
+        answers = [
+            place
+            for place, key in enumerate(self.keys.iloc[:plain].to_dict("records"))
+            if key["scope"] == "" and (key["measure"] == "greedy" or key["measure"].startswith("Pass@"))
+        ]
+        found = {}
+        for place in answers:
+            amount, weight = self.amount[:, place], self.weight[:, place]
+            known = shares(amount, weight)
+            for number in range(amount.shape[1]):
+                gain = share_change(amount[:, last] - amount[:, number], weight[:, number], **settings)
+                own = Interval(0.0, np.nan, np.nan)  # of the last one over itself
+                found[place, number] = (known[number], own if number == last else gain)
+        return found
+
     def timed(self) -> list[int]:
         """Rows of ``keys`` whose half-times are of interest: answers, what was asked for further, and the outermost strata."""
         outermost = self.keys["measure"].isin(["size", "kl"]) & self.keys["stratum"].isin([0, self.bins - 1])
@@ -102,52 +130,56 @@ def compare(
     at = np.asarray(names[:steps], float)
     pairs = _pairs(keyed, curves.bins)
 
-    def statistic(counts: Array) -> Array:
+    def smooth(counts: Array) -> Array:
         values = curves.values(counts)
         final = values[..., last : last + 1]
-        half = half_times(values[:, timed, :steps], at)
-        change = (values[..., last] - values[..., 0])[:, timed]
-        gaps = half[:, [a for a, _ in pairs]] - half[:, [b for _, b in pairs]]
-        blocks = (
-            values,
-            final - values,
-            divide(final, np.where(values == 0, np.nan, values)),
-            change,
-            half,
-            gaps,
-        )
+        over = divide(final, np.where(values == 0, np.nan, values))
+        blocks = (values, final - values, over, (values[..., last] - values[..., 0])[:, timed])
         return np.concatenate([block.reshape(len(counts), -1) for block in blocks], axis=1)
 
+    def timing_of(counts: Array) -> Array:
+        half = half_times(curves.values(counts)[:, timed, :steps], at)
+        gaps = half[:, [a for a, _ in pairs]] - half[:, [b for _, b in pairs]]
+        return np.concatenate([half, gaps], axis=1)
+
     problems, count, held = len(curves.amount), len(keys) * len(names), len(timed)
-    found = bootstrap(statistic, problems, resamples=resamples, seed=seed)
+    settings = Settings(resamples=resamples, seed=seed)
+    found = bootstrap(smooth, problems, **settings)
+    when = bootstrap(timing_of, problems, method="order", **settings)
+    answers = curves.shares(last, settings)
     rows = []
     for place, key in enumerate(keys.to_dict("records")):
         for number, name in enumerate(names):
             index = place * len(names) + number
             value, minus, over = (found[index + block * count] for block in range(3))
+            value, minus = answers.get((place, number), (value, minus))
             row = {
                 "condition": RL if number <= last else name,
                 "step": float(name) if number <= last else np.nan,
             }
-            row |= {**key, "estimate": value.estimate, "low": value.low, "high": value.high}
+            row |= key | value.columns("estimate")
             rows.append(
                 row | minus.columns("last_minus") | over.columns("last_over") | {"problems": problems}
             )
     table = pd.DataFrame(rows)
-    change, half = ([found[3 * count + block * held + i] for i in range(held)] for block in range(2))
+    change = [found[3 * count + i] for i in range(held)]
+    for i, place in enumerate(timed):
+        if (place, 0) in answers:
+            change[i] = answers[place, 0][1]  # the last step minus the first
+    half = [when[i] for i in range(held)]
     timing = pd.DataFrame(
         key | change[i].columns("change") | half[i].columns("half_time") | {"problems": problems}
         for i, key in enumerate(keyed)
     )
     order = []
     for number, (a, b) in enumerate(pairs):
-        gap, obstacle = found[3 * count + 2 * held + number], _obstacle(change[a], change[b], timing, a, b)
+        gap, obstacle = when[held + number], _obstacle(change[a], change[b], timing, a, b)
         first = keyed[a]
         order.append(
             {key: first[key] for key in ("measure", "kind", "scope")}
             | {"other": name_of(keyed[b]), "group": "" if keyed[b]["kind"] else keyed[b]["scope"]}
             | {**gap.columns("gap"), "problems": problems}
-            | {"state": "cannot be told" if obstacle else state_of(gap), "obstacle": obstacle}
+            | {"state": "cannot be told" if obstacle else state_of(gap, problems), "obstacle": obstacle}
             | change[b].columns("other_change")
         )
     return table, timing, pd.DataFrame(order)
@@ -177,8 +209,10 @@ def name_of(curve: Mapping[str, Any]) -> str:
     return "the shift at low entropy" if curve["stratum"] == 0 else "the shift at high entropy"
 
 
-def state_of(gap: Interval) -> str:
-    """What a difference of half-times says: "precedes", "follows", or "undecided" where the interval holds 0."""
+def state_of(gap: Interval, problems: int) -> str:
+    """What a difference of half-times says: "precedes", "follows", "undecided" (the interval holds 0), "too few problems"."""
+    if problems < ENOUGH:
+        return "too few problems"
     return {True: "follows", False: "precedes", None: "undecided"}[gap.above(0.0)]
 
 
@@ -186,7 +220,10 @@ def _obstacle(one: Interval, two: Interval, timing: pd.DataFrame, a: int, b: int
     for change, row in ((one, a), (two, b)):
         if change.above(0.0) is None:
             measured = SHIFTS.get(name := timing["measure"].iloc[row], name)
-            if timing["problems"].iloc[row] < 2:
-                return "one problem, so no interval"
+            problems = timing["problems"].iloc[row]
+            if problems < FEWEST:
+                return (
+                    "one problem, so no interval" if problems < 2 else f"{problems} problems, so no interval"
+                )
             return f"whether {measured} changes at all is undecided: {change.estimate:.3g} [{change.low:.3g}, {change.high:.3g}]"
     return ""

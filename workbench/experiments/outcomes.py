@@ -8,7 +8,15 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from workbench.errors import InputError
-from workbench.estimates import Interval, Settings, mean, paired_difference, pass_at_k
+from workbench.estimates import (
+    Interval,
+    Settings,
+    mean,
+    paired_difference,
+    pass_at_k,
+    share,
+    share_difference,
+)
 
 PASS_AT = (1, 2, 4, 8, 16, 32, 64)
 REFERENCES = ("rlvr", "base")
@@ -28,8 +36,8 @@ def summarise_responses(
         seed: of the bootstrap.
 
     Returns:
-        One row per intervention and measure: ``greedy``, ``Pass@K``. estimate, low, high (shares of 1); for each
-        reference ``vs_rlvr``, ``vs_rlvr_low``, ``vs_rlvr_high``; for greedy also ``vs_rlvr_mcnemar``, the p value of
+        One row per intervention and measure: ``greedy``, ``Pass@K``. estimate, estimate_low, estimate_high (shares of 1);
+        for each reference ``vs_rlvr``, ``vs_rlvr_low``, ``vs_rlvr_high``; for greedy also ``vs_rlvr_mcnemar``, the p value of
         McNemar's exact test on discordant problems. ``problems`` counts them.
 
     Raises:
@@ -41,11 +49,11 @@ def summarise_responses(
     for name, measures in found.items():
         for measure, values in measures.items():
             row: dict[str, Any] = {"intervention": name, "measure": measure, "problems": number}
-            row |= _columns("", mean(values, clusters, **settings))
+            row |= share(values, clusters).columns("estimate")
             for reference in REFERENCES:
                 if reference in found and reference != name:
                     other = found[reference][measure]
-                    row |= _columns(f"vs_{reference}", paired_difference(other, values, clusters, **settings))
+                    row |= share_difference(other, values, clusters, **settings).columns(f"vs_{reference}")
                     if measure == "greedy":
                         row[f"vs_{reference}_mcnemar"] = mcnemar(other, values)
             rows.append(row)
@@ -94,7 +102,7 @@ def changes(
 ) -> pd.DataFrame:
     """What a condition changes against another, in points, over all problems or by a column such as ``family``.
 
-    Columns: part (a value of `by`, or "all"), problems, accuracy (percent), change, low, high (95%, over problems).
+    Columns: part (a value of `by`, or "all"), problems, accuracy (percent), change, change_low, change_high (95%, over problems).
 
     Raises:
         InputError: a missing column or condition, or responses that are not complete.
@@ -109,10 +117,10 @@ def changes(
         found = scores(chosen, samples=samples, pass_at=ks)
         if missing := {name, against} - {*found}:
             raise InputError(f"`responses` lacks the conditions {sorted(missing)}; it has {[*found]}")
-        before, after = (100 * found[condition][measure] for condition in (against, name))
-        row = {"part": part, "problems": len(after), "accuracy": after.mean()}
-        interval = paired_difference(before, after, np.arange(len(after)), resamples=resamples, seed=seed)
-        rows.append(row | {"change": interval.estimate, "low": interval.low, "high": interval.high})
+        before, after = (found[condition][measure] for condition in (against, name))
+        row = {"part": part, "problems": len(after), "accuracy": 100 * after.mean()}
+        interval = share_difference(before, after, np.arange(len(after)), resamples=resamples, seed=seed)
+        rows.append(row | interval.times(100).columns("change"))
     return pd.DataFrame(rows)
 
 
@@ -122,8 +130,8 @@ def accuracy_rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
     These are greedy accuracy, its difference to plain RLVR, Pass@1, its difference, and McNemar's p for greedy.
     """
 
-    def points(row: pd.Series, name: str, low: str, high: str) -> str:
-        value, bottom, top = (100 * float(row.get(column, np.nan)) for column in (name, low, high))  # pyright: ignore[reportArgumentType]
+    def points(row: pd.Series, name: str) -> str:
+        value, bottom, top = (100 * float(row.get(column, np.nan)) for column in Interval.names(name))  # pyright: ignore[reportArgumentType]
         return "–" if np.isnan(value) else f"{value:.1f} [{bottom:.1f}, {top:.1f}]"
 
     for name in dict.fromkeys(summary["intervention"]):
@@ -132,8 +140,8 @@ def accuracy_rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
         for measure in ("greedy", "Pass@1"):
             row = rows.loc[measure] if measure in rows.index else pd.Series(dtype=float)
             cells += [
-                points(row, "estimate", "low", "high"),
-                points(row, "vs_rlvr", "vs_rlvr_low", "vs_rlvr_high"),
+                points(row, "estimate"),
+                points(row, "vs_rlvr"),
             ]
         p = rows.loc["greedy"].get("vs_rlvr_mcnemar", np.nan)
         yield {"name": name, "cells": [*cells, "–" if np.isnan(p) else f"{p:.3f}"]}
@@ -150,7 +158,7 @@ def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) ->
 
     ``drift`` has one row per problem, intervention, scope and stratum, with ``before`` and ``kl``; a problem without
     cells in a stratum has NaN there and is left out. ``change`` is negative where an intervention pulled the
-    activations closer. Intervals are by bootstrap over problems.
+    activations closer. Intervals resample problems.
     """
     rows = []
     for key, part in drift.dropna(subset=["kl", "before"]).groupby(
@@ -166,16 +174,7 @@ def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) ->
             "problems": len(part),
             "before": before.mean(),
         }
-        row |= _columns("kl", mean(after, clusters, resamples=resamples, seed=seed))
-        row |= _columns("change", paired_difference(before, after, clusters, resamples=resamples, seed=seed))
+        row |= mean(after, clusters, resamples=resamples, seed=seed).columns("kl")
+        row |= paired_difference(before, after, clusters, resamples=resamples, seed=seed).columns("change")
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _columns(name: str, interval: Interval) -> dict[str, float]:
-    prefix = f"{name}_" if name else ""
-    return {
-        name or "estimate": interval.estimate,
-        f"{prefix}low": interval.low,
-        f"{prefix}high": interval.high,
-    }

@@ -1,108 +1,35 @@
 """One condition on some problems: its interventions made, the responses drawn and verified, the drift measured.
 
-A condition is a value: ``"base"``, ``"rlvr"``, a `Replay`, a `Patch` or an `Adapter`. What several of them need on the same
-problems is made once, where a `Reuse` is handed from one to the next.
+A condition is ``"base"``, ``"rlvr"``, or any `Condition`. What several of them need on the same problems is made once, where a
+`Reuse` is handed from one to the next.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from workbench import conditions as written
 from workbench.backoff import piecewise
 from workbench.cache import Reuse
-from workbench.conditions import Patch, Replay, title_of
+from workbench.conditions import Named, Replay, condition_of
 from workbench.decoding.decode import decode_many
-from workbench.decoding.vllm_engine import Model
 from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import EncodedPrompt
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
-from workbench.replay.adapters import Adapter
-from workbench.replay.amortised import predict_many
-from workbench.replay.disturbances import jittered
-from workbench.replay.nothing_selected import check_selected, unselected
-from workbench.replay.patching import Readings, prepare_patch
-from workbench.replay.replay import aims_of, learn_many
+from workbench.replay.nothing_selected import BLIND, check_selected, unselected
+from workbench.replay.prepared import needs_pictures, prepare_seeing
 from workbench.tracing.edits import Intervention, batch_edits
-
-Condition = written.Condition | Adapter
-"""What a model is compared under: a condition that can be written down, or an adapter, which is weights."""
-
-
-def name_of(condition: Condition) -> str:
-    """What a condition is called where nobody named it."""
-    return f"amortised, {condition.replay.select}" if isinstance(condition, Adapter) else title_of(condition)
-
-
-def described(condition: Condition) -> Any:
-    """A condition as JSON's types."""
-    if isinstance(condition, Adapter):
-        return condition.described
-    return condition if isinstance(condition, str) else asdict(condition)
-
-
-def drawn_by_engine(condition: Condition) -> bool:
-    """Whether an engine can draw the responses: those of the plain models, and those with tokens at layer 0."""
-    return isinstance(condition, str | Adapter) or getattr(condition, "site", "") == "tokens"
-
-
-def answered_by(condition: Condition) -> Model:
-    """Which of the two models answers under a condition."""
-    return "base" if condition == "base" or getattr(condition, "direction", "") == "reverse" else "rlvr"
-
-
-def intervene(
-    pair: ModelPair,
-    problems: Sequence[Problem],
-    prompts: Sequence[EncodedPrompt],
-    condition: Condition,
-    *,
-    seed: int = 0,
-    batch_size: int = 8,
-    reuse: Reuse | None = None,
-) -> list[Intervention | None]:
-    """The condition's intervention for each prompt; None for the plain models."""
-    reuse = reuse or Reuse()
-    if isinstance(condition, str):
-        return [None] * len(prompts)
-    if isinstance(condition, Adapter):
-        return [*predict_many(pair, prompts, condition, batch_size=batch_size)]
-    if isinstance(condition, Patch):
-        condition.check_depth(pair.depth)
-        layers = condition.patched
-        return [
-            prepare_patch(
-                pair,
-                prompt,
-                condition,
-                readings=reuse.of(
-                    ("readings", prompt.problem_id, layers),
-                    lambda prompt=prompt: Readings.of(pair, prompt, layers),
-                ),
-            )
-            for prompt in prompts
-        ]
-    students, aims = None, None
-    if condition.direction == "self":
-        students = [pair.encode(jittered(problem, seed)) for problem in problems]
-    if reuse.limit:
-        teacher = "base" if condition.direction == "base_to_rlvr" else "rlvr"
-        wanted = ("aims", *(p.problem_id for p in prompts), teacher, condition.loss_layers(pair.depth))
-        aims = reuse.of(
-            (*wanted, condition.top_v), lambda: aims_of(pair, prompts, condition, batch_size=batch_size)
-        )
-    return [*learn_many(pair, prompts, condition, students=students, aims=aims, batch_size=batch_size)]
 
 
 def measure(
     pair: ModelPair,
-    condition: Condition,
+    condition: Named,
     problems: Sequence[Problem],
     settings: Mapping[str, Any],
     reuse: Reuse | None = None,
@@ -127,17 +54,14 @@ def measure(
     seed, batch_size = settings["seed"], settings["batch_size"]
     prompts = reuse.of(("prompts", ids), lambda: [pair.encode(problem) for problem in problems])
     begun = time.perf_counter()
-    drawn = seed if getattr(condition, "direction", "") == "self" else None
-    made = reuse.of(
-        ("made", ids, condition, drawn),
-        lambda: intervene(pair, problems, prompts, condition, seed=seed, batch_size=batch_size, reuse=reuse),
-    )
-    if whole and isinstance(condition, Replay) and len(empty := unselected(made)) == len(problems):
-        check_selected(empty, len(problems), condition)
+    how = {"seed": seed, "batch_size": batch_size, "reuse": reuse}
+    made = prepare_seeing(condition, pair, prompts, problems=problems, **how)
+    seeing = len(made) - made.count(None)
+    if whole and isinstance(condition, Replay) and len(empty := unselected(made)) == seeing:
+        check_selected(empty, seeing, condition)
     making = (time.perf_counter() - begun) / len(problems)
-    model = answered_by(condition)
     shared = {
-        "model": model,
+        "model": condition_of(condition).answered_by,
         "interventions": made,
         "seed": seed,
         "max_new_tokens": settings["max_new_tokens"],
@@ -149,7 +73,10 @@ def measure(
         pair, prompts, samples=settings["samples"], temperature=settings["temperature"], **shared
     )
     rows = []
-    for problem, intervention, first, others in zip(problems, made, greedy, sampled, strict=True):
+    for problem, prompt, intervention, first, others in zip(
+        problems, prompts, made, greedy, sampled, strict=True
+    ):
+        cells, visual = _touched(intervention, prompt)
         for sample, response in enumerate([*first, *others], start=-1):
             outcome = verify(response.text, problem.answer or "", problem.verifier, choices=problem.choices)
             rows.append(
@@ -165,15 +92,28 @@ def measure(
                     "seconds": response.seconds,
                     "making_seconds": making,
                     "seed": seed,
-                    "stopped": getattr(intervention, "stopped", None) or "",
+                    "stopped": getattr(intervention, "stopped", None)
+                    or (BLIND if intervention is None and needs_pictures(condition) else ""),
+                    "cells": cells,
+                    "cells_visual": visual,
                 }
             )
     return pd.DataFrame(rows), _drift(pair, condition, prompts, made, batch_size, reuse)
 
 
+def _touched(intervention: Intervention | None, prompt: EncodedPrompt) -> tuple[float, float]:
+    """How many cells an intervention selects, and of visual tokens; NaN for one that does not tell by a ``mask``."""
+    if intervention is None:
+        return 0.0, 0.0
+    mask = getattr(intervention, "mask", None)
+    if mask is None:
+        return math.nan, math.nan
+    return float(mask.sum()), float(mask[:, prompt.kinds == TokenKind.VISUAL].sum())
+
+
 def _drift(
     pair: ModelPair,
-    condition: Condition,
+    condition: Named,
     prompts: Sequence[EncodedPrompt],
     made: Sequence[Intervention | None],
     batch_size: int,
@@ -183,7 +123,7 @@ def _drift(
     columns = ["problem", "scope", "stratum", "before", "kl", "cells"]
     if condition == "base":  # its distance from itself
         return pd.DataFrame({column: [] for column in columns})
-    turned = getattr(condition, "direction", "") == "reverse"
+    turned = condition_of(condition).answered_by == "base"
     if turned:
         pair = replace(pair, base=pair.rlvr, rlvr=pair.base)
 

@@ -7,7 +7,7 @@ For each kind of disturbance (with the undisturbed draw; ``all`` pools the kinds
 * ``equal strength``  the same with the means of every problem, kind and strength taken out: what is left is chance
                       between draws, so that a strength which moves everything makes no slope;
 * ``mixed``           statsmodels' MixedLM on drift less its problem's mean, random intercept and slope per problem, with
-                      its own (Wald) interval.
+                      its own (Wald) interval, with t at problems - 1.
 
 Each is fitted ``alone`` (one stratum's drift) and ``joint`` (low and high together: partial slopes), because the two
 drifts rise and fall together; the joint mixed fit, the slowest, for ``all`` only. The first three have intervals by
@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import stdtrit
 
-from workbench.errors import InputError
+from workbench.analysis.verdicts import Claim
 from workbench.estimates import (
+    FEWEST,
     Array,
     Interval,
     Settings,
@@ -37,7 +38,7 @@ from workbench.estimates import (
     sums_by_problem,
     together,
 )
-from workbench.names import ALL, CLEAN, FITS, OUTCOMES, SCOPES, STATES, STRATA
+from workbench.names import ALL, CLEAN, FITS, OUTCOMES, SCOPES, STRATA
 from workbench.views.tables import outcome_of, slope_text
 
 METHODS = ("per problem", "within", "equal strength", "mixed")
@@ -50,6 +51,7 @@ CLAIMS = {
 
 The third follows from the first two, and may hold where the second does not: a wrong response shares most of its tokens
 with the right one, and what makes all tokens less probable cancels in the margin."""
+NAMES = {"correct": "right response", "incorrect": "wrong response", "margin": "margin"}
 _FITTED = [(fit, stratum) for fit in FITS for stratum in STRATA]
 _FLAT = 1e-9
 """Differences below this share of the largest value are rounding; determinants below it mean collinear drifts."""
@@ -61,8 +63,8 @@ def slope_table(
     """Slopes of ``Perturbation.table``: pooled over problems with intervals, and problem by problem.
 
     Returns:
-        Columns kind, scope, stratum, outcome, method, fit, slope, low, high (nats per token a nat of drift), problems,
-        rows; and kind, scope, stratum, outcome, fit, problem, slope, rows.
+        Columns kind, scope, stratum, outcome, method, fit, slope, slope_low, slope_high (nats per token a nat of drift),
+        problems, rows; and kind, scope, stratum, outcome, fit, problem, slope, rows.
     """
     settings, slopes, singles = Settings(resamples=resamples, level=level, seed=seed), [], []
     for kind, scope, outcome, sample in _samples(table):
@@ -70,8 +72,9 @@ def slope_table(
         for method, fit, stratum, found, problems in _fits(sample, kind, settings):
             slopes.append(
                 here
-                | {"stratum": stratum, "method": method, "fit": fit, "slope": found.estimate}
-                | {"low": found.low, "high": found.high, "problems": problems, "rows": len(sample.y)}
+                | {"stratum": stratum, "method": method, "fit": fit}
+                | found.columns("slope")
+                | {"problems": problems, "rows": len(sample.y)}
             )
         rows = np.bincount(sample.problem, minlength=len(sample.names))
         for (fit, stratum), values in zip(_FITTED, sample.each().T, strict=True):
@@ -87,9 +90,7 @@ def slope_table(
         "outcome",
         "method",
         "fit",
-        "slope",
-        "low",
-        "high",
+        *Interval.names("slope"),
         "problems",
         "rows",
     ]
@@ -201,7 +202,7 @@ def _mixed(sample: Sample, strata: list[int], level: float) -> list[Interval]:
     # Centred in each problem, so that differences between problems are the intercept's and never the slope's.
     x, y = sample.centred(sample.problem)[0][:, strata], sample.y
     scale, spread = x.std(0), y.std()
-    if len(sample.names) < 2 or not (scale > 0).all() or not spread > 0:
+    if len(sample.names) < FEWEST or not (scale > 0).all() or not spread > 0:
         return nothing
     design = np.column_stack([np.ones(len(y)), x / scale])
     try:
@@ -214,92 +215,64 @@ def _mixed(sample: Sample, strata: list[int], level: float) -> list[Interval]:
         return nothing
     if not result.converged or not np.isfinite([*slopes, *errors]).all():
         return nothing
-    reach = norm.ppf((1 + level) / 2) * errors
+    # Wald's errors know the spread of slopes no better than that many problems do.
+    reach = stdtrit(len(sample.names) - 1, (1 + level) / 2) * errors
     ends = np.stack([slopes, slopes - reach, slopes + reach]) * spread / scale
     return [Interval(*map(float, column)) for column in ends.T]
 
 
-@dataclass(frozen=True)
-class SlopeVerdict:
-    """Whether one part of the paper's claim about drift and perplexity holds."""
+def judge(slopes: pd.DataFrame, *, level: float = 0.95) -> tuple[Claim, ...]:
+    """Claims on low-entropy drift, for all disturbances pooled, by every scope, method and fit.
 
-    outcome: str
-    """Of CLAIMS."""
-    scope: str
-    method: str
-    fit: str
-    interval: Interval
-    """Slope on low-entropy drift: nats per token a nat."""
-    obstacle: str | None = None
-    """Why it cannot be decided, or None."""
-
-    def __post_init__(self) -> None:
-        if self.outcome not in CLAIMS:
-            raise InputError(f"`outcome` must be one of {tuple(CLAIMS)}, found {self.outcome!r}.")
-
-    @property
-    def holds(self) -> bool | None:
-        """True, False, or None where this is undecided."""
-        above = None if self.obstacle else self.interval.above(0.0)
-        return above if above is None or CLAIMS[self.outcome][0] > 0 else not above
-
-    @property
-    def state(self) -> str:
-        """ "holds", "does NOT hold" or "is undecided"."""
-        return STATES[self.holds]
-
-    @property
-    def text(self) -> str:
-        """One line in plain words."""
-        how = self.method if self.fit == "alone" else f"{self.method}, high-entropy drift held equal"
-        found = f"slope {slope_text(self.interval)} nats per token a nat of drift"
-        end = self.obstacle or found
-        where = SCOPES.get(self.scope, self.scope)
-        return f"That {CLAIMS[self.outcome][1]} {self.state} ({how}; visual tokens, {where}): {end}."
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def judge(slopes: pd.DataFrame, problems: int) -> tuple[SlopeVerdict, ...]:
-    """Verdicts on the claim, for all disturbances pooled, by every scope, method and fit."""
+    Their ``key`` tells outcome, scope, method and fit.
+    """
     rows = slopes.loc[(slopes["kind"] == ALL) & (slopes["stratum"] == "low")]
     verdicts = []
     for row in rows.to_dict("records"):
-        interval = Interval(row["slope"], row["low"], row["high"])
+        interval = Interval.in_row(row, "slope")
         obstacle = None
-        if problems < 2:
-            obstacle = "one problem, so no interval"
-        elif isnan(interval.estimate):
+        if isnan(interval.estimate):
             obstacle = "the draws do not determine this slope"
+        elif row["problems"] < 2:
+            obstacle = "one problem, so no interval"
         elif isnan(interval.low):
             obstacle = "too few problems for an interval"
+        sign, claim = CLAIMS[row["outcome"]]
+        joint = "" if row["fit"] == "alone" else ", high-entropy drift held equal"
+        where = f"visual tokens, {SCOPES.get(row['scope'], row['scope'])}"
         verdicts.append(
-            SlopeVerdict(row["outcome"], row["scope"], row["method"], row["fit"], interval, obstacle)
+            Claim(
+                claim,
+                "section 3, perturbation",
+                f"slope of the {NAMES[row['outcome']]}'s nats per token on drift, {row['method']}{joint}, {where}",
+                interval,
+                int(row["problems"]),
+                above=sign > 0,
+                obstacle=obstacle,
+                kind="visual",
+                level=level,
+                key={name: str(row[name]) for name in ("outcome", "scope", "method", "fit")},
+            )
         )
     return tuple(verdicts)
 
 
-def headline(verdicts: Iterable[SlopeVerdict]) -> str:
+def headline(verdicts: Iterable[Claim]) -> str:
     """The line to remember: slopes within problems, without the last layer; alone, joint, and at equal strength."""
-    found = {(v.outcome, v.scope, v.method, v.fit): v for v in verdicts}
+    found = {tuple(v.key[name] for name in ("outcome", "scope", "method", "fit")): v for v in verdicts}
     scope = next(iter(SCOPES))
     parts = []
-    for outcome, name in (
-        ("correct", "right response"),
-        ("incorrect", "wrong response"),
-        ("margin", "margin"),
-    ):
+    for outcome, name in NAMES.items():
         within, equal, joint = (
             found.get((outcome, scope, method, fit))
             for method, fit in (("within", "alone"), ("equal strength", "alone"), ("within", "joint"))
         )
         if within is None:
             continue
-        part = f"for the {name} it {within.state} ({within.obstacle or slope_text(within.interval)}"
+        part = f"for the {name} it {within.verdict} ({within.obstacle or slope_text(within.interval)}"
         for verdict, words in ((joint, "high-entropy drift held equal"), (equal, "at equal strength")):
             if verdict is not None and not verdict.obstacle:
-                part += f"; {words} {slope_text(verdict.interval)}, {verdict.state.removeprefix('is ')}"
+                part += f"; {words} {slope_text(verdict.interval)}, {verdict.verdict.removeprefix('is ')}"
         parts.append(f"{part})")
     return (
         f"Perturbation claim, visual tokens {SCOPES[scope]}, slope of log-perplexity on low-entropy drift: "

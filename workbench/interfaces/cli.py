@@ -175,7 +175,7 @@ def ablate(
     shown = Table(
         "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"
     )
-    shown.columns[0].no_wrap = True
+    shown.columns[0].min_width = 14  # names break between words, numbers not at all
     for row in accuracy_rows(found.summary):
         shown.add_row(row["name"], *row["cells"])
     Console().print(shown)

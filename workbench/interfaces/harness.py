@@ -16,21 +16,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.conditions import default_matrix
+from workbench.conditions import Condition, Named, Patch, Replay, condition_of, default_matrix
 from workbench.decoding.decode import Engine, Intervention, check_sampling, decode_many
 from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError, nearest
-from workbench.experiments.run_condition import Condition, answered_by, intervene
 from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
-from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.from_rows import read_images, read_video
 from workbench.problems.images import SUFFIXES
 from workbench.problems.problem import Problem
-from workbench.replay.adapters import Adapter
 from workbench.replay.nothing_selected import check_selected, unselected
-from workbench.replay.patching import Patch
-from workbench.replay.replay import Replay
+from workbench.replay.prepared import check_fits, prepare_seeing
 
 Kind = Literal["text", "image", "video"]
 Part = tuple[Kind, Any]
@@ -53,7 +50,7 @@ class Responder:
     """A pair under one condition."""
 
     pair: ModelPair
-    condition: Condition
+    condition: Named
     batch_size: int
     seed: int = 0
     engine: Engine | None = None
@@ -62,7 +59,7 @@ class Responder:
     def of(
         cls,
         pair: ModelPair | str | None = None,
-        intervention: Condition | str | None = None,
+        intervention: Named | str | None = None,
         *,
         batch_size: int | str | None = None,
         seed: int = 0,
@@ -109,10 +106,7 @@ class Responder:
                 f"`batch_size` is {batch_size!r}; expected a whole number of at least 1, or 'auto'"
             )
         condition = _condition(pair, intervention, settings)
-        if isinstance(condition, Replay):
-            condition.loss_layers(pair.depth)
-        if isinstance(condition, Patch):
-            condition.check_depth(pair.depth)
+        check_fits(condition, pair)
         return cls(pair, condition, int(size), seed, "vllm" if engine else None)
 
     def answer(
@@ -143,7 +137,7 @@ class Responder:
             responses = decode_many(
                 self.pair,
                 prompts,
-                model=answered_by(self.condition),
+                model=condition_of(self.condition).answered_by,
                 interventions=made,
                 temperature=temperature,
                 seed=self.seed,
@@ -170,7 +164,7 @@ class Responder:
         """
 
         def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[Any]:
-            anatomy = self.pair.base if answered_by(self.condition) == "base" else self.pair.rlvr
+            anatomy = getattr(self.pair, condition_of(self.condition).answered_by)
             ids = [response_ids(self.pair, text) for text in continuations]
             scores: list[tuple[float, bool]] = []
             for start in range(0, len(ids), self.batch_size):
@@ -196,39 +190,18 @@ class Responder:
         try:
             asked = [question() for question in questions]
             prompts = [self.pair.encode(q.problem, q.turns) for q in asked]
-            return work(prompts, self._made([q.problem for q in asked], prompts))
+            problems = [q.problem for q in asked]
+            how = {"problems": problems, "seed": self.seed, "batch_size": self.batch_size}
+            return work(prompts, prepare_seeing(self.condition, self.pair, prompts, **how))
         except Exception as error:  # a task's own code, a file, memory: an evaluation of hours goes on
             traceback.clear_frames(error.__traceback__)  # their tensors would be kept with it
             if len(questions) == 1:
                 return [error]
         return [found for question in questions for found in self._isolated([question], work)]
 
-    def _made(
-        self, problems: Sequence[Problem], prompts: Sequence[EncodedPrompt]
-    ) -> list[Intervention | None]:
-        """Each prompt's intervention; no tokens for a prompt without pictures, to which replay does nothing."""
-        seen = [(prompt.kinds == TokenKind.VISUAL).any().item() for prompt in prompts]
-        chosen = [
-            i for i, sees in enumerate(seen) if sees or not isinstance(self.condition, Replay | Adapter)
-        ]
-        made: list[Intervention | None] = [None] * len(prompts)
-        if not chosen:
-            return made
-        found = intervene(
-            self.pair,
-            [problems[i] for i in chosen],
-            [prompts[i] for i in chosen],
-            self.condition,
-            seed=self.seed,
-            batch_size=self.batch_size,
-        )
-        for i, intervention in zip(chosen, found, strict=True):
-            made[i] = intervention
-        return made
-
 
 def make_problem(name: str, parts: Sequence[Part], system: str | None = None) -> Problem:
-    """A problem of texts and pictures in any order; the module's text tells in which it shows them.
+    """A problem of texts and pictures in any order; it shows the images first, then the video, then the texts.
 
     Args:
         name: its id.
@@ -271,8 +244,8 @@ def told(error: Exception) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
-def _condition(pair: ModelPair, wanted: Condition | str | None, settings: Mapping[str, Any]) -> Condition:
-    if isinstance(wanted, Replay | Patch | Adapter):
+def _condition(pair: ModelPair, wanted: Named | str | None, settings: Mapping[str, Any]) -> Named:
+    if isinstance(wanted, Condition):
         return wanted
     if wanted in _NAMED:
         chosen = default_matrix(pair.depth, **matrix_settings(pair, settings))[_NAMED[wanted]]
@@ -280,11 +253,11 @@ def _condition(pair: ModelPair, wanted: Condition | str | None, settings: Mappin
     return "base" if wanted == "base" else "rlvr"
 
 
-def _check_settings(wanted: Condition | str | None, settings: Mapping[str, Any]) -> None:
+def _check_settings(wanted: Named | str | None, settings: Mapping[str, Any]) -> None:
     """Refuse what can be refused before anything is loaded."""
     kinds = {"replay": Replay, "patch": Patch}
     known = (None, "none", "rlvr", "base", *kinds)
-    if not isinstance(wanted, Replay | Patch | Adapter) and wanted not in known:
+    if not isinstance(wanted, Condition) and wanted not in known:
         raise InputError(
             f"`intervention` is {wanted!r}; expected one of {', '.join(known[1:])}"
             f"{nearest(str(wanted), known[1:])}, a Replay, a Patch or an Adapter: {_CALL}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 
 
 class Dtype(StrEnum):
@@ -150,14 +150,14 @@ def matrix_of(
     With an engine those that it can't draw are left out, and named on the terminal.
     """
     from workbench.conditions import default_matrix
-    from workbench.experiments.run_condition import drawn_by_engine
     from workbench.models.pairs import matrix_settings
+    from workbench.studies.claims import like_with_like
 
     options = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
     given = {name: value for name, value in options.items() if value is not None}
-    matrix = default_matrix(pair.depth, **matrix_settings(pair, given) | given)
+    matrix = like_with_like(default_matrix(pair.depth, **matrix_settings(pair, given) | given))
     left = [
-        name for name, condition in matrix.items() if engine is not None and not drawn_by_engine(condition)
+        name for name, condition in matrix.items() if engine is not None and not condition.drawn_by_engine
     ]
     if left:
         typer.echo(
@@ -201,9 +201,7 @@ def extra(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise InputError(
-            f'{error.name} is not installed; training needs `pip install "replay-workbench[train]"`'
-        ) from error
+        raise InputError(f"{error.name} is not installed; training needs {install('train')}") from error
 
 
 def quiet() -> None:

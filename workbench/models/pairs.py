@@ -5,7 +5,6 @@
 3. Probe each model with two text tokens (``anatomy``): its lens must reproduce its own logits.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -21,6 +20,8 @@ from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
 from workbench.models.checkpoints import Placement, load_model, load_processor
+from workbench.models.identity import config_digest, fingerprint, processor_digest
+from workbench.models.lora import apply_change, check_installed, find_adapter
 from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
 from workbench.models.presets import ROLES, PairPreset, check_budget, pair_preset
 from workbench.models.prompts import EncodedPrompt, encode, show_token
@@ -154,9 +155,20 @@ def load_pair(
         frame_pixels: the same for a frame of a video.
         trust_remote_code: run Python code found in checkpoints. Off: only models that transformers knows.
 
+    Returns:
+        The pair: both models ready to run, in eval mode, with their processor. It is checked: two prompts' positions are the same
+        positions in both, and each lens reproduces its model's own logits.
+
     Raises:
         InputError: unknown name; missing, corrupt or ill-fitting checkpoint; NaN or infinite weights; a pair
             that cannot be compared position by position.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> pair.name, pair.depth, pair.vocab_size
+        ('shapes', 8, 532)
+        >>> wb.load_pair("shapes", checkpoint="sft").provenance["checkpoint"]  # a control in the RLVR model's place
+        'sft'
     """
     preset = None if name is None else named_pair(name, base, rlvr)
     if preset is not None:
@@ -192,7 +204,8 @@ def load_pair(
             anatomies[role] = dissect(source.eval())
         elif isinstance(source, (str, Path)):
             hub = {"revision": commit, "trust_remote_code": trust_remote_code}
-            anatomies[role] = dissect(load_model(role, source, Placement(**settings), **hub))
+            beside = base if role == "rlvr" and isinstance(base, (str, Path)) else None
+            anatomies[role] = dissect(load_model(role, source, Placement(**settings), beside=beside, **hub))
             if processor is None:
                 found.append(load_processor(role, source, anatomies[role], **hub))
         else:
@@ -230,6 +243,7 @@ def load_pair(
         "rlvr": _describe(preset.id_of("rlvr") if preset else rlvr, revisions[1], anatomies["rlvr"]),
         **({} if checkpoint is None else {"checkpoint": checkpoint}),
         "processor": None if chosen is None else type(chosen).__name__,
+        "reads": None if chosen is None else processor_digest(chosen),
         "pixels": {
             part: pixel_budget(getattr(chosen, f"{part}_processor", None)) for part in ("image", "video")
         },
@@ -250,12 +264,21 @@ def named_pair(name: str, base: Source | None, rlvr: Source | None) -> PairPrese
             f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: `{_CALL}`"
         )
     preset = pair_preset(name)
-    absent = [role for role in ROLES if not (Path(preset.source(role)) / "config.json").is_file()]
-    if preset.bundled and absent:
+    if not preset.bundled:
+        return preset
+    adapters = {role: find_adapter(role, preset.source(role)) for role in ROLES}
+    absent = [
+        role
+        for role in ROLES
+        if adapters[role] is None and not (Path(preset.source(role)) / "config.json").is_file()
+    ]
+    if absent:
         raise InputError(
             f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {Path(preset.source(absent[0])).parent}; "
             "reinstall the package, or train them with `workbench organism train`"
         )
+    for adapter in filter(None, adapters.values()):
+        check_installed(f"`name` {name!r}", adapter)
     return preset
 
 
@@ -266,8 +289,13 @@ def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None)
         raise InputError(
             f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'
         )
+    changes = read_delta(saved[checkpoint])
+    adapter = None if preset is None else find_adapter("base", preset.source("base"))
+    if adapter is not None:
+        apply_change(model, adapter.folder, changes)
+        return
     with torch.no_grad():
-        for key, change in read_delta(saved[checkpoint]).items():
+        for key, change in changes.items():
             model.get_parameter(key).add_(change.to(model.get_parameter(key)))
 
 
@@ -284,6 +312,7 @@ def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[st
     model, config = anatomy.model, anatomy.model.config
     return {
         "id": f"{type(model).__name__} in memory" if isinstance(source, nn.Module) else str(source),
+        **({} if (body := getattr(model, "adapter_of", None)) is None else {"adapter_of": body}),
         "revision": revision,
         "commit": getattr(config, "_commit_hash", None),
         "family": anatomy.family,
@@ -292,21 +321,8 @@ def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[st
         "attn_implementation": getattr(config, "_attn_implementation", None),
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights": fingerprint(model),
+        "config": config_digest(model),
     }
-
-
-def fingerprint(model: nn.Module) -> str:
-    """16 hexadecimal digits that stand for a model's weights: names, shapes and 1024 evenly spaced values of each tensor.
-
-    Training or any other change of a tensor as a whole alters it, at a cost that does not grow with the model's width.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // 1024)].double().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _short(source: Source) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from workbench.decoding.decode import Model, decode_many
 from workbench.errors import InputError
-from workbench.estimates import Interval, mean, paired_difference, pass_at_k
+from workbench.estimates import Interval, pass_at_k, share, share_difference
 from workbench.experiments.agent import run_agent
 from workbench.models.pairs import ModelPair, load_pair
 from workbench.problems import answers
@@ -38,12 +38,14 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Accuracies of ``folder``/base and ``folder``/rlvr; columns measure, model, estimate, low, high (shares of 1).
+    """Accuracies of ``folder``/base and ``folder``/rlvr.
+
+    Columns: measure, model, estimate, estimate_low, estimate_high (shares of 1).
 
     ``problems`` boards, ``videos`` and ``easy_vqa`` pictures are answered at once, greedily and (not easy-VQA) in
     ``samples`` samples; ``scenes`` by an agent with the zoom tool, greedily. 0 leaves a set out.
 
-    Intervals are 95%, by bootstrap over problems. Rows with model ``rlvr - base`` are paired differences;
+    Intervals are 95%, over problems. Rows with model ``rlvr - base`` are paired differences;
     ``chance`` is what the best constant answer gets.
 
     Raises:
@@ -68,8 +70,8 @@ def as_markdown(table: pd.DataFrame) -> str:
     """The table with one row per measure and one column per model, in percent."""
 
     def percent(row: dict[str, float]) -> str:
-        interval = f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if np.isfinite(row["low"]) else ""
-        return f"{100 * row['estimate']:.1f}{interval}"
+        estimate, low, high = (100 * row[name] for name in Interval.names("estimate"))
+        return f"{estimate:.1f}{f' [{low:.1f}, {high:.1f}]' if np.isfinite(low) else ''}"
 
     shown = table.assign(text=[percent(row) for row in table.to_dict("records")])
     wide = shown.pivot(index="measure", columns="model", values="text").reindex(table["measure"].unique())
@@ -173,11 +175,10 @@ def _accuracies(measure: str, right: Scores, problems: Sequence[Problem]) -> lis
 
 def _intervals(measure: str, values: Scores) -> list[dict[str, Any]]:
     clusters = np.arange(len(values["base"]))
-    difference = paired_difference(values["base"], values["rlvr"], clusters)
-    rows = [_row(measure, model, mean(value, clusters)) for model, value in values.items()]
+    difference = share_difference(values["base"], values["rlvr"], clusters)
+    rows = [_row(measure, model, share(value, clusters)) for model, value in values.items()]
     return [*rows, _row(measure, "rlvr - base", difference)]
 
 
 def _row(measure: str, model: str, interval: Interval) -> dict[str, Any]:
-    bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
-    return {"measure": measure, "model": model, **bounds}
+    return {"measure": measure, "model": model, **interval.columns("estimate")}

@@ -111,7 +111,10 @@ def verify(
     tolerance: float = 1e-3,
     seconds: float = 5.0,
 ) -> Outcome:
-    r"""Compare a response with the reference answer; the module's text tells how.
+    r"""Compare a response with the reference answer.
+
+    The answer is looked for in the last ``<answer>...</answer>``, then in the last ``\boxed{...}``; then, for choices, the last
+    option letter that stands alone, for numbers and mathematics the last number.
 
     Args:
         response: what a model said.

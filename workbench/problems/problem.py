@@ -1,7 +1,6 @@
 """Problems: a question with its image(s) or video, the answer, and how an answer is verified."""
 
 import hashlib
-import html
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from workbench.problems.sources import (
     read_hub,
     read_path,
 )
+from workbench.views import markup
 from workbench.views.pictures import data_uri
 
 __all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
@@ -142,13 +142,16 @@ class Problem:
     def _repr_html_(self) -> str:
         sources = [data_uri(picture, side=224) for picture in (*self.images, *self.video)]
         pictures = "".join(f'<img src="{source}" style="margin:2px" alt="">' for source in sources)
-        lines = [f"<small>{html.escape(' · '.join(filter(None, (self.id, self.family))))}</small>", pictures]
+        lines = [
+            f"<small>{markup.escape(' · '.join(filter(None, (self.id, self.family))))}</small>",
+            pictures,
+        ]
         if self.system is not None:
-            lines.append(f"<i>{html.escape(self.system)}</i>")
-        lines.append(html.escape(self.question))
-        lines += [f"{letter}. {html.escape(c)}" for letter, c in zip(LETTERS, self.choices, strict=False)]
+            lines.append(f"<i>{markup.escape(self.system)}</i>")
+        lines.append(markup.escape(self.question))
+        lines += [f"{letter}. {markup.escape(c)}" for letter, c in zip(LETTERS, self.choices, strict=False)]
         if self.answer is not None:
-            lines.append(f"answer: <b>{html.escape(self.answer)}</b>")
+            lines.append(f"answer: <b>{markup.escape(self.answer)}</b>")
         return f"<div>{'<br>'.join(filter(None, lines))}</div>"
 
 
@@ -172,8 +175,8 @@ def load_problems(
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
     Args:
-        source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"`` (generated), ``"easy-vqa"``; one of the paper's sets,
-            as ``"mathvista"`` (`data/problems.yaml` in the package), found in VLMEvalKit's folder or the Hugging Face
+        source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"``, ``"sums"`` (generated), ``"easy-vqa"``; one of the
+            paper's sets, as ``"mathvista"`` (``problems/problems.yaml`` in the package), found in VLMEvalKit's or the hub's
             cache, or ``"mathvista:FILE"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``, ``.json`` or
             ``.parquet`` file, or a folder of images or movies; ``"hf:owner/name"`` (also
             ``"hf:owner/name:configuration@revision"``; streamed); or a
@@ -198,8 +201,20 @@ def load_problems(
     ``choice`` if it is one of the choices, by ``numeric`` if it is a number, else by ``exact``, unless the
     row's ``verifier`` says otherwise. Text and numbers in other columns go to ``metadata``.
 
+    Returns:
+        Problems with distinct ids, in the order of their source.
+
     Raises:
         InputError: anything wrong with the arguments, the files or a row; rows are named by file and line.
+
+    Example:
+        >>> problems = wb.load_problems("shapes", split="test", limit=2)
+        >>> len(problems), problems[0].answer, problems[0].verifier.value
+        (2, '1', 'exact')
+        >>> wb.load_problems("shapes", split="training")
+        Traceback (most recent call last):
+        ...
+        workbench.errors.InputError: ...
     """
     mapping = {} if columns is None else columns
     _check_arguments(source, limit, seed, mapping, question, frames)

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from workbench.conditions import Replay
+from workbench.conditions import Model, Replay
 from workbench.errors import InputError
 from workbench.views import markup
 from workbench.views.markup import settings_text
@@ -137,6 +137,26 @@ class Adapter:
         return digest.hexdigest()[:16]
 
     @property
+    def title(self) -> str:
+        """That tokens are predicted, and of which cells."""
+        return f"amortised, {self.replay.select}"
+
+    @property
+    def answered_by(self) -> Model:
+        """The RLVR model, as `check_replay` makes sure."""
+        return "rlvr"
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Always: its tokens are those of layer 0."""
+        return True
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Without visual tokens there is nothing to add anything to."""
+        return True
+
+    @property
     def described(self) -> dict[str, Any]:
         """What stands for it where a condition is told as JSON."""
         return {"adapter": self.digest, "width": self.width, "replay": asdict(self.replay)}
@@ -176,7 +196,7 @@ TRAINED = ("first", "first_bias", "last", "last_bias")
 
 
 def predicted(weights: Mapping[str, Tensor], inputs: Float[Tensor, "n inputs"]) -> Float[Tensor, "n hidden"]:
-    """Step 2 of the module's text."""
+    """x: gelu(inputs @ first + first_bias) @ last + last_bias, of inputs that are centred and scaled as in training."""
     z = (inputs - weights["centre"]) / weights["scale"]
     return gelu(z @ weights["first"] + weights["first_bias"]) @ weights["last"] + weights["last_bias"]
 
@@ -186,7 +206,7 @@ def token_inputs(
     rlvr: Float[Tensor, "visual hidden"],
     place: Float[Tensor, "visual 3"],
 ) -> Float[Tensor, "visual inputs"]:
-    """Step 1 of the module's text; ``place`` is (t, row, column) as shares of the picture's."""
+    """What an adapter sees: the base's embedding, RLVR's minus it, and ``place``, (t, row, column) as shares of the picture's."""
     return torch.cat([base, rlvr - base, place.to(base)], 1)
 
 

@@ -80,7 +80,10 @@ def learn_problems(
     batch_size: int = 8,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> LearnedProblems:
-    """Learn the tokens of several problems; the module's text tells how.
+    """Learn the tokens of several problems, from checkpoints that need not fit in memory together.
+
+    ``placement="sequential"`` loads the base with its first K layers only, takes every prompt's aim, frees it, and then loads the
+    RLVR model and learns the tokens towards these aims: the same tokens, with the memory of one model.
 
     Args:
         problems: what to learn them for.

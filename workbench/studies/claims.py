@@ -1,26 +1,36 @@
 """The paper's claims, each beside what was measured on a pair: an interval, and whether the claim holds.
 
-A claim (arXiv 2511.19972) names a number and on which side of a bound it has to lie. It holds when the whole interval
-lies on that side, does not hold when the whole interval lies on the other, and is undecided otherwise. Tables of a
-study in, claims out.
+A claim (arXiv 2511.19972) names a number and on which side of a bound it has to lie (`Claim`). Like is compared with like:
+the same kind of cell on both sides, and how many cells each side touched. Tables of a study in, claims out.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.analysis.verdicts import Claim
-from workbench.estimates import Interval, Settings, paired_difference
+from workbench.conditions import Patch
+from workbench.estimates import Interval, Settings, paired_difference, share_difference
 from workbench.experiments.outcomes import PASS_AT, scores
+from workbench.experiments.slopes import judge
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
 
-MARGIN = -2.0
-"""Points of accuracy that an intervention may lose and still count as keeping it."""
+MARGIN, LASTING = -1.5, -0.8
+"""Points of accuracy that a patch, and one pass, may lose and still count as keeping it."""
+WHY = {
+    MARGIN: "half of the 3.1 points that patching high entropy costs more than low in the paper's Table 1",
+    LASTING: "half of the 1.6 points that replay gains on average in the paper's Tables 2 to 4",
+}
+"""Why: a loss that big could not be told from the effect that the claim is about."""
 REPLAY, HIGH = "tokens, low", "tokens, high"
+PATCH_LOW, PATCH_HIGH = "patch, low", "patch, high"
+EVERYWHERE = ", all positions"
+"""Ends the name of a patch that selects among all positions of the prompt rather than visual tokens."""
 ONE_PASS, ONE_VECTOR = "one pass", "one vector"
 """Tokens that an adapter predicts, and an adapter that predicts the same for every token."""
 ALTERNATIVES = (
@@ -33,34 +43,44 @@ ALTERNATIVES = (
 )
 
 
+def like_with_like(matrix: Mapping[str, Any]) -> dict[str, Any]:
+    """A matrix of conditions whose patches select among visual tokens, as tokens do, and again among all positions.
+
+    Low and high are then the same kind of cell wherever they are compared; a patch of all positions at a low threshold
+    would overwrite almost no visual token, and at a high one almost every one.
+    """
+    found = {}
+    for name, condition in matrix.items():
+        found[name] = condition
+        if isinstance(condition, Patch):
+            found[name] = replace(condition, positions="visual")
+            found[f"{name}{EVERYWHERE}"] = replace(condition, positions="all")
+    return found
+
+
 def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
     """What a stratified shift and the agreement by layer say: observations 1 and 2 of the paper."""
     found = []
     last = agreement.loc[(agreement["layer"] == shift.depth - 1) & agreement["kind"].isin(["visual", "text"])]
     for row in last.to_dict("records"):
         differ = Interval(*(100 * (1 - float(row[f"top1_agreement{end}"])) for end in ("", "_high", "_low")))
+        what = f"percent of {row['kind']} positions whose top token differs, last layer"
         found.append(
             Claim(
                 "RLVR changes what the lens predicts",
                 "section 3, top predictions",
-                f"percent of {row['kind']} positions whose top token differs, last layer",
+                what,
                 differ,
+                int(row["problems"]),
+                kind=str(row["kind"]),
+                cells=(int(row["cells"]), int(row["cells"])),
             )
         )
-    names = {"kl": "raw KL", "ratio": "KL over matched noise"}
-    found += [
-        Claim(
-            "low-entropy cells shift more than high-entropy ones",
-            "section 3, entropy",
-            f"{names[verdict.measure]}, lowest over highest stratum (a factor), {verdict.place}",
-            verdict.interval,
-            bound=1.0,
-            obstacle=verdict.obstacle,
-        )
-        for verdict in shift.verdicts
-        if verdict.kind in ("visual", "text") and verdict.scope != "all layers"
+    return found + [
+        claim
+        for claim in shift.verdicts
+        if claim.kind in ("visual", "text") and claim.key["scope"] != "all layers"
     ]
-    return found
 
 
 def outcome_claims(
@@ -76,7 +96,7 @@ def outcome_claims(
     """
     samples = len(set(responses["sample"])) - 1
     ks = [k for k in PASS_AT if k <= samples]
-    held = scores(responses, samples=samples, pass_at=ks)
+    held, touched = scores(responses, samples=samples, pass_at=ks), touched_cells(responses)
     problems = len(set(responses["problem"]))
     settings = Settings(resamples=resamples, seed=seed)
     obstacle = "one problem, so no interval" if problems < 2 else None
@@ -94,23 +114,23 @@ def outcome_claims(
     ) -> None:
         if name in held and other in held:
             difference = _points(held[other][measure], held[name][measure], settings)
-            what = f"{measure}, {name} − {other}, points"
-            found.append(Claim(claim, place, what, difference, bound, above, obstacle))
+            what, why = f"{measure}, {name} − {other}, points", WHY.get(bound, "")
+            if bound == MARGIN and not np.isnan(difference.low):
+                why += f"; a loss beyond {max(0.0, -difference.low):.1f} points is excluded"
+            kind, cells = _sides(touched, name, other)
+            about: dict[str, Any] = {"bound": bound, "above": above, "why": why, "obstacle": obstacle}
+            found.append(Claim(claim, place, what, difference, problems, kind=kind, cells=cells, **about))
 
     for measure in ("greedy", "Pass@1"):
         compare("rlvr", "base", measure, "RLVR makes the model reason better", "Table 2")
-    for measure in ("greedy", "Pass@1"):
-        kept = "low-entropy activations can be the base's without harm"
-        compare("patch, low", "rlvr", measure, kept, "Table 1", bound=MARGIN)
-        compare(
-            "patch, high",
-            "rlvr",
-            measure,
-            "putting in the base's high-entropy activations does harm",
-            "Table 1",
-            above=False,
-        )
-        compare("patch, low", "patch, high", measure, "low is better than high, by patch", "Table 1")
+    for end in ("", EVERYWHERE):
+        low, high = f"{PATCH_LOW}{end}", f"{PATCH_HIGH}{end}"
+        for measure in ("greedy", "Pass@1"):
+            kept = "low-entropy activations can be the base's without harm"
+            compare(low, "rlvr", measure, kept, "Table 1", bound=MARGIN)
+            harm = "putting in the base's high-entropy activations does harm"
+            compare(high, "rlvr", measure, harm, "Table 1", above=False)
+            compare(low, high, measure, "low is better than high, by patch", "Table 1")
     for measure in ("greedy", "Pass@1"):
         compare(REPLAY, "rlvr", measure, "replay improves the RLVR model", "Tables 2 to 4")
     for other in ALTERNATIVES:
@@ -121,6 +141,28 @@ def outcome_claims(
     compare("base", "rlvr", most, "RLVR narrows coverage", "Figure 6")
     claim = "replay pulls activations back to the base's"
     return found + _pulled_back(drift, REPLAY, claim, "section 4", obstacle)
+
+
+def touched_cells(responses: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Condition -> cells that it selects over all problems, and how many of these are of visual tokens.
+
+    Nothing for tables that don't tell.
+    """
+    if not {"cells", "cells_visual"} <= {*responses.columns}:
+        return {}
+    rows = responses.loc[responses["sample"] == -1].dropna(subset=["cells", "cells_visual"])
+    sums = rows.groupby("intervention", sort=False)[["cells", "cells_visual"]].sum()
+    return {str(name): (int(row["cells"]), int(row["cells_visual"])) for name, row in sums.iterrows()}
+
+
+def _sides(
+    touched: Mapping[str, tuple[int, int]], name: str, other: str
+) -> tuple[str, tuple[int, int] | None]:
+    """The kind of cells that two conditions touch, and how many each; where that is known."""
+    if name not in touched or other not in touched or touched[name][0] + touched[other][0] == 0:
+        return "", None
+    (one, visual), (two, also) = touched[name], touched[other]
+    return "visual" if (one, two) == (visual, also) else "all", (one, two)
 
 
 def amortised_claims(
@@ -147,7 +189,8 @@ def amortised_claims(
     held = scores(responses, samples=samples, pass_at=[int(m[5:]) for m in measures[1:]])
     settings, place = Settings(resamples=resamples, seed=seed), "future work"
     reached = losses.pivot(index="problem", columns=["name", "iteration"], values="loss")
-    obstacle = "one problem, so no interval" if len(reached) < 2 else None
+    problems = len(set(responses["problem"]))
+    obstacle = "one problem, so no interval" if problems < 2 else None
     found, last = [], losses["iteration"].max()
     for other, named, claim in (
         (
@@ -161,23 +204,26 @@ def amortised_claims(
         before, after = (1000 * reached[name].to_numpy(float) for name in (other, (ONE_PASS, 0)))
         interval = paired_difference(before, after, np.arange(len(reached)), **settings)
         what = f"replay's loss, {ONE_PASS} − {named}, thousandths of a nat"
-        found.append(Claim(claim, place, what, interval, above=False, obstacle=obstacle))
+        found.append(Claim(claim, place, what, interval, len(reached), above=False, obstacle=obstacle))
     for measure in measures:
         for other, bound, claim in (
-            (REPLAY, MARGIN, "one pass keeps the accuracy of optimised replay"),
+            (REPLAY, LASTING, "one pass keeps the accuracy of optimised replay"),
             ("rlvr", 0.0, "one pass improves the RLVR model"),
         ):
             difference = _points(held[other][measure], held[ONE_PASS][measure], settings)
             what = f"{measure}, {ONE_PASS} − {other}, points"
-            found.append(Claim(claim, place, what, difference, bound, obstacle=obstacle))
+            why = WHY.get(bound, "")
+            found.append(
+                Claim(claim, place, what, difference, problems, bound=bound, why=why, obstacle=obstacle)
+            )
     claim = "one pass pulls activations back to the base's"
     return found + _pulled_back(drift, ONE_PASS, claim, place, obstacle)
 
 
 def _points(before: np.ndarray, after: np.ndarray, settings: Settings) -> Interval:
     """The paired difference of two conditions' scores (shares of 1), in points."""
-    found = paired_difference(100 * before, 100 * after, np.arange(len(after)), **settings)
-    return Interval(*(round(end, 9) + 0.0 for end in (found.estimate, found.low, found.high)))
+    found = share_difference(before, after, np.arange(len(after)), **settings)
+    return Interval(*(round(100 * end, 9) + 0.0 for end in (found.estimate, found.low, found.high)))
 
 
 def _pulled_back(drift: pd.DataFrame, name: str, claim: str, place: str, obstacle: str | None) -> list[Claim]:
@@ -186,7 +232,10 @@ def _pulled_back(drift: pd.DataFrame, name: str, claim: str, place: str, obstacl
     for row in rows.to_dict("records"):
         interval = Interval.in_row(row, "change")
         what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
-        found.append(Claim(claim, place, what, interval, above=False, obstacle=obstacle))
+        problems = int(row["problems"])
+        found.append(
+            Claim(claim, place, what, interval, problems, above=False, obstacle=obstacle, kind="visual")
+        )
     return found
 
 
@@ -195,22 +244,8 @@ def perturbation_claims(slopes: pd.DataFrame) -> list[Claim]:
 
     ``slopes`` is ``Perturbation.slopes``; within problems, all disturbances pooled, below the last layer.
     """
-    said = {
-        "correct": ("smaller low-entropy drift goes with a more probable right response", True),
-        "incorrect": ("smaller low-entropy drift goes with a less probable wrong response", False),
-        "margin": ("smaller low-entropy drift favours the right response over the wrong one", False),
-    }
-    how = {"alone": "", "joint": ", high-entropy drift held equal"}
-    rows = slopes.loc[(slopes["kind"] == "all") & (slopes["scope"] == "without last layer")]
-    rows = rows.loc[(rows["stratum"] == "low") & (rows["method"] == "within")]
-    found = []
-    for row in rows.to_dict("records"):
-        claim, above = said[row["outcome"]]
-        interval = Interval(*(float(row[end]) for end in ("slope", "low", "high")))
-        what = f"slope of nats per token on drift, {row['outcome']}{how[row['fit']]}"
-        few = "too few problems for an interval" if np.isnan(interval.low) else None
-        found.append(Claim(claim, "section 3, perturbation", what, interval, above=above, obstacle=few))
-    return found
+    about = {"scope": "without last layer", "method": "within"}
+    return [claim for claim in judge(slopes) if about.items() <= claim.key.items()]
 
 
 def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
@@ -226,9 +261,10 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
         what = (
             f"lowest over highest stratum, RLVR's over that of {row['condition']} weights (a factor), {where}"
         )
-        few = "one problem, so no interval" if np.isnan(interval.low) else None
-        claim = "the low-entropy shift is RLVR's own"
-        found.append(Claim(claim, "null models", what, interval, bound=1.0, obstacle=few))
+        few = "too few problems for an interval" if np.isnan(interval.low) else None
+        claim, problems = "the low-entropy shift is RLVR's own", int(row["problems"])
+        about: dict[str, Any] = {"bound": 1.0, "obstacle": few, "factor": True, "kind": str(row["kind"])}
+        found.append(Claim(claim, "null models", what, interval, problems, **about))
     return found
 
 
@@ -260,21 +296,36 @@ def emergence_claims(
             obstacle = f"there is no loss: {other} changes by {change}"
         where = f"{row['kind']} tokens, {below}"
         what = f"half-time of {timed[row['measure']]} at low entropy minus that of {other}, steps, {where}"
+        gap, problems = Interval.in_row(row, "gap"), int(row["problems"])
         found.append(
-            Claim(said[other], "emergence", what, Interval.in_row(row, "gap"), above=False, obstacle=obstacle)
+            Claim(
+                said[other],
+                "emergence",
+                what,
+                gap,
+                problems,
+                above=False,
+                obstacle=obstacle,
+                kind=row["kind"],
+            )
         )
     others = set(table["condition"]) - {"rl"} if controls is None else controls
     rows = table.loc[table["condition"].isin([*others])]
     for row in rows.loc[rows["measure"].isin(["greedy", "Pass@1"])].to_dict("records"):
-        gain = Interval(*(100 * end for end in vars(Interval.in_row(row, "last_minus")).values()))
+        gain = Interval.in_row(row, "last_minus").times(100)
         what = f"{row['measure']}, RLVR minus the control {row['condition']}, points"
-        found.append(Claim("RLVR gains more than any further training", "emergence", what, gain))
+        problems = int(row["problems"])
+        found.append(Claim("RLVR gains more than any further training", "emergence", what, gain, problems))
     contrasts = rows.loc[(rows["measure"] == "contrast") & (rows["scope"] == below)]
     for row in contrasts.to_dict("records"):
         where = f"{row['kind']} tokens, {below}"
         what = f"lowest over highest stratum, RLVR's over that of the control {row['condition']} (a factor), {where}"
         over = Interval.in_row(row, "last_over")
-        found.append(Claim("the low-entropy shift is RLVR's own", "emergence", what, over, bound=1.0))
+        claim, about = (
+            "the low-entropy shift is RLVR's own",
+            {"bound": 1.0, "factor": True, "kind": row["kind"]},
+        )
+        found.append(Claim(claim, "emergence", what, over, int(row["problems"]), **about))
     return found
 
 
@@ -286,6 +337,8 @@ def weight_claims(prediction: pd.DataFrame) -> list[Claim]:
             "weight view",
             f"Spearman of relative weight change and {row['change']} change of output, {row['n']} {row['modules']}",
             Interval.in_row(row, "rho"),
+            int(row["layers"]),
+            unit="layers",
         )
         for row in prediction.to_dict("records")
     ]

@@ -26,16 +26,17 @@ from workbench import __version__
 from workbench.analysis.shift import ShiftTable, stratified_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import default_matrix
+from workbench.conditions import Named, default_matrix
+from workbench.digests import digest_of, versions
 from workbench.errors import InputError, nearest
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
-from workbench.experiments.run_condition import Condition
 from workbench.models.bundled import controls_of
 from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
 from workbench.problems.problem import Problem, load_problems
-from workbench.runs import digest_of, kept, made_with, write_json
+from workbench.runs import kept, made_with, write_json
+from workbench.studies.claims import like_with_like
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
@@ -130,6 +131,7 @@ class Given:
             return LensTrace.load(o.run / "trace")
         problems = self.problems()
         spec = {"pair": self.spec["pair"], "problems": [p.fingerprint for p in problems], "seed": o.seed}
+        spec |= {"computed_with": versions()}
         kept = o.cache / f"trace-{digest_of(spec)}"
         if not (kept / "manifest.json").exists():
             traced = trace(
@@ -155,13 +157,13 @@ class Given:
     @cached_property
     def matrix(self) -> dict[str, Any]:
         """The default interventions, in settings that suit the pair."""
-        return dict(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
+        return like_with_like(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
 
     def ablation(
         self,
         names: Iterable[str] | None = None,
         *,
-        conditions: Mapping[str, Condition] | None = None,
+        conditions: Mapping[str, Named] | None = None,
         problems: Sequence[Problem] | None = None,
         samples: int | None = None,
         keep: bool = True,
@@ -312,8 +314,8 @@ def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.
                     "setting": settings[row["setting"]],
                     "accuracy": accuracy,
                     "change": accuracy - float(plain.loc[key, "accuracy_percent"]),
-                    "low": np.nan,
-                    "high": np.nan,
+                    "change_low": np.nan,
+                    "change_high": np.nan,
                 }
             )
     return pd.DataFrame(rows)
@@ -338,7 +340,8 @@ class Analysis:
     def manifest(self, given: Given) -> dict[str, Any]:
         """What stands in the manifest before anything is computed."""
         digest = hashlib.sha256(self.source.read_bytes()).hexdigest()[:16]
-        return {"analysis": self.name, "title": self.title, "script": digest, **given.spec}
+        spec = {"analysis": self.name, "title": self.title, "script": digest, **given.spec}
+        return spec | {"computed_with": versions()}
 
     def up_to_date(self, given: Given, out: Path) -> bool:
         """Whether `out` holds what this would make."""

@@ -17,9 +17,11 @@ import plotly.io
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from workbench.analysis.verdicts import adjusted, adjusted_verdict, by_chance
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
+from workbench.names import STATES, UNTESTED
 from workbench.studies.answers_changed import ON_BASE, changed_answer, greedy_changes, reverse_conditions
 from workbench.studies.explore import check_followed
 from workbench.studies.provenance import provenance
@@ -35,7 +37,7 @@ from workbench.views.tables import bucket, last_layer, number, rows_where, strat
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
-    from workbench.analysis.verdicts import Claim, Verdict
+    from workbench.analysis.verdicts import Claim
     from workbench.tracing.follow import Followed
     from workbench.tracing.lens_trace import LensTrace
 
@@ -43,13 +45,8 @@ COLUMNS = (4, 8)
 """Visual tokens and closing positions in a table of top predictions."""
 TOP = template().to_plotly_json()["layout"]["margin"]["t"]
 """Pixels above a figure for its title and caption, which the page sets itself."""
-_SHORT = {
-    "holds": "holds",
-    "does NOT hold": "does not",
-    "is undecided": "undecided",
-    "cannot be tested": "untestable",
-}
-_STATES = {True: ("yes", "holds"), False: ("no", "does not hold"), None: ("open", "undecided")}
+_SHORT = {STATES[True]: "holds", STATES[False]: "does not", STATES[None]: "undecided", UNTESTED: "untestable"}
+_MARKS = {STATES[True]: "yes", STATES[False]: "no"}
 
 
 def write_report(
@@ -115,6 +112,7 @@ def write_report(
         plot=lambda name, wide=False: _plot(name, drawn, wide),
         claims=_claim_parts(claims),
         claim_count=_claim_count(claims),
+        by_chance=by_chance(claims) if claims else "",
         answers=_accuracies(outcomes[0]) if outcomes else {},
         changed=changed_answer(trace, responses) if responses is not None else None,
         interventions=list(interventions),
@@ -158,40 +156,53 @@ def _intervention_rows(
 
 def _claim_count(claims: Sequence["Claim"]) -> str:
     """How many claims hold and so on, in words."""
-    found = Counter(claim.verdict for claim in claims)
+    found = Counter(_short(claim.verdict) for claim in claims)
     words = {
         "holds": "hold",
-        "does NOT hold": "do not hold",
-        "is undecided": "are undecided",
-        "cannot be tested": "cannot be tested",
+        "does not": "do not hold",
+        "undecided": "are undecided",
+        "too few": "have too few problems",
+        "untestable": "cannot be tested",
     }
-    return ", ".join(f"{found[verdict]} {text}" for verdict, text in words.items())
+    return ", ".join(f"{found[verdict]} {text}" for verdict, text in words.items() if found[verdict])
+
+
+def _short(verdict: str) -> str:
+    """A verdict in a word or two."""
+    return _SHORT.get(verdict, "too few")
 
 
 def _claim_parts(claims: Sequence["Claim"]) -> list[dict[str, Any]]:
     """The claims in two parts: those shown, and the ablations, which are folded; a part without claims is left out."""
-    folded = [claim for claim in claims if claim.place == "ablations"]
-    shown = [claim for claim in claims if claim.place != "ablations"]
-    parts = {"": shown, f"Ablations: {_claim_count(folded)}": folded}
+    judged = list(zip(claims, adjusted(claims), strict=True))
+    folded = [(claim, p) for claim, p in judged if claim.place == "ablations"]
+    shown = [(claim, p) for claim, p in judged if claim.place != "ablations"]
+    parts = {"": shown, f"Ablations: {_claim_count([claim for claim, _ in folded])}": folded}
     return [{"title": title, "rows": list(_claim_rows(part))} for title, part in parts.items() if part]
 
 
-def _claim_rows(claims: Sequence["Claim"]) -> Iterator[dict[str, Any]]:
-    """Claims as text, those of one wording together: ``rows`` is how many, on the first of them, else 0."""
-    wordings = dict.fromkeys((claim.claim, claim.place) for claim in claims)
+def _claim_rows(claims: Sequence[tuple["Claim", float]]) -> Iterator[dict[str, Any]]:
+    """Claims and adjusted p values as text, those of one wording together: ``rows`` is how many, on the first, else 0."""
+    wordings = dict.fromkeys((claim.claim, claim.place) for claim, _ in claims)
     for wording in wordings:
-        together = [claim for claim in claims if (claim.claim, claim.place) == wording]
-        for index, claim in enumerate(together):
-            found = claim.interval
+        together = [(claim, p) for claim, p in claims if (claim.claim, claim.place) == wording]
+        for index, (claim, p) in enumerate(together):
+            found, after = claim.interval, adjusted_verdict(claim, p)
+            sides = [f"{n:,}" for n in claim.cells or ()]
             yield {
                 "claim": claim.claim,
                 "place": claim.place,
                 "rows": 0 if index else len(together),
                 "measured": claim.measured,
+                "behind": f"{claim.problems} {claim.unit}"
+                + (f"; {claim.kind} cells: {sides[0]} against {sides[1]}" if sides else ""),
+                "why": claim.why,
                 "figure": claim.obstacle
                 or f"{number(found.estimate)} {_interval(found.low, found.high)}".strip(),
                 "expected": f"{'>' if claim.above else '<'} {claim.bound:g}",
-                "state": ({True: "yes", False: "no", None: "open"}[claim.holds], _SHORT[claim.verdict]),
+                "state": (_MARKS.get(claim.verdict, "open"), _short(claim.verdict)),
+                "p": "–" if np.isnan(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001",
+                "adjusted": (_MARKS.get(after, "open"), _short(after)),
             }
 
 
@@ -242,11 +253,13 @@ def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> 
     """The key numbers, for visual tokens and without the last layer where there are such."""
     yield _tile("Problems", f"{len(trace.prompts):,}")
     yield _tile("Positions × layers", f"{len(trace.prompt):,} × {len(trace.layers)}")
-    first = min(shift.verdicts, key=_place)
-    where = f"({first.kind} tokens, {first.scope})"
-    for verdict in shift.verdicts:
-        if (verdict.kind, verdict.scope) == (first.kind, first.scope):
-            name = {"kl": "KL", "ratio": "KL over noise"}[verdict.measure]
+    ends = [verdict for verdict in shift.verdicts if verdict.key["test"] == "ends"]
+    first = min(ends, key=_place)
+    kind, scope = first.kind, first.key["scope"]
+    where = f"({kind} tokens, {scope})"
+    for verdict in ends:
+        if (verdict.kind, verdict.key["scope"]) == (kind, scope):
+            name = {"kl": "KL", "ratio": "KL over noise"}[verdict.key["measure"]]
             factor = verdict.interval
             yield _tile(
                 f"{name}, lowest over highest stratum {where}",
@@ -254,7 +267,7 @@ def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> 
                 _interval(factor.low, factor.high),
             )
     for row in shift.correlations.to_dict("records"):
-        if (row["kind"], row["scope"], row["measure"]) == (first.kind, first.scope, "kl"):
+        if (row["kind"], row["scope"], row["measure"]) == (kind, scope, "kl"):
             low, high = row["rho_low"], row["rho_high"]
             interval = "" if np.isnan(low) else f"[{low:.2f}, {high:.2f}]"
             yield _tile(f"Rank correlation of entropy and KL {where}", f"{row['rho']:.2f}", interval)
@@ -267,10 +280,10 @@ def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> 
             yield _tile(f"Same top token at layer {layer}, {row['kind']} tokens", f"{share:.0%}", interval)
 
 
-def _place(verdict: "Verdict") -> tuple[int, int]:
+def _place(verdict: "Claim") -> tuple[int, int]:
     """Sorts verdicts: visual tokens first, the layers below the last first."""
     kinds, scopes = (*KINDS, "all"), ("without last layer", "last layer", "all layers")
-    return kinds.index(verdict.kind), scopes.index(verdict.scope)
+    return kinds.index(verdict.kind), scopes.index(verdict.key["scope"])
 
 
 def _tile(label: str, value: str, interval: str = "") -> dict[str, str]:
@@ -281,11 +294,11 @@ def _verdict_rows(shift: "ShiftTable") -> list[dict[str, Any]]:
     """One row per token kind and scope: the verdicts for raw KL and for the ratio."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for verdict in sorted(shift.verdicts, key=_place):
-        empty = {"kind": verdict.kind, "scope": verdict.scope, "kl": None, "ratio": None}
-        row = rows.setdefault((verdict.kind, verdict.scope), empty)
+        place = verdict.kind, verdict.key["scope"]
+        cells = rows.setdefault(place, {"kind": place[0], "scope": place[1]})
         factor = f"{number(verdict.interval.estimate)}×"
-        row[verdict.measure] = {
-            "state": _STATES[verdict.holds],
+        cells[f"{verdict.key['measure']}_{verdict.key['test']}"] = {
+            "state": (_MARKS.get(verdict.verdict, "open"), _short(verdict.verdict)),
             "factor": f"{factor} {_interval(verdict.interval.low, verdict.interval.high)}",
             "text": verdict.text,
         }

@@ -7,21 +7,24 @@ where it stopped: traces are kept every `SHARD` problems.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from workbench.analysis.low_entropy import beside_controls
+from workbench.analysis.null_models import NULLS
 from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import Condition
+from workbench.conditions import Named, condition_of
+from workbench.digests import digest_of
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.perturbation import Perturbation, perturb, responses_for
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
-from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
+from workbench.runs import made_with, run_folder, write_json, write_tables
 from workbench.studies.claims import null_claims, outcome_claims, perturbation_claims, shift_claims
 from workbench.studies.report import write_report
 from workbench.tracing.agreement import agreement_by_layer
@@ -90,7 +93,7 @@ def study(
     bins: int = 5,
     resamples: int = 1000,
     batch_size: int = 8,
-    interventions: Mapping[str, Condition] | None = None,
+    interventions: Mapping[str, Named] | None = None,
     samples: int = 16,
     max_new_tokens: int = 1024,
     engine: Literal["vllm"] | None = None,
@@ -100,7 +103,10 @@ def study(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Study:
-    """Trace, compare, report.
+    """Trace a pair, measure the shift, let models answer if asked to, and write a report that a browser can open.
+
+    A run is built in a hidden work folder beside `out`, named after everything that can change its result, and moved into place
+    when it is whole: an interrupted run leaves nothing half-written, and the same call goes on where it stopped.
 
     Args:
         pair: what `load_pair` returned.
@@ -122,8 +128,17 @@ def study(
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
 
+    Returns:
+        The finished run: its folder, trace, tables and claims; `Study.report` is the page.
+
     Raises:
         InputError: `out` exists or can't be written, the disk is full, or bad arguments of `trace` and `stratified_shift`.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> run = wb.study(pair, wb.load_problems("shapes", limit=4), out="runs/first", resamples=50)
+        >>> run.report.name, (run.folder / "tables" / "shift.csv").is_file()
+        ('report.html', True)
     """
     out, tell = Path(out), progress or (lambda what, done, total: None)
     settings = {
@@ -135,7 +150,7 @@ def study(
         "batch_size": batch_size,
     }
     if interventions:
-        made = {n: c if isinstance(c, str) else asdict(c) for n, c in interventions.items()}
+        made = {n: condition_of(c).described for n, c in interventions.items()}
         settings |= {"interventions": made, "samples": samples, "max_new_tokens": max_new_tokens}
         settings |= {} if engine is None else {"engine": engine}
     if perturbed:
@@ -195,6 +210,8 @@ def study(
                 batch_size=batch_size,
                 progress=lambda what, done, total: tell(f"null model: {what}", done, total),
             )
+        contrasts = nulls.contrasts.to_dict("records") if nulls else None
+        shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
         claims = _claims(shift, agreement, found, moved, nulls, resamples=resamples, seed=seed)
         traced.save(built / "trace")
         tables = _tables(traced, shift, agreement) | {"claims": claim_table(claims)}
@@ -281,24 +298,12 @@ def _tables(traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> di
         top_prediction_shift(traced, prompt=i).assign(problem=info.problem_id)
         for i, info in enumerate(traced.prompts[:TABLED_PROBLEMS])
     ]
-    verdicts = [
-        {
-            "measure": v.measure,
-            "scope": v.scope,
-            "kind": v.kind,
-            "holds": v.holds,
-            "low_over_high": v.interval.estimate,
-            "low": v.interval.low,
-            "high": v.interval.high,
-            "text": v.text,
-        }
-        for v in shift.verdicts
-    ]
+    keys = pd.DataFrame([dict(verdict.key) for verdict in shift.verdicts])
     return {
         "shift": shift.table,
         "correlations": shift.correlations,
         "agreement": agreement,
-        "verdicts": pd.DataFrame(verdicts),
+        "verdicts": pd.concat([keys.drop(columns="kind"), claim_table(shift.verdicts)], axis=1),
         "top_predictions": pd.concat(top),
         "cells": traced.to_dataframe(),
     }

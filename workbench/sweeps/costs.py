@@ -17,7 +17,7 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from workbench.conditions import Condition, Patch, Replay
+from workbench.conditions import Named, Patch, Replay
 from workbench.errors import InputError
 from workbench.models.presets import ROLES
 from workbench.sweeps.cells import Cell, by_problem, folder_of, load_set
@@ -136,7 +136,7 @@ def decoding(shape: Shape, prompt: Prompt, samples: int) -> Cost:
     return Cost(prefill + samples * prompt.response * 2 * body, read)
 
 
-def shared_cost(shape: Shape, prompt: Prompt, condition: Condition) -> Cost:
+def shared_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     """What cells of one problem have in common: the base's targets, and the drift without an intervention."""
     if isinstance(condition, str):
         return Cost()
@@ -159,7 +159,7 @@ def drift_cost(shape: Shape, prompt: Prompt) -> Cost:
     )
 
 
-def cell_cost(shape: Shape, prompt: Prompt, condition: Condition) -> Cost:
+def cell_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     """One cell, without what it shares with others of its problem."""
     cost = decoding(shape, prompt, 1) + decoding(shape, prompt, prompt.samples)
     if condition == "base":
@@ -174,7 +174,7 @@ def cell_cost(shape: Shape, prompt: Prompt, condition: Condition) -> Cost:
     return cost
 
 
-def released_cost(shape: Shape, prompt: Prompt, condition: Condition) -> Cost:
+def released_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     """One (problem, condition) of the released loop: everything anew for the greedy response and for every sample."""
     once = decoding(shape, prompt, 1)
     if isinstance(condition, Replay):
@@ -202,7 +202,7 @@ def memory(base: Shape, rlvr: Shape, prompt: Prompt) -> float:
     return (base.weights + rlvr.weights + cached + kept) * rlvr.bytes
 
 
-def group_cost(shape: Shape, prompt: Prompt, conditions: Sequence[Condition], seeds: int = 1) -> Cost:
+def group_cost(shape: Shape, prompt: Prompt, conditions: Sequence[Named], seeds: int = 1) -> Cost:
     """All cells of one problem: each condition for every seed, what they share once."""
     cost = drift_cost(shape, prompt) if any(c != "base" for c in conditions) else Cost()
     kinds = {
@@ -217,7 +217,7 @@ def group_cost(shape: Shape, prompt: Prompt, conditions: Sequence[Condition], se
     return cost
 
 
-def _layers(shape: Shape, condition: Condition) -> int:
+def _layers(shape: Shape, condition: Named) -> int:
     if isinstance(condition, Patch):
         return len(condition.patched)
     return max(condition.loss_layers(shape.layers)) + 1 if isinstance(condition, Replay) else shape.layers
@@ -252,7 +252,7 @@ def plan_table(sweep: Sweep, cells: Sequence[Cell], device: str, throughput: flo
             prompt = Prompt(_visual(pair, load_set(problems)), response=longest, samples=sweep.samples)
             cost, makes = Cost(), 0
             for group in here[:1]:
-                counted: list[Condition] = [conditions[pair.title][cell.intervention] for cell in group]
+                counted: list[Named] = [conditions[pair.title][cell.intervention] for cell in group]
                 cost = group_cost(rlvr, prompt, counted) * len(here)
                 makes = sum(not isinstance(condition, str) for condition in counted) * len(here)
             table.add_row(
@@ -280,7 +280,7 @@ def shape_of(pair: PairSource, role: str) -> Shape:
     return Shape.of(config, {"float32": 4, "float64": 8}.get(str(kind), 2))
 
 
-def _conditions(sweep: Sweep, pair: PairSource) -> dict[str, Condition]:
+def _conditions(sweep: Sweep, pair: PairSource) -> dict[str, Named]:
     return sweep.conditions(pair, shape_of(pair, "rlvr").layers)
 
 

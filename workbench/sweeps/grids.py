@@ -1,5 +1,6 @@
 """Grids of interventions: fields of `Replay` and `Patch` that take one value or several, checked by pydantic."""
 
+import importlib
 import itertools
 from collections.abc import Iterator, Mapping
 from types import UnionType
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from workbench.conditions import Condition, Patch, Replay, Threshold, default_matrix
+from workbench.conditions import Condition, Named, Patch, Replay, Threshold, default_matrix
 from workbench.errors import InputError
 
 
@@ -76,21 +77,27 @@ class Grid(Checked):
     """A cross-model patch."""
     matrix: MatrixGrid | None = None  # pyright: ignore[reportInvalidTypeForm]
     """The default matrix: low and high by tokens and by patch, and every control."""
+    own: dict[str, Any] | None = None
+    """A condition of yours: its class under ``of``, as ``module:Class``, and its fields; Python has to find the module."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Grid":
         if len(self.model_fields_set) != 1 or getattr(self, self.kind) is None:
-            raise InputError("give one of `replay`, `patch` and `matrix`: {replay: {tau: [0.2, 0.4]}}")
+            raise InputError("give one of `replay`, `patch`, `matrix` and `own`: {replay: {tau: [0.2, 0.4]}}")
+        if self.own is not None:
+            own_class(self.own.get("of"))
         return self
 
     @property
     def kind(self) -> str:
-        """``replay``, ``patch`` or ``matrix``."""
+        """``replay``, ``patch``, ``matrix`` or ``own``."""
         return next(iter(self.model_fields_set), "replay")
 
     @property
     def values(self) -> dict[str, list[Any]]:
         """The values of every field that is named."""
+        if self.own is not None:
+            return {k: v if isinstance(v, list) else [v] for k, v in self.own.items() if k != "of"}
         grid = getattr(self, self.kind)
         return {
             name: getattr(grid, name) for name in type(grid).model_fields if name in grid.model_fields_set
@@ -105,16 +112,38 @@ class Grid(Checked):
 
     def build(
         self, title: str, chosen: Mapping[str, Any], known: Mapping[str, Any], depth: int
-    ) -> dict[str, Condition]:
+    ) -> dict[str, Named]:
         """The interventions of one combination, by name; `known` are the pair's own settings."""
         if self.kind == "matrix":
             made = default_matrix(depth, **{**known, **chosen})
             return {f"{title}: {name}": condition for name, condition in made.items()}
+        if self.own is not None:
+            kind = own_class(self.own["of"])
+            try:
+                return {title: kind(**chosen)}
+            except TypeError as error:
+                raise InputError(f"{self.own['of']} does not take these fields ({error})") from error
         if self.kind == "patch":
             shared = {k: v for k, v in known.items() if k in _PATCH}
             return {title: Patch(**{**shared, **known.get("patch", {}), **chosen})}
         left = {"patch", "layers"} if chosen.get("site") == "mid_tokens" else {"patch"}
         return {title: Replay(**{**{k: v for k, v in known.items() if k not in left}, **chosen})}
+
+
+def own_class(named: Any) -> type[Condition]:
+    """The class of a condition that ``module:Class`` names, imported.
+
+    Raises:
+        InputError: there is no such module or class.
+    """
+    module, _, name = str(named).partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"`of` is {named!r}, which can't be imported ({error}); expected module:Class of a condition of yours, "
+            "in a module on PYTHONPATH: {own: {of: 'my_conditions:Zeroed', layer: [1, 2]}}"
+        ) from error
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ that is itself a list (``layers`` of a patch, ``levels``) stands in a list of it
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from workbench.conditions import PLAIN, Condition, Patch, Replay
+from workbench.conditions import PLAIN, Named, Patch, Replay, check_depth
 from workbench.errors import InputError, nearest
 from workbench.models.presets import ROLES, PairPreset, pair_preset
 from workbench.problems.presets import read_problem_presets
@@ -116,7 +116,7 @@ class Sweep(Checked):
     """Names, files, or {source, split, limit, seed}."""
     interventions: dict[str, Grid] = Field({})
     """Grids by a name of yours."""
-    plain: list[Literal["base", "rlvr"]] = Field([*PLAIN])
+    plain: list[Literal["base", "rlvr"]] = Field(["base", "rlvr"])
     """The plain models that answer too."""
     samples: Annotated[int, Field(ge=1)] = 16
     """Sampled responses of a cell, beside the greedy one."""
@@ -143,7 +143,7 @@ class Sweep(Checked):
         depth: int = 28,
         told: Callable[[Place, str], None] | None = None,
         used: set[int] | None = None,
-    ) -> dict[str, Condition]:
+    ) -> dict[str, Named]:
         """Every intervention for a pair of `depth` layers, by name, the plain models first.
 
         Args:
@@ -155,7 +155,7 @@ class Sweep(Checked):
         Raises:
             InputError: a combination that `Replay` or `Patch` refuses, or deeper than the models, or two of one name.
         """
-        made: dict[str, Condition] = {name: name for name in self.plain}
+        made: dict[str, Named] = {name: name for name in self.plain}
         for entry, grid in self.interventions.items():
             for title, chosen in grid.combinations(entry):
                 settings = {field: (value,) for field, value in chosen.items()}
@@ -168,7 +168,7 @@ class Sweep(Checked):
                         if name in made:
                             raise InputError(f"{name!r} is the name of two interventions; expected another")
                         made[name] = condition
-                        _check_depth(condition, depth)
+                        check_depth(condition, depth)
                 except InputError as error:
                     if told is None:
                         raise
@@ -176,14 +176,14 @@ class Sweep(Checked):
         return made
 
     def excluded(
-        self, pair: PairSource, problems: ProblemSet, name: str, condition: Condition, seed: int
+        self, pair: PairSource, problems: ProblemSet, name: str, condition: Named, seed: int
     ) -> list[int]:
         """The rules under `exclude`, by number, that leave a cell out."""
         if not self.exclude:
             return []
         entries = [e for e in self.interventions if name == e or name.startswith((f"{e} ", f"{e}:"))]
         told: dict[str, tuple[Any, ...]] = {}
-        if not isinstance(condition, str):
+        if is_dataclass(condition):
             told = {f.name: (getattr(condition, f.name),) for f in fields(condition)}
         told |= {"pair": (pair.title,), "problems": (problems.label, problems.source), "seed": (seed,)}
         return self._rules(told | {"intervention": (name, max(entries, key=len, default=name))})
@@ -264,18 +264,11 @@ def schema() -> dict[str, Any]:
     }
 
 
-def seeded(condition: Condition, seed: int) -> Condition:
+def seeded(condition: Named, seed: int) -> Named:
     """A condition as one cell runs it: its random selection, where it has one, is drawn by the cell's seed."""
-    if isinstance(condition, str):
+    if not isinstance(condition, Replay | Patch):
         return condition
     return replace(condition, seed=seed if condition.select == "random" else 0)
-
-
-def _check_depth(condition: Condition, depth: int) -> None:
-    if isinstance(condition, Replay):
-        condition.loss_layers(depth)
-    elif isinstance(condition, Patch):
-        condition.check_depth(depth)
 
 
 def _impossible(sweep: Sweep) -> Iterator[tuple[Place, str]]:
@@ -304,7 +297,8 @@ def _impossible(sweep: Sweep) -> Iterator[tuple[Place, str]]:
             yield ("interventions", entry), f"the grid has {count} combinations; {MOST} are the most"
             return
     for i, rule in enumerate(sweep.exclude):
-        known = ("pair", "problems", "intervention", "seed", *FIELDS)
+        own = [name for grid in sweep.interventions.values() if grid.own for name in grid.values]
+        known = ("pair", "problems", "intervention", "seed", *FIELDS, *own)
         for key in rule:
             if key not in known:
                 yield (

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
-from workbench.conditions import Condition
+from workbench.conditions import Named
 from workbench.errors import InputError
 from workbench.sweeps.cells import Cell, cell_key, condition_digest, digest, drawing, load_set, pair_identity
 from workbench.sweeps.ledger import Outcome
@@ -116,7 +116,7 @@ class Bench:
             raise held[1]
         return held[1]
 
-    def _load_pair(self, title: str) -> tuple[Any, str, Mapping[str, Condition]]:
+    def _load_pair(self, title: str) -> tuple[Any, str, Mapping[str, Named]]:
         import torch
 
         from workbench.models.pairs import load_pair
@@ -141,7 +141,7 @@ class Bench:
 
 
 def main() -> None:
-    """The worker's process; the module's text tells what it reads and writes."""
+    """The worker's process: a job and then cells on standard input, answers on standard output, one JSON value a line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.estimates import (
+    FEWEST,
     Array,
     Interval,
     Median,
@@ -24,6 +25,7 @@ from workbench.estimates import (
     bootstrap,
     divide,
     number_problems,
+    shares,
     sums_by_problem,
     together,
 )
@@ -39,7 +41,10 @@ MEASURES = (
     *("entropy_change", "top1_agreement", "cosine"),
 )
 _SUMMED = ("kl", "kl_null", "entropy_change", "top1_agreement", "cosine")
-_FROM_SUMS = ("kl", "kl_null", "ratio", "total_kl", "share", "entropy_change", "top1_agreement", "cosine")
+_FROM_SUMS = ("kl", "kl_null", "ratio", "total_kl", "share", "entropy_change", "cosine")
+_BOUNDS = {"share": (0.0, 1.0), "entropy_change": (-np.inf, np.inf), "cosine": (-1.0, 1.0)}
+"""Of measures; of the others 0 and infinity."""
+_SHARES = ("top1_agreement", "topk_overlap")
 _KEPT = ("entropy_base", "entropy_rlvr", "kl", "cosine", "top1_agreement", "topk_overlap")
 
 
@@ -76,17 +81,29 @@ class Cells:
 
     def means(self, names: Sequence[str], settings: Settings) -> dict[str, list[Interval]]:
         """Per name, the mean over positions in every layer."""
-        stacked = np.stack([np.ones_like(self.values["kl"]), *(self.values[name] for name in names)])
+        of_shares = [name for name in names if name in _SHARES]
+        others = [name for name in names if name not in _SHARES]
+        ordered = [*others, *of_shares]
+        stacked = np.stack([np.ones_like(self.values["kl"]), *(self.values[name] for name in ordered)])
         sums = sums_by_problem(stacked, self.problem, self.problems)
-        layers = sums.shape[-1]
+        weights, layers = sums[:, :1], sums.shape[-1]
 
         def statistic(counts: Array) -> Array:
-            totals = np.tensordot(counts, sums, axes=1)
-            return divide(totals[:, 1:], totals[:, :1]).reshape(len(counts), -1)
+            totals = np.tensordot(counts, sums[:, 1 : 1 + len(others)], axes=1)
+            return divide(totals, np.tensordot(counts, weights, axes=1)).reshape(len(counts), -1)
 
-        found = bootstrap(statistic, self.problems, **settings)
+        found = bootstrap(statistic, self.problems, bounds=_bounds(others, layers), **settings)
+        right = sums[:, 1 + len(others) :]
+        agreed = shares(
+            right.reshape(self.problems, -1),
+            np.broadcast_to(weights, right.shape).reshape(self.problems, -1),
+            level=settings.get("level", 0.95),
+        )
+        parts = [(others, found), (of_shares, agreed)]
         return {
-            name: [found[index * layers + row] for row in range(layers)] for index, name in enumerate(names)
+            name: [intervals[index * layers + row] for row in range(layers)]
+            for named, intervals in parts
+            for index, name in enumerate(named)
         }
 
     def stratified(
@@ -104,31 +121,78 @@ class Cells:
             "kl" and "ratio" the lowest stratum's over the highest's.
         """
         members = [strata == stratum for stratum in range(bins)]
-        stacked = np.stack([np.ones_like(self.values["kl"]), *(self.values[name] for name in _SUMMED)])
-        per_position = np.stack([np.where(inside, stacked, 0.0).sum(axis=1) for inside in members], axis=1)
-        sums = sums_by_problem(per_position, self.problem, self.problems)  # (problems, 1 + summed, bins)
-        owner = np.broadcast_to(self.problem, strata.shape)
-        kl = self.values["kl"]
+        sums = self._sums(members)
+        owner, kl = np.broadcast_to(self.problem, strata.shape), self.values["kl"]
         medians = [Median(kl[inside], owner[inside], self.problems) for inside in members]
-        statistic = together(*medians, partial(_stratified_statistics, sums=sums))
-        found = bootstrap(statistic, self.problems, **settings)
+        middle = bootstrap(together(*medians), self.problems, method="order", **settings)
+        bounds = [
+            np.concatenate([part, [end] * 2])
+            for part, end in zip(_bounds(_FROM_SUMS, bins), (0.0, np.inf), strict=True)
+        ]
+        statistic = partial(_stratified_statistics, sums=sums)
+        found = bootstrap(statistic, self.problems, bounds=(bounds[0], bounds[1]), **settings)
+        cells = sums[:, 0]
+        agreed = shares(
+            sums[:, 1 + _SUMMED.index("top1_agreement")], cells, level=settings.get("level", 0.95)
+        )
+        speaking = (cells > 0).sum(axis=0)
         rows = []
         for stratum, inside in enumerate(members):
             entropy = self.values["entropy_base"][inside]
-            names = enumerate(("median_kl", *_FROM_SUMS))
-            measured = {name: found[index * bins + stratum] for index, name in names}
+            measured = {name: found[index * bins + stratum] for index, name in enumerate(_FROM_SUMS)}
+            measured |= {"median_kl": middle[stratum], "top1_agreement": agreed[stratum]}
+            if speaking[stratum] < FEWEST:  # medians don't notice
+                measured["median_kl"] = replace(measured["median_kl"], low=np.nan, high=np.nan)
             rows.append(
                 {
                     "entropy_low": entropy.min() if entropy.size else np.nan,
                     "entropy_high": entropy.max() if entropy.size else np.nan,
                     "cells": entropy.size,
-                    "problems": int((sums[:, 0, stratum] > 0).sum()),
+                    "problems": int(speaking[stratum]),
                     **{
                         key: value for name in MEASURES for key, value in measured[name].columns(name).items()
                     },
                 }
             )
         return rows, {"kl": found[-2], "ratio": found[-1]}
+
+    def shape(self, strata: NDArray[np.int64], bins: int, settings: Settings) -> dict[str, "Shape"]:
+        """For "kl" and "ratio", how the shift goes with the strata, beyond the lowest against the highest."""
+        sums = self._sums([strata == stratum for stratum in range(bins)])
+        level = settings.get("level", 0.95)
+
+        def means(counts: Array) -> Array:
+            cells, kl, null = np.moveaxis(np.tensordot(counts, sums[:, :3], axes=1), 1, 0)
+            return np.stack([divide(kl, cells), divide(kl, null)], axis=1)  # (resamples, measures, strata)
+
+        whole = means(np.ones((1, self.problems)))[0]
+        filled = np.flatnonzero((sums[:, 0] > 0).any(axis=0))
+        steps = filled - filled.mean()
+
+        def trend(counts: Array) -> Array:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                slopes = np.log(means(counts)[..., filled]) @ steps
+            return np.exp(divide(slopes, (steps**2).sum()))
+
+        def beside(counts: Array) -> Array:
+            values = means(counts)
+            return divide(values[..., :1], values[..., 1:]).reshape(len(counts), -1)
+
+        trends = bootstrap(trend, self.problems, bounds=(0.0, np.inf), **settings)
+        apart = settings | Settings(level=1 - (1 - level) / (bins - 1))
+        ratios = bootstrap(beside, self.problems, bounds=(0.0, np.inf), **apart)
+        found = {}
+        for place, name in enumerate(("kl", "ratio")):
+            others = np.where(np.isfinite(whole[place, 1:]), whole[place, 1:], -np.inf)
+            most = int(np.argmax(others))
+            found[name] = Shape(trends[place], ratios[place * (bins - 1) + most], most + 1)
+        return found
+
+    def _sums(self, members: Sequence[NDArray[np.bool_]]) -> Array:
+        """(problems, 1 + summed measures, strata): how many cells, and sums of _SUMMED."""
+        stacked = np.stack([np.ones_like(self.values["kl"]), *(self.values[name] for name in _SUMMED)])
+        per_position = np.stack([np.where(inside, stacked, 0.0).sum(axis=1) for inside in members], axis=1)
+        return sums_by_problem(per_position, self.problem, self.problems)
 
     def correlations(self, settings: Settings) -> list[dict[str, Any]]:
         """Spearman correlation of base entropy with KL, null KL and their ratio, where these are defined."""
@@ -141,7 +205,7 @@ class Cells:
             name: RankCorrelation(entropy[there], measures[name][there], owner[there], self.problems)
             for name, there in defined.items()
         }
-        found = bootstrap(together(*statistics.values()), self.problems, **settings)
+        found = bootstrap(together(*statistics.values()), self.problems, method="correlation", **settings)
         rows = []
         for index, (name, statistic) in enumerate(statistics.items()):
             rho = replace(found[index], estimate=statistic.exact)
@@ -149,14 +213,31 @@ class Cells:
         return rows
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How a measure goes with strata of base entropy, counted from 0 for the lowest."""
+
+    trend: Interval
+    """The factor from one stratum to the next: the exponential of the slope of log means on the stratum's number."""
+    peak: Interval
+    """The lowest stratum over the largest of the others; its level is Bonferroni's for all the others."""
+    other: int
+    """Which of the others is the largest."""
+
+
+def _bounds(measures: Sequence[str], each: int) -> tuple[Array, Array]:
+    """What measures can be, ``each`` times in turn."""
+    ends = [_BOUNDS.get(name, (0.0, np.inf)) for name in measures]
+    return np.repeat([low for low, _ in ends], each), np.repeat([high for _, high in ends], each)
+
+
 def _stratified_statistics(counts: Array, sums: Array) -> Array:
     """Per resample the measures of _FROM_SUMS, stratum by stratum, then the contrasts of KL and ratio."""
     totals = np.tensordot(counts, sums, axes=1)
-    cells, kl, null, change, agreement, cosine = np.moveaxis(totals, 1, 0)
+    cells, kl, null, change, _, cosine = np.moveaxis(totals, 1, 0)
     mean, ratio = divide(kl, cells), divide(kl, null)
     share = divide(kl, kl.sum(axis=1, keepdims=True))
-    values = [mean, divide(null, cells), ratio, kl, share]
-    values += [divide(total, cells) for total in (change, agreement, cosine)]
+    values = [mean, divide(null, cells), ratio, kl, share, divide(change, cells), divide(cosine, cells)]
     contrasts = [divide(value[:, :1], value[:, -1:]) for value in (mean, ratio)]
     return np.concatenate([*values, *contrasts], axis=1)
 

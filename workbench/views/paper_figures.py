@@ -4,7 +4,6 @@ Like ``figures``: a tidy table in, one plotly Figure out, in the look of ``panel
 """
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
+from workbench.estimates import Interval
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, cell_texts, finish
 
+CHANGE = Interval.names("change")
 STYLES = {  # setting -> colour, marker
     "replay": (COLOURS["replay"], "circle"),
     "patch low-entropy": (COLOURS["replay"], "circle"),
@@ -25,12 +27,12 @@ def beside_published(changes: pd.DataFrame, *, title: str, subtitle: str) -> go.
     """Changes in accuracy: published ones as hollow marks, a row a model; measured ones filled, a row a problem set.
 
     Args:
-        changes: columns source (published, measured), row, setting, benchmark, change in points, and low and high (NaN
-            where there is no interval). Published rows stand apart, because models and data are others.
+        changes: columns source (published, measured), row, setting, benchmark, change in points, and change_low and
+            change_high (NaN where there is no interval). Published rows stand apart, because models and data are others.
         title: of the figure.
         subtitle: its caption.
     """
-    rows = _needed(changes, ["source", "row", "setting", "benchmark", "change", "low", "high"], "change")
+    rows = _needed(changes, ["source", "row", "setting", "benchmark", *CHANGE], "change")
     order = [*dict.fromkeys(rows.loc[rows["source"] == "measured", "row"])]
     published = [*dict.fromkeys(rows.loc[rows["source"] == "published", "row"])]
     places = {name: i for i, name in enumerate(reversed(published))}
@@ -45,7 +47,7 @@ def beside_published(changes: pd.DataFrame, *, title: str, subtitle: str) -> go.
             part = rows.loc[(rows["setting"] == setting) & (rows["source"] == source)]
             if part.empty:
                 continue
-            middle, low, high = (part[c].to_numpy(float) for c in ("change", "low", "high"))
+            middle, low, high = (part[c].to_numpy(float) for c in CHANGE)
             hollow = source == "published"
             figure.add_scatter(
                 x=middle,
@@ -59,13 +61,13 @@ def beside_published(changes: pd.DataFrame, *, title: str, subtitle: str) -> go.
                     "line": {"width": 1.8 if hollow else 0, "color": colour},
                 },
                 name=f"{setting}, {source}",
-                text=[escape(str(b), quote=False) for b in part["benchmark"]],
+                text=[in_figure(b) for b in part["benchmark"]],
                 hovertemplate="%{text}: %{x:+.1f} points<extra>" + f"{setting}, {source}" + "</extra>",
             )
     figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"})
     if published and order:
         figure.add_hline(y=len(published) - 0.2, line={"color": COLOURS["null"], "width": 1})
-    labels = [escape(name, quote=False) for name in places]
+    labels = [in_figure(name) for name in places]
     figure.update_yaxes(
         tickvals=[*places.values()], ticktext=labels, range=[-0.7, max(places.values()) + 0.7]
     )
@@ -79,25 +81,19 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
 
     Cells whose interval holds 0 are grey.
 
-    ``grid``: columns tau, alpha, layers, iterations, change, low, high (points against plain RLVR), varied (``"tau x
-    alpha"``, ``"layers"``, ``"iterations"``: the axis along which a row differs from the settings kept).
+    ``grid``: columns tau, alpha, layers, iterations, change, change_low, change_high (points against plain RLVR), varied
+    (``"tau x alpha"``, ``"layers"``, ``"iterations"``: the axis along which a row differs from the settings kept).
     """
-    rows = _needed(
-        grid, ["tau", "alpha", "layers", "iterations", "varied", "change", "low", "high"], "change"
-    )
+    rows = _needed(grid, ["tau", "alpha", "layers", "iterations", "varied", *CHANGE], "change")
     square = rows.loc[rows["varied"] == "tau x alpha"]
     lines = [axis for axis in ("layers", "iterations") if axis in set(rows["varied"])]
     figure = make_subplots(
         1, 1 + len(lines), column_widths=[0.44, *[0.28] * len(lines)], horizontal_spacing=0.1
     )
     taus, alphas = sorted(set(square["tau"])), sorted(set(square["alpha"]))
-    cells = square.set_index(["tau", "alpha"])[["change", "low", "high"]]
+    cells = square.set_index(["tau", "alpha"])[CHANGE]
     texts = [
-        [
-            f"{cells.loc[(t, a), 'change']:+.1f}<br>[{cells.loc[(t, a), 'low']:+.1f}, {cells.loc[(t, a), 'high']:+.1f}]"
-            for a in alphas
-        ]
-        for t in taus
+        ["{:+.1f}<br>[{:+.1f}, {:+.1f}]".format(*cells.loc[(t, a), CHANGE]) for a in alphas] for t in taus
     ]
     z = cells["change"].unstack().reindex(index=taus, columns=alphas).to_numpy(float)
     most = max(1.0, float(np.nanmax(np.abs(z))))
@@ -112,9 +108,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
         hovertemplate="alpha %{x}, tau %{y}: %{z:+.2f} points<extra></extra>",
     )
     figure.add_trace(heat, 1, 1)
-    low, high = (
-        cells[c].unstack().reindex(index=taus, columns=alphas).to_numpy(float) for c in ("low", "high")
-    )
+    low, high = (cells[c].unstack().reindex(index=taus, columns=alphas).to_numpy(float) for c in CHANGE[1:])
     undecided = (low <= 0) & (high >= 0)
     grey = go.Heatmap(
         z=np.where(undecided, 0.0, np.nan),
@@ -133,7 +127,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
     figure.update_yaxes(title_text="threshold tau", type="category", row=1, col=1)
     for column, axis in enumerate(lines, start=2):
         part = rows.loc[rows["varied"] == axis].sort_values(axis)
-        middle, low, high = (part[c].to_numpy(float) for c in ("change", "low", "high"))
+        middle, low, high = (part[c].to_numpy(float) for c in CHANGE)
         figure.add_scatter(
             x=[str(v) for v in part[axis]],
             y=middle,
@@ -156,7 +150,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
 def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
     """Accuracy by problem family, one closed line a condition; columns condition, style, axis, accuracy (percent).
 
-    ``style`` is a key of ``panels.COLOURS``.
+    ``style`` is a key of ``markup.COLOURS``.
     """
     rows = _needed(scores, ["condition", "style", "axis", "accuracy"], "accuracy")
     axes = [*dict.fromkeys(rows["axis"])]
@@ -171,12 +165,12 @@ def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
         colour = COLOURS[str(part["style"].iloc[0])]
         figure.add_scatterpolar(
             r=[*part["accuracy"], part["accuracy"].iloc[0]],
-            theta=[escape(str(axis), quote=False) for axis in (*axes, axes[0])],
+            theta=[in_figure(axis) for axis in (*axes, axes[0])],
             mode="lines+markers",
-            name=escape(str(name), quote=False),
+            name=in_figure(name),
             line={"color": colour, "dash": dashes[index % 3], "width": 2.2},
             marker={"symbol": symbols[index % 3], "size": 8},
-            hovertemplate="%{theta}: %{r:.1f}%<extra>" + escape(str(name)) + "</extra>",
+            hovertemplate="%{theta}: %{r:.1f}%<extra>" + in_figure(name) + "</extra>",
         )
     grid = {"gridcolor": "#c9ced6", "linecolor": "#c9ced6"}
     figure.update_polars(
@@ -192,7 +186,7 @@ def cost_bars(cost: pd.DataFrame, *, subtitle: str) -> go.Figure:
     """Seconds a problem, making the intervention and decoding stacked; columns condition, what, making, decoding."""
     rows = _needed(cost, ["condition", "what", "making", "decoding"], "decoding")
     figure = go.Figure()
-    labels = [escape(f"{c}, {w}", quote=False) for c, w in zip(rows["condition"], rows["what"], strict=True)]
+    labels = [in_figure(f"{c}, {w}") for c, w in zip(rows["condition"], rows["what"], strict=True)]
     for part, colour, pattern in (("making", COLOURS["replay"], "/"), ("decoding", COLOURS["rlvr"], "")):
         figure.add_bar(
             y=labels,
@@ -217,16 +211,16 @@ def plan_bars(plan: pd.DataFrame, *, subtitle: str) -> go.Figure:
     for what, colour in zip(dict.fromkeys(rows["what"]), (COLOURS["base"], COLOURS["ratio"]), strict=False):
         part = rows.loc[rows["what"] == what]
         figure.add_scatter(
-            y=[escape(str(pair), quote=False) for pair in part["pair"]],
+            y=[in_figure(pair) for pair in part["pair"]],
             x=part["seconds"],
             mode="markers",
-            name=escape(str(what), quote=False),
+            name=in_figure(what),
             marker={
                 "color": colour,
                 "size": 12,
                 "symbol": "circle" if colour == COLOURS["base"] else "diamond",
             },
-            hovertemplate="%{y}: %{x:,.0f} s<extra>" + escape(str(what)) + "</extra>",
+            hovertemplate="%{y}: %{x:,.0f} s<extra>" + in_figure(what) + "</extra>",
         )
     figure.update_xaxes(title_text="seconds of a card a problem (log)", type="log")
     figure.update_yaxes(autorange="reversed")
@@ -247,7 +241,7 @@ def coverage_bars(coverage: pd.DataFrame, *, subtitle: str) -> go.Figure:
     for part, (colour, pattern) in styles.items():
         here = rows.loc[rows["part"] == part]
         figure.add_bar(
-            y=[escape(str(c), quote=False) for c in here["comparison"]],
+            y=[in_figure(c) for c in here["comparison"]],
             x=here["share"],
             orientation="h",
             name=part,

@@ -1,6 +1,5 @@
 """Figures of amortised replay: how an adapter was trained, and what it reaches beside replay optimised step by step."""
 
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.estimates import Interval
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, band, finish, log_axis
 from workbench.views.tables import NothingToDraw
 
@@ -51,12 +52,14 @@ def training_curves(curves: pd.DataFrame) -> go.Figure:
 def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
     """Replay's loss by iteration of the optimisation, and what adapters reach in one pass, with 95% bands.
 
-    ``table``: columns name, iteration, estimate, low, high, in nats; names as in ``amortised.losses_beside``.
+    ``table``: columns name, iteration, estimate, estimate_low, estimate_high, in nats; names as in ``amortised.losses_beside``.
     """
     optimised = table["name"] == "optimised"
     steps, one_pass = table.loc[optimised], table.loc[~optimised]
     figure = go.Figure()
-    figure.add_trace(band(steps["iteration"], steps["low"], steps["high"], COLOURS["replay"]))
+    figure.add_trace(
+        band(steps["iteration"], steps["estimate_low"], steps["estimate_high"], COLOURS["replay"])
+    )
     figure.add_scatter(
         x=steps["iteration"],
         y=steps["estimate"],
@@ -68,17 +71,17 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
     ends = [iterations.min(), iterations.max()]
     for number, row in enumerate(one_pass.to_dict("records")):
         colour, dash = LINES[number % len(LINES)], ("dash", "dashdot", "dot")[number % 3]
-        figure.add_trace(band(ends, [row["low"]] * 2, [row["high"]] * 2, colour))
+        figure.add_trace(band(ends, [row["estimate_low"]] * 2, [row["estimate_high"]] * 2, colour))
         figure.add_scatter(
             x=np.linspace(ends[0], ends[1], 12),
             y=[row["estimate"]] * 12,
             mode="lines",
             line={"color": colour, "dash": dash, "width": 2.5},
-            name=escape(str(row["name"]), quote=False),
+            name=in_figure(row["name"]),
         )
     figure.update_xaxes(title_text="iterations of the optimisation")
     figure.update_yaxes(title_text="replay's loss, nats")
-    log_axis(figure, table[["low", "high"]].to_numpy(float).ravel())
+    log_axis(figure, table[Interval.names("estimate")].to_numpy(float).ravel())
     figure.update_layout(height=480, showlegend=True)
     return finish(figure, "One pass against optimisation", subtitle)
 

@@ -1,0 +1,154 @@
+"""`prepare`: a condition's interventions on some prompts, whatever kind of condition it is.
+
+A condition of your own is a frozen dataclass with the members of `conditions.Condition`, and a function registered here that
+returns an `Intervention` (``problem_id``, ``sites``, ``apply(layer, hidden)``) for each prompt, or None:
+
+    @wb.prepare.register
+    def _(condition: Mine, pair, prompts, **others):
+        return [... for prompt in prompts]
+"""
+
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any
+
+from workbench.cache import Reuse
+from workbench.conditions import Patch, Replay, check_depth
+from workbench.errors import InputError
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt
+from workbench.problems.problem import Problem
+from workbench.replay.adapters import Adapter, check_pair
+from workbench.replay.amortised import predict_many, weights_of
+from workbench.replay.disturbances import jittered
+from workbench.replay.patching import Readings, prepare_patch
+from workbench.replay.replay import LearnedTokens, aims_of, learn_many
+from workbench.tracing.edits import Intervention
+
+
+@singledispatch
+def prepare(
+    condition: Any,
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    problems: Sequence[Problem] | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    reuse: Reuse | None = None,
+) -> Sequence[Intervention | None]:
+    """The condition's intervention for each prompt; None leaves the model as it is there.
+
+    Args:
+        condition: what is done.
+        pair: what `load_pair` returned.
+        prompts: encoded prompts.
+        problems: what the prompts were encoded from; needed by a `Replay` of direction ``self`` alone.
+        seed: of what is drawn: the jitter of direction ``self``.
+        batch_size: prompts per forward.
+        reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
+
+    Raises:
+        InputError: no function is registered for this kind of condition, or what it refuses.
+    """
+    kind = type(condition).__name__
+    raise InputError(
+        f"`condition` is a {kind}, for which nothing is registered that prepares it; register a function: "
+        f"@wb.prepare.register, def _(condition: {kind}, pair, prompts, **others), which returns an intervention for each prompt"
+    )
+
+
+@prepare.register
+def _plain(
+    condition: str, pair: ModelPair, prompts: Sequence[EncodedPrompt], **_: Any
+) -> list[Intervention | None]:
+    return [None] * len(prompts)
+
+
+@prepare.register
+def _adapter(
+    condition: Adapter, pair: ModelPair, prompts: Sequence[EncodedPrompt], *, batch_size: int = 8, **_: Any
+) -> Sequence[Intervention]:
+    return predict_many(pair, prompts, condition, batch_size=batch_size)
+
+
+@prepare.register
+def _patch(
+    condition: Patch,
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    reuse: Reuse | None = None,
+    **_: Any,
+) -> Sequence[Intervention]:
+    condition.check_depth(pair.depth)
+    reuse, layers = reuse or Reuse(), condition.patched
+
+    def made(prompt: EncodedPrompt) -> Intervention:
+        key = ("readings", prompt.problem_id, layers)
+        return prepare_patch(
+            pair, prompt, condition, readings=reuse.of(key, lambda: Readings.of(pair, prompt, layers))
+        )
+
+    return [made(prompt) for prompt in prompts]
+
+
+@prepare.register
+def _replay(
+    condition: Replay,
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    problems: Sequence[Problem] | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    reuse: Reuse | None = None,
+) -> Sequence[Intervention]:
+    reuse, ids = reuse or Reuse(), tuple(prompt.problem_id for prompt in prompts)
+    disturbed = condition.direction == "self" and problems is not None
+
+    def learnt() -> list[LearnedTokens]:
+        students, aims = None, None
+        if disturbed:
+            students = [pair.encode(jittered(problem, seed)) for problem in problems or ()]
+        if reuse.limit:
+            teacher = "base" if condition.direction == "base_to_rlvr" else "rlvr"
+            wanted = ("aims", *ids, teacher, condition.loss_layers(pair.depth), condition.top_v)
+            aims = reuse.of(wanted, lambda: aims_of(pair, prompts, condition, batch_size=batch_size))
+        return learn_many(pair, prompts, condition, students=students, aims=aims, batch_size=batch_size)
+
+    return reuse.of(("learnt", ids, condition, seed if disturbed else None), learnt)
+
+
+def prepare_seeing(
+    condition: Any,
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    problems: Sequence[Problem],
+    **others: Any,
+) -> list[Intervention | None]:
+    """As `prepare`, but None for a prompt without pictures, where the condition needs them and so does nothing."""
+    here = [i for i, prompt in enumerate(prompts) if prompt.grids or not needs_pictures(condition)]
+    made: list[Intervention | None] = [None] * len(prompts)
+    if here:
+        shown, asked = [prompts[i] for i in here], [problems[i] for i in here]
+        for i, one in zip(here, prepare(condition, pair, shown, problems=asked, **others), strict=True):
+            made[i] = one
+    return made
+
+
+def needs_pictures(condition: Any) -> bool:
+    """Whether a condition does nothing to a prompt without pictures."""
+    return getattr(condition, "needs_pictures", False)
+
+
+def check_fits(condition: Any, pair: ModelPair) -> None:
+    """Refuse a condition that does not fit a pair, before anything is computed.
+
+    Raises:
+        InputError: it needs layers that the models do not have, or is an adapter of another pair.
+    """
+    check_depth(condition, pair.depth)
+    if isinstance(condition, Adapter):
+        check_pair(condition, weights_of(pair))
