@@ -109,8 +109,10 @@ def written(text: str) -> str:
 
 def quantity(text: str) -> Quantity | None:
     """The quantity that a text is; None for anything else, such as two, a range, a bound, a sentence."""
+    if len(text) > _LONGEST:
+        return None
     text = _ABOUT.sub("", written(text)).strip().rstrip("。.;,")
-    if not text or len(text) > _LONGEST:
+    if not text:
         return None
     text = text[1:-1].strip() if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
     aside = re.fullmatch(r"([^()]+)\(([^()]+)\)", text)
