@@ -18,6 +18,7 @@ from workbench.analysis.null_models import NULLS
 from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
+from workbench.columns import describe
 from workbench.conditions import Named, condition_of
 from workbench.digests import digest_of
 from workbench.experiments.ablation import Ablation, ablate
@@ -63,6 +64,13 @@ class Study:
     """The paper's claims, as far as this study speaks about them."""
     hint: str | None
     """Why there are no PNG figures, in one line; None when there are."""
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of the tables in its folder."""
+        return describe(
+            {file.stem: pd.read_parquet(file) for file in sorted((self.folder / "tables").glob("*.parquet"))}
+        )
 
     @property
     def report(self) -> Path:
@@ -294,10 +302,7 @@ def _claims(
 
 
 def _tables(traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    top = [
-        top_prediction_shift(traced, prompt=i).assign(problem=info.problem_id)
-        for i, info in enumerate(traced.prompts[:TABLED_PROBLEMS])
-    ]
+    top = [top_prediction_shift(traced, prompt=i) for i in range(len(traced.prompts[:TABLED_PROBLEMS]))]
     keys = pd.DataFrame([dict(verdict.key) for verdict in shift.verdicts])
     return {
         "shift": shift.table,
