@@ -68,7 +68,7 @@ def mine(home):
 
 def test_the_package_has_the_bundled_and_the_papers_pairs():
     presets = read_presets()
-    assert tuple(presets) == ("shapes", *PAPER)
+    assert tuple(presets) == ("shapes", "smol", *PAPER)
     for name in PAPER:
         preset = presets[name]
         size = "32B" if "32b" in name else "7B"

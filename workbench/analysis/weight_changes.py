@@ -30,6 +30,7 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.batches import collate
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
+from workbench.models.rope_memory import from_rest
 from workbench.problems.problem import Problem, listed
 from workbench.views import markup
 
@@ -253,6 +254,7 @@ def _squares(pair: ModelPair, prompt: EncodedPrompt, watched: Sequence[str]) -> 
     return sums
 
 
+@from_rest
 def _run(anatomy: Anatomy, prompt: EncodedPrompt, pad_id: int) -> None:
     anatomy.model(**anatomy.placed(collate([prompt], pad_id)), use_cache=False)
 

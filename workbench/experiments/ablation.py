@@ -14,6 +14,7 @@
 What is finished is kept, shard by shard, if a folder is given; the same call goes on from there.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import jittered
 from workbench.replay.nothing_selected import NOTHING, check_selected
-from workbench.replay.prepared import check_fits
+from workbench.replay.prepared import check_fits, needs_pictures
 from workbench.runs import kept
 from workbench.views import markup
 
@@ -63,7 +64,7 @@ class Ablation:
     responses: pd.DataFrame = field(repr=False)
     """One row a response: problem, family, intervention, sample (-1: greedy), text, answer, correct, how, tokens,
     seconds (its share of its batch), making_seconds (of its problem's intervention), seed, stopped (why learning
-    ended early, or that nothing was selected)."""
+    ended early, or that nothing was selected or there is no picture)."""
     summary: pd.DataFrame
     """Per intervention and measure (greedy, Pass@K): estimate, interval, and paired differences to RLVR and to base."""
     drift: pd.DataFrame
@@ -284,5 +285,17 @@ def _check(
             f"`samples` is {samples} with `pass_at` {tuple(ks)}; Pass@K needs at least K samples: "
             f"ablate(..., samples={max([1, *ks])})"
         )
-    for condition in conditions.values():
+    blind = [problem.id for problem in problems if not (problem.images or problem.video)]
+    for name, condition in conditions.items():
         check_fits(condition, pair)
+        if blind and needs_pictures(condition) and len(blind) == len(problems):
+            raise InputError(
+                f"`problems`: none of {len(problems)} has a picture, and {name!r} has no visual tokens to replay in them; "
+                "give problems with images, or leave that condition out"
+            )
+        if blind and needs_pictures(condition):
+            warnings.warn(
+                f"{len(blind)} of {len(problems)} problems have no picture, {blind[0]!r} the first: {name!r} leaves the model "
+                "as it is there",
+                stacklevel=3,
+            )

@@ -22,12 +22,12 @@ from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError, nearest
 from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
-from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.from_rows import read_images, read_video
 from workbench.problems.images import SUFFIXES
 from workbench.problems.problem import Problem
 from workbench.replay.nothing_selected import check_selected, unselected
-from workbench.replay.prepared import check_fits, prepare
+from workbench.replay.prepared import check_fits, prepare_seeing
 
 Kind = Literal["text", "image", "video"]
 Part = tuple[Kind, Any]
@@ -190,34 +190,14 @@ class Responder:
         try:
             asked = [question() for question in questions]
             prompts = [self.pair.encode(q.problem, q.turns) for q in asked]
-            return work(prompts, self._made([q.problem for q in asked], prompts))
+            problems = [q.problem for q in asked]
+            how = {"problems": problems, "seed": self.seed, "batch_size": self.batch_size}
+            return work(prompts, prepare_seeing(self.condition, self.pair, prompts, **how))
         except Exception as error:  # a task's own code, a file, memory: an evaluation of hours goes on
             traceback.clear_frames(error.__traceback__)  # their tensors would be kept with it
             if len(questions) == 1:
                 return [error]
         return [found for question in questions for found in self._isolated([question], work)]
-
-    def _made(
-        self, problems: Sequence[Problem], prompts: Sequence[EncodedPrompt]
-    ) -> list[Intervention | None]:
-        """Each prompt's intervention; no tokens for a prompt without pictures, to which replay does nothing."""
-        seen = [(prompt.kinds == TokenKind.VISUAL).any().item() for prompt in prompts]
-        blind = not getattr(self.condition, "needs_pictures", False)
-        chosen = [i for i, sees in enumerate(seen) if sees or blind]
-        made: list[Intervention | None] = [None] * len(prompts)
-        if not chosen:
-            return made
-        found = prepare(
-            self.condition,
-            self.pair,
-            [prompts[i] for i in chosen],
-            problems=[problems[i] for i in chosen],
-            seed=self.seed,
-            batch_size=self.batch_size,
-        )
-        for i, intervention in zip(chosen, found, strict=True):
-            made[i] = intervention
-        return made
 
 
 def make_problem(name: str, parts: Sequence[Part], system: str | None = None) -> Problem:

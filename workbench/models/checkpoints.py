@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 
 from workbench.errors import InputError, install
 from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.gguf import packaged, unpacked
+from workbench.models.lora import base_of, find_adapter, merge
 
 _PROCESSOR_FILES = (
     "processor_config.json",
@@ -78,8 +80,9 @@ def load_model(
     revision: str | None,
     trust_remote_code: bool,
     layers: int | None = None,
+    beside: str | Path | None = None,
 ) -> PreTrainedModel:
-    """Load a checkpoint in eval mode with frozen weights.
+    """Load a checkpoint in eval mode with frozen weights; an adapter merged into its base.
 
     Args:
         role: the argument's name, for messages.
@@ -88,11 +91,21 @@ def load_model(
         revision: hub revision.
         trust_remote_code: run Python code found in the checkpoint.
         layers: load only the first so many decoder layers, with final norm and unembedding; all when None.
+        beside: the model that an adapter was given with.
 
     Raises:
         InputError: missing, corrupt, or weights that do not fit the config; out of memory.
     """
     here = f"`{role}` {str(source)!r}"
+    if (adapter := find_adapter(role, source, revision)) is not None:
+        if layers is not None:
+            raise InputError(f"{here} is an adapter, and `layers` is for whole models; leave `layers` out")
+        own = None if beside is None else find_adapter("base", beside)
+        body = base_of(role, adapter, beside if own is None else own.base)
+        known = {"revision": None, "trust_remote_code": trust_remote_code}
+        merged = merge(role, adapter, load_model(role, body, placement, **known))
+        merged.adapter_of = str(body)  # for provenance
+        return merged
     where = _located(role, source)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = {} if placement.device_map is None else {"device_map": placement.device_map}
@@ -166,6 +179,9 @@ def read_config(
     Raises:
         InputError: there is no readable config.
     """
+    if (adapter := find_adapter(role, source, revision)) is not None:
+        source, revision = base_of(role, adapter), None
+    source = unpacked(source)
     where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else str(source)
     try:
         return transformers.AutoConfig.from_pretrained(
@@ -198,8 +214,15 @@ def load_processor(
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
-            return None
+            adapter = find_adapter(role, source)
+            if adapter is None or adapter.base is None:
+                return None
+            return load_processor(
+                role, adapter.base, anatomy, revision=None, trust_remote_code=trust_remote_code
+            )
         source = folder
+    elif packaged(source):
+        source = folder = Path(unpacked(source))
     auto = transformers.AutoProcessor if anatomy.visual_token_ids else transformers.AutoTokenizer
     try:
         return auto.from_pretrained(str(source), revision=revision, trust_remote_code=trust_remote_code)
@@ -214,6 +237,7 @@ def load_processor(
 
 def _located(role: str, source: str | Path) -> str:
     """A folder that looks whole, or a hub id; of the weights only the headers are read."""
+    source = unpacked(source)
     folder, here = Path(source).expanduser(), f"`{role}` {str(source)!r}"
     if not folder.is_dir():
         if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):

@@ -21,6 +21,7 @@ from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
 from workbench.models.checkpoints import Placement, load_model, load_processor
 from workbench.models.identity import config_digest, fingerprint, processor_digest
+from workbench.models.lora import apply_change, check_installed, find_adapter
 from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
 from workbench.models.presets import ROLES, PairPreset, check_budget, pair_preset
 from workbench.models.prompts import EncodedPrompt, encode, show_token
@@ -203,7 +204,8 @@ def load_pair(
             anatomies[role] = dissect(source.eval())
         elif isinstance(source, (str, Path)):
             hub = {"revision": commit, "trust_remote_code": trust_remote_code}
-            anatomies[role] = dissect(load_model(role, source, Placement(**settings), **hub))
+            beside = base if role == "rlvr" and isinstance(base, (str, Path)) else None
+            anatomies[role] = dissect(load_model(role, source, Placement(**settings), beside=beside, **hub))
             if processor is None:
                 found.append(load_processor(role, source, anatomies[role], **hub))
         else:
@@ -262,12 +264,21 @@ def named_pair(name: str, base: Source | None, rlvr: Source | None) -> PairPrese
             f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: `{_CALL}`"
         )
     preset = pair_preset(name)
-    absent = [role for role in ROLES if not (Path(preset.source(role)) / "config.json").is_file()]
-    if preset.bundled and absent:
+    if not preset.bundled:
+        return preset
+    adapters = {role: find_adapter(role, preset.source(role)) for role in ROLES}
+    absent = [
+        role
+        for role in ROLES
+        if adapters[role] is None and not (Path(preset.source(role)) / "config.json").is_file()
+    ]
+    if absent:
         raise InputError(
             f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {Path(preset.source(absent[0])).parent}; "
             "reinstall the package, or train them with `workbench organism train`"
         )
+    for adapter in filter(None, adapters.values()):
+        check_installed(f"`name` {name!r}", adapter)
     return preset
 
 
@@ -278,8 +289,13 @@ def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None)
         raise InputError(
             f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'
         )
+    changes = read_delta(saved[checkpoint])
+    adapter = None if preset is None else find_adapter("base", preset.source("base"))
+    if adapter is not None:
+        apply_change(model, adapter.folder, changes)
+        return
     with torch.no_grad():
-        for key, change in read_delta(saved[checkpoint]).items():
+        for key, change in changes.items():
             model.get_parameter(key).add_(change.to(model.get_parameter(key)))
 
 
@@ -296,6 +312,7 @@ def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[st
     model, config = anatomy.model, anatomy.model.config
     return {
         "id": f"{type(model).__name__} in memory" if isinstance(source, nn.Module) else str(source),
+        **({} if (body := getattr(model, "adapter_of", None)) is None else {"adapter_of": body}),
         "revision": revision,
         "commit": getattr(config, "_commit_hash", None),
         "family": anatomy.family,

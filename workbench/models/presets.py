@@ -205,7 +205,18 @@ class PairPreset:
 
             file = try_to_load_from_cache(str(folder), "config.json", revision=self.revision.get(role))
             folder = Path(file).parent if isinstance(file, str) else folder
-        return folder if next(folder.glob("*.safetensors"), None) else None
+        return folder if next(folder.glob("*.safetensors"), None) and not self.needs(role) else None
+
+    def needs(self, role: str) -> str:
+        """What is to be installed for a model that ships as an adapter; "" where it can be loaded, or is none."""
+        from workbench.models.lora import check_installed, find_adapter
+
+        folder = Path(self.source(role)).expanduser()
+        adapter = find_adapter(role, folder) if folder.is_dir() else None
+        try:
+            return "" if adapter is None else check_installed(role, adapter) or ""
+        except InputError as error:
+            return str(error).partition("pip install ")[2]
 
 
 def preset_table(presets: Iterable[PairPreset]) -> "Table":
@@ -227,7 +238,14 @@ def preset_table(presets: Iterable[PairPreset]) -> "Table":
         told = [f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}"]
         told += [f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b]
         told += ["patches of their own"] * bool(preset.patch)
+        told += [f"needs: pip install {needs}"] if (needs := preset.needs("base")) else []
         here = [{"base": "base", "rlvr": "RLVR"}[role] for role in ROLES if preset.found(role)]
+        sizes = [
+            sum(f.stat().st_size for f in home.glob("*.safetensors"))
+            for role in ROLES
+            if (home := preset.found(role))
+        ]
+        told += [f"{sum(sizes) / 1e6:,.0f} MB on disk"] * bool(sizes)
         told += [asked] if (asked := ", ".join(preset.in_words())) else []
         table.add_row(
             preset.name,

@@ -1,7 +1,7 @@
 """Questions with pictures or movies, where they come from, and how answers are judged.
 
-`load_problems` reads a generated set (`shapes`, `shapes_video`, `shapes_agent`), a set of the paper by name
-(``problems.yaml``, read by `presets`), a file, a folder or a hub data set (`sources`, `from_rows`). A `Problem` holds its
+`load_problems` reads a generated set (`shapes`, `shapes_video`, `shapes_agent`; `sums`, text alone), a set of the paper by
+name (``problems.yaml``, read by `presets`), a file, a folder or a hub data set (`sources`, `from_rows`). A `Problem` holds its
 pictures, its answer and the verifier that judges responses (`answers`).
 
     import workbench as wb

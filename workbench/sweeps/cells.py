@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.conditions import Named, condition_of, signature_of
 from workbench.digests import digest_of, file_digest, versions
 from workbench.errors import InputError
+from workbench.models.gguf import gguf_file, packaged
+from workbench.models.lora import find_adapter
 from workbench.models.presets import ROLES
 from workbench.sweeps.spec import PairSource, ProblemSet, Sweep, depth_of, seeded
 
@@ -102,9 +104,18 @@ def folder_of(source: PairSource, role: str) -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """File to sha256, of the files of a checkpoint. Large files in the hub's cache are named by it."""
+    """File to sha256, of the files of a checkpoint. Large files in the hub's cache are named by it.
+
+    Of an adapter, those of the model that its config names too, where they are on this machine under that name.
+    """
     files = sorted(p for p in folder.iterdir() if p.suffix in _READ and p.is_file())
-    return {file.name: _digest(file) for file in files}
+    told = {file.name: _digest(file) for file in files}
+    adapter = find_adapter("pair", folder)
+    if adapter is not None and packaged(adapter.base):
+        told[str(adapter.base)] = _digest(gguf_file(str(adapter.base)))
+    elif adapter is not None and adapter.base is not None and Path(adapter.base).is_dir():
+        told |= {f"base/{name}": sha for name, sha in digests(Path(adapter.base)).items()}
+    return told
 
 
 def _digest(file: Path) -> str:

@@ -25,6 +25,7 @@ from workbench.errors import InputError
 from workbench.lens.fused import LensStats, compare, matched_noise
 from workbench.lens.heads import LensHead
 from workbench.models.batches import batches, collate
+from workbench.models.finite import naming
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
@@ -160,8 +161,9 @@ def compare_residuals(
     def meet(layer: int, hidden: Tensor) -> Any:
         return reduce(layer, base.pop(layer), keep(layer, hidden))
 
-    base = read_residuals(pair.base, inputs, layers=layers, reduce=keep)
-    return read_residuals(pair.rlvr, inputs, layers=layers, reduce=meet, write=write)
+    with naming([prompt.problem_id for prompt in prompts]):
+        base = read_residuals(pair.base, inputs, layers=layers, reduce=keep)
+        return read_residuals(pair.rlvr, inputs, layers=layers, reduce=meet, write=write)
 
 
 def _cells(
