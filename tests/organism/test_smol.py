@@ -63,7 +63,7 @@ def test_controls_and_checkpoints_load(pair):
     last = checkpoints_of(pair)[steps[-1]]()
     for (name, a), b in zip(last.rlvr.model.named_parameters(), pair.rlvr.model.parameters(), strict=True):
         change = (b - pair.base.model.get_parameter(name)).norm()
-        assert (a - b).norm() <= 0.05 * change + 1e-6, name  # rounded to a 31st of its largest value
+        assert (a - b).norm() <= 0.1 * change + 1e-6, name  # rounded to a 15th of its largest value
     assert list(controls_of(pair)) == ["fine-tuned without RL"]
 
 
