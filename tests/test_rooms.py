@@ -22,7 +22,7 @@ CONCEPTS = [
     ("a patch applied", "replay/patching.py", r"^class PreparedPatch\b"),
     ("answers judged", "problems/answers.py", r"^def verify\b"),
     ("the shift drawn", "views/shift_figures.py", r"^def (shift_heatmap|stratum_curves)\b"),
-    ("the bundled pair trained", "organism/training.py", r"with_name\(\"recipe.yaml\"\)"),
+    ("the bundled pair trained", "organism/training.py", r"controls' differences to the base"),
     ("a pair's preset read", "models/presets.py", r"^def pair_preset\b|with_name\(\"pairs.yaml\"\)"),
     ("memory predicted", "machine/memory.py", r"^def predict_memory\b"),
     ("the digest of a sweep's cell", "sweeps/cells.py", r"^def cell_key\b"),

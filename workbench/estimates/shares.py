@@ -37,10 +37,11 @@ def share(values: ArrayLike, problem: ArrayLike, **settings: Unpack[Settings]) -
         InputError: values outside [0, 1].
     """
     rows = finite(values)
-    if rows.min() < 0 or rows.max() > 1:
+    if rows.min() < -_ROUNDING or rows.max() > 1 + _ROUNDING:
         raise InputError(
             f"`values` of a share must lie in [0, 1], found {rows.min():g} to {rows.max():g}; use mean(values, problem)."
         )
+    rows = rows.clip(0, 1)
     ids, problems = number_problems(problem, len(rows))
     sums = sums_by_problem(np.stack([rows, np.ones_like(rows)]), ids, problems)
     return shares(sums[:, :1], sums[:, 1:], level=settings.get("level", 0.95))[0]
