@@ -215,7 +215,7 @@ def test_the_evaluation_counts_and_pairs(trained, recipe, tmp_path):
 
 
 def test_a_folder_without_a_base_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no model, base/adapter_config.json is missing"):
+    with pytest.raises(InputError, match=r"holds no model, base/adapter_config\.json is missing"):
         adapters_evaluation.models_of(tmp_path)
 
 
