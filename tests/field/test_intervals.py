@@ -13,7 +13,8 @@ from workbench.analysis.low_entropy import beside_controls
 from workbench.analysis.shift import stratified_shift
 from workbench.analysis.verdicts import Claim, adjusted, adjusted_verdict, by_chance, claim_table
 from workbench.conditions import Patch, default_matrix
-from workbench.estimates import ENOUGH, FEWEST, Interval, share, share_difference
+from workbench.errors import InputError
+from workbench.estimates import ENOUGH, FEWEST, Interval
 from workbench.experiments.outcomes import summarise_responses
 from workbench.studies.claims import MARGIN, WHY, like_with_like, outcome_claims
 
@@ -191,7 +192,7 @@ def test_tables_name_the_ends_of_every_interval_alike():
 def test_a_share_that_is_off_by_rounding_is_a_share():
     """From Pass@K of -4e-16, a sum of products that are none, which ended a run after all its decoding."""
     ids, near = np.arange(16), np.r_[-4.44e-16, np.ones(15)]
-    assert share(near, ids) == share(near.clip(0, 1), ids)
-    assert share_difference(near, np.ones(16), ids).estimate == pytest.approx(1 / 16)
+    assert estimates.share(near, ids) == estimates.share(near.clip(0, 1), ids)
+    assert estimates.share_difference(near, np.ones(16), ids).estimate == pytest.approx(1 / 16)
     with pytest.raises(InputError, match=r"lie in \[0, 1\]"):
-        share(near - 0.01, ids)
+        estimates.share(near - 0.01, ids)
