@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import workbench as wb
+from workbench.digests import file_digest
 from workbench.errors import InputError
 from workbench.models import gguf
 from workbench.models.bundled import checkpoints_of, controls_of
 from workbench.models.lora import TENSORS
 from workbench.models.presets import pair_preset
-from workbench.runs import file_digest
 
 HOME = Path(str(files("workbench") / "organism" / "smol"))
 

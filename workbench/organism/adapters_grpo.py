@@ -25,6 +25,7 @@ from workbench.organism.adapters_sft import chat
 from workbench.organism.grpo import reward_by_lot
 from workbench.organism.resuming import ResumableAdapter
 from workbench.organism.shared_prompts import log_probabilities, pack
+from workbench.organism.trainer_settings import rollout_settings
 from workbench.problems import answers, sums
 
 
@@ -161,30 +162,12 @@ def train(
     judged = reward if grpo["reward"] == "answer" else reward_by_lot(grpo["reward"], seed)
     rollouts = grpo["problems_per_step"] * grpo["rollouts"]
     arguments = GRPOConfig(
-        output_dir=str(folder),
-        max_steps=grpo["steps"],
+        **rollout_settings(grpo, folder, seed),
         per_device_train_batch_size=grpo["micro_batch"],
         gradient_accumulation_steps=rollouts // grpo["micro_batch"],
-        num_generations=grpo["rollouts"],
-        learning_rate=grpo["learning_rate"],
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=grpo["warmup_steps"],
-        weight_decay=0.0,
-        max_grad_norm=grpo["max_grad_norm"],
         beta=0.0,
-        temperature=grpo["temperature"],
-        max_completion_length=grpo["max_completion_length"],
-        gradient_checkpointing=False,
-        bf16=False,
         logging_steps=1,
-        save_steps=grpo["save_steps"],
-        save_total_limit=2,
-        remove_unused_columns=False,
         shuffle_dataset=False,
-        seed=seed,
-        report_to=["tensorboard"],
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
     trainer = Grpo(
         model,

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from workbench.organism.resuming import ResumableAdapter
+from workbench.organism.trainer_settings import trainer_settings
 from workbench.problems import sums
 
 IGNORE = -100
@@ -66,22 +67,9 @@ def train(model: Any, tokenizer: Any, recipe: dict[str, Any], folder: Path, *, c
     """
     settings, seed = recipe["control" if control else "sft"], recipe["seed"]
     arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=settings["steps"],
+        **trainer_settings(settings, folder, seed),
         per_device_train_batch_size=settings["chains_per_step"],
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=settings["warmup_steps"],
-        weight_decay=0.0,
-        max_grad_norm=1.0,
         logging_steps=1,
-        save_steps=settings["save_steps"],
-        save_total_limit=2,
-        remove_unused_columns=False,
-        seed=seed,
-        report_to=["tensorboard"],
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
     count = settings["steps"] * settings["chains_per_step"]
     trainer = Sft(

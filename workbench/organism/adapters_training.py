@@ -22,8 +22,7 @@ from workbench.models.gguf import unpacked
 from workbench.models.lora import CONFIG, TENSORS
 from workbench.models.weight_deltas import write_codes
 from workbench.organism import adapters_grpo, adapters_sft
-from workbench.organism.recipes import SMOL
-from workbench.runs import file_digest
+from workbench.organism.recipes import SMOL, write_digests
 
 RECIPE = SMOL
 SKIPPED = ("step", "epoch", "num_tokens", "step_time", "total_flos")
@@ -127,9 +126,7 @@ def publish(folder: Path, weights: Path) -> None:
         change = {key: now[key].float() - tensor.float() for key, tensor in start.items()}
         write_codes(home / f"{name}.safetensors", change)
     curves(folder).to_csv(weights / "curves.csv", index=False)
-    shipped = sorted(path for path in weights.rglob("*.safetensors"))
-    lines = [f"{file_digest(path)}  {path.relative_to(weights).as_posix()}" for path in shipped]
-    (weights / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    write_digests(weights)
 
 
 def curves(folder: Path) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -28,6 +27,7 @@ from workbench.models.prompts import encode
 from workbench.models.weight_deltas import write_delta
 from workbench.organism.model import visual_token_ids
 from workbench.organism.resuming import Resumable
+from workbench.organism.trainer_settings import rollout_settings
 from workbench.problems import answers, shapes, shapes_agent
 from workbench.problems.problem import load_problems
 from workbench.problems.shapes_agent import Box
@@ -185,29 +185,11 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path, *, c
     folder.mkdir(parents=True, exist_ok=True)
     rollouts = sum(grpo["problems_per_step"].values()) * grpo["rollouts"]
     arguments = GRPOConfig(
-        output_dir=str(folder),
-        max_steps=grpo["steps"],
+        **rollout_settings(grpo, folder, seed),
         per_device_train_batch_size=rollouts,
-        num_generations=grpo["rollouts"],
-        learning_rate=grpo["learning_rate"],
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=grpo["warmup_steps"],
-        weight_decay=0.0,
-        max_grad_norm=grpo["max_grad_norm"],
         beta=grpo["beta"],
-        temperature=grpo["temperature"],
-        max_completion_length=grpo["max_completion_length"],
         generation_kwargs={"suppress_tokens": visual_token_ids(processor)},
-        gradient_checkpointing=False,
-        bf16=False,
         logging_steps=5,
-        save_steps=grpo["save_steps"],
-        save_total_limit=2,
-        remove_unused_columns=False,
-        seed=seed,
-        report_to=["tensorboard"],
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
     trainer = Grpo(
         model,

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from workbench.digests import file_digest
 from workbench.errors import InputError
 
 SHAPES, SMOL = (Path(__file__).with_name(name) for name in ("recipe.yaml", "smol.yaml"))
@@ -57,3 +58,10 @@ def check_trained(folder: Path, *, adapters: bool = False) -> None:
             raise InputError(
                 f"`folder` {folder} holds no model, {name} is missing; train one: workbench organism train{pair} --out {folder}"
             )
+
+
+def write_digests(folder: Path) -> None:
+    """``SHA256SUMS`` of every safetensors file in a folder of what ships."""
+    shipped = sorted(folder.rglob("*.safetensors"))
+    lines = [f"{file_digest(path)}  {path.relative_to(folder).as_posix()}" for path in shipped]
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")

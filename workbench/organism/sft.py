@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from workbench.organism.data import CELLS, COUNTED, IGNORE, PackedBoards, collate
 from workbench.organism.resuming import Resumable
+from workbench.organism.trainer_settings import trainer_settings
 from workbench.problems.shapes import BOARD, COLORS, SHAPES
 
 PROBED = ("row", "column", "color", "shape", "counts")
@@ -188,25 +189,13 @@ def train(model: Any, processor: Any, recipe: dict[str, Any], folder: Path, *, c
     model.cell_probe = CellProbe(recipe["model"]["hidden_size"], recipe["seed"])
     model.config._attn_implementation = "sdpa"
     arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=sft["steps"],
-        per_device_train_batch_size=sft["boards_per_step"],
-        learning_rate=sft["learning_rate"],
-        lr_scheduler_type=sft["schedule"],
+        **trainer_settings(sft, folder, recipe["seed"])
+        | {"lr_scheduler_type": sft["schedule"], "weight_decay": sft["weight_decay"]},
         lr_scheduler_kwargs=decay,
-        warmup_steps=sft["warmup_steps"],
-        weight_decay=sft["weight_decay"],
-        max_grad_norm=1.0,
+        per_device_train_batch_size=sft["boards_per_step"],
         logging_steps=20,
-        save_steps=sft["save_steps"],
-        save_total_limit=2,
-        remove_unused_columns=False,
         dataloader_num_workers=1,
         dataloader_prefetch_factor=8,
-        seed=recipe["seed"],
-        report_to=["tensorboard"],
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
     trainer = Sft(
         model,

@@ -14,10 +14,9 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
-from workbench.digests import file_digest
 from workbench.models.weight_deltas import write_delta
 from workbench.organism import data, grpo, model, sft
-from workbench.organism.recipes import SHAPES
+from workbench.organism.recipes import SHAPES, write_digests
 
 RECIPE = SHAPES
 CONTROLS = {"sft": ("control", sft), "random": ("random", grpo)}
@@ -88,9 +87,7 @@ def publish(folder: Path, weights: Path) -> None:
     for name in CONTROLS:
         shutil.copy(folder / "control" / f"{name}.safetensors", weights / "control")
     curves(folder).to_csv(weights / "curves.csv", index=False)
-    shipped = sorted(p for p in weights.rglob("*.safetensors"))
-    lines = [f"{file_digest(p)}  {p.relative_to(weights).as_posix()}" for p in shipped]
-    (weights / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    write_digests(weights)
 
 
 def curves(folder: Path) -> pd.DataFrame:
