@@ -26,6 +26,27 @@ _TURNED_BOUND = re.compile(r"([^<>≤≥=]+?)(\\leq?|\\geq?|\\lt|\\gt|≤|≥|<=
 _TURNED = {"\\le": "\\ge", "\\leq": "\\geq", "\\lt": "\\gt", "≤": "≥", "<=": ">=", "<": ">"}
 _TURNED |= {after: before for before, after in _TURNED.items()}
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{\1\}", re.DOTALL)
+_SIGNS = (
+    ("\\{", "⦃"),
+    ("\\}", "⦄"),
+    ("\\lbrace", "⦃"),
+    ("\\rbrace", "⦄"),
+    ("\\langle", "⟨"),
+    ("\\rangle", "⟩"),
+    ("\\varnothing", "\\emptyset"),
+    ("{,}", ","),
+    ("π", "\\pi "),
+    ("∞", "\\infty "),
+    ("∪", "\\cup "),
+    ("∈", "\\in "),
+    ("±", "\\pm "),
+    ("×", "\\times "),
+    ("·", "\\cdot "),
+    ("÷", "/"),
+    ("**", "^"),
+    ("≈", "\\approx "),
+)
+"""What is written in other ways, and the one that is read; replaced one after another."""
 
 
 def shaped(text: str) -> str:
@@ -35,27 +56,8 @@ def shaped(text: str) -> str:
         r"(?<!\\)\\[()\[\],;:> ]|\$|\\displaystyle|\\q?quad(?![A-Za-z])|~|\*\*(?=\s*$)|^\s*\*\*", " ", text
     )
     text = re.sub(r"\\m?(?:left|right|big[lr]?|Big[lr]?)(?![a-z])\s*\.?", "", text)
-    text = text.replace("\\{", "⦃").replace("\\}", "⦄").replace("\\lbrace", "⦃").replace("\\rbrace", "⦄")
-    text = (
-        text.replace("\\langle", "⟨")
-        .replace("\\rangle", "⟩")
-        .replace("\\varnothing", "\\emptyset")
-        .replace("{,}", ",")
-    )
-    text = (
-        text.replace("π", "\\pi ")
-        .replace("∞", "\\infty ")
-        .replace("∪", "\\cup ")
-        .replace("∈", "\\in ")
-        .replace("±", "\\pm ")
-    )
-    text = (
-        text.replace("×", "\\times ")
-        .replace("·", "\\cdot ")
-        .replace("÷", "/")
-        .replace("**", "^")
-        .replace("≈", "\\approx ")
-    )
+    for sign, meant in _SIGNS:
+        text = text.replace(sign, meant)
     text = re.sub(
         r"\\(?:mathrm|text|operatorname|mathbf|mathit|textbf)\s*\{\s*\(?([A-Za-z])\)?\s*\}", r"\1 ", text
     )
