@@ -17,6 +17,7 @@ What is finished is kept, shard by shard, if a folder is given; the same call go
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,9 +155,6 @@ def ablate(
             targets, the reference of drift. 0: all is made anew for every condition.
 
     Returns:
-        An `Ablation`: every response, the summary of accuracies, and the drift.
-
-    Returns:
         Tables of responses, of outcomes by condition (differences to plain RLVR paired by problem, with intervals), and of drift.
 
     Raises:
@@ -187,24 +185,19 @@ def ablate(
     folder = Path(keep) if keep is not None else None
     alone = sum(isinstance(value, Replay) for value in conditions.values()) == 1
     parts = [problems[start : start + SHARD] for start in range(0, len(problems), SHARD)]
-    steps = [(part, name) for part in parts for name in conditions]
+    groups = [[(part, name) for name in conditions] for part in parts]
     if engine is not None:  # it holds one model at a time: all problems of a condition first
-        steps = [(part, name) for name in conditions for part in parts]
+        groups = [[(part, name) for name in conditions for part in parts]]
     tables: dict[str, list[list[pd.DataFrame]]] = {name: [] for name in conditions}
-    shared = Reuse(share)
-    for part, name in steps:
-        condition = conditions[name]
-        if part is not parts[0] and engine is None and name == next(iter(conditions)):
-            shared = Reuse(share)  # the part before it is done
-
-        def compute(
-            condition: Named = condition, part: Sequence[Problem] = part, reuse: Reuse = shared
-        ) -> Sequence[pd.DataFrame]:
-            return measure(pair, condition, part, settings, reuse, whole=alone and len(parts) == 1)
-
-        tables[name].append(kept(folder, _spec(pair, condition, part, settings), NAMES, compute))
-        if progress:
-            progress(name, min(SHARD * len(tables[name]), len(problems)), len(problems))
+    whole = alone and len(parts) == 1
+    for group in groups:
+        reuse = Reuse(share)
+        for part, name in group:
+            condition = conditions[name]
+            compute = partial(measure, pair, condition, part, settings, reuse, whole=whole)
+            tables[name].append(kept(folder, _spec(pair, condition, part, settings), NAMES, compute))
+            if progress:
+                progress(name, min(SHARD * len(tables[name]), len(problems)), len(problems))
     responses, drifts = (
         pd.concat(
             [shard[i].assign(intervention=name) for name, shards in tables.items() for shard in shards],

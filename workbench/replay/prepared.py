@@ -143,12 +143,19 @@ def needs_pictures(condition: Any) -> bool:
     return getattr(condition, "needs_pictures", False)
 
 
+@singledispatch
 def check_fits(condition: Any, pair: ModelPair) -> None:
     """Refuse a condition that does not fit a pair, before anything is computed.
+
+    By its depth; a kind that needs more registers a function, as with `prepare`.
 
     Raises:
         InputError: it needs layers that the models do not have, or is an adapter of another pair.
     """
     check_depth(condition, pair.depth)
-    if isinstance(condition, Adapter):
-        check_pair(condition, weights_of(pair))
+
+
+@check_fits.register
+def _adapter_fits(condition: Adapter, pair: ModelPair) -> None:
+    check_depth(condition, pair.depth)
+    check_pair(condition, weights_of(pair))
