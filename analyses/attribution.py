@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 
 from workbench.analysis.verdicts import Claim
-from workbench.attribution.attribute import attribute, relp_gain
+from workbench.attribution.attribute import attribute
+from workbench.attribution.effects import relp_gain
 from workbench.attribution.one_prompt import Cells
 from workbench.attribution.swaps import DIRECTIONS
 from workbench.interfaces.cli import run_analysis

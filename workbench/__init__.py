@@ -86,7 +86,7 @@ _HOME = {
     "Explorer": "studies.explore",
     "explore": "studies.explore",
     "Replay": "conditions",
-    "LearnedTokens": "replay.replay",
+    "LearnedTokens": "replay.learned_tokens",
     "learn_tokens": "replay.replay",
     "learn_many": "replay.replay",
     "prepare": "replay.prepared",

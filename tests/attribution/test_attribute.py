@@ -11,9 +11,10 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench.attribution.attribute import attribute, contributions, correlate, relp_gain
+from workbench.attribution.attribute import attribute, contributions
 from workbench.attribution.bridge import FAMILIES, bridge, half_rule
 from workbench.attribution.contributions import Answer, Component, mean_slope, measure, split_change
+from workbench.attribution.effects import correlate, relp_gain
 from workbench.attribution.final_head import FinalHead
 from workbench.attribution.one_prompt import AttributedPrompt, Cells, final_head
 from workbench.attribution.swaps import DIRECTIONS, Aim, Side, exact, slopes, write_of

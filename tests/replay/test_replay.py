@@ -13,8 +13,9 @@ from workbench.models.pairs import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.replay import descent
 from workbench.replay import segment as segments
+from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.nothing_selected import NOTHING, check_selected, unselected
-from workbench.replay.replay import LearnedTokens, Replay, learn_many, learn_tokens, prepare
+from workbench.replay.replay import Replay, learn_many, learn_tokens, prepare
 from workbench.tracing.residuals import read_logits
 from workbench.tracing.trace import trace
 

@@ -12,7 +12,7 @@ Metrics: ``kl``, KL(base || rlvr) of the lens at the cells; ``logit_difference``
 ``probability`` of the next token where a right and a wrong response part, after what they share.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,14 @@ import pandas as pd
 
 from workbench.attribution.bridge import check_family
 from workbench.attribution.contributions import check_metrics
+from workbench.attribution.effects import APPROXIMATIONS, GROUP, KEYS, correlate, summarise
 from workbench.attribution.one_prompt import AttributedPrompt, Cells
 from workbench.attribution.swaps import ROWS
 from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import (
     Array,
-    Correlation,
     Interval,
-    bootstrap,
-    number_problems,
-    pearson,
-    spearman,
 )
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
@@ -42,10 +38,7 @@ from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
 from workbench.views import markup
 
-APPROXIMATIONS = ("attribution_patching", "relp")
 TABLES = ("direct", "effects", "totals")
-KEYS = ["component", "kind", "layer", "head"]
-GROUP = ["metric", "direction", "where"]
 SHOWN = 60
 """Components that Jupyter shows."""
 _CALL = 'attribute(pair, problems, metrics=["kl"])'
@@ -256,72 +249,6 @@ def contributions(pair: ModelPair, problems: Sequence[Problem]) -> dict[str, Arr
     )
     wide = wide.loc[[problem.id for problem in problems]]
     return {str(name): wide[name].to_numpy(float) for name in dict.fromkeys(named)}
-
-
-def summarise(
-    direct: pd.DataFrame, effects: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
-) -> pd.DataFrame:
-    """Means over problems with 95% intervals: `Attribution.summary` from its two long tables."""
-    parts = [direct.assign(direction="direct", where="all", value=direct["change"])]
-    if len(effects):
-        parts.append(effects.assign(value=effects["exact"]))
-    found = []
-    for shared, rows in (group for part in parts for group in _groups(part)):
-        wide = rows.pivot_table(index="problem", columns=KEYS, values="value", sort=False).fillna(0.0)
-        values = wide.to_numpy(float)
-
-        def mean(counts: Array, values: Array = values) -> Array:
-            return counts @ values / counts.sum(1, keepdims=True)
-
-        intervals = bootstrap(mean, len(values), resamples=resamples, seed=seed)
-        for column, named in enumerate(wide.columns.to_frame(index=False).to_dict("records")):
-            found.append(shared | named | intervals[column].columns("estimate") | {"problems": len(values)})
-    return pd.DataFrame(found)
-
-
-def correlate(
-    effects: pd.DataFrame,
-    approximations: Sequence[str] = APPROXIMATIONS,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Correlations of approximate with exact effects over components and problems: `Attribution.correlations`."""
-    found = []
-    for shared, rows in _groups(effects) if len(effects) else ():
-        for name in approximations:
-            settings = {"resamples": resamples, "seed": seed}
-            exactly, roughly, problem = rows["exact"], rows[name], rows["problem"]
-            found.append(
-                shared
-                | {"approximation": name}
-                | pearson(exactly, roughly, problem, **settings).columns("pearson")
-                | spearman(exactly, roughly, problem, **settings).columns("spearman")
-                | {"problems": problem.nunique(), "swaps": len(rows)}
-            )
-    return pd.DataFrame(found)
-
-
-def relp_gain(
-    effects: pd.DataFrame, metric: str, direction: str, *, resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """Pearson's r of RelP with exact swaps everywhere, minus that of attribution patching."""
-    shared = {"metric": metric, "direction": direction, "where": "all"}
-    rows = next(rows for group, rows in _groups(effects) if group == shared)
-    problem, problems = number_problems(rows["problem"], len(rows))
-    exactly, *roughly = (rows[name].to_numpy(float) for name in ("exact", *APPROXIMATIONS))
-    patching, relp = (Correlation(exactly, values, problem, problems) for values in roughly)
-    found = bootstrap(
-        lambda n: relp(n) - patching(n), problems, bounds=(-2.0, 2.0), resamples=resamples, seed=seed
-    )
-    return found[0]
-
-
-def _groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """The rows of every metric, direction and place, with these."""
-    keys = [tuple(map(str, key)) for key in frame[GROUP].to_numpy()]
-    for key in dict.fromkeys(keys):
-        yield dict(zip(GROUP, key, strict=True)), frame.loc[[other == key for other in keys]]
 
 
 def _interval(row: Mapping[str, Any]) -> str:

@@ -16,7 +16,8 @@ from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
-from workbench.replay.replay import LearnedTokens, learn_tokens
+from workbench.replay.learned_tokens import LearnedTokens
+from workbench.replay.replay import learn_tokens
 from workbench.views import markup
 
 

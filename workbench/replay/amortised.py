@@ -21,7 +21,8 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import listed
 from workbench.replay.adapters import Adapter, check_pair, token_inputs
-from workbench.replay.replay import LearnedTokens, learn_many, objective
+from workbench.replay.learned_tokens import LearnedTokens
+from workbench.replay.replay import learn_many, objective
 from workbench.tracing.residuals import read_calls
 
 

@@ -28,8 +28,9 @@ from workbench.models.preflight import check_processor, check_weights
 from workbench.models.presets import named_pair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
+from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.nothing_selected import check_selected, unselected
-from workbench.replay.replay import LearnedTokens, aims_of, learn_many
+from workbench.replay.replay import aims_of, learn_many
 from workbench.views import markup
 
 Placing = Literal["together", "sequential"]

@@ -21,8 +21,9 @@ from workbench.problems.problem import Problem
 from workbench.replay.adapters import Adapter, check_pair
 from workbench.replay.amortised import predict_many, weights_of
 from workbench.replay.disturbances import jittered
+from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.patching import Readings, prepare_patch
-from workbench.replay.replay import LearnedTokens, aims_of, learn_many
+from workbench.replay.replay import aims_of, learn_many
 from workbench.tracing.edits import Intervention
 
 

@@ -18,11 +18,7 @@ and values of the positions before the first visual token (they cannot see x); t
 visual token, which it cannot see, and layers after K never run.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,110 +32,15 @@ from workbench.lens.strata import select_cells
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells, batches, collate, problem_seed, seen
 from workbench.models.pairs import ModelPair
-from workbench.models.prompts import VIEWS, EncodedPrompt, TokenKind
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.replay.descent import descend
+from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.loss import Loss, Readout
 from workbench.replay.nothing_selected import NOTHING, check_selected, has_selection, unselected
 from workbench.replay.segment import Segment
 from workbench.replay.targets import Aim, Target, take_aim
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import read_calls
-from workbench.views import markup
-from workbench.views.markup import grids_of, settings_text
-
-
-@dataclass(frozen=True, eq=False)
-class LearnedTokens:
-    """What `learn_tokens` learnt for one prompt of T positions, V of them visual."""
-
-    problem_id: str
-    tokens: Float[Tensor, "visual hidden"]
-    """x: what is added at the visual positions, in order of position. All zeros where nothing was learnt (`stopped`)."""
-    losses: Float[Tensor, " iterations"]
-    """Loss (nats) before each step."""
-    mask: Bool[Tensor, "layers positions"]
-    """Which cells the loss covered; a row for each of `loss_layers`."""
-    loss_layers: tuple[int, ...]
-    visual: Bool[Tensor, " positions"]
-    grid: Tensor = field(repr=False)
-    """(t, row, column) of each visual position, (visual, 3)."""
-    replay: Replay
-    stopped: str | None
-    """Why it ended before the last iteration, or `NOTHING`; None if neither."""
-    provenance: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def layer(self) -> int:
-        """The layer whose input x is added to."""
-        return self.replay.layer or 0
-
-    def __repr__(self) -> str:
-        path = f"{self.losses[0]:.3g} -> {self.losses[-1]:.3g} nats" if len(self.losses) else "no iteration"
-        ended = f", stopped: {self.stopped}" if self.stopped else ""
-        return f"LearnedTokens({self.problem_id!r}, {len(self.tokens)} tokens, loss {path}{ended})"
-
-    def _repr_html_(self) -> str:
-        return learned_html(self)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """In a line of a table: share of visual cells that the loss covered, first and last loss in nats, why it ended early."""
-        losses = self.losses.tolist() or [float("nan")]
-        share = float(self.mask[:, self.visual].float().mean())
-        return {"cells": share, "first_loss": losses[0], "last_loss": losses[-1], "stopped": self.stopped}
-
-    @property
-    def sites(self) -> tuple[int, ...]:
-        """The layers whose input is written."""
-        return (self.layer,)
-
-    def apply(self, layer: int, hidden: Tensor) -> Tensor:
-        """The input of `layer`, (..., T, hidden), with the tokens added; bit for bit the same where they are all zero."""
-        if not self.tokens.any():
-            return hidden.clone()
-        index = self.visual.nonzero()[:, 0].to(hidden.device)
-        moved = hidden[..., index, :] + self.tokens.to(hidden.device)
-        return hidden.index_copy(-2, index, moved.to(hidden.dtype))
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file; settings and provenance are in its metadata."""
-        from safetensors.torch import save_file
-
-        told = {"problem_id": self.problem_id, "loss_layers": self.loss_layers, "replay": asdict(self.replay)}
-        told |= {"stopped": self.stopped, "provenance": dict(self.provenance)}
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        save_file(tensors, str(path), metadata={"learned_tokens": json.dumps(told)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LearnedTokens":
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: no such file, or not one that `save` wrote.
-        """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), "pt") as file:
-                told = json.loads((file.metadata() or {})["learned_tokens"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(
-                f"`path` {str(path)!r} holds no learned tokens ({error}); write them with `learned.save(path)`"
-            ) from error
-        settings = told.pop("replay")
-        levels = settings.pop("levels")
-        replay = Replay(**settings, levels=None if levels is None else tuple(levels))
-        return cls(**tensors, **told | {"loss_layers": tuple(told["loss_layers"])}, replay=replay)
-
-    def plot(self) -> Any:
-        """Loss by iteration, and the norm of x over each visual grid, as a plotly Figure."""
-        from workbench.views.replay_figures import learned_tokens
-
-        return learned_tokens(self)
-
-
-_TENSORS = ("tokens", "losses", "mask", "visual", "grid")
 
 
 def learn_tokens(
@@ -387,26 +288,3 @@ def _results(
             )
         )
     return results
-
-
-def learned_html(learned: LearnedTokens) -> str:
-    """The loss, the length of x over the picture, and how much of each layer the loss covered."""
-    losses, how = learned.losses.tolist(), learned.replay
-    parts = {}
-    if losses:
-        caption = f"loss, nats: {markup.shown(losses[0])} → {markup.shown(losses[-1])}"
-        parts[caption] = markup.curve(losses, name=caption)
-    norms = learned.tokens.norm(dim=1)
-    caption = f"‖x‖ over the picture, up to {markup.shown(float(norms.max()))}"
-    grids = grids_of(norms.tolist(), learned.grid.tolist())
-    for number, grid in enumerate(grids[:VIEWS]):
-        name = caption if number == 0 else f"‖x‖, grid {number + 1}"
-        parts[name] = markup.cells(grid, name=name)
-    shares = learned.mask[:, learned.visual].float().mean(1).tolist()
-    caption = "visual cells in the loss, by layer"
-    parts[caption] = markup.columns(dict(zip(learned.loss_layers, shares, strict=True)), name=caption)
-    return (
-        markup.paragraph(repr(learned), strong=True)
-        + markup.side_by_side(parts)
-        + markup.paragraph(f"Replay: {settings_text(asdict(how))}")
-    )

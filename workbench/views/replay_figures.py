@@ -13,7 +13,7 @@ from workbench.views.panels import COLOURS, band, finish, log_axis
 from workbench.views.tables import NothingToDraw
 
 if TYPE_CHECKING:
-    from workbench.replay.replay import LearnedTokens
+    from workbench.replay.learned_tokens import LearnedTokens
 
 LINES = ("#6A3D9A", "#E69F00", "#56B4E9", "#CC79A7")
 """For rates, and for adapters; none is the colour of base, RLVR or replay."""
