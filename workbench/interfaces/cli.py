@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from workbench.errors import InputError
-from workbench.interfaces import options, organism_cli, pairs_cli, sweep_cli
+from workbench.interfaces import options, organism_cli, pairs_cli, problems_cli, sweep_cli
 from workbench.interfaces.options import (
     matrix_of,
     pair_of,
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(organism_cli.organism, name="organism")
 app.add_typer(pairs_cli.pairs, name="pairs")
+problems_cli.register(app)
 app.add_typer(sweep_cli.sweep, name="sweep")
 
 

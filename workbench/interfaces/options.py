@@ -113,7 +113,10 @@ def problems_of(source: str, split: str, limit: int, seed: int, frames: int = 16
     """The problems that the options name."""
     from workbench.problems.problem import load_problems
 
-    return list(load_problems(source, split=split, limit=limit, seed=seed, frames=frames))
+    found = load_problems(source, split=split, limit=limit, seed=seed, frames=frames)
+    if found.read:
+        typer.echo(f"{source}: {found.told}", err=True)
+    return list(found)
 
 
 def pair_of(

@@ -177,7 +177,11 @@ def _check_left(
     """
     lost = lost_pictures(left, reading.folder)
     if lost and not (reading.preset or {"image", "video"} & set(reading.columns)):
-        refuse_lost(lost, [name for name in reading.names("image") if not blank(row.get(name))], where)
+        refuse_lost(
+            lost,
+            [name for name in reading.names("image") if name not in left and not blank(row.get(name))],
+            where,
+        )
     options = [name for name in left if _OPTION.fullmatch(name)]
     if not choices and len(options) > 1 and not (reading.preset or "choices" in reading.columns):
         raise InputError(

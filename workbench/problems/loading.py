@@ -16,7 +16,7 @@ class Notes:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, reason: str, count: int = 1) -> None:
-        """Count something that was left out or changed, under a reason that stands after its number."""
+        """Count something that was left out or changed, under a reason that stands before its number."""
         self.left_out[reason] += count
 
 
@@ -26,6 +26,8 @@ class Problems(list["Problem"]):
     def __init__(self, problems: Iterable["Problem"] = (), notes: Notes | None = None) -> None:
         super().__init__(problems)
         self.notes = notes or Notes()
+        self.read = notes is not None
+        """Whether they were read from a file, a folder or a data set, rather than generated."""
 
     @property
     def told(self) -> str:
@@ -41,7 +43,7 @@ class Problems(list["Problem"]):
             "answers by " + ", ".join(f"{kind} {count}" for kind, count in sorted(verifiers.items()))
         )
         parts += [f"{unanswered} without an answer"] if unanswered else []
-        left = [f"{count} {reason}" for reason, count in sorted(self.notes.left_out.items())]
+        left = [f"{reason}: {count}" for reason, count in sorted(self.notes.left_out.items())]
         return "; ".join(parts) + (f". Left out or changed: {'; '.join(left)}" if left else "")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -163,6 +164,15 @@ def wording(problem: Problem) -> str:
     return OPTIONS_TEMPLATE if problem.choices else "{question}"
 
 
+def question_text(problem: Problem) -> str:
+    """The question and its options in the words of the problem's template."""
+    options = "\n".join(
+        f"{letter}. {option}" for letter, option in zip(LETTERS, problem.choices, strict=False)
+    )
+    filled = {"{question}": problem.question, "{options}": options}
+    return re.sub(r"\{question\}|\{options\}", lambda match: filled[match[0]], wording(problem))
+
+
 def load_problems(
     source: Any,
     *,
@@ -250,7 +260,8 @@ def load_problems(
             f"`source` {_shown(source)} is an empty problem set; expected at least one problem: "
             "load_problems('shapes')"
         )
-    return Problems(problems.values(), notes)
+    generated = isinstance(source, str) and source in GENERATED
+    return Problems(problems.values(), None if generated else notes)
 
 
 def listed(

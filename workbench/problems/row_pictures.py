@@ -21,7 +21,7 @@ from workbench.problems.row_answers import as_list, blank
 from workbench.problems.video import MOVIES
 
 _NAMED = re.compile(
-    r"(?:\w+_)?(?:image|img|picture|photo|pic|screenshot)s?(?:_?\d+|_(?:file|files|filename|name|path|paths|bytes|base64|b64|data))?",
+    r"(?:\w+_)?(?:image|img|picture|photo|pic|screenshot)s?(?:_?\d+|_(?:file|files|filename|name|path|paths|url|urls|bytes|base64|b64|data))?",
     re.IGNORECASE,
 )
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
