@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from PIL import Image
+
 from workbench.problems.loading import Problems
 from workbench.problems.problem import Problem, question_text
 from workbench.views import markup
@@ -45,7 +47,7 @@ def _article(problem: Problem) -> str:
     )
 
 
-def _pictures(problem: Problem) -> Sequence[tuple[str, object]]:
+def _pictures(problem: Problem) -> Sequence[tuple[str, Image.Image]]:
     return [
         *(("image", picture) for picture in problem.images),
         *(("frame", picture) for picture in problem.video),

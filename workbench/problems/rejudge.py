@@ -27,7 +27,7 @@ class Rejudged:
     @property
     def changed(self) -> pd.DataFrame:
         """The rows whose judgement is another now."""
-        return self.table[self.table["changed"]]
+        return self.table.loc[self.table["changed"].astype(bool)]
 
     @property
     def rules(self) -> pd.DataFrame:
@@ -40,7 +40,7 @@ class Rejudged:
     @property
     def told(self) -> str:
         """One line: how many responses, and how many are judged otherwise."""
-        count, right = len(self.changed), int(self.changed["correct"].sum())
+        count, right = len(self.changed), int(self.changed["correct"].to_numpy(bool).sum())
         return f"{len(self.table)} responses; {count} judged otherwise: {right} newly right, {count - right} newly wrong"
 
 
