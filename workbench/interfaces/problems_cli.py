@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from workbench.errors import InputError
-from workbench.interfaces import options
+from workbench.interfaces.flags import Commands
 
-problems = typer.Typer(no_args_is_help=True, help="Files of problems, before any model is asked.")
+problems = Commands(help="Files of problems, before any model is asked.")
 _TABLE = Path("tables") / "responses.parquet"
 _NEW = "responses_rejudged"
 
@@ -25,8 +25,8 @@ def check(
     source: Annotated[
         str, typer.Argument(metavar="FILE", help="A file, a folder, a set's name, or hf:owner/name.")
     ],
-    split: options.Split = "test",
-    limit: Annotated[int | None, typer.Option(help="Read so many; the default is all.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the problem set.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Read so many; the default is all.", min=1)] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option("--columns", help="FIELD=COLUMN, or FIELD=COLUMN,COLUMN; may be repeated."),
@@ -35,7 +35,7 @@ def check(
     html: Annotated[
         Path | None, typer.Option(help="Also write these to a page, with their pictures.")
     ] = None,
-    frames: options.Frames = 16,
+    frames: Annotated[int, typer.Option(help="Of every video at most, evenly spaced in time.", min=1)] = 16,
 ) -> None:
     """Read a file of problems as a study would: what is in it, what is left out and why, and its first problems."""
     if html is not None and not html.absolute().parent.is_dir():
@@ -66,7 +66,9 @@ def rejudge(
     split: Annotated[str | None, typer.Option(help="Split of the set.")] = None,
     limit: Annotated[int | None, typer.Option(help="How many problems of the set.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of generated sets.")] = None,
-    overwrite: options.Overwrite = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the table that lies there.")
+    ] = False,
 ) -> None:
     """Judge a run's responses anew, without decoding: writes a table beside the old one and says what changed, by which rule."""
     table, new = _tables(run, overwrite)

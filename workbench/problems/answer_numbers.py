@@ -80,7 +80,7 @@ class Quantity:
     """Written without a decimal point, and a whole number."""
 
     def agrees(self, reference: "Quantity", tolerance: float = 0.0) -> bool:
-        """Whether this answers the reference; the module's text tells how."""
+        """Whether this answers the reference, by value, unit and kind."""
         value, wanted = self.value, reference.value
         if self.unit and reference.unit:
             factor = ratio(self.unit, reference.unit)

@@ -125,7 +125,7 @@ def bounded(text: str) -> bool:
 
 
 def stated(text: str) -> Quantity | None:
-    """The one number that a sentence states, or that it is; the module's text tells how. None for anything else."""
+    """The one number that a sentence states, or that it is by its place in the sentence. None for anything else."""
     if len(text) > LONGEST:
         return None
     if (whole := quantity(text)) is not None:

@@ -114,7 +114,7 @@ def verify(
     r"""Compare a response with the reference answer.
 
     The answer is looked for outside the thinking: in the last ``<answer>...</answer>``, then in the last ``\boxed{...}``, then
-    after "the answer is", then in the whole of a short response, then in its last sentence; the module's text tells more.
+    after "the answer is", then in the whole of a short response, then in its last sentence (files ``answer_*.py``).
 
     Args:
         response: what a model said.
