@@ -95,7 +95,7 @@ def share_difference(
     if before.shape != after.shape:
         raise InputError(f"`a` and `b` must pair up, found shapes {before.shape} and {after.shape}.")
     both = np.concatenate([before, after])
-    if both.min() < 0 or both.max() > 1:
+    if both.min() < -_ROUNDING or both.max() > 1 + _ROUNDING:
         raise InputError(
             f"`a` and `b` must lie in [0, 1], found {both.min():g} to {both.max():g}; "
             "use paired_difference(a, b, problem)."
