@@ -1,6 +1,8 @@
 """`workbench problems check` and `workbench rejudge`: what they print, write and refuse."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -56,7 +58,7 @@ def test_check_maps_columns_and_refuses_what_it_can_not_read(folder):
     rows.write_text(json.dumps({"query": "What?", "left": "1.png", "right": "1.png"}))
     said = call("problems", "check", rows, "--columns", "question=query", "--columns", "image=left,right")
     assert "1 problem; 2 pictures; answers by exact 1; 1 without an answer" in said
-    with pytest.raises(InputError, match=r"`--columns` is 'query'; expected FIELD=COLUMN"):
+    with pytest.raises(InputError, match=r"`(columns|--columns)` is 'query'; expected FIELD=COLUMN"):
         call("problems", "check", rows, "--columns", "query")
     with pytest.raises(InputError, match="no folder"):
         call("problems", "check", rows, "--html", folder / "nowhere" / "page.html")
@@ -106,3 +108,15 @@ def test_rejudge_names_what_is_missing(folder):
         call("rejudge", folder / "nowhere")
     with pytest.raises(InputError, match=r"no tables/responses.parquet"):
         call("rejudge", folder)
+
+
+def test_the_message_about_a_lost_picture_shows_the_option_that_reads_it(folder):
+    (folder / "lost.jsonl").write_text(json.dumps({"question": "What?", "left": "1.png", "right": "1.png"}))
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench.interfaces.cli", "problems", "check", str(folder / "lost.jsonl")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "--columns image=left,right reads them, --columns image= leaves them out" in done.stderr

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from workbench.errors import InputError
+from workbench.interfaces.columns import Columns, column_mapping
 from workbench.interfaces.flags import Commands
 
 problems = Commands(help="Files of problems, before any model is asked.")
@@ -27,10 +28,7 @@ def check(
     ],
     split: Annotated[str, typer.Option(help="Split of the problem set.")] = "test",
     limit: Annotated[int | None, typer.Option(help="Read so many; the default is all.", min=1)] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--columns", help="FIELD=COLUMN, or FIELD=COLUMN,COLUMN; may be repeated."),
-    ] = None,
+    columns: Columns = None,
     show: Annotated[int, typer.Option(help="So many problems, as a model will see them.", min=0)] = 3,
     html: Annotated[
         Path | None, typer.Option(help="Also write these to a page, with their pictures.")
@@ -45,7 +43,7 @@ def check(
     from workbench.problems.check import page_of, shown
     from workbench.problems.problem import load_problems
 
-    found = load_problems(source, split=split, limit=limit, columns=_mapping(columns), frames=frames)
+    found = load_problems(source, split=split, limit=limit, columns=column_mapping(columns), frames=frames)
     for problem in found[:show]:
         typer.echo(f"{shown(problem)}\n")
     typer.echo(found.told)
@@ -86,7 +84,8 @@ def rejudge(
     called = {
         name: source[name] for name in ("split", "limit", "seed", "frames") if source.get(name) is not None
     }
-    found = judge(pd.read_parquet(table), load_problems(source["problems"], **called))
+    columns = column_mapping(source.get("columns"))
+    found = judge(pd.read_parquet(table), load_problems(source["problems"], columns=columns, **called))
     found.table.to_parquet(partial := new.with_suffix(".partial"), index=False)
     partial.rename(new)
     changes = new.with_name(f"{_NEW}_changed.csv")
@@ -95,19 +94,6 @@ def rejudge(
     for row in found.rules.to_dict("records"):
         typer.echo(f"  {row['how']}: {row['newly_right']} newly right, {row['newly_wrong']} newly wrong")
     typer.echo(f"Table    {new}\nChanged  {changes}")
-
-
-def _mapping(columns: list[str] | None) -> dict[str, Any] | None:
-    """``FIELD=COLUMN`` options as a mapping."""
-    found: dict[str, Any] = {}
-    for option in columns or ():
-        field, equals, names = option.partition("=")
-        if not equals or not field:
-            raise InputError(
-                f"`--columns` is {option!r}; expected FIELD=COLUMN: --columns question=query --columns image=img1,img2"
-            )
-        found[field] = names.split(",") if "," in names else names
-    return found or None
 
 
 def _tables(run: Path, overwrite: bool) -> tuple[Path, Path]:
