@@ -62,7 +62,7 @@ _MODIFIED = re.compile(
 )
 _IS_RIGHT = re.compile(
     r"(?<![A-Za-z0-9'])\(?([A-Z])\)?\s*(?:is|must be|fits|matches)\s+(?:(?:the|my|clearly|indeed)\s+)*"
-    r"(?i:best|right|correct|answer|one)\b"
+    r"(?i:best|right|correct|answer|one|most \w+)\b"
     r"|(?<![A-Za-z0-9'])([A-Z])\s+(?:fits|matches)\b"
     r"|(?<![A-Za-z0-9'])([A-Z])(?:选项)?(?:是)?(?:正确|对)"
 )
@@ -93,7 +93,7 @@ _NOT_IT = re.compile(
 )
 _SAYS = re.compile(
     r"(?:\b(?i:is|be|choose|chose|pick|select|say|vote for|answer|with|therefore|thus|hence|so|think|believe|indicates?)"
-    r"|[:=→]|'s|'d|所以|因此|选|是)\W*(?:(?i:the|that|option|choice|letter|answer|it|is|must|be|correct)\W+)*\(?(?<![A-Za-z0-9])([A-Z])\)?(?![A-Za-z0-9'])"
+    r"|(?<!\d)[:=→]|'s|'d|所以|因此|选|是)\W*(?:(?i:the|that|option|choice|letter|answer|it|is|must|be|correct)\W+)*\(?(?<![A-Za-z0-9])([A-Z])\)?(?![A-Za-z0-9'])"
 )
 
 
@@ -147,7 +147,8 @@ def _leading(text: str, allowed: str) -> tuple[str, str] | None:
 
 def _with_rest(letter: str, rest: str, choices: Sequence[str], allowed: str) -> tuple[str | None, str]:
     """What a leading letter is worth beside the text that follows it."""
-    near = _SEVERAL.match(rest) or _SEVERAL.match(f", {rest.lstrip()}")
+    beside = "" if rest.lstrip(" ").startswith("\n") else f", {rest.lstrip()}"
+    near = _SEVERAL.match(rest) or _SEVERAL.match(beside)
     if near and near[1] in allowed and near[1] != letter and not _is_word(rest.lstrip(" ,;&/+"), near[1]):
         return None, "several options"
     for sentence in sentences(rest):
@@ -160,7 +161,8 @@ def _with_rest(letter: str, rest: str, choices: Sequence[str], allowed: str) -> 
         return None, "a hedge"
     head = (sentences(rest) or [""])[0]
     head = head.split(";")[0]
-    named = _named(head, choices) if len(head.split()) <= 5 and not negated(head) else set()
+    own_words = len(head.split()) <= 5 and not negated(head) and not _letters(head, allowed) - {letter}
+    named = _named(head, choices) if own_words else set()
     own = choices[LETTERS.index(letter)] if choices else ""
     if (
         named
