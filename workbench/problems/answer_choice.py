@@ -79,16 +79,19 @@ _ANNOUNCED = re.compile(
 _DOUBT = re.compile(
     r"\b(?:if|whether|wrong|incorrect|false|possible|plausible|another"
     r"|other answer|suppose|assum\w+|everything but|unlikely|reject\w*"
-    r"|hardly|never"
+    r"|hardly|never|or (?:none|neither|both|another|something|not|no)|any \w+ but|as an ai"
     r"|rule[sd]? out|key"
     r"|other than|all but|anything"
     r"|neither)\b|不|而不是|\?\W*$",
     re.IGNORECASE,
 )
+_OR_NOT = re.compile(r"\bor\s+(?:none|neither|both|another|something|not|no)\b", re.IGNORECASE)
+_ASIDE = re.compile(r"[,(]\s*(?:not|rather than)\s+[\w ]+\)?")
 _NOT_IT = re.compile(
     r"\s*(?:is|was|would be|seems|looks)\s+(?:also\s+|only\s+)?(?:an?\s+|one\s+)?(?:\w+ly\s+)?"
     r"(?:wrong|incorrect|not|false|n't|possible"
-    r"|possibility|plausible|tempting|unlikely|common|distractor|another|option)",
+    r"|possibility|plausible|tempting|unlikely|common|distractor|another|option|excluded|eliminated|ruled|rejected|out\b)|\s*was\b"
+    r"|\s*(?:选项)?(?:是)?(?:错|不)",
     re.IGNORECASE,
 )
 _SAYS = re.compile(
@@ -120,7 +123,7 @@ def option(text: str, choices: Sequence[str], *, loose: bool = False) -> tuple[s
         if found[1] != "turned down":
             return found
     kept = _TURNED_DOWN.sub(" ", text)
-    if hedged(kept) or _DOUBT.search(kept):
+    if hedged(kept) or _DOUBT.search(kept) or (_letters(text, allowed) and negated(_ASIDE.sub(" ", kept))):
         return None, "a hedge"
     text = _without_reasons(text).strip() or text
     letters, pointed = _letters(text, allowed), _pointed_at(text, allowed)
@@ -157,6 +160,8 @@ def _with_rest(letter: str, rest: str, choices: Sequence[str], allowed: str) -> 
             return None, "several options"
     if _NOT_IT.match(rest):
         return None, "turned down"
+    if _OR_NOT.search(rest):
+        return None, "a hedge"
     if re.match(r"\W*(?:or|maybe|perhaps|possibly|\?)", rest) and _ALSO.match(rest.lstrip(" ,;(")):
         return None, "a hedge"
     head = (sentences(rest) or [""])[0]
