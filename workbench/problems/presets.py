@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from workbench.errors import InputError, nearest
+from workbench.problems.answer_numbers import quantity
 from workbench.problems.answers import VERIFIERS
 from workbench.problems.from_rows import FIELDS, Columns, Reading, Rows, to_records
 from workbench.problems.images import FRAME_LIMIT
@@ -119,6 +120,8 @@ class ProblemPreset:
         )
         if verifier == "choice" and not blank(named) and named not in tuple(LETTERS[: len(options)]):
             verifier = None  # several letters, or an option that is not there: the answer's look decides
+        if verifier == "numeric" and not blank(named) and quantity(str(named)) is None:
+            verifier = None
         if self.verifier == "math" and options:
             verifier = None
         for letter in LETTERS:

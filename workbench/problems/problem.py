@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from workbench.errors import InputError, nearest
+from workbench.problems.answer_numbers import quantity
 from workbench.problems.answers import Verifier
 from workbench.problems.from_rows import FIELDS, LETTERS, SEVERAL
 from workbench.problems.images import FRAME_LIMIT, as_rgb
@@ -87,6 +88,11 @@ class Problem:
                 f"`answer` of problem {self.id!r} is {self.answer!r} with {len(letters)} choices; "
                 "the verifier 'choice' expects a letter: "
                 "Problem(..., choices=('red', 'blue'), answer='A', verifier='choice')"
+            )
+        if self.verifier == "numeric" and self.answer is not None and quantity(self.answer) is None:
+            raise InputError(
+                f"`answer` of problem {self.id!r} is {self.answer!r}, which the verifier 'numeric' can't read as one number; "
+                "expected for example Problem(..., answer='3.5', verifier='numeric'), or the verifier 'exact' or 'math'"
             )
         object.__setattr__(self, "verifier", Verifier(self.verifier))
         object.__setattr__(self, "metadata", dict(self.metadata))
