@@ -110,6 +110,10 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
         ({"verifier": "exacct"}, "expected one of exact, choice, numeric, math (did you mean 'exact'?)"),
         ({"verifier": "choice"}, "with 0 choices; the verifier 'choice' expects a letter"),
         ({"verifier": "choice", "choices": ("x", "y"), "answer": "C"}, "is 'C' with 2 choices"),
+        (
+            {"verifier": "numeric", "answer": "3,4"},
+            "is '3,4', which the verifier 'numeric' can't read as one number",
+        ),
         ({"choices": "ab"}, "`choices` of problem 'p' is 'ab'; expected a tuple of at most 26 texts"),
         ({"choices": (1, 2)}, "`choices` of problem 'p' is 1; expected text"),
     ],

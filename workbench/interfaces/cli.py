@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench.errors import InputError
-from workbench.interfaces import checks, machine_cli, options, organism_cli, pairs_cli, sweep_cli
+from workbench.interfaces import (
+    checks,
+    machine_cli,
+    options,
+    organism_cli,
+    pairs_cli,
+    problems_cli,
+    sweep_cli,
+)
 from workbench.interfaces.flags import Commands
 from workbench.interfaces.terminal import Progress, plain_warnings, progress_bars, quiet, refusals
 
@@ -23,6 +31,7 @@ app = Commands(
 )
 app.add_typer(organism_cli.organism, name="organism")
 app.add_typer(pairs_cli.pairs, name="pairs")
+problems_cli.register(app)
 app.add_typer(sweep_cli.sweep, name="sweep")
 app.command("conform")(machine_cli.conform)
 app.command("doctor")(machine_cli.doctor)

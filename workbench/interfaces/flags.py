@@ -70,7 +70,7 @@ _EXPECTED = (
 )
 """What the parser says, and what it means: of click and of typer's own copy."""
 _SHOWN = re.compile(
-    r"\bworkbench (study|ablate|figures|agent|conform|doctor|organism|pairs|sweep)\b|`(hf|pip) "
+    r"\bworkbench (study|ablate|figures|agent|conform|doctor|organism|pairs|problems|rejudge|sweep)\b|`(hf|pip) "
 )
 """A command in a message."""
 _CALL = re.compile(r"\b[A-Za-z_][\w.]*\(")
@@ -241,6 +241,16 @@ def _names(text: str, spoken: Spoken) -> str:
         value = match[2].strip("\"'")
         return flag if match[1] in spoken.switches else f"{flag} {shlex.quote(value)}"
 
+    def mapped(match: re.Match[str]) -> str:
+        mapping = ast.literal_eval(match[1])
+        named = {
+            field: ",".join([column] if isinstance(column, str) else column)
+            for field, column in mapping.items()
+        }
+        return " ".join(f"--columns {shlex.quote(f'{field}={column}')}" for field, column in named.items())
+
+    if spoken.flag("columns"):
+        text = re.sub(r"\bcolumns=(\{(?:'[^']*'|[\[\]:, ])*\})", mapped, text)
     return re.sub(rf"(?<![\w.-])(\w+)=({_VALUE})", given, re.sub(r"`(\w+)`", quoted, text))
 
 

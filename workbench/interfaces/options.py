@@ -15,6 +15,7 @@ import typer
 
 from workbench.errors import InputError, install, nearest
 from workbench.interfaces.checks import check_device
+from workbench.interfaces.columns import Columns, column_mapping
 from workbench.interfaces.terminal import Progress
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ class Questions:
     split: Annotated[str, typer.Option(help="Split of the problem set.")] = "test"
     limit: Annotated[int, typer.Option(help="How many problems.", min=1)] = 64
     seed: Annotated[int, typer.Option(help="Of problems, draws, samples and bootstrap.", min=0)] = 0
+    columns: Columns = None
 
     @property
     def described(self) -> dict[str, Any]:
@@ -202,16 +204,20 @@ class Questions:
         from workbench.problems.problem import load_problems
 
         wanted = self.limit if limit is None else limit
-        return load_problems(
+        found = load_problems(
             self.problems,
             split=self.split,
             limit=wanted,
             seed=self.seed,
+            columns=column_mapping(self.columns),
             progress=(lambda done, total: progress("reading the problems", done, total))
             if progress and wanted >= MANY
             else None,
             **self._more(),
         )
+        if found.read:
+            typer.echo(f"{self.problems}: {found.told}", err=True)
+        return found
 
     def _more(self) -> dict[str, Any]:
         return {}

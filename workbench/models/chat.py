@@ -9,7 +9,6 @@ import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from string import ascii_uppercase
 from typing import Any, Literal
 
 from jinja2 import TemplateError
@@ -17,7 +16,7 @@ from PIL import Image, ImageOps
 
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
-from workbench.problems.problem import Problem, wording
+from workbench.problems.problem import Problem, question_text
 
 FRAME_RATE = 2.0
 """Frames per second of ``Problem.video`` where ``problem.metadata["fps"]`` does not say (Qwen's own rate)."""
@@ -39,15 +38,6 @@ class Message:
 def tokenizer_of(processor: Any) -> Any:
     """The tokenizer in a processor; a tokenizer is its own; None for None."""
     return getattr(processor, "tokenizer", processor)
-
-
-def question_text(problem: Problem) -> str:
-    """The question and its options in the words of the problem's template."""
-    options = "\n".join(
-        f"{letter}. {option}" for letter, option in zip(ascii_uppercase, problem.choices, strict=False)
-    )
-    filled = {"{question}": problem.question, "{options}": options}
-    return re.sub(r"\{question\}|\{options\}", lambda match: filled[match[0]], wording(problem))
 
 
 def with_turns(problem: Problem, turns: Sequence[Message]) -> Problem:

@@ -62,7 +62,7 @@ _MODIFIED = re.compile(
 )
 _IS_RIGHT = re.compile(
     r"(?<![A-Za-z0-9'])\(?([A-Z])\)?\s*(?:is|must be|fits|matches)\s+(?:(?:the|my|clearly|indeed)\s+)*"
-    r"(?i:best|right|correct|answer|one)\b"
+    r"(?i:best|right|correct|answer|one|most \w+)\b"
     r"|(?<![A-Za-z0-9'])([A-Z])\s+(?:fits|matches)\b"
     r"|(?<![A-Za-z0-9'])([A-Z])(?:选项)?(?:是)?(?:正确|对)"
 )
@@ -79,21 +79,24 @@ _ANNOUNCED = re.compile(
 _DOUBT = re.compile(
     r"\b(?:if|whether|wrong|incorrect|false|possible|plausible|another"
     r"|other answer|suppose|assum\w+|everything but|unlikely|reject\w*"
-    r"|hardly|never"
+    r"|hardly|never|or (?:none|neither|both|another|something|not|no)|any \w+ but|as an ai"
     r"|rule[sd]? out|key"
     r"|other than|all but|anything"
     r"|neither)\b|不|而不是|\?\W*$",
     re.IGNORECASE,
 )
+_OR_NOT = re.compile(r"\bor\s+(?:none|neither|both|another|something|not|no)\b", re.IGNORECASE)
+_ASIDE = re.compile(r"[,(]\s*(?:not|rather than)\s+[\w ]+\)?")
 _NOT_IT = re.compile(
     r"\s*(?:is|was|would be|seems|looks)\s+(?:also\s+|only\s+)?(?:an?\s+|one\s+)?(?:\w+ly\s+)?"
     r"(?:wrong|incorrect|not|false|n't|possible"
-    r"|possibility|plausible|tempting|unlikely|common|distractor|another|option)",
+    r"|possibility|plausible|tempting|unlikely|common|distractor|another|option|excluded|eliminated|ruled|rejected|out\b)|\s*was\b"
+    r"|\s*(?:选项)?(?:是)?(?:错|不)",
     re.IGNORECASE,
 )
 _SAYS = re.compile(
     r"(?:\b(?i:is|be|choose|chose|pick|select|say|vote for|answer|with|therefore|thus|hence|so|think|believe|indicates?)"
-    r"|[:=→]|'s|'d|所以|因此|选|是)\W*(?:(?i:the|that|option|choice|letter|answer|it|is|must|be|correct)\W+)*\(?(?<![A-Za-z0-9])([A-Z])\)?(?![A-Za-z0-9'])"
+    r"|(?<!\d)[:=→]|'s|'d|所以|因此|选|是)\W*(?:(?i:the|that|option|choice|letter|answer|it|is|must|be|correct)\W+)*\(?(?<![A-Za-z0-9])([A-Z])\)?(?![A-Za-z0-9'])"
 )
 
 
@@ -120,7 +123,7 @@ def option(text: str, choices: Sequence[str], *, loose: bool = False) -> tuple[s
         if found[1] != "turned down":
             return found
     kept = _TURNED_DOWN.sub(" ", text)
-    if hedged(kept) or _DOUBT.search(kept):
+    if hedged(kept) or _DOUBT.search(kept) or (_letters(text, allowed) and negated(_ASIDE.sub(" ", kept))):
         return None, "a hedge"
     text = _without_reasons(text).strip() or text
     letters, pointed = _letters(text, allowed), _pointed_at(text, allowed)
@@ -147,7 +150,8 @@ def _leading(text: str, allowed: str) -> tuple[str, str] | None:
 
 def _with_rest(letter: str, rest: str, choices: Sequence[str], allowed: str) -> tuple[str | None, str]:
     """What a leading letter is worth beside the text that follows it."""
-    near = _SEVERAL.match(rest) or _SEVERAL.match(f", {rest.lstrip()}")
+    beside = "" if rest.lstrip(" ").startswith("\n") else f", {rest.lstrip()}"
+    near = _SEVERAL.match(rest) or _SEVERAL.match(beside)
     if near and near[1] in allowed and near[1] != letter and not _is_word(rest.lstrip(" ,;&/+"), near[1]):
         return None, "several options"
     for sentence in sentences(rest):
@@ -156,11 +160,14 @@ def _with_rest(letter: str, rest: str, choices: Sequence[str], allowed: str) -> 
             return None, "several options"
     if _NOT_IT.match(rest):
         return None, "turned down"
+    if _OR_NOT.search(rest):
+        return None, "a hedge"
     if re.match(r"\W*(?:or|maybe|perhaps|possibly|\?)", rest) and _ALSO.match(rest.lstrip(" ,;(")):
         return None, "a hedge"
     head = (sentences(rest) or [""])[0]
     head = head.split(";")[0]
-    named = _named(head, choices) if len(head.split()) <= 5 and not negated(head) else set()
+    own_words = len(head.split()) <= 5 and not negated(head) and not _letters(head, allowed) - {letter}
+    named = _named(head, choices) if own_words else set()
     own = choices[LETTERS.index(letter)] if choices else ""
     if (
         named

@@ -23,7 +23,7 @@ _IT_IS = re.compile(
 )
 _UNSAID = re.compile(
     r"\b(?:not|no|never|none|nothing|neither|either|wrong|incorrect|false|other|another|possible"
-    r"|if|whether|which|what|one of|might|may|could)\b|n't\b"
+    r"|nobody|few|doubt|unlikely|opposite|who|hardly|would|guess|if|whether|which|what|one of|might|may|could)\b|n't\b"
 )
 
 
@@ -50,7 +50,7 @@ def says(text: str, reference: str) -> bool:
 def _said(verb: re.Match[str], wanted: str) -> bool:
     """Whether the wanted text, and nothing else, stands after a verb, with nothing before it that denies it."""
     before, after = verb.string[: verb.start()], verb.string[verb.end() :]
-    if _UNSAID.search(before) or len(before.split()) > 10:
+    if _UNSAID.search(before) or hedged(before) or len(before.split()) > 10:
         return False
     return plain(after) == wanted or plain(_REASONED.split(after, maxsplit=1)[0]) == wanted
 

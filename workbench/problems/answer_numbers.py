@@ -63,7 +63,7 @@ _NO_UNIT = re.compile(
     r"\b(?:or|and|to|plus|minus|times|pi|over|under|more|less|fewer|squared?|cubed?|root|factorial|half|halves"
     r"|thirds?|quarters?|out|of the|not|tenths|hundredths|thousandths|\w+ionths|score|pm|am|o'clock|at|least|most|minimum|maximum"
     r"|is|are|was|were|be|wrong|incorrect|choose|mod|short|below|above|after|before"
-    r"|if|maybe|possibly|between|through|th|st|nd|rd|[a-z])\b|[\\=+*<>^×√π!_{}\[\]|?]|\d",
+    r"|if|unless|maybe|possibly|between|through|th|st|nd|rd|[a-z])\b|[\\=+*<>^×√π!_{}\[\]|?]|\d|倍|以上|以下|以内|多",
     re.IGNORECASE,
 )
 

@@ -91,7 +91,8 @@ def places(text: str) -> Iterator[Place]:
     whole = text.strip()
     if 0 < len(whole) <= LONGEST and len(whole.split()) <= WORDS:
         yield Place(whole, "whole response")
-    if (said := sentences(whole[-2 * LONGEST :])) and len(said[-1]) <= LONGEST:
+    near = whole[-2 * LONGEST :]
+    if (said := sentences(near)) and len(said[-1]) <= LONGEST and not _REFUSES.search(near):
         yield Place(said[-1], "last sentence")
 
 
@@ -191,6 +192,11 @@ _NOT_SAID = re.compile(
     r"|plausible|not|never|if|whether|assume|assuming|suppose|say|why"
     r"|unless|when|example|format|what|which|student|user|reject\w*"
     r"|might|may|could|some|many|people|you|one would|key|let's)\b|n't\b|如果|错误|假设|不",
+    re.IGNORECASE,
+)
+_REFUSES = re.compile(
+    r"\bI(?:'m| am)?\s+(?:cannot|can't|can not|could not|couldn't|unable to|not able to)\s+"
+    r"(?:answer|see|determine|tell|view|provide|help|assist|decide|say)|\bas an AI\b|\bsorry\b",
     re.IGNORECASE,
 )
 _DENIES = re.compile(

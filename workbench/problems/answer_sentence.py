@@ -62,6 +62,9 @@ _SPOILED = re.compile(
 )
 
 
+_REASON = re.compile(r",?\s*\b(?:because|since)\b", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class _Seen:
     """A number in a text: where it begins and ends."""
@@ -133,6 +136,7 @@ def stated(text: str) -> Quantity | None:
     text = re.sub(r"^\s*(?:[*•]\s+|\(?[a-z]\)\s*)(?=\S)", "", written(text))
     if (whole := quantity(text)) is not None:
         return whole
+    text = _REASON.split(text, maxsplit=1)[0].strip() or text
     if re.search(r"!=|≠|\\neq?\b", text):
         return None
     aside = re.fullmatch(r"(.+?)\s*\(([^()]*)\)\W*", text)

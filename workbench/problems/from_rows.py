@@ -1,23 +1,27 @@
 """A row of somebody's table becomes a record: the keyword arguments of one `Problem`.
 
-Rows differ in column names, in how they hold images (path, base64, bytes, lists of these) and choices; a
-record does not. ``where`` names file and line, for messages. Everything a row says is taken for plain text.
+Rows differ in column names, in how they hold images (path, base64, bytes, lists of these; `row_pictures`) and options
+(`row_answers`); a record does not. ``where`` names file and line, for messages. Everything a row says is taken for plain
+text. Nothing that changes the question is lost in silence: what no field reads is refused, or noted.
 """
 
-import ast
-import json
-import math
+import dataclasses
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from workbench.errors import InputError, nearest
-from workbench.problems.images import FRAME_LIMIT, SUFFIXES, as_rgb, decode_base64, open_frames, open_image
+from workbench.problems.images import FRAME_LIMIT, open_frames, open_image
+from workbench.problems.loading import Notes
+from workbench.problems.row_answers import LETTERS, answer_of, as_list, blank, options_of, verifier_of
+from workbench.problems.row_pictures import is_file, lost_pictures, place_marks, read_images, refuse_lost
 from workbench.problems.video import MOVIES, read_clip
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+__all__ = ["FIELDS", "LETTERS", "Columns", "Rows", "as_list", "is_file", "read_images", "to_records"]
 
 # Fields of a row, and the column names looked for, in this order, where `columns` names none.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -35,70 +39,79 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "template": ("template",),
 }
 
-Columns = Mapping[str, str]
+Columns = Mapping[str, Any]
+"""Field to column; of ``image`` and ``choices`` also a list of columns, one after the other."""
+SEVERAL = ("image", "choices")
 Rows = Iterator[tuple[str, dict[str, Any]]]  # (where, row) or (where, record)
+_OPTION = re.compile(r"(?:option|choice|opt|answer)s?[ _-]?(?:[A-Ja-j]|\d{1,2})")
 
 
-def to_records(rows: Rows, columns: Columns, prefix: str, folder: Path, frames: int = FRAME_LIMIT) -> Rows:
-    """Records of rows; ids start with ``prefix``, image paths are relative to ``folder``; ``frames`` of a video at most.
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of one source are read."""
+
+    columns: Columns
+    prefix: str
+    """Of ids."""
+    folder: Path
+    """That image paths are relative to."""
+    frames: int = FRAME_LIMIT
+    """Of a video, at most."""
+    notes: Notes = dataclasses.field(default_factory=Notes)
+    preset: bool = False
+    """Whether the columns are known: others that hold pictures are left out, answers that name no option are text."""
+
+    def names(self, field: str) -> tuple[str, ...]:
+        """The columns in which a field is looked for."""
+        if field not in self.columns:
+            return FIELDS[field]
+        named = self.columns[field]
+        return tuple(filter(None, (named,) if isinstance(named, str) else named))
+
+    def value(self, field: str, row: Mapping[str, Any]) -> Any:
+        """The first cell of a field that is not empty; None without one. Of several columns the cells, as a list."""
+        cells = [row[name] for name in self.names(field) if not blank(row.get(name))]
+        if field in SEVERAL and not isinstance(self.columns.get(field, ""), str):
+            return [item for cell in cells for item in _flat(cell)] or None
+        return cells[0] if cells else None
+
+
+def to_records(rows: Rows, reading: Reading) -> Rows:
+    """Records of rows.
 
     Raises:
         InputError: a column that is not there, or anything wrong with a row.
     """
     for number, (where, row) in enumerate(rows):
         if number == 0:
-            _check_columns(row, columns, where)
-        yield where, _record(where, row, number, columns, prefix, folder, frames)
+            _check_columns(row, reading, where)
+        yield where, _record(where, row, number, reading)
 
 
-def read_images(value: Any, where: str, folder: Path) -> tuple[Image.Image, ...]:
-    """Images of a cell: one or a list of PIL images, bytes, paths relative to ``folder``, or base64."""
-    items = as_list(value, where)
-    names = [where] if len(items) == 1 else [f"{where}, image {i}," for i in range(len(items))]
-    return tuple(_image(item, name, folder) for item, name in zip(items, names, strict=True))
+def _flat(cell: Any) -> list[Any]:
+    """The items of a cell of one of several columns; pictures that a TSV's reader has opened are a tuple."""
+    return list(cell) if isinstance(cell, list | tuple) else [cell]
 
 
-def is_file(path: Path) -> bool:
-    """Whether it is a file; False too for text longer than any file's name."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _check_columns(row: Mapping[str, Any], columns: Columns, where: str) -> None:
+def _check_columns(row: Mapping[str, Any], reading: Reading, where: str) -> None:
     """The columns named must be there in the first row, and one of its columns must hold the question."""
     found = ", ".join(map(str, row))
-    for field, name in columns.items():
-        if name and name not in row:
-            raise InputError(
-                f"`columns` maps {field!r} to {name!r}, which is no column of {where}{nearest(name, row)}; "
-                f"found {found}: columns={{{field!r}: {next(iter(row), 'name')!r}}}"
-            )
-    if not any(name in row for name in _names("question", columns)):
+    for field in reading.columns:
+        for name in reading.names(field):
+            if name not in row:
+                raise InputError(
+                    f"`columns` maps {field!r} to {name!r}, which is no column of {where}{nearest(name, row)}; "
+                    f"found {found}: columns={{{field!r}: {next(iter(row), 'name')!r}}}"
+                )
+    if not any(name in row for name in reading.names("question")):
         raise InputError(
             f"{where}: no column 'question'{nearest('question', row)}; found {found}: "
             "name the column with columns={'question': 'query'}"
         )
 
 
-def _names(field: str, columns: Columns) -> tuple[str, ...]:
-    return tuple(filter(None, (columns[field],))) if field in columns else FIELDS[field]
-
-
-def _record(
-    where: str,
-    row: Mapping[str, Any],
-    number: int,
-    columns: Columns,
-    prefix: str,
-    folder: Path,
-    frames: int,
-) -> dict[str, Any]:
-    value = {
-        field: next((row[name] for name in _names(field, columns) if not _blank(row.get(name))), None)
-        for field in FIELDS
-    }
+def _record(where: str, row: Mapping[str, Any], number: int, reading: Reading) -> dict[str, Any]:
+    value = {field: reading.value(field, row) for field in FIELDS}
     question = value["question"]
     if not isinstance(question, str):
         found = "none" if question is None else f"a {type(question).__name__}"
@@ -108,79 +121,78 @@ def _record(
         )
     if value["hint"] is not None:  # as in VLMEvalKit's own prompts
         question = f"Hint: {value['hint']}\nQuestion: {question}"
-    if value["image"] is not None:
-        images = read_images(value["image"], f"{where}: `image`", folder)
-    else:
-        paths = [str(path) for path in as_list(value["image_path"] or [], f"{where}: `image_path`")]
-        images = tuple(open_image(folder / path, f"{where}: `image_path` {path!r}") for path in paths)
-    choices = _choices(value["choices"], row, where)
-    answer = _answer(value["answer"], choices, where)
-    taken = {
-        *columns.values(),
-        *LETTERS[: len(choices)],
-        *(name for names in FIELDS.values() for name in names),
-    }
-    left = {name: cell for name, cell in row.items() if name and name not in taken and not _blank(cell)}
-    video, told = read_video(value["video"], f"{where}: `video`", folder, frames)
+    choices, labels = options_of(value["choices"], row, where)
+    left = _left(row, len(choices), reading)
+    _check_left(left, row, choices, where, reading)
+    images = _images(value, where, reading.folder)
+    video, told = read_video(value["video"], f"{where}: `video`", reading.folder, reading.frames)
+    question, choices, marks = place_marks(question, choices, len(images), bool(video), where)
+    if marks:
+        reading.notes.add("questions whose marks of pictures were taken out")
+    given = value["verifier"]
+    answer = answer_of(
+        value["answer"], choices, where, labels, open_ended=reading.preset or given not in (None, "choice")
+    )
+    kept = {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)}
     return {
-        "id": f"{prefix}/{number if value['id'] is None else value['id']}",
+        "id": f"{reading.prefix}/{number if value['id'] is None else value['id']}",
         "question": question,
         "answer": answer,
         "images": images,
         "video": video,
         "choices": choices,
         "family": str(value["family"] or ""),
-        "verifier": value["verifier"] or _verifier(answer, choices),
+        "verifier": given or verifier_of(answer, choices),
         "system": value["system"],
         "template": value["template"],
-        "metadata": told | {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)},
+        "metadata": told | kept,
     }
 
 
-def _blank(cell: Any) -> bool:
-    if isinstance(cell, float):
-        return math.isnan(cell)
-    return cell is None or (isinstance(cell, str) and not cell.strip())
+def _images(value: Mapping[str, Any], where: str, folder: Path) -> tuple[Image.Image, ...]:
+    if value["image"] is not None:
+        return read_images(value["image"], f"{where}: `image`", folder)
+    paths = [str(path) for path in as_list(value["image_path"] or [], f"{where}: `image_path`")]
+    return tuple(open_image(folder / path, f"{where}: `image_path` {path!r}") for path in paths)
 
 
-def as_list(value: Any, where: str) -> list[Any]:
-    """A list as it is, the list that a text spells (JSON or Python literals; nothing runs), or one value."""
-    if isinstance(value, list | tuple):
-        return list(value)
-    text = value.strip() if isinstance(value, str) else ""
-    if not (text.startswith("[") and text.endswith("]")):
-        return [value]
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return list(parse(text))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    raise InputError(
-        f'{where} starts with {text[:40]!r} but is no list: expected for example ["1.png", "2.png"]'
+def _left(row: Mapping[str, Any], options: int, reading: Reading) -> dict[str, Any]:
+    """The cells that no field reads."""
+    taken = {name for field in FIELDS for name in (*reading.names(field), *FIELDS[field])} | set(
+        LETTERS[:options]
     )
+    if "image" not in reading.columns:  # `images` beside `image` is not read, and must not be forgotten
+        read = next((name for name in FIELDS["image"] if not blank(row.get(name))), None)
+        taken -= {name for name in FIELDS["image"] if name != read}
+    return {name: cell for name, cell in row.items() if name and name not in taken and not blank(cell)}
 
 
-def _image(item: Any, where: str, folder: Path) -> Image.Image:
-    if isinstance(item, Image.Image):
-        return as_rgb(item, where)
-    if isinstance(item, Mapping):  # an undecoded image of the library `datasets`
-        item = item.get("bytes") or item.get("path")
-    if isinstance(item, bytes):
-        return open_image(item, where)
-    if not isinstance(item, str) or _blank(item):
-        found = f"a {type(item).__name__}" if item and not isinstance(item, str) else "empty"
-        raise InputError(
-            f"{where} is {found}; expected a path relative to the file, or base64: 'images/1.png'"
+def _check_left(
+    left: Mapping[str, Any], row: Mapping[str, Any], choices: tuple[str, ...], where: str, reading: Reading
+) -> None:
+    """Refuse pictures and options that no field reads, unless they are left out knowingly; note what is left out.
+
+    Raises:
+        InputError: names the columns, and the mapping that would read them.
+    """
+    lost = lost_pictures(left, reading.folder)
+    if lost and not (reading.preset or {"image", "video"} & set(reading.columns)):
+        refuse_lost(
+            lost,
+            [name for name in reading.names("image") if name not in left and not blank(row.get(name))],
+            where,
         )
-    if item.startswith(("http://", "https://")):
+    options = [name for name in left if _OPTION.fullmatch(name)]
+    if not choices and len(options) > 1 and not (reading.preset or "choices" in reading.columns):
         raise InputError(
-            f"{where} is the address {item[:80]!r}; nothing is downloaded: save it, name the file"
+            f"{where}: columns {', '.join(map(repr, options))} look like options that no field reads; the question would go out "
+            f"without them: columns={{'choices': {options}}}, or columns={{'choices': ''}} to leave them out"
         )
-    path = folder / item
-    looks_like_a_path = len(item) < 1024 and path.suffix.lower() in SUFFIXES
-    if not item.startswith("data:") and (looks_like_a_path or is_file(path)):
-        return open_image(path, where)
-    return open_image(decode_base64(item, where), where)
+    for name, cell in left.items():
+        if name in lost:
+            reading.notes.add(f"cells of column {name!r}, which hold {lost[name]}s")
+        elif not isinstance(cell, str | int | float):
+            reading.notes.add(f"cells of column {name!r}, which are no text or number")
 
 
 def read_video(
@@ -207,50 +219,3 @@ def read_video(
             return clip.frames, clip.metadata
         return open_frames(path, where, frames), {}
     return read_images(items, where, folder), {}
-
-
-def _choices(value: Any, row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """The options of a column, or those of columns A, B, ... up to the first empty one."""
-    if value is None:
-        filled = [letter for letter in LETTERS if not _blank(row.get(letter))]
-        if filled != list(LETTERS[: len(filled)]):
-            raise InputError(
-                f"{where}: options {', '.join(filled)} have a gap; expected columns A, B, ... in order"
-            )
-        return tuple(str(row[letter]) for letter in filled)
-    options = as_list(list(value.values()) if isinstance(value, Mapping) else value, f"{where}: `choices`")
-    if len(options) < 2 or any(isinstance(o, list | Mapping) or _blank(o) for o in options):
-        raise InputError(
-            f'{where}: `choices` is {value!r}; expected at least two texts: "choices": ["red", "blue"]'
-        )
-    return tuple(map(str, options))
-
-
-def _answer(value: Any, choices: tuple[str, ...], where: str) -> str | None:
-    """The answer as text: the letter, if it is the letter, text or index (an integer from 0) of a choice."""
-    if value is None:
-        return None
-    if not isinstance(value, str | int | float):
-        raise InputError(
-            f"{where}: `answer` is a {type(value).__name__}; expected text or a number: "
-            "columns={'answer': 'label'}, or columns={'answer': ''} for none"
-        )
-    if choices and type(value) is int:
-        if not 0 <= value < len(choices):
-            raise InputError(
-                f"{where}: `answer` {value} is no index; expected 0 to {len(choices) - 1}, or a letter"
-            )
-        return LETTERS[value]
-    text = str(value).strip()
-    if choices and text.upper() in tuple(LETTERS[: len(choices)]):
-        return text.upper()
-    return LETTERS[choices.index(text)] if text in choices else text
-
-
-def _verifier(answer: str | None, choices: tuple[str, ...]) -> str:
-    if choices and (answer is None or answer in tuple(LETTERS[: len(choices)])):
-        return "choice"
-    try:
-        return "numeric" if answer is not None and math.isfinite(float(answer)) else "exact"
-    except ValueError:
-        return "exact"

@@ -90,7 +90,7 @@ class MathWorker:
     def _failed(why: str) -> InputError:
         return InputError(
             f"the process that compares expressions could not be started ({why}); the verifier 'math' needs it, and the packages "
-            "math-verify and latex2sympy2-extended: pip install 'math-verify[antlr4_13_2]'"
+            "math-verify and latex2sympy2-extended: pip install math-verify latex2sympy2-extended"
         )
 
     def stop(self) -> None:

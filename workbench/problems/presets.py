@@ -15,9 +15,12 @@ from typing import Any
 import yaml
 
 from workbench.errors import InputError, nearest
+from workbench.problems.answer_numbers import quantity
 from workbench.problems.answers import VERIFIERS
-from workbench.problems.from_rows import FIELDS, LETTERS, Columns, Rows, as_list, to_records
+from workbench.problems.from_rows import FIELDS, Columns, Reading, Rows, to_records
 from workbench.problems.images import FRAME_LIMIT
+from workbench.problems.loading import Notes
+from workbench.problems.row_answers import LETTERS, answer_of, as_list, blank, options_of
 from workbench.problems.sources import KINDS, read_rows
 
 PACKAGED = Path(__file__).with_name("problems.yaml")
@@ -103,15 +106,22 @@ class ProblemPreset:
             )
         if place.video is not None:
             made["video"] = re.sub(r"\{([^}]+)\}", lambda match: str(row[match[1]]), place.video)
-        options = _options(made, place)
+        options, labels = _options(made, place)
         verifier = self._verifier(made)
-        answer = str(made.get(place.columns.get("answer", "answer"), "")).strip()
+        field = place.columns.get("answer", "answer")
+        if (said := str(made.get(field, "")).strip().upper()) in labels:
+            made[field] = LETTERS[labels.index(said)]
         if not options and self.letters and verifier == "choice":
             options = list(LETTERS[: self.letters])
-        if verifier == "choice" and answer not in options and answer.upper() not in LETTERS[: len(options)]:
-            verifier = (
-                None  # several letters, or an option that is not there: rows decides by the answer's look
-            )
+        named = (
+            made.get(field)
+            if blank(made.get(field))
+            else answer_of(made[field], tuple(options), "", open_ended=True)
+        )
+        if verifier == "choice" and not blank(named) and named not in tuple(LETTERS[: len(options)]):
+            verifier = None  # several letters, or an option that is not there: the answer's look decides
+        if verifier == "numeric" and not blank(named) and quantity(str(named)) is None:
+            verifier = None
         if self.verifier == "math" and options:
             verifier = None
         for letter in LETTERS:
@@ -120,8 +130,8 @@ class ProblemPreset:
         made.pop("options", None)
         made[column] = options or None
         made["verifier"] = verifier
-        named = "{options}" in self.template
-        made["template"] = self.template if options or not named else "{question}"
+        listed = "{options}" in self.template
+        made["template"] = self.template if options or not listed else "{question}"
         return made
 
     def _verifier(self, row: Mapping[str, Any]) -> str | None:
@@ -131,25 +141,15 @@ class ProblemPreset:
         return known.get(str(row.get(column)))
 
 
-def _options(row: Mapping[str, Any], place: Place) -> list[str]:
-    """Options of a column (list, dictionary, or the text of one) or of columns A, B, ...; letters before them go."""
+def _options(row: Mapping[str, Any], place: Place) -> tuple[list[str], tuple[str, ...]]:
+    """Options of a column (list, mapping, or the text of one) or of columns A, B, ..., and their labels."""
     cell = row[column] if (column := place.column("choices", row, missing="")) else None
-    if isinstance(cell, str) and not cell.strip():
+    if blank(cell) or (isinstance(cell, Mapping) and all(map(blank, cell.values()))):
         cell = None
-    if cell is None:
-        told = [row.get(letter) for letter in LETTERS]
-    else:
-        told = list(cell.values()) if isinstance(cell, Mapping) else as_list(cell, "`choices`")
-    kept = [
-        str(option).strip()
-        for option in told
-        if option is not None and option == option and str(option).strip()
-    ]
-    if kept and all(
-        re.match(rf"\(?{letter}[.):]\s", option) for letter, option in zip(LETTERS, kept, strict=False)
-    ):
-        kept = [re.sub(r"^\(?[A-Z][.):]\s+", "", option) for option in kept]
-    return kept
+    if isinstance(cell, list | tuple) or (isinstance(cell, str) and cell.strip().startswith("[")):
+        cell = [str(option).strip() for option in as_list(cell, "`choices`") if not blank(option)] or None
+    found, labels = options_of(cell, row, "`choices`")
+    return [option.strip() for option in found], labels
 
 
 def kit_folder() -> Path:
@@ -187,7 +187,9 @@ def read_problem_presets(file: Path | None = None) -> dict[str, ProblemPreset]:
     return presets
 
 
-def preset_rows(source: str, columns: Columns, frames: int = FRAME_LIMIT) -> Rows | None:
+def preset_rows(
+    source: str, columns: Columns, frames: int = FRAME_LIMIT, notes: Notes | None = None
+) -> Rows | None:
     """Records of ``NAME`` or ``NAME:FILE``; None where NAME is no preset.
 
     Raises:
@@ -203,7 +205,8 @@ def preset_rows(source: str, columns: Columns, frames: int = FRAME_LIMIT) -> Row
             f"`columns` applies to files and data sets, not to {name!r}, which knows its columns"
         )
     place, files = _located(preset, own)
-    return to_records(_adapted(preset, place, files), place.columns, name, files[0].parent, frames)
+    reading = Reading(place.columns, name, files[0].parent, frames, notes or Notes(), preset=True)
+    return to_records(_adapted(preset, place, files, reading.notes), reading)
 
 
 def _located(preset: ProblemPreset, own: str) -> tuple[Place, list[Path]]:
@@ -235,7 +238,9 @@ def _located(preset: ProblemPreset, own: str) -> tuple[Place, list[Path]]:
     )
 
 
-def _adapted(preset: ProblemPreset, place: Place, files: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _adapted(
+    preset: ProblemPreset, place: Place, files: list[Path], notes: Notes
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for file in files:
         for number, (where, row) in enumerate(read_rows(file, place.columns)):
             try:
@@ -248,5 +253,7 @@ def _adapted(preset: ProblemPreset, place: Place, files: list[Path]) -> Iterator
                 raise InputError(
                     f"{where}: no column {missing!r}{nearest(str(missing), row)}, which {preset.name!r} needs; found {found}"
                 ) from error
-            if adapted is not None:
+            if adapted is None:
+                notes.add(f"rows that are not {' and '.join(f'{c} {v!r}' for c, v in place.where.items())}")
+            else:
                 yield where, adapted

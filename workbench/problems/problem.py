@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from workbench.errors import InputError, nearest
+from workbench.problems.answer_numbers import quantity
 from workbench.problems.answers import Verifier
-from workbench.problems.from_rows import FIELDS, LETTERS
+from workbench.problems.from_rows import FIELDS, LETTERS, SEVERAL
 from workbench.problems.images import FRAME_LIMIT, as_rgb
+from workbench.problems.loading import Notes, Problems
 from workbench.problems.presets import preset_rows, read_problem_presets
 from workbench.problems.sources import (
     FOLDER_QUESTION,
@@ -85,6 +88,11 @@ class Problem:
                 f"`answer` of problem {self.id!r} is {self.answer!r} with {len(letters)} choices; "
                 "the verifier 'choice' expects a letter: "
                 "Problem(..., choices=('red', 'blue'), answer='A', verifier='choice')"
+            )
+        if self.verifier == "numeric" and self.answer is not None and quantity(self.answer) is None:
+            raise InputError(
+                f"`answer` of problem {self.id!r} is {self.answer!r}, which the verifier 'numeric' can't read as one number; "
+                "expected for example Problem(..., answer='3.5', verifier='numeric'), or the verifier 'exact' or 'math'"
             )
         object.__setattr__(self, "verifier", Verifier(self.verifier))
         object.__setattr__(self, "metadata", dict(self.metadata))
@@ -162,17 +170,26 @@ def wording(problem: Problem) -> str:
     return OPTIONS_TEMPLATE if problem.choices else "{question}"
 
 
+def question_text(problem: Problem) -> str:
+    """The question and its options in the words of the problem's template."""
+    options = "\n".join(
+        f"{letter}. {option}" for letter, option in zip(LETTERS, problem.choices, strict=False)
+    )
+    filled = {"{question}": problem.question, "{options}": options}
+    return re.sub(r"\{question\}|\{options\}", lambda match: filled[match[0]], wording(problem))
+
+
 def load_problems(
     source: Any,
     *,
     split: str = "test",
     limit: int | None = None,
     seed: int = 0,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
     question: str | None = None,
     frames: int = FRAME_LIMIT,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Problem]:
+) -> Problems:
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
     Args:
@@ -190,7 +207,7 @@ def load_problems(
         seed: of generated sets and of the sample from ``easy-vqa``.
         columns: where a row's fields are, such as ``{"question": "query", "image": "picture"}``; the fields
             are the keys of `workbench.problems.from_rows.FIELDS`. An empty name leaves a field out; ``{"id": ""}`` numbers
-            the rows.
+            the rows. ``image`` and ``choices`` may be lists of columns: ``{"image": ["image_1", "image_2"]}``.
         question: asked of every image and movie of a folder (by default `FOLDER_QUESTION`).
         frames: of every video at most, evenly spaced; a list of images is taken whole. How large a model sees them
             is the pair's setting: `load_pair(..., frame_pixels=...)`.
@@ -198,13 +215,14 @@ def load_problems(
 
     A row's image is a path relative to the file, base64, or a list of these; in a TSV also the index of
     another row. Its video is a movie file (`sample_frames`; its sampling rate goes to ``metadata["fps"]``), a
-    folder of frames, an animated image, or a list of images. Choices come from
-    one column or from columns A, B, ...; a ``hint`` goes before the question. An answer is verified by
-    ``choice`` if it is one of the choices, by ``numeric`` if it is a number, else by ``exact``, unless the
+    folder of frames, an animated image, or a list of images. Choices come from one column or from columns A, B, ...; a ``hint``
+    goes before the question, marks like ``<image>`` are taken out (`row_pictures`). How an answer names its option, `row_answers`
+    says. It is verified by ``choice`` if there are choices, by ``numeric`` if it is a number, else by ``exact``, unless the
     row's ``verifier`` says otherwise. Text and numbers in other columns go to ``metadata``.
 
     Returns:
-        Problems with distinct ids, in the order of their source.
+        A list of problems with distinct ids, in the order of their source. Its ``told`` is the closing line of loading: how many
+        rows, pictures, verifiers of each kind, and what was left out and why.
 
     Raises:
         InputError: anything wrong with the arguments, the files or a row; rows are named by file and line.
@@ -218,20 +236,20 @@ def load_problems(
         ...
         workbench.errors.InputError: ...
     """
-    mapping = {} if columns is None else columns
+    mapping, notes = {} if columns is None else columns, Notes()
     _check_arguments(source, limit, seed, mapping, question, frames)
     if isinstance(source, str) and source in GENERATED:
         rows = read_generated(source, split, limit, seed)
     elif source == "easy-vqa":
         rows = read_easy_vqa(split, limit, seed)
     elif isinstance(source, str) and source.startswith("hf:"):
-        rows = read_hub(source, split, mapping, frames)
+        rows = read_hub(source, split, mapping, frames, notes)
     elif isinstance(source, str | os.PathLike):
-        rows = isinstance(source, str) and preset_rows(source, mapping, frames)
+        rows = isinstance(source, str) and preset_rows(source, mapping, frames, notes)
         known = (*NAMES, *read_problem_presets())
-        rows = rows or read_path(Path(source).expanduser(), mapping, question, known, frames)
+        rows = rows or read_path(Path(source).expanduser(), mapping, question, known, frames, notes)
     else:
-        rows = read_dataset(source, split, mapping, frames=frames)
+        rows = read_dataset(source, split, mapping, frames=frames, notes=notes)
 
     problems: dict[str, Problem] = {}
     for where, record in itertools.islice(rows, limit):
@@ -252,7 +270,8 @@ def load_problems(
             f"`source` {_shown(source)} is an empty problem set; expected at least one problem: "
             "load_problems('shapes')"
         )
-    return list(problems.values())
+    generated = isinstance(source, str) and source in GENERATED
+    return Problems(problems.values(), None if generated else notes)
 
 
 def listed(
@@ -289,7 +308,7 @@ def listed(
 
 
 def _check_arguments(
-    source: Any, limit: Any, seed: Any, columns: Mapping[str, str], question: str | None, frames: Any
+    source: Any, limit: Any, seed: Any, columns: Mapping[str, Any], question: str | None, frames: Any
 ) -> None:
     if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
         raise InputError(
@@ -301,7 +320,7 @@ def _check_arguments(
                 f"`{name}` is {value!r}; expected an integer of at least {least}: "
                 "load_problems('shapes', limit=64, seed=0)"
             )
-    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
+    if not isinstance(columns, Mapping) or not all(_names_columns(*item) for item in columns.items()):
         raise InputError(
             f"`columns` is {columns!r}; expected field to column: columns={{'question': 'query'}}"
         )
@@ -329,6 +348,12 @@ def _check_arguments(
             f"`columns` applies to files and data sets, not to {_shown(source)}: "
             "load_problems('problems.tsv', columns={'question': 'query'})"
         )
+
+
+def _names_columns(field: Any, named: Any) -> bool:
+    """Whether a column is named, or of a field that several may hold, several."""
+    listed = field in SEVERAL and isinstance(named, list | tuple) and bool(named)
+    return all(isinstance(name, str) and name for name in named) if listed else isinstance(named, str)
 
 
 def _shown(source: Any) -> str:

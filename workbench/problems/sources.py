@@ -17,8 +17,10 @@ from pyarrow.parquet import ParquetFile
 
 from workbench.errors import InputError, nearest
 from workbench.problems import shapes, shapes_agent, shapes_video, sums
-from workbench.problems.from_rows import Columns, Rows, is_file, read_images, to_records
+from workbench.problems.from_rows import Columns, Reading, Rows, to_records
 from workbench.problems.images import FRAME_LIMIT, SUFFIXES, image_files, open_image
+from workbench.problems.loading import Notes
+from workbench.problems.row_pictures import is_file, read_images
 from workbench.problems.video import MOVIES, read_clip
 
 GENERATED = {"shapes": shapes, "shapes-video": shapes_video, "shapes-agent": shapes_agent, "sums": sums}
@@ -84,6 +86,7 @@ def read_path(
     question: str | None,
     known: Sequence[str] = NAMES,
     frames: int = FRAME_LIMIT,
+    notes: Notes | None = None,
 ) -> Rows:
     """A folder of images and movies in natural order, each with ``question``, or the rows of a file."""
     kind = path.suffix.lower()
@@ -97,7 +100,8 @@ def read_path(
                 seen = {"images": (open_image(file, where),), "question": FOLDER_QUESTION}
             yield where, {"id": where, **seen, **({"question": question} if question else {})}
     elif path.exists() and kind in KINDS:
-        yield from to_records(read_rows(path, columns), columns, path.stem, path.parent, frames)
+        reading = Reading(columns, path.stem, path.parent, frames, notes or Notes())
+        yield from to_records(read_rows(path, columns), reading)
     elif path.exists() and kind in SUFFIXES | MOVIES:
         what = "video" if kind in MOVIES else "image"
         raise InputError(
@@ -122,7 +126,9 @@ def read_path(
         )
 
 
-def read_hub(source: str, split: str, columns: Columns, frames: int = FRAME_LIMIT) -> Rows:
+def read_hub(
+    source: str, split: str, columns: Columns, frames: int = FRAME_LIMIT, notes: Notes | None = None
+) -> Rows:
     """``hf:owner/name[:configuration][@revision]`` from the Hugging Face hub or its local cache, streamed."""
     parts = re.fullmatch(r"hf:([\w.-]+(?:/[\w.-]+)?)(?::([^@]+))?(?:@(.+))?", source)
     if parts is None:
@@ -143,11 +149,16 @@ def read_hub(source: str, split: str, columns: Columns, frames: int = FRAME_LIMI
             f"`source` {source!r} could not be opened ({type(error).__name__}: {error}); expected a data set "
             f"with a split {split!r}: load_problems('hf:owner/name:configuration', split='train')"
         ) from error
-    yield from read_dataset(dataset, split, columns, name, frames)
+    yield from read_dataset(dataset, split, columns, name, frames, notes)
 
 
 def read_dataset(
-    dataset: Any, split: str, columns: Columns, name: str = "data set", frames: int = FRAME_LIMIT
+    dataset: Any,
+    split: str,
+    columns: Columns,
+    name: str = "data set",
+    frames: int = FRAME_LIMIT,
+    notes: Notes | None = None,
 ) -> Rows:
     """A data set object of the library `datasets`, or the named split of a dictionary of them."""
     if isinstance(dataset, Mapping):
@@ -157,11 +168,18 @@ def read_dataset(
                 f"{nearest(split, dataset)}: load_problems(data, split={next(iter(dataset), 'test')!r})"
             )
         dataset = dataset[split]
-    yield from to_records(_rows(dataset, name), columns, name, Path(), frames)
+    reading = Reading(columns, name, Path(), frames, notes or Notes())
+    yield from to_records(_rows(dataset, name), reading)
 
 
 def _rows(dataset: Any, name: str) -> Rows:
     iterator, number = iter(dataset), 0
+    features = getattr(dataset, "features", None) or {}
+    labels = {
+        column: feature.names
+        for column, feature in features.items()
+        if type(feature).__name__ == "ClassLabel"
+    }
     while True:
         where = f"{name}, row {number}"
         try:
@@ -173,6 +191,9 @@ def _rows(dataset: Any, name: str) -> Rows:
             ) from error
         if row is None:
             return
+        for column, names in labels.items():  # the number of a class says nothing without its name
+            if isinstance(row.get(column), int):
+                row[column] = names[row[column]] if 0 <= row[column] < len(names) else None
         yield where, row
         number += 1
 
@@ -219,7 +240,7 @@ def _tsv(path: Path) -> Rows:
     line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
+            reader = csv.DictReader(file, delimiter="\t", strict=True)
             width = len(reader.fieldnames or ())
             line = reader.line_num + 1
             for row in reader:
@@ -229,9 +250,14 @@ def _tsv(path: Path) -> Rows:
                         f"{where}: {width + len(row[None])} cells, the header has {width}; quote cells "
                         "that hold tabs or quotes: pandas.DataFrame.to_csv(path, sep='\\t', index=False)"
                     )
+                for number, (name, cell) in enumerate(row.items()):
+                    if cell and "\n" in cell and _swallowed(cell, number, width):
+                        raise _unclosed(where, f"column {name!r} of it runs on to line {reader.line_num}")
                 yield where, row
                 line = reader.line_num + 1
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise _unclosed(f"{path.name}, line {line}", str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, line, error) from error
 
 
@@ -240,7 +266,8 @@ def _tsv_with_images(path: Path, columns: Columns) -> Rows:
 
     Images of rows already read are shared. For one further down the file is searched, without keeping it.
     """
-    column = columns.get("image", "image")
+    named = columns.get("image", "image")
+    column = named if isinstance(named, str) else ""  # of several columns none refers to another row
     seen: dict[str | None, tuple[Image.Image, ...]] = {}
     for where, row in _tsv(path):
         cell, here = row.get(column) or "", f"{where}: `{column}`"
@@ -286,6 +313,23 @@ def _jsonl(path: Path) -> Rows:
                 yield where, row
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, number + 1, error) from error
+
+
+def _swallowed(cell: str, number: int, width: int) -> bool:
+    """Whether a cell of several lines is the rest of its row and the rows after it, for want of a quotation mark."""
+    first, *others, _ = cell.split("\n")
+    return (
+        width > 2
+        and first.count("\t") == width - 1 - number > 0
+        and all(o.count("\t") == width - 1 for o in others)
+    )
+
+
+def _unclosed(where: str, what: str) -> InputError:
+    return InputError(
+        f"{where}: a cell begins with a quotation mark that is not closed before the rows after it ({what}); expected cells "
+        "that begin with one to be quoted, and marks in them doubled: pandas.DataFrame.to_csv(path, sep='\\t', index=False)"
+    )
 
 
 def _unreadable(path: Path, line: int, error: Exception) -> InputError:
