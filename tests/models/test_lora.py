@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from workbench.errors import InputError
-from workbench.models import lora
+from workbench.models import adapter_files, lora
 from workbench.models.checkpoints import read_config
 from workbench.models.pairs import load_pair
 from workbench.sweeps.cells import digests
@@ -108,13 +108,13 @@ def test_a_base_of_another_size_or_build_is_refused(saved, tmp_path):
 
 def test_a_base_of_another_name_is_refused(tmp_path):
     made = adapter(tiny.model("llama", 0), tmp_path / "rl", 0, "owner/model-a")
-    found = lora.find_adapter("rlvr", made)
+    found = adapter_files.find_adapter("rlvr", made)
     assert found is not None
     with pytest.raises(InputError, match=r"adapter of 'owner/model-a', and `base` is 'owner/model-b'"):
-        lora.base_of("rlvr", found, "owner/model-b")
-    assert lora.base_of("rlvr", found, "another/Model-A") == "another/Model-A"  # a mirror
-    assert lora.base_of("rlvr", found, tmp_path) == tmp_path  # of a folder the name tells nothing
-    assert lora.base_of("rlvr", found) == "owner/model-a"
+        adapter_files.base_of("rlvr", found, "owner/model-b")
+    assert adapter_files.base_of("rlvr", found, "another/Model-A") == "another/Model-A"  # a mirror
+    assert adapter_files.base_of("rlvr", found, tmp_path) == tmp_path  # of a folder the name tells nothing
+    assert adapter_files.base_of("rlvr", found) == "owner/model-a"
 
 
 def test_an_adapter_without_a_name_needs_a_model_beside_it(tmp_path):
@@ -146,8 +146,8 @@ def test_incomplete_and_broken_adapters_are_refused(tmp_path):
 def test_a_missing_peft_is_told_with_the_extra(tmp_path, monkeypatch):
     tiny.model("llama", 0).save_pretrained(tmp_path / "body")
     made = adapter(tiny.model("llama", 0), tmp_path / "rl", 0)
-    monkeypatch.setattr(lora, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r'pip install "replay-workbench\[peft\]"'):
+    monkeypatch.setattr(adapter_files, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install -e "\.\[peft\]"'):
         load_pair(base=tmp_path / "body", rlvr=made)
 
 

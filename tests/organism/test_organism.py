@@ -70,7 +70,7 @@ def test_the_tokenizer_reads_any_text_back(processor):
     for text in (
         "How many red circles are there?",
         "café <script> 42\n\t漢字",
-        shapes.problems("test", 1)[0]["chain"],
+        next(shapes.problems("test", 1))["chain"],
     ):
         ids = processor.tokenizer(text)["input_ids"]
         assert processor.tokenizer.decode(ids) == text
@@ -284,7 +284,7 @@ def test_rl_prompts_are_what_the_models_are_asked(processor, organism, kind, nam
 def test_reward_is_the_right_answer_and_nothing_else():
     said = ["<answer> 3</answer>", "<answer>4</answer>", "3", "<answer>4</answer> <answer> 3 </answer>"]
     assert grpo.reward([[{"content": s}] for s in said], ["3"] * 4, [None] * 4) == [1.0, 0.0, 0.0, 1.0]
-    assert answers.extract("no tags")[0] is None
+    assert answers.extract("no tags " * 60)[0] is None
     assert answers.verify("<answer>Red</answer>", "red").correct
 
 
@@ -327,7 +327,7 @@ def test_the_table_reads_as_markdown(tmp_path, organism, processor):
     ("call", "message"),
     [
         (lambda p: read_recipe(p / "none.yaml", training.RECIPE), "`recipe` .* can't be read"),
-        (lambda p: evaluation.evaluate(p), "holds no model; train one with `workbench organism train`"),
+        (lambda p: evaluation.evaluate(p), "holds no model, base/model.safetensors is missing; train one"),
         (lambda p: evaluation.evaluate(p, samples=0), "`samples` is 0"),
     ],
 )

@@ -12,6 +12,7 @@ its own way, and has random streams of its own.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -81,7 +82,7 @@ def decode(
         model: which of the two answers.
         intervention: made for this prompt: learnt tokens or a prepared patch; written into the prefill, and nowhere else.
         samples: responses, all from one prefill.
-        temperature: 0 is greedy, and then every sample is the same.
+        temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples; each problem has a random stream of its own, sample i reads row i of it.
         max_new_tokens: where a response is cut off.
         stop: strings that end a response; it ends right after the first of them.
@@ -137,7 +138,7 @@ def decode_many(
         model: which of the two answers.
         interventions: one for each prompt, made for it; None for none.
         samples: responses per prompt; all from one prefill.
-        temperature: 0 is greedy, and then every sample is the same.
+        temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples.
         max_new_tokens: where a response is cut off.
         stop: strings that end a response; it ends right after the first of them.
@@ -188,6 +189,12 @@ def respond(
 ) -> list[list[Response]]:
     """What `decode_many` does, for one model with its processor or tokenizer."""
     check_sampling(samples, temperature, max_new_tokens, seed)
+    if temperature == 0 and samples > 1:
+        warnings.warn(
+            f"`samples` is {samples} with `temperature` 0, which is greedy: all {samples} texts of a prompt are the same; one is "
+            f"enough, or draw them: decode(pair, prompt, samples={samples}, temperature=1.0)",
+            stacklevel=2,
+        )
     prompts = listed(prompts, "decode(pair, pair.encode(problem))", EncodedPrompt, name="prompts")
     given = one_each(interventions, [prompt.problem_id for prompt in prompts])
     stops = Stops(processor, anatomy, stop)

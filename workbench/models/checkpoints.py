@@ -4,7 +4,6 @@ Safetensors only (other formats can run code), no remote code unless asked, and 
 weight that is missing or misshapen would otherwise be left random without a word.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from workbench.errors import InputError, install
+from workbench.models.adapter_files import base_of, find_adapter
 from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.checkpoint_files import located
 from workbench.models.gguf import packaged, unpacked
-from workbench.models.lora import base_of, find_adapter, merge
+from workbench.models.lora import merge
 from workbench.models.weight_files import check_one_set
 
 _PROCESSOR_FILES = (
@@ -107,7 +107,7 @@ def load_model(
         merged = merge(role, adapter, load_model(role, body, placement, **known))
         merged.adapter_of = str(body)  # for provenance
         return merged
-    where = _located(role, source)
+    where = located(role, unpacked(source))
     check_one_set(role, where)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = {} if placement.device_map is None else {"device_map": placement.device_map}
@@ -168,7 +168,7 @@ def read_depth(role: str, source: str | Path, *, revision: str | None, trust_rem
     Raises:
         InputError: there is no readable config.
     """
-    where = _located(role, source)
+    where = located(role, unpacked(source))
     config = read_config(role, where, revision=revision, trust_remote_code=trust_remote_code)
     return config.get_text_config(decoder=True).num_hidden_layers
 
@@ -235,44 +235,6 @@ def load_processor(
             f"`{role}` {str(source)!r}: its processor could not be loaded ({_told(error)}); mend its files, "
             "or give a processor with `processor=`"
         ) from error
-
-
-def _located(role: str, source: str | Path) -> str:
-    """A folder that looks whole, or a hub id; of the weights only the headers are read."""
-    source = unpacked(source)
-    folder, here = Path(source).expanduser(), f"`{role}` {str(source)!r}"
-    if not folder.is_dir():
-        if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
-            raise InputError(
-                f"{here} is not a folder; give a checkpoint's folder, or a hub id like 'owner/name'"
-            )
-        return source
-    found = sorted(path.name for path in folder.iterdir())[:8]
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{here} has no config.json, found {found}; give a folder that `save_pretrained` wrote"
-        )
-    index = folder / "model.safetensors.index.json"
-    sharded = index.is_file() and not (folder / "model.safetensors").is_file()
-    listed = re.findall(r'"([^"/]+\.safetensors)"', index.read_text()) if sharded else []
-    shards = {folder / name for name in listed}
-    if lost := sorted(shard.name for shard in shards if not shard.is_file()):
-        raise InputError(f"{here} lacks {lost} of its {len(shards)} weight files; fetch the checkpoint again")
-    weights = shards or set(folder.glob("*.safetensors"))
-    if not weights:
-        raise InputError(
-            f"{here} has no safetensors weights, found {found}; other formats can run code and are not "
-            "read: convert them with `model.save_pretrained(folder)`"
-        )
-    for file in sorted(weights):
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{here}: {file.name} is corrupt or cut short ({_told(error)}); fetch it again"
-            ) from error
-    return str(folder)
 
 
 def _check_report(here: str, report: Mapping[str, Any], anatomy: Anatomy, *, truncated: bool) -> None:

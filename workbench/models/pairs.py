@@ -18,14 +18,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from workbench.errors import InputError
+from workbench.models.adapter_files import find_adapter
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
 from workbench.models.checkpoints import Placement, load_model
 from workbench.models.comparability import check_precisions, remarks_on, with_one_set_of_ends
 from workbench.models.identity import config_digest, fingerprint, processor_digest
-from workbench.models.lora import apply_change, check_installed, find_adapter
+from workbench.models.lora import apply_change
 from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
-from workbench.models.presets import ROLES, PairPreset, check_budget, pair_preset
+from workbench.models.presets import ROLES, PairPreset, check_budget, named_pair
 from workbench.models.prompts import EncodedPrompt, encode, show_token
 from workbench.models.settling import settle
 from workbench.models.weight_deltas import read_delta
@@ -259,35 +260,6 @@ def load_pair(
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
     }
     return ModelPair(title, anatomies["base"], anatomies["rlvr"], chosen, provenance, preset)
-
-
-def named_pair(name: str, base: Source | None, rlvr: Source | None) -> PairPreset:
-    """The preset of a name that was given without `base` and `rlvr`.
-
-    Raises:
-        InputError: no such name, one that came beside them, or a bundled pair without its weights.
-    """
-    if base is not None or rlvr is not None:
-        raise InputError(
-            f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: `{_CALL}`"
-        )
-    preset = pair_preset(name)
-    if not preset.bundled:
-        return preset
-    adapters = {role: find_adapter(role, preset.source(role)) for role in ROLES}
-    absent = [
-        role
-        for role in ROLES
-        if adapters[role] is None and not (Path(preset.source(role)) / "config.json").is_file()
-    ]
-    if absent:
-        raise InputError(
-            f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {Path(preset.source(absent[0])).parent}; "
-            "reinstall the package, or train them with `workbench organism train`"
-        )
-    for adapter in filter(None, adapters.values()):
-        check_installed(f"`name` {name!r}", adapter)
-    return preset
 
 
 def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None) -> None:

@@ -209,7 +209,7 @@ class PairPreset:
 
     def needs(self, role: str) -> str:
         """What is to be installed for a model that ships as an adapter; "" where it can be loaded, or is none."""
-        from workbench.models.lora import check_installed, find_adapter
+        from workbench.models.adapter_files import check_installed, find_adapter
 
         folder = Path(self.source(role)).expanduser()
         adapter = find_adapter(role, folder) if folder.is_dir() else None
@@ -338,3 +338,32 @@ def pair_preset(name: str) -> PairPreset:
             f'load_pair("{next(iter(presets))}"), or give your own models: {_CALL}'
         )
     return presets[own]
+
+
+def named_pair(name: str, base: Any = None, rlvr: Any = None) -> PairPreset:
+    """The preset of a name that was given without `base` and `rlvr`.
+
+    Raises:
+        InputError: no such name, one that came beside them, or a bundled pair without its weights.
+    """
+    if base is not None or rlvr is not None:
+        raise InputError(f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: {_CALL}")
+    preset = pair_preset(name)
+    if not preset.bundled:
+        return preset
+    from workbench.models.adapter_files import check_installed, find_adapter
+
+    adapters = {role: find_adapter(role, preset.source(role)) for role in ROLES}
+    absent = [
+        role
+        for role in ROLES
+        if adapters[role] is None and not (Path(preset.source(role)) / "config.json").is_file()
+    ]
+    if absent:
+        raise InputError(
+            f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {Path(preset.source(absent[0])).parent}; "
+            "reinstall the package, or train them with `workbench organism train`"
+        )
+    for adapter in filter(None, adapters.values()):
+        check_installed(f"`name` {name!r}", adapter)
+    return preset

@@ -13,10 +13,11 @@ from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
 from workbench.models.pairs import ModelPair, load_pair, longest_answer
 from workbench.models.presets import pair_preset
+from workbench.organism.recipes import SMOL, check_trained
 from workbench.problems import answers
 from workbench.problems.problem import Problem, load_problems
 
-RECIPE = Path(__file__).with_name("smol.yaml")
+RECIPE = SMOL
 PASS_AT = (1, 4, 16, 64)
 BATCH = 9
 """Prompts at a time; each has its samples beside it."""
@@ -42,10 +43,7 @@ def models_of(folder: Path | None = None) -> dict[str, Loader]:
         }
         controls = [key for key in pair_preset("smol").changes if isinstance(key, str)]
         return whole | {key: lambda key=key: load_pair("smol", checkpoint=key) for key in controls}
-    if not (folder / "base" / "adapter_config.json").is_file():
-        raise InputError(
-            f"`folder` {folder} holds no base; train one with `workbench organism train --pair smol`"
-        )
+    check_trained(folder, adapters=True)
     found = [path.parent.name for path in sorted(folder.glob("*/adapter_config.json"))]
     order = sorted(found, key=lambda name: (name != "base", name != "rlvr", name))
     home = folder  # not None in what is called later
@@ -150,27 +148,23 @@ def _kept(folder: Path | None, name: str, make: Callable[[], pd.DataFrame]) -> p
 
 def _rows(family: str, right: Mapping[str, pd.DataFrame], chosen: np.ndarray) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    first = next(iter(right))
-    samples = int(right[first]["samples"].iloc[0])
-    measures = {"greedy": lambda table: table["greedy"].to_numpy(float)} | {
-        f"Pass@{k}": lambda table, k=k: np.asarray(pass_at_k(samples, table["right"].to_numpy(), k))
-        for k in PASS_AT
-        if k <= samples
-    }
-    clusters = np.arange(int(chosen.sum()))
-    for measure, of in measures.items():
-        values = {name: of(table)[chosen] for name, table in right.items()}
+    first, clusters = next(iter(right)), np.arange(int(chosen.sum()))
+    for k in (0, *PASS_AT):  # 0: greedy
+        measure = f"Pass@{k}" if k else "greedy"
+        drawn = {name: table for name, table in right.items() if table["samples"].iloc[0] >= k}
+        if first not in drawn:
+            continue
+        values = {
+            name: np.asarray(pass_at_k(int(table["samples"].iloc[0]), table["right"].to_numpy(), k))[chosen]
+            if k
+            else table["greedy"].to_numpy(float)[chosen]
+            for name, table in drawn.items()
+        }
         for name, value in values.items():
             rows.append(_row(family, measure, name, mean(value, clusters)))
             if name != first:
-                rows.append(
-                    _row(
-                        family,
-                        measure,
-                        f"{name} - {first}",
-                        paired_difference(values[first], value, clusters),
-                    )
-                )
+                change = paired_difference(values[first], value, clusters)
+                rows.append(_row(family, measure, f"{name} - {first}", change))
     return rows
 
 
@@ -185,7 +179,9 @@ def as_markdown(table: pd.DataFrame) -> str:
         f"{100 * e:.0f} [{100 * lo:.0f}, {100 * hi:.0f}]"
         for e, lo, hi in zip(table["estimate"], table["low"], table["high"], strict=True)
     ]
-    wide = table.assign(text=text).pivot(index=["family", "measure"], columns="model", values="text")
+    wide = (
+        table.assign(text=text).pivot(index=["family", "measure"], columns="model", values="text").fillna("")
+    )
     columns = [*dict.fromkeys(table["model"])]
     order = [*dict.fromkeys(zip(table["family"], table["measure"], strict=True))]
     lines = ["| family | | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]

@@ -22,9 +22,10 @@ from workbench.models.gguf import unpacked
 from workbench.models.lora import CONFIG, TENSORS
 from workbench.models.weight_deltas import write_codes
 from workbench.organism import adapters_grpo, adapters_sft
+from workbench.organism.recipes import SMOL
 from workbench.runs import file_digest
 
-RECIPE = Path(__file__).with_name("smol.yaml")
+RECIPE = SMOL
 SKIPPED = ("step", "epoch", "num_tokens", "step_time", "total_flos")
 
 

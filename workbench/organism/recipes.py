@@ -1,4 +1,7 @@
-"""Recipes: YAML files of settings, of which a changed copy can be given."""
+"""Recipes of the bundled pairs: YAML files of settings, of which a changed copy can be given; and where what they made lies.
+
+Looked at without what trains.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +9,11 @@ from typing import Any
 import yaml
 
 from workbench.errors import InputError
+
+SHAPES, SMOL = (Path(__file__).with_name(name) for name in ("recipe.yaml", "smol.yaml"))
+"""Those that the bundled pairs were made by."""
+WEIGHTS = Path(__file__).with_name("weights")
+"""What ships of `shapes`."""
 
 
 def read_recipe(path: Path | None, packaged: Path) -> dict[str, Any]:
@@ -17,12 +25,35 @@ def read_recipe(path: Path | None, packaged: Path) -> dict[str, Any]:
     path = path or packaged
     try:
         recipe = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
         raise InputError(
-            f"`recipe` {path} can't be read ({error}); start from a copy of {packaged.name}"
+            f"`recipe` {path} can't be read ({said}); start from a copy of {packaged}"
         ) from error
     expected = yaml.safe_load(packaged.read_text())
-    missing = [key for key in expected if key not in (recipe or {})]
+    if not isinstance(recipe, dict):
+        raise InputError(
+            f"`recipe` {path} holds a {type(recipe).__name__}; expected the sections {', '.join(expected)}: start from a copy of "
+            f"{packaged}"
+        )
+    missing = [key for key in expected if key not in recipe]
     if missing:
-        raise InputError(f"`recipe` {path} lacks {', '.join(missing)}; start from a copy of {packaged.name}")
+        raise InputError(f"`recipe` {path} lacks {', '.join(missing)}; start from a copy of {packaged}")
     return recipe
+
+
+def check_trained(folder: Path, *, adapters: bool = False) -> None:
+    """Refuse a folder without a trained pair.
+
+    Raises:
+        InputError: base or RLVR model is missing.
+    """
+    needed = (
+        ("base/adapter_config.json",) if adapters else ("base/model.safetensors", "rlvr/model.safetensors")
+    )
+    for name in needed:
+        if not (folder / name).is_file():
+            pair = " --pair smol" if adapters else ""
+            raise InputError(
+                f"`folder` {folder} holds no model, {name} is missing; train one: workbench organism train{pair} --out {folder}"
+            )

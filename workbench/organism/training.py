@@ -17,8 +17,9 @@ from transformers.utils.logging import set_verbosity_error
 from workbench.digests import file_digest
 from workbench.models.weight_deltas import write_delta
 from workbench.organism import data, grpo, model, sft
+from workbench.organism.recipes import SHAPES
 
-RECIPE = Path(__file__).with_name("recipe.yaml")
+RECIPE = SHAPES
 CONTROLS = {"sft": ("control", sft), "random": ("random", grpo)}
 """By the name that `load_pair` knows: the recipe's section, and what trains it."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,6 +171,7 @@ def load_problems(
     columns: Mapping[str, str] | None = None,
     question: str | None = None,
     frames: int = FRAME_LIMIT,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Problem]:
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
@@ -193,6 +194,7 @@ def load_problems(
         question: asked of every image and movie of a folder (by default `FOLDER_QUESTION`).
         frames: of every video at most, evenly spaced; a list of images is taken whole. How large a model sees them
             is the pair's setting: `load_pair(..., frame_pixels=...)`.
+        progress: called with (problems read, how many are wanted) after each; without a limit both are the same.
 
     A row's image is a path relative to the file, base64, or a list of these; in a TSV also the index of
     another row. Its video is a movie file (`sample_frames`; its sampling rate goes to ``metadata["fps"]``), a
@@ -243,6 +245,8 @@ def load_problems(
                 "columns={'id': 'key'}, or number the rows with columns={'id': ''}"
             )
         problems[problem.id] = problem
+        if progress:
+            progress(len(problems), limit or len(problems))
     if not problems:
         raise InputError(
             f"`source` {_shown(source)} is an empty problem set; expected at least one problem: "

@@ -23,8 +23,9 @@ from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import within_budget
 from workbench.models.checkpoints import Placement, load_model, load_processor, read_depth
-from workbench.models.pairs import ModelPair, load_pair, named_pair
+from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.preflight import check_processor, check_weights
+from workbench.models.presets import named_pair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.replay.nothing_selected import check_selected, unselected

@@ -28,7 +28,7 @@ from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Named, default_matrix
 from workbench.digests import digest_of, versions
-from workbench.errors import InputError, nearest
+from workbench.errors import InputError
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
@@ -37,6 +37,7 @@ from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answe
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
 from workbench.studies.claims import like_with_like
+from workbench.studies.scripts import find_scripts
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
@@ -141,7 +142,8 @@ class Given:
                 batch_size=batch_of(self.pair),
                 progress=lambda done, total: self.progress("tracing both models", done, total),
             )
-            traced.save(kept)
+            if not (kept / "manifest.json").exists():  # another process may have been faster
+                traced.save(kept)
         return LensTrace.load(kept)
 
     @cached_property
@@ -280,7 +282,7 @@ class Given:
         responses = responses.loc[responses["intervention"].isin(wanted)]
         samples = responses["sample"].nunique() - 1
         ks = [k for k in PASS_AT if k <= samples]
-        summary = summarise_responses(responses, samples=samples, pass_at=ks, seed=self.options.seed)
+        summary = summarise_responses(responses, samples=samples, pass_at=ks)
         return Ablation(responses, summary, drift.loc[drift["intervention"].isin(wanted)], {})
 
     def _refuse_run(self, what: str) -> None:
@@ -374,25 +376,13 @@ class Analysis:
 
 
 def find_analyses(folder: Path | None = None, *, names: Sequence[str] | None = None) -> list[Analysis]:
-    """The analyses of a folder, or those named; the default is ``analyses/`` here or beside the package.
+    """What `find_scripts` finds, imported.
 
     Raises:
         InputError: there is no such folder, or no such analysis in it.
     """
-    beside = Path(__file__).resolve().parents[2] / "analyses"
-    places = [folder] if folder else [Path("analyses").resolve(), beside]
-    home = next((place for place in places if (place / "__init__.py").is_file()), None)
-    if home is None:
-        raise InputError(
-            f"`analyses` not found in {' or '.join(map(str, places))}; run this in a checkout of the project, or copy its "
-            "folder analyses/ here"
-        )
-    if str(home.parent) not in sys.path:
-        sys.path.insert(0, str(home.parent))
-    held = sorted(path.stem for path in home.glob("*.py") if not path.stem.startswith("_"))
-    for name in names or []:
-        if name not in held:
-            raise InputError(
-                f"`names`: there is no analysis {name!r}{nearest(name, held)}; there are {', '.join(held)}"
-            )
-    return [Analysis.of(importlib.import_module(f"{home.name}.{name}")) for name in names or held]
+    scripts = find_scripts(folder, names=names)
+    for home in {script.parent for script in scripts}:
+        if str(home.parent) not in sys.path:
+            sys.path.insert(0, str(home.parent))
+    return [Analysis.of(importlib.import_module(f"{script.parent.name}.{script.stem}")) for script in scripts]

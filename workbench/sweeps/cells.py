@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.conditions import Named, condition_of, signature_of
 from workbench.digests import digest_of, file_digest, versions
 from workbench.errors import InputError
+from workbench.models.adapter_files import find_adapter
 from workbench.models.gguf import gguf_file, packaged
-from workbench.models.lora import find_adapter
 from workbench.models.presets import ROLES
 from workbench.sweeps.spec import PairSource, ProblemSet, Sweep, depth_of, seeded
 

@@ -48,7 +48,7 @@ def export_sweep(
     """
     folder = Path(folder)
     out = Path(out) if out is not None else folder / "tables"
-    with Ledger(folder) as ledger:
+    with Ledger(folder, argument="folder") as ledger:
         try:
             out.mkdir(parents=True, exist_ok=True)
             (out / "manifest.json").unlink(missing_ok=True)
