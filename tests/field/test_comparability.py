@@ -225,7 +225,7 @@ def test_templates_that_write_two_texts_are_refused_and_resolved(home, base, rlv
     """Protects from a template that is dropped, and from one that differs only when a system prompt is given."""
     for role, text in (("base", base), ("rlvr", rlvr)):
         template(home, role, text)
-    refused(home, message + r'.* choose one with `chat_template="base"`, `"rlvr"` or a file')
+    refused(home, message + r'.* choose one with `chat_template="base"`, `chat_template="rlvr"`')
 
 
 @pytest.mark.parametrize("choice", ["base", "rlvr", "file"])

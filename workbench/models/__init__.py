@@ -22,7 +22,7 @@ and ``rlvr:`` below it to a YAML file, and say ``--pair pairs.yaml:mine`` or ``w
 
 **Comparable.** Refused before any forward: two precisions, two sets of weights in a folder, tokenizers, templates or processors
 that differ (`preflight`, `weight_files`); ``chat_template="base"``, ``"rlvr"`` or a file, and ``processor=``, say which both read
-(`settling`). Said, and kept in ``provenance["remarks"]``: equal weights, another rope, other ends of a response (`comparability`).
+(`settling`). Said, and kept in ``provenance["remarks"]``: equal weights, another rope, other ends of responses (`comparability`).
 
 **Nothing stays behind.** A forward is given positions that come from its prompt alone (`positions`), and rotary tables that
 stretch are put back (`rope_memory`): no call changes what another gets. NaN or infinity ends a prompt with its place (`finite`).

@@ -178,7 +178,7 @@ def _check_templates(base: Any, rlvr: Any) -> list[str]:
     """Refuse chat templates of which one is missing, or that write different texts."""
     has = [getattr(processor, "chat_template", None) is not None for processor in (base, rlvr)]
     choose = (
-        'choose one with `chat_template="base"`, `"rlvr"` or a file, or with `processor=<folder or hub id>`'
+        'choose one with `chat_template="base"`, `chat_template="rlvr"`, `chat_template="FILE"` or `processor="FOLDER"`'
     )
     if has[0] != has[1]:
         one, other = ("base", "rlvr") if has[0] else ("rlvr", "base")
