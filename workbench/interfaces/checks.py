@@ -44,6 +44,20 @@ def check_device(device: str | None) -> None:
         )
 
 
+def check_processor_name(processor: str | None) -> None:
+    """Refuse what is neither a folder nor could be a hub id.
+
+    Raises:
+        InputError: with what was expected.
+    """
+    if processor is None or Path(processor).expanduser().is_dir():
+        return
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", processor):
+        raise InputError(
+            f"`processor` {processor!r} is not a folder; give a folder with a processor's files, or a hub id like 'owner/name'"
+        )
+
+
 def check_folder(name: str, folder: Path) -> None:
     """Refuse a file where a folder will be written.
 

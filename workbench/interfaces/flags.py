@@ -35,6 +35,8 @@ EXAMPLES = {
     "device": "--device cpu",
     "dtype": "--dtype bfloat16",
     "attn_implementation": "--attn-implementation sdpa",
+    "processor": "--base runs/base --rlvr runs/rlvr --processor runs/base",
+    "chat_template": "--base runs/base --rlvr runs/rlvr --chat-template rlvr",
     "out": "--out my-run",
     "engine": "",
     "tau": "--tau 0.4",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench.errors import InputError, install, nearest
-from workbench.interfaces.checks import check_device
+from workbench.interfaces.checks import check_device, check_processor_name
 from workbench.interfaces.columns import Columns, column_mapping
 from workbench.interfaces.terminal import Progress
 
@@ -153,9 +153,24 @@ class ModelsHere(Models):
     attn_implementation: Annotated[
         str | None, typer.Option(help="sdpa, eager, flash_attention_2, or one of the hub's, owner/name.")
     ] = None
+    processor: Annotated[
+        str | None,
+        typer.Option(
+            help="Processor that both models read with: hub id or folder; the default is the base's."
+        ),
+    ] = None
+    chat_template: Annotated[
+        str | None,
+        typer.Option(help="Chat template that both models read, where they differ: base, rlvr, or a file."),
+    ] = None
 
     def check(self) -> int | None:
-        """Also the kernel."""
+        """Also the kernel, the processor and the chat template."""
+        from workbench.models.template_files import template_in
+
+        if self.chat_template is not None:
+            template_in(self.chat_template)
+        check_processor_name(self.processor)
         kernel = self.attn_implementation
         if kernel is not None and "/" not in kernel and kernel not in ATTENTION:
             raise InputError(
@@ -171,7 +186,8 @@ class ModelsHere(Models):
 
     def load(self, **settings: Any) -> "ModelPair":
         """Both models, loaded."""
-        return super().load(attn_implementation=self.attn_implementation, **settings)
+        read = {"processor": self.processor, "chat_template": self.chat_template}
+        return super().load(attn_implementation=self.attn_implementation, **read, **settings)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,13 @@ SmolVLM/Idefics3, or text-only Qwen2, Qwen3 and Llama.
 replay and patches, each with its source; what could not be verified is null. Yours: write ``mine:`` with at least ``base:``
 and ``rlvr:`` below it to a YAML file, and say ``--pair pairs.yaml:mine`` or ``wb.load_pair("pairs.yaml:mine")``.
 
+**Comparable.** Refused before any forward: two precisions, two sets of weights in a folder, tokenizers, templates or processors
+that differ (`preflight`, `weight_files`); ``chat_template="base"``, ``"rlvr"`` or a file, and ``processor=``, say which both read
+(`settling`). Said, and kept in ``provenance["remarks"]``: equal weights, another rope, other ends of responses (`comparability`).
+
+**Nothing stays behind.** A forward is given positions that come from its prompt alone (`positions`), and rotary tables that
+stretch are put back (`rope_memory`): no call changes what another gets. NaN or infinity ends a prompt with its place (`finite`).
+
 **Adapters.** ``base`` and ``rlvr`` may be LoRA adapters as peft saves them (extra ``peft``): each is merged into the model given
 beside it as ``base``, else the one that its config names (`lora`). ``package:file.gguf`` names a model that a Python package
 brings (`gguf`).

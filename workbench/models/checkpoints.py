@@ -233,7 +233,7 @@ def load_processor(
             return None
         raise InputError(
             f"`{role}` {str(source)!r}: its processor could not be loaded ({_told(error)}); mend its files, "
-            "or give a processor with `processor=`"
+            'or give a processor with `processor="FOLDER"`'
         ) from error
 
 

@@ -105,13 +105,13 @@ def check_processors(base: Any, rlvr: Any, *, templates: bool = True) -> list[st
         raise InputError(
             f"`base` and `rlvr` have tokenizers that differ in {len(differing)} tokens, such as {token!r}: "
             f"id {left.get(token)} and {right.get(token)}; {_PAIR}, or choose one tokenizer with "
-            "`processor=`"
+            '`processor="FOLDER"`'
         )
     ids = [tokenizer_of(processor)(_WORDS)["input_ids"] for processor in (base, rlvr)]
     if ids[0] != ids[1]:
         raise InputError(
             f"`base` and `rlvr` have tokenizers of one vocabulary that cut {_WORDS!r} into {len(ids[0])} and {len(ids[1])} "
-            "tokens, not the same ones; choose one tokenizer with `processor=`"
+            'tokens, not the same ones; choose one tokenizer with `processor="FOLDER"`'
         )
     told = []
     for name, (mine, its) in _differences(base, rlvr).items():
@@ -124,7 +124,7 @@ def check_processors(base: Any, rlvr: Any, *, templates: bool = True) -> list[st
         kind = "visual geometry, " if name.split(".")[-1] in _CUT else ""
         raise InputError(
             f"`base` and `rlvr` have processors that differ in {kind}{name.removeprefix('image_processor.')}: {mine} and {its}; "
-            "choose the right one with `processor=`"
+            'choose the right one with `processor="FOLDER"`'
         )
     if templates:
         told += _check_templates(base, rlvr)
@@ -177,9 +177,7 @@ def _plain(value: Any) -> Any:
 def _check_templates(base: Any, rlvr: Any) -> list[str]:
     """Refuse chat templates of which one is missing, or that write different texts."""
     has = [getattr(processor, "chat_template", None) is not None for processor in (base, rlvr)]
-    choose = (
-        'choose one with `chat_template="base"`, `"rlvr"` or a file, or with `processor=<folder or hub id>`'
-    )
+    choose = 'choose one with `chat_template="base"`, `chat_template="rlvr"`, `chat_template="FILE"` or `processor="FOLDER"`'
     if has[0] != has[1]:
         one, other = ("base", "rlvr") if has[0] else ("rlvr", "base")
         raise InputError(

@@ -13,8 +13,7 @@ from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.checkpoints import load_processor
 from workbench.models.preflight import rendered
-
-ROLES = ("base", "rlvr")
+from workbench.models.template_files import SIDES, template_in
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def settle(
     named = {role: source for role, source in sources.items() if isinstance(source, str | Path)}
 
     def loaded(name: str, source: str | Path) -> Any | None:
-        same = [role for role in ROLES if named.get(role) == source]
+        same = [role for role in SIDES if named.get(role) == source]
         commit = revisions.get(same[0]) if same else None
         return load_processor(name, source, anatomy, revision=commit, trust_remote_code=trust_remote_code)
 
@@ -86,26 +85,14 @@ def _with_template(processor: Any | None, wanted: str | Path, beside: Mapping[st
         raise InputError(
             f"`chat_template` {str(wanted)!r} needs a processor, and there is none; give `processor=<folder or hub id>`"
         )
-    if wanted in ROLES:
-        role, words = str(wanted), getattr(beside.get(str(wanted)), "chat_template", None)
-        if words is None:
-            raise InputError(
-                f"`chat_template` is {role!r}, but `{role}` brings none (a module in memory has none); name a file with the "
-                f"template, or the other model: {call}"
-            )
-    else:
-        file = Path(wanted).expanduser()
-        if not file.is_file():
-            raise InputError(
-                f"`chat_template` is {str(wanted)!r}; expected 'base', 'rlvr', or a file with a Jinja "
-                f"template (chat_template.jinja): {call}"
-            )
-        try:
-            words = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"`chat_template` {str(file)!r} can't be read as text ({error}); {call}"
-            ) from error
+    words = template_in(wanted)
+    if words is None:
+        words = getattr(beside.get(str(wanted)), "chat_template", None)
+    if words is None:
+        raise InputError(
+            f"`chat_template` is {wanted!r}, but `{wanted}` brings none (a module in memory has none); name a file with the "
+            f"template, or the other model: {call}"
+        )
     changed = copy.copy(processor)
     changed.chat_template = words
     try:
