@@ -37,7 +37,7 @@ def share(values: ArrayLike, problem: ArrayLike, **settings: Unpack[Settings]) -
         InputError: values outside [0, 1].
     """
     rows = finite(values)
-    if rows.min() < 0 or rows.max() > 1:
+    if rows.min() < -_ROUNDING or rows.max() > 1 + _ROUNDING:
         raise InputError(
             f"`values` of a share must lie in [0, 1], found {rows.min():g} to {rows.max():g}; use mean(values, problem)."
         )
@@ -94,7 +94,7 @@ def share_difference(
     if before.shape != after.shape:
         raise InputError(f"`a` and `b` must pair up, found shapes {before.shape} and {after.shape}.")
     both = np.concatenate([before, after])
-    if both.min() < 0 or both.max() > 1:
+    if both.min() < -_ROUNDING or both.max() > 1 + _ROUNDING:
         raise InputError(
             f"`a` and `b` must lie in [0, 1], found {both.min():g} to {both.max():g}; "
             "use paired_difference(a, b, problem)."
@@ -147,4 +147,4 @@ def pass_at_k(samples: int, correct: ArrayLike, k: int) -> Array:
     log_missed = (
         gammaln(missed + 1) - gammaln(missed - k + 1) - gammaln(samples + 1) + gammaln(samples - k + 1)
     )
-    return 1 - np.where(wrong >= k, np.exp(log_missed), 0.0)
+    return np.clip(1 - np.where(wrong >= k, np.exp(log_missed), 0.0), 0.0, 1.0)
