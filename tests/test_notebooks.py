@@ -63,6 +63,12 @@ def executed(request, tmp_path_factory):
         resources={"metadata": {"path": str(FOLDER)}},
     )
     client.execute(env=environment)
+    if keep := os.environ.get("WORKBENCH_KEEP_NOTEBOOKS"):  # for the pages, which show them as they ran
+        Path(keep).mkdir(parents=True, exist_ok=True)
+        nbformat.write(
+            nbformat.from_dict({**notebook, "cells": notebook.cells[:-1]}),
+            Path(keep) / f"{request.param}.ipynb",
+        )
     after = checkout()
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     (imported,) = notebook.cells.pop()["outputs"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import workbench as wb
+from workbench.errors import install
 
 MODULES = {path.stem for path in Path(wb.__file__).parent.glob("*.py")}
 
@@ -23,3 +24,11 @@ def test_a_public_name_resolves_and_stays(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'stduy'"):
         _ = wb.stduy
+
+
+def test_extras_are_installed_in_one_way_since_nothing_is_on_an_index():
+    told = [
+        path for path in Path(wb.__file__).parent.rglob("*.py") if "replay-workbench[" in path.read_text()
+    ]
+    assert told == []
+    assert install("gpu") == '`pip install -e ".[gpu]"` in the folder of pyproject.toml'

@@ -1,4 +1,4 @@
-"""The guides: every name that a room's docstring mentions is real, and the site that is made of them renders.
+"""The guides: every name that a room's docstring mentions is real, and the site that is made of them leads nowhere wrong.
 
 The rule. In ``workbench/<room>/__init__.py`` a name in *single* backticks is a reference, and must be one of
   * a file of the room, or something in it (`descent`, `replay.learn_tokens`);
@@ -11,10 +11,11 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import pdoc
 import pytest
 
 import workbench as wb
@@ -73,25 +74,74 @@ def test_what_is_no_reference_is_not_checked():
     assert references("`a.b`, ``c.d``, `e(x=1)` and ``f`` and `a.b`") == ["a.b", "e"]
 
 
-def test_the_site_shows_guides_and_reference(tmp_path):
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pdoc",
-            "--docformat",
-            "google",
-            "-o",
-            tmp_path,
-            "workbench.lens",
-            "workbench.errors",
-        ],
-        check=True,
+@pytest.fixture(scope="module")
+def builder():
+    spec = spec_from_file_location("build_site", ROOT.parent / ".ci" / "build_site.py")
+    module = module_from_spec(spec)
+    sys.path.insert(0, str(ROOT.parent / ".ci"))
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The whole site, built as CI builds it, in a process of its own."""
+    out = tmp_path_factory.mktemp("site") / "site"
+    done = subprocess.run(
+        [sys.executable, ROOT.parent / ".ci" / "build_site.py", out],
         capture_output=True,
+        text=True,
+        check=False,
     )
-    guide = (tmp_path / "workbench" / "lens.html").read_text()
-    assert "The mathematics of the logit lens" in guide
-    assert "InputError" in (tmp_path / "workbench" / "errors.html").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    return out
+
+
+def test_every_public_name_has_its_place_and_every_file_a_page(site, builder):
+    anchors = builder.Page.of(site / "workbench.html").anchors
+    assert [name for name in wb._HOME if name not in anchors] == []
+    pages = {path.relative_to(site).with_suffix("") for path in site.rglob("*.html")}
+    files = [path.relative_to(ROOT.parent) for path in ROOT.rglob("*.py")]
+    known = [(path.parent if path.stem == "__init__" else path).with_suffix("") for path in files]
+    assert [path for path in known if path not in pages] == []
+
+
+def test_guides_link_to_what_they_name(site):
+    guide = (site / "workbench" / "replay.html").read_text()
+    assert "Interventions on the prompt" in guide
+    assert (
+        '<a href="../workbench/replay/replay.html#learn_tokens"><code>replay.learn_tokens</code></a>' in guide
+    )
+    front = (site / "workbench.html").read_text()
+    assert 'href="#load_pair"' in front or 'href="workbench.html#load_pair"' in front
+    assert "<a href=" not in re.sub(r"<a [^>]*>.*?</a>", "", front, flags=re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:Found:UserWarning")  # lazy names, which this test leaves alone
+def test_names_that_lead_nowhere_are_reported(builder):
+    modules = {
+        name: pdoc.doc.Module.from_name(name) for name in ("workbench", "workbench.lens", "workbench.lens.kl")
+    }
+    references = builder.References(modules, {})
+    text = references.linked(
+        "See `kl_divergence`, ``workbench.lens.kl.nothing``, `lens.no`, `free`.", "workbench.lens.kl"
+    )
+    assert "[`kl_divergence`](../../workbench/lens/kl.html#kl_divergence)" in text
+    assert [*references.lost] == [
+        "workbench.lens.kl: ``workbench.lens.kl.nothing`` is nowhere",
+        "workbench.lens.kl: `lens.no` is nowhere",
+    ]
+
+
+def test_links_that_lead_nowhere_are_reported(builder, tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<p id="x"><a href="b.html#y">1</a><a href="#x">2</a><a href="c.html">3</a>'
+    )
+    (tmp_path / "b.html").write_text('<a href="https://example.org/away">4</a><a href="a.html#x">5</a>')
+    assert builder.broken_links(tmp_path) == [
+        "a.html: b.html#y leads nowhere",
+        "a.html: c.html leads nowhere",
+    ]
 
 
 README = ROOT.parent / "README.md"

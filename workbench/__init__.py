@@ -1,5 +1,40 @@
 """Replay workbench: what RLVR changes inside a large multimodal model, seen through the logit lens.
 
+    import workbench as wb
+
+    pair = wb.load_pair("shapes")
+    problems = wb.load_problems("shapes", split="test", limit=16)
+    trace = wb.trace(pair, problems)
+    print(wb.stratified_shift(trace).verdict)
+    wb.study(pair, problems, out="runs/first")
+
+The main functions: `load_pair` and `load_problems`; `trace`, `stratified_shift` and `explore` (what shifted, and where);
+`learn_tokens`, `prepare_patch` and `decode` (pull it back, and answer); `ablate`, `perturb` and `attribute` (does it matter,
+and what writes it); `study` (all of it, with a report).
+
+The code lies in rooms, each with a guide:
+
+| room | what it is for |
+|---|---|
+| `workbench.problems` | questions, pictures, movies, the paper's sets, verified answers |
+| `workbench.models` | pairs: families, presets, your checkpoints, devices |
+| `workbench.lens` | the mathematics of the logit lens, on tensors alone |
+| `workbench.tracing` | both models at every layer; tokens followed; the tuned lens |
+| `workbench.analysis` | shift, nulls, entropy or a proxy of it, weight changes |
+| `workbench.replay` | learnt tokens, patches, adapters that predict tokens |
+| `workbench.decoding` | many samples from one prefill; vLLM |
+| `workbench.attribution` | which heads and MLPs write the shift |
+| `workbench.experiments` | ablation, perturbation, RL checkpoints, a visual agent |
+| `workbench.studies` | the report, the explorer, every figure and table of the paper |
+| `workbench.sweeps` | grids from a YAML file that survive any kill; Ray, Slurm |
+| `workbench.machine` | doctor, memory forecasts, numerics against the released code |
+| `workbench.interfaces` | the command line; lmms-eval and VLMEvalKit |
+| `workbench.organism` | how the bundled pair was made |
+| `workbench.views` | what is drawn: figures, tables, pages |
+
+Settings of interventions are values in `workbench.conditions`, intervals come from `workbench.estimates`, bad input raises
+`InputError`. A *cell* is one layer at one position of a prompt; entropy and KL are in nats.
+
 Every public name is imported on first use, so that ``import workbench`` stays instant.
 """
 

@@ -129,37 +129,48 @@ def check_depth(value: Named, depth: int) -> None:
 class Replay:
     """Which tokens to learn, and how. The defaults are the paper's, with K in proportion to the model's depth.
 
+    Attributes:
+        site: ``tokens``: x is added to layer 0's input, the loss covers K layers. ``mid_tokens``: x is added to the input of
+            ``layer``, and the loss is that of this layer alone.
+        select: which cells the loss covers: ``low``, of low entropy in the target's model; ``high``, all others; ``random``,
+            as many as are low; ``all``.
+        threshold: what makes a cell low: ``max_fraction``: at most ``tau`` of the largest entropy of its layer (the paper);
+            ``quantile``: the lowest share ``tau``; ``fixed``: less than ``levels``.
+        tau: the share, from 0 to 1.
+        levels: for ``fixed``: an entropy in nats for each layer of the loss.
+        only_where_base_lower: only cells whose entropy is lower in the target's model than in the learner's.
+        alpha: the step size.
+        layers: K, how many layers the loss covers. None: 16 of 28 layers, the paper's share of Qwen2.5-VL-7B, rounded.
+        layer: for ``mid_tokens``: which.
+        iterations: steps of descent.
+        top_v: tokens that the KL covers, the target's most probable; None: the whole vocabulary.
+        normalize: divide the loss by the number of visual positions.
+        direction: ``base_to_rlvr``: tokens on the RLVR model, target base. ``reverse``: tokens on the base, target RLVR.
+            ``self``: tokens on the RLVR model for a disturbed picture, target the same model on the clean one.
+        alignment: ``paper``: the learner is read after the same layer as the target; ``released``: before it.
+        patience: stop early after so many iterations without improvement; None: never.
+        seed: of ``random``.
+
     Raises:
         InputError: a value outside its range, or two that do not go together.
     """
 
     site: Site = "tokens"
-    """``tokens``: x is added to layer 0's input, the loss covers K layers. ``mid_tokens``: x is added to the input
-    of ``layer``, and the loss is that of this layer alone."""
     select: Select = "low"
     threshold: Threshold = "max_fraction"
     tau: float = 0.4
     levels: tuple[float, ...] | None = None
-    """For ``threshold="fixed"``: an entropy in nats for each layer of the loss."""
     only_where_base_lower: bool = False
-    """Only cells whose entropy is lower in the target's model than in the learner's."""
     alpha: float = 10.0
     layers: int | None = None
-    """K. None: 16 of 28 layers, the paper's share of Qwen2.5-VL-7B, rounded."""
     layer: int | None = None
-    """For ``mid_tokens``."""
     iterations: int = 25
     top_v: int | None = 50
-    """Tokens that the KL covers, the target's most probable; None: the whole vocabulary."""
     normalize: bool = True
     direction: Direction = "base_to_rlvr"
-    """``reverse``: tokens on the base model, target RLVR. ``self``: tokens on the RLVR model for a disturbed
-    picture, target the same model on the clean one."""
     alignment: Alignment = "paper"
     patience: int | None = None
-    """Stop early after so many iterations without improvement; None: never."""
     seed: int = 0
-    """Of ``select="random"``."""
 
     def __post_init__(self) -> None:
         for name, kind in (("site", Site), ("direction", Direction), ("alignment", Alignment)):
@@ -246,6 +257,17 @@ class Replay:
 class Patch:
     """Which cells to overwrite.
 
+    Attributes:
+        select: ``low``, cells of low entropy in the base; ``high``, all others; ``random``, as many as are low; ``all``.
+        threshold: what makes a cell low: ``max_fraction``: at most ``tau`` of the largest entropy of its layer;
+            ``quantile``: the lowest share ``tau``; ``fixed``: less than ``levels``.
+        tau: the share, from 0 to 1.
+        levels: for ``fixed``: an entropy in nats for each patched layer.
+        only_where_base_lower: only cells whose entropy is lower in the base than in the RLVR model.
+        layers: the first so many layers, or which: ``7`` or ``(4, 5, 6)``.
+        positions: ``all``, or ``visual``, where each image has a threshold of its own.
+        seed: of ``random``.
+
     Raises:
         InputError: a value outside its range, or two that do not go together.
     """
@@ -254,14 +276,10 @@ class Patch:
     threshold: Threshold = "max_fraction"
     tau: float = 0.4
     levels: tuple[float, ...] | None = None
-    """For ``threshold="fixed"``: an entropy in nats for each patched layer."""
     only_where_base_lower: bool = False
     layers: int | tuple[int, ...] = 7
-    """The first so many layers, or which: a list of them becomes a tuple."""
     positions: Positions = "all"
-    """``visual``: each image has a threshold of its own."""
     seed: int = 0
-    """Of ``select="random"``."""
 
     def __post_init__(self) -> None:
         if self.positions not in get_args(Positions):

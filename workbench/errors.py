@@ -13,6 +13,11 @@ class InputError(ValueError):
     """
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra of the workbench, which is on no package index: from a clone."""
+    return f'`pip install -e ".[{extra}]"` in the folder of pyproject.toml'
+
+
 def nearest(name: str, known: Iterable[Any]) -> str:
     """`` (did you mean 'x'?)`` for the known name most like ``name``, or nothing."""
     spelled = {str(k).lower(): str(k) for k in known}

@@ -130,7 +130,7 @@ def test_unsupported_families_are_refused_with_the_supported_ones(pair_of):
 
 def test_without_transformer_lens_the_extra_is_named(pair_of, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformer_lens", None)
-    with pytest.raises(InputError, match=r'pip install "replay-workbench\[attribution\]"'):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[attribution\]"'):
         attribute(pair_of("qwen2"), [tiny.problem("qwen2")], metrics=["kl"])
 
 

@@ -1,5 +1,6 @@
 """Decoding (`test_families` compares it with the models' own `generate`): batches, samples, stops, interventions."""
 
+import warnings
 from collections import Counter
 
 import pytest
@@ -44,6 +45,17 @@ def test_dropping_finished_rows_changes_no_response(pair_of, family, monkeypatch
     assert len(lengths) > 3
     alone = [decode(pair, prompt, **settings) for prompt in prompts]
     assert alone == found[0.25][0]
+
+
+def test_greedy_samples_are_said_to_be_one_text(tiny_pair):
+    prompt = tiny_pair.encode(tiny.problem("qwen2_5_vl"))
+    with pytest.warns(UserWarning, match=r"`samples` is 3 with `temperature` 0, .* all 3 texts"):
+        texts = [r.text for r in decode(tiny_pair, prompt, samples=3, max_new_tokens=3)]
+    assert len(set(texts)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode(tiny_pair, prompt, max_new_tokens=3)
+        decode(tiny_pair, prompt, samples=3, temperature=1.0, max_new_tokens=3)
 
 
 def test_neither_the_batch_nor_more_samples_change_a_sample(tiny_pair):

@@ -219,7 +219,7 @@ def test_without_vllm_the_extra_is_named(stored, monkeypatch):
     monkeypatch.setattr("workbench.decoding.vllm_engine.find_spec", lambda name: None)
     _engine.cache_clear()
     pair = stored("qwen2_5_vl")
-    with pytest.raises(InputError, match=r'pip install "replay-workbench\[vllm\]"'):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[vllm\]"'):
         decode(pair, pair.encode(tiny.problem()), engine="vllm")
 
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 import workbench.models.presets
 from workbench.errors import InputError
-from workbench.models.pairs import fingerprint, load_pair
+from workbench.models.identity import fingerprint
+from workbench.models.pairs import load_pair
 from workbench.models.presets import PACKAGED
 from workbench.models.prompts import EncodedPrompt
 
@@ -122,7 +123,7 @@ def test_a_bundled_pair_is_float32_unless_told_otherwise():
     [
         (
             "shape",
-            r"`name` 'shape' is not a known pair \(did you mean 'shapes'\?\); there are shapes, mm-eureka",
+            r"`name` 'shape' is not a known pair \(did you mean 'shapes'\?\); there are shapes, smol, mm-eureka",
         ),
         (
             "Qwen/x",

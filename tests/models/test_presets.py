@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from workbench.conditions import Patch, default_matrix
 from workbench.errors import InputError
 from workbench.interfaces.cli import app
-from workbench.interfaces.options import matrix_of
+from workbench.interfaces.options import LowCells
 from workbench.models.bundled import controls_of
 from workbench.models.pairs import (
     batch_of,
@@ -68,7 +68,7 @@ def mine(home):
 
 def test_the_package_has_the_bundled_and_the_papers_pairs():
     presets = read_presets()
-    assert tuple(presets) == ("shapes", *PAPER)
+    assert tuple(presets) == ("shapes", "smol", *PAPER)
     for name in PAPER:
         preset = presets[name]
         size = "32B" if "32b" in name else "7B"
@@ -109,10 +109,8 @@ def test_the_agents_and_the_video_pair_have_the_released_patch(name):
 
 def test_the_command_line_takes_the_presets_patch(mine):
     own = replace(mine, preset=replace(mine.preset, patch={"layers": [0, 2], "positions": "visual"}))
-    assert matrix_of(own, None, 5.0, None, None)["patch, low"] == Patch(
-        tau=0.3, layers=(0, 2), positions="visual"
-    )
-    assert matrix_of(own, None, None, 1, None)["patch, low"] == Patch(tau=0.3, layers=1)
+    assert LowCells(alpha=5.0).matrix(own)["patch, low"] == Patch(tau=0.3, layers=(0, 2), positions="visual")
+    assert LowCells(layers=1).matrix(own)["patch, low"] == Patch(tau=0.3, layers=1, positions="visual")
     assert matrix_settings(own)["patch"] == {"layers": (0, 2), "positions": "visual"}
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from workbench.errors import InputError
-from workbench.models.weight_deltas import read_delta, write_delta
+from workbench.models.weight_deltas import LEVELS, read_delta, write_codes, write_delta
 
 
 @pytest.fixture
@@ -49,3 +50,23 @@ def test_what_is_broken_is_refused(change, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="is no saved change of weights"):
         read_delta(path)
+
+
+def test_codes_are_off_by_at_most_half_a_step_and_small(tmp_path):
+    torch.manual_seed(0)
+    change = {"a": torch.randn(16, 576), "b": 1e-4 * torch.randn(1536, 16), "none": torch.zeros(3, 4)}
+    write_codes(tmp_path / "c.safetensors", change)
+    again = read_delta(tmp_path / "c.safetensors")
+    assert list(again) == list(change)
+    for name, tensor in change.items():
+        step = tensor.abs().amax(1, keepdim=True) / LEVELS
+        assert ((again[name] - tensor).abs() <= step * 0.57).all()
+    write_delta(tmp_path / "d.safetensors", change)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in "cd"]
+    assert sizes[0] < 0.75 * sizes[1]
+    tensors = load_file(tmp_path / "c.safetensors")
+    tensors["codes"] = tensors["codes"][:-40]
+    with safe_open(tmp_path / "c.safetensors", "pt") as file:
+        save_file(tensors, tmp_path / "c.safetensors", metadata=file.metadata())
+    with pytest.raises(InputError, match="is no saved change of weights"):
+        read_delta(tmp_path / "c.safetensors")

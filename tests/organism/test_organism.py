@@ -18,6 +18,7 @@ from workbench.models.anatomy import dissect
 from workbench.models.chat import Message
 from workbench.models.prompts import encode
 from workbench.organism import data, evaluation, grpo, model, sft, training
+from workbench.organism.recipes import read_recipe
 from workbench.problems import answers, shapes, shapes_agent, shapes_video
 from workbench.problems.problem import Problem
 
@@ -69,7 +70,7 @@ def test_the_tokenizer_reads_any_text_back(processor):
     for text in (
         "How many red circles are there?",
         "café <script> 42\n\t漢字",
-        shapes.problems("test", 1)[0]["chain"],
+        next(shapes.problems("test", 1))["chain"],
     ):
         ids = processor.tokenizer(text)["input_ids"]
         assert processor.tokenizer.decode(ids) == text
@@ -283,7 +284,7 @@ def test_rl_prompts_are_what_the_models_are_asked(processor, organism, kind, nam
 def test_reward_is_the_right_answer_and_nothing_else():
     said = ["<answer> 3</answer>", "<answer>4</answer>", "3", "<answer>4</answer> <answer> 3 </answer>"]
     assert grpo.reward([[{"content": s}] for s in said], ["3"] * 4, [None] * 4) == [1.0, 0.0, 0.0, 1.0]
-    assert answers.extract("no tags")[0] is None
+    assert answers.extract("no tags " * 60)[0] is None
     assert answers.verify("<answer>Red</answer>", "red").correct
 
 
@@ -305,7 +306,7 @@ def test_the_control_by_lot_differs_from_rlvr_in_its_reward_alone(recipe):
     assert {key for key in usual if usual[key] != control[key]} == {
         *("reward", "checkpoint_steps", "validation_steps")
     }
-    assert training.read_recipe()["random"]["steps"] is None  # as many as the model that is kept
+    assert read_recipe(None, training.RECIPE)["random"]["steps"] is None  # as many as the model that is kept
 
 
 def test_the_table_reads_as_markdown(tmp_path, organism, processor):
@@ -325,8 +326,8 @@ def test_the_table_reads_as_markdown(tmp_path, organism, processor):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: training.read_recipe(p / "none.yaml"), "`recipe` .* can't be read"),
-        (lambda p: evaluation.evaluate(p), "holds no model; train one with `workbench organism train`"),
+        (lambda p: read_recipe(p / "none.yaml", training.RECIPE), "`recipe` .* can't be read"),
+        (lambda p: evaluation.evaluate(p), "holds no model, base/model.safetensors is missing; train one"),
         (lambda p: evaluation.evaluate(p, samples=0), "`samples` is 0"),
     ],
 )
@@ -338,7 +339,7 @@ def test_bad_input(tmp_path, call, message):
 def test_a_recipe_without_a_section_is_refused(tmp_path):
     (tmp_path / "r.yaml").write_text("seed: 1\n")
     with pytest.raises(InputError, match="lacks vocabulary, model, sft, grpo"):
-        training.read_recipe(tmp_path / "r.yaml")
+        read_recipe(tmp_path / "r.yaml", training.RECIPE)
 
 
 def test_problem_answers_are_what_the_reward_accepts():

@@ -1,13 +1,38 @@
 """Extraction in its stated order; verification by kind; time limits off the main thread."""
 
+import csv
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from workbench.errors import InputError
 from workbench.problems import answers
 from workbench.problems.answers import extract, number, verify
+
+
+def cases(file):
+    """Rows of a table of responses, with what each must be judged."""
+    with (Path(__file__).parent / "data" / file).open(encoding="utf-8", newline="") as table:
+        return [
+            pytest.param(row, id=f"{file[:4]}{number}")
+            for number, row in enumerate(csv.DictReader(table), start=2)
+        ]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("row", [*cases("answers.csv"), *cases("more_answers.csv")])
+def test_a_response_is_judged_as_people_judge_it(row):
+    outcome = verify(
+        row["response"],
+        row["reference"],
+        row["verifier"],
+        choices=tuple(filter(None, row["choices"].split("|"))),
+    )
+    assert outcome.correct is (row["correct"] == "1"), outcome
 
 
 @pytest.mark.parametrize(
@@ -17,7 +42,14 @@ from workbench.problems.answers import extract, number, verify
         (r"so \boxed{\frac{1}{2}} it is", (r"\frac{1}{2}", "boxed")),
         (r"\boxed{7} <answer>\boxed{8}</answer>", ("8", "answer tag, boxed")),
         (r"\boxed{7} then \boxed{8", ("7", "boxed")),
-        ("it is 5", (None, "no answer")),
+        ("it is 5", ("it is 5", "whole response")),
+        ("<think>or <answer>6</answer></think> 5", ("5", "whole response")),
+        (
+            "<think>5 <answer>6</answer>",
+            ("6", "answer tag"),
+        ),  # the thinking never ends, the tag ends the response
+        ("<think>the tag <answer>6</answer> is for later, so", (None, "no answer")),
+        ("<answer>4</answer> <answer></answer>", ("4", "answer tag")),
         ("<answer></answer>", ("", "answer tag")),
         ("", (None, "no answer")),
     ],
@@ -27,8 +59,14 @@ def test_the_answer_is_looked_for_in_order(response, expected):
 
 
 def test_last_letters_and_last_numbers_come_last():
-    assert extract("A man said (B), not E.", "choice", ("x", "y", "z")) == ("B", "last letter")
-    assert extract("It's 3, or 1,200.5 in all", "numeric") == ("1,200.5", "last number")
+    man = "A man chose (B), not E."
+    assert extract(man, "choice", ("x", "y", "z")) == (man, "whole response")
+    assert extract(f"{man}\n" * 9, "choice", ("x", "y", "z")) == ("B", "last letter")
+    assert extract("It's 3, or 1,200.5 in all", "numeric") == (None, "no answer")
+    assert extract("There are two. It's 1,200.5 in all", "numeric") == (
+        "It's 1,200.5 in all",
+        "last sentence",
+    )
     assert extract("<answer>2</answer> 9", "numeric") == ("2", "answer tag")
     assert extract("nothing here", "choice", ("x", "y")) == (None, "no answer")
 
@@ -60,7 +98,8 @@ def test_numbers_are_read_as_people_write_them(text, value):
     [
         ("<answer> Red </answer>", "red", "exact", (), True),
         ("<answer>light  blue</answer>", "Light blue", "exact", (), True),
-        ("red", "red", "exact", (), False),
+        ("red", "red", "exact", (), True),
+        ("red or blue", "red", "exact", (), False),
         ("<answer>B</answer>", "B", "choice", ("red", "blue"), True),
         ("<answer>(b)</answer>", "B", "choice", ("red", "blue"), True),
         ("<answer>B. blue</answer>", "B", "choice", ("red", "blue"), True),
@@ -86,21 +125,25 @@ def test_verification(response, answer, verifier, choices, correct):
 def test_an_outcome_says_how_it_was_decided():
     assert verify("<answer>3</answer>", "3", "numeric").how == "answer tag, numeric within 0.001"
     assert verify("hm", "3").how == "no answer"
-    assert verify(r"\boxed{2/4}", r"\frac{1}{2}", "math").how == "boxed, math-verify"
+    assert (
+        verify("<answer>B or C</answer>", "C", "choice", choices="wxyz").how == "answer tag, several options"
+    )
+    assert verify(r"\boxed{2/4}", r"\frac{1}{2}", "math").how == "boxed, numbers"
+    assert verify(r"\boxed{x+x}", "2x", "math").how == "boxed, expressions"
 
 
 def test_mathematics_off_the_main_thread_and_after_a_timeout():
     found = []
-    thread = threading.Thread(target=lambda: found.append(verify(r"\boxed{0.5}", r"\frac{1}{2}", "math")))
+    thread = threading.Thread(target=lambda: found.append(verify(r"\boxed{2x}", "x+x", "math")))
     thread.start()
     thread.join()
     assert found[0].correct
     started = time.perf_counter()
     hard = verify(r"\boxed{x+1}", r"x + 1 + 10^{-30}", "math", seconds=0.0)
-    assert (hard.correct, hard.how) == (False, "boxed, math-verify timed out")
+    assert (hard.correct, hard.how) == (False, "boxed, out of time")
     assert time.perf_counter() - started < 20
-    assert answers._WORKER.process is None
-    assert verify(r"\boxed{0.5}", r"\frac{1}{2}", "math", seconds=30).correct
+    assert answers.WORKER.process is None
+    assert verify(r"\boxed{2x}", "x+x", "math", seconds=30).correct
 
 
 def test_bad_input():
@@ -109,6 +152,57 @@ def test_bad_input():
     ):
         verify("<answer>3</answer>", "3", "regex")
     with pytest.raises(
-        InputError, match="`answer` is 'three', which is no number; use the verifier 'exact' or 'math'"
+        InputError, match="`answer` is 'a few', which is no number; use the verifier 'exact' or 'math'"
     ):
-        verify("<answer>3</answer>", "three", "numeric")
+        verify("<answer>3</answer>", "a few", "numeric")
+
+
+_PIECES = [
+    "<answer>",
+    "</answer>",
+    "<think>",
+    "</think>",
+    "\\boxed{",
+    "}",
+    "{",
+    "$",
+    "The answer is ",
+    "A",
+    "B or ",
+    "5",
+    "1,0",
+    "/0",
+]
+_PIECES += [
+    "\\frac",
+    " ",
+    "\n",
+    "not ",
+    "(",
+    ")",
+    "=",
+    "^",
+    "½",
+    "答案是",
+    "red",
+    ".",
+    "%",
+    "\\text{",
+    "五",
+    "-",
+    "e9",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=3)), max_size=12).map("".join))
+def test_any_response_is_judged_without_an_error(response):
+    for verifier, reference in (
+        ("choice", "A"),
+        ("numeric", "5"),
+        ("exact", "red"),
+        ("exact", "yes"),
+        ("exact", "1/2"),
+    ):
+        outcome = verify(response, reference, verifier, choices=("red", "5"))
+        assert outcome.answer is not None or not outcome.correct

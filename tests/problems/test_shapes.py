@@ -7,6 +7,7 @@ import pytest
 
 from workbench.errors import InputError
 from workbench.problems import shapes
+from workbench.problems.problem import load_problems
 
 
 def boards(n: int, seed: int = 0):
@@ -16,7 +17,7 @@ def boards(n: int, seed: int = 0):
 
 
 def test_a_problem_is_a_function_of_split_seed_and_index():
-    first, again = shapes.problems("test", 10, seed=3), shapes.problems("test", 10, seed=3)
+    first, again = [*shapes.problems("test", 10, seed=3)], [*shapes.problems("test", 10, seed=3)]
     assert [p["question"] for p in first] == [p["question"] for p in again]
     assert all(a["image"].tobytes() == b["image"].tobytes() for a, b in zip(first, again, strict=True))
     assert [p["id"] for p in first[:5]] == [p["id"] for p in shapes.problems("test", 5, seed=3)]
@@ -156,7 +157,7 @@ def test_a_response_holds_a_chain_and_what_it_leads_to():
 def test_problems_are_those_that_the_bundled_pair_was_measured_on():
     digest = hashlib.sha256()
     for split in shapes.SPLITS:
-        for problem in shapes.problems(split, 30, 0) + shapes.problems(split, 12, 5):
+        for problem in (*shapes.problems(split, 30, 0), *shapes.problems(split, 12, 5)):
             pinned = tuple(problem[k] for k in ("id", "question", "answer", "family", "tone", "chain"))
             digest.update(repr(pinned).encode() + problem["image"].tobytes())
     assert digest.hexdigest() == "bcee81398f45d61b232d774b92e5678cd3b79ee4b548d6a1f955aeb6cbdc7944"
@@ -244,3 +245,11 @@ def test_shapes_are_drawn_where_the_board_says():
 def test_bad_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         shapes.problems(*arguments)
+
+
+def test_loading_draws_one_at_a_time_and_says_how_far_it_is(monkeypatch):
+    drawn, told = [], []
+    real = shapes._record
+    monkeypatch.setattr(shapes, "_record", lambda *a: drawn.append(a) or real(*a))
+    load_problems("shapes", limit=3, progress=lambda done, total: told.append((done, total, len(drawn))))
+    assert told == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]

@@ -70,7 +70,7 @@ def test_only_a_call_that_shows_the_label_large_enough_counts():
 
 
 def test_a_problem_is_a_function_of_split_seed_and_index():
-    first, again = shapes_agent.problems("test", 4, seed=3), shapes_agent.problems("test", 4, seed=3)
+    first, again = [*shapes_agent.problems("test", 4, seed=3)], [*shapes_agent.problems("test", 4, seed=3)]
     assert [p["question"] for p in first] == [p["question"] for p in again]
     assert all(a["image"].tobytes() == b["image"].tobytes() for a, b in zip(first, again, strict=True))
     assert [p["family"] for p in first] == ["detail", "search"] * 2

@@ -56,7 +56,7 @@ def test_answers_are_balanced(family):
 
 
 def test_a_problem_is_a_function_of_split_seed_and_index_with_two_frames_a_moment():
-    first, again = shapes_video.problems("test", 6, seed=3), shapes_video.problems("test", 6, seed=3)
+    first, again = [*shapes_video.problems("test", 6, seed=3)], [*shapes_video.problems("test", 6, seed=3)]
     for one, other in zip(first, again, strict=True):
         assert one["question"] == other["question"]
         assert [f.tobytes() for f in one["video"]] == [f.tobytes() for f in other["video"]]

@@ -220,7 +220,7 @@ def test_pyav_missing(tmp_path, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"pip install 'replay-workbench\[video\]'"):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[video\]"'):
         sample_frames(path)
 
 

@@ -112,12 +112,15 @@ def test_interventions_join_the_report(tiny_pair, problems, tmp_path):
     )
 
 
+def old_run(folder):
+    folder.mkdir()
+    (folder / "old").write_text("precious")
+    (folder / "manifest.json").write_text('{"old": "", "spec.json": ""}')
+
+
 def test_an_existing_run_is_kept_unless_told(tiny_pair, problems, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old").write_text("precious")
-    with pytest.raises(
-        InputError, match=r"`out` .*run exists; name another folder, or replace an old run with `--overwrite`"
-    ):
+    old_run(tmp_path / "run")
+    with pytest.raises(InputError, match=r"`out` .*run exists: a run of 2 files.* overwrite=True"):
         study(tiny_pair, problems, tmp_path / "run", **SETTINGS)
     assert (tmp_path / "run" / "old").read_text() == "precious"
     study(tiny_pair, problems, tmp_path / "run", **SETTINGS, overwrite=True)
@@ -126,8 +129,7 @@ def test_an_existing_run_is_kept_unless_told(tiny_pair, problems, tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_run_intact(tiny_pair, problems, tmp_path, monkeypatch):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old").write_text("precious")
+    old_run(tmp_path / "run")
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -138,6 +140,93 @@ def test_a_full_disk_leaves_the_old_run_intact(tiny_pair, problems, tmp_path, mo
     ):
         study(tiny_pair, problems, tmp_path / "run", **SETTINGS, overwrite=True)
     assert (tmp_path / "run" / "old").read_text() == "precious"
+
+
+REFUSED = {
+    "samples": (0, "`samples` is 0; expected a whole number of at least 1"),
+    "max_new_tokens": (0, "`max_new_tokens` is 0"),
+    "bins": (1, "`bins` is 1; expected a whole number of at least 2"),
+    "top_k": (0, "`top_k` is 0"),
+    "null_draws": (-1, "`null_draws` is -1"),
+    "batch_size": (0, "`batch_size` is 0"),
+    "seed": (-1, "`seed` is -1"),
+    "interventions": ({"deep": Replay(layers=99)}, "`layers` is 99, but the models have 3 layers"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_be_seen_before_is_refused_before(tiny_pair, problems, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(study_module, "trace", lambda *a, **k: pytest.fail("traced"))
+    value, message = REFUSED[name]
+    with pytest.raises(InputError, match=message):
+        study(tiny_pair, problems, tmp_path / "run", **SETTINGS | {name: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_problems_without_answer_or_picture_are_refused_before(tiny_pair, problems, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, "trace", lambda *a, **k: pytest.fail("traced"))
+    mixed = [*problems, replace(problems[0], id="tiny/9", answer=None, images=())]
+    with pytest.raises(InputError, match=r"1 of 4 problems, such as 'tiny/9', have no answer to judge"):
+        study(tiny_pair, mixed, tmp_path / "run", **SETTINGS, interventions={"patch": Patch(layers=2)})
+    with pytest.raises(InputError, match=r"1 of 4 problems, such as 'tiny/9', have no picture to disturb"):
+        study(tiny_pair, mixed, tmp_path / "run", **SETTINGS, perturbed=True)
+
+
+def test_a_part_that_cannot_be_made_costs_no_other(tiny_pair, problems, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise KeyError("a <b>fault</b>")
+
+    monkeypatch.setattr(study_module, "outcome_claims", broken)
+    monkeypatch.setattr(study_module, "follow", broken)
+    with pytest.warns(UserWarning, match="could not be made and is left out") as told:
+        result = study(
+            tiny_pair,
+            problems,
+            tmp_path / "run",
+            **SETTINGS,
+            perturbed=True,  # three random answers: none is right, so that the perturbation has nothing to go on
+            interventions={"patch": Patch(layers=2)},
+            samples=2,
+            max_new_tokens=3,
+        )
+    assert {*result.skipped} == {
+        "perturbation",
+        "claims of interventions",
+        "probabilities of followed tokens",
+    }
+    assert "draw more" in result.skipped["perturbation"]
+    assert len([w for w in told if "is left out" in str(w.message)]) == 3
+    run = tmp_path / "run"
+    assert (run / "tables" / "responses.parquet").is_file()
+    assert (run / "tables" / "nulls.parquet").is_file()
+    assert not (run / "tables" / "perturbation.parquet").exists()
+    page = result.report.read_text()
+    assert "Left out of this study" in page
+    assert "KeyError: &#39;a &lt;b&gt;fault&lt;/b&gt;&#39;" in page
+    assert json.loads((run / "spec.json").read_text())["skipped"] == dict(result.skipped)
+    assert "Traceback" in (run / "tracebacks.txt").read_text()
+    assert "perturbation" in repr(result)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_figure_or_a_page_that_cannot_be_made_costs_no_table(tiny_pair, problems, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise InputError("nothing to draw")
+
+    monkeypatch.setattr(study_module, "ablation_figures", broken)
+    matrix = {"patch": Patch(layers=2)}
+    how = {**SETTINGS, "interventions": matrix, "samples": 2, "max_new_tokens": 3}
+    with pytest.warns(UserWarning, match="figures of interventions could not be made"):
+        result = study(tiny_pair, problems, tmp_path / "run", **how)
+    assert {*result.skipped} == {"figures of interventions"}
+    assert "figures of interventions" in result.report.read_text()
+    assert (tmp_path / "run" / "tables" / "ablation.csv").is_file()
+    assert (tmp_path / "run" / "figures" / "kl_by_layer.html").is_file()
+    monkeypatch.setattr(study_module, "write_report", broken)
+    with pytest.warns(UserWarning, match="report could not be made"):
+        result = study(tiny_pair, problems, tmp_path / "other", **SETTINGS)
+    assert {*result.skipped} == {"report"}
+    assert (tmp_path / "other" / "manifest.json").is_file()
 
 
 def test_out_that_is_a_file_or_under_one(tiny_pair, problems, tmp_path):

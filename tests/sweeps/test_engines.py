@@ -32,7 +32,7 @@ def test_an_unknown_engine_is_refused(home):
 @pytest.mark.parametrize("engine", ["ray", "slurm"])
 def test_an_engine_that_is_not_installed_is_told_with_its_extra(engine, home, monkeypatch):
     monkeypatch.setitem(sys.modules, {"ray": "ray", "slurm": "submitit"}[engine], None)
-    with pytest.raises(InputError, match=rf"replay-workbench\[{engine}\]"):
+    with pytest.raises(InputError, match=rf"pip install -e \"\.\[{engine}\]\""):
         run_sweep(spec(home), home / "out", engine=engine)
 
 

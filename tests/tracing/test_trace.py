@@ -220,7 +220,7 @@ def test_the_table_has_one_row_per_cell():
     layers, positions = record.kl.shape
     assert len(table) == layers * positions
     row = table.iloc[positions + 5]
-    assert (row["layer"], row["position"], row["problem_id"]) == (1, 5, "p0")
+    assert (row["layer"], row["position"], row["problem"]) == (1, 5, "p0")
     assert row["kl"] == record.kl[1, 5].item()
     assert row["kl_null"] == pytest.approx(record.kl_null[:, 1, 5].mean().item())
     assert row["kind"] == TokenKind(int(record.kind[5])).name.lower()
@@ -312,6 +312,12 @@ def test_an_existing_folder_is_never_written_to(tmp_path: Path):
     with pytest.raises(InputError, match=r"`folder` .* exists; name a new one, `trace.save\('trace-2'\)`"):
         traced().save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_saved_folder_has_the_mode_that_any_new_one_has(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    saved = traced().save(tmp_path / "trace")
+    assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):

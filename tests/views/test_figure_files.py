@@ -9,7 +9,7 @@ from PIL import Image
 from synthetic import synthetic_trace
 
 from workbench.analysis.shift import stratified_shift
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.views import shift_figures as figures
 from workbench.views.figure_files import UNSEEN, pack_png, write_figures
 
@@ -54,7 +54,7 @@ def test_write_says_in_one_line_why_there_are_no_pictures(tmp_path, shift, monke
     assert "BROWSER_PATH" in hint
     monkeypatch.setitem(sys.modules, "kaleido", None)
     hint = write_figures({"kl": figures.shift_bars(shift.table)}, tmp_path)
-    assert hint == 'No PNG files: kaleido is not installed; pip install "replay-workbench[export]" adds it.'
+    assert hint == f"No PNG files: kaleido is not installed; {install('export')} adds it."
     with pytest.raises(InputError, match="`figures` is empty"):
         write_figures({}, tmp_path)
 

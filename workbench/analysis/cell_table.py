@@ -77,7 +77,11 @@ def cell_table(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """One row a cell: where it is, the quantities of the module's text, and what shifts there.
+    """One row a cell: where it is, what the base model and the picture are like there, and what shifts.
+
+    The quantities are ``entropy_base`` and ``entropy_translated`` (nats), ``base_norm``, ``attention`` received from later
+    positions, ``row``, ``column`` and ``distance`` in the picture, ``object`` (1 on a shape, 0 on background), and ``position``
+    in the prompt.
 
     Columns: problem, layer, last_layer (whether it is the decoder's last), kind, position; the quantities, NaN where they
     are not defined (``position`` is defined everywhere); kl, kl_null, ratio, entropy_change, top1_agreement, cosine. The last

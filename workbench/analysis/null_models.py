@@ -26,7 +26,9 @@ NULLS: tuple[str, ...] = get_args(NullKind)
 def null_pair(
     pair: ModelPair, kind: NullKind = "permuted", seed: int = 0, *, scale: float = 1.0
 ) -> ModelPair:
-    """The pair with a null model in place of the RLVR model; the module's text tells how it is made.
+    """The pair with a null model in place of the RLVR model: the base plus a random update as large as RLVR's.
+
+    ``permuted``: the entries of RLVR's update in random order, tensor by tensor; ``gaussian``: noise of each tensor's norm.
 
     The base is shared, the given pair untouched. ``scale`` multiplies the random update. Weights are summed in at least
     float32 and rounded to the model's dtype; ``provenance["null"]["size"]`` is the norm of the null's update over that of

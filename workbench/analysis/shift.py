@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from workbench.analysis.low_entropy import headline, judged, part_name
 from workbench.analysis.verdicts import Claim
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Settings
 from workbench.lens.strata import check_bins, fraction_strata, quantile_strata
@@ -93,6 +94,11 @@ class ShiftTable:
             + markup.folded(f"every token kind: {len(pooled)} pooled rows", markup.table(_readable(pooled)))
         )
 
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe({"shift": self.table, "correlations": self.correlations})
+
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""
         return self.table.copy()
@@ -116,6 +122,10 @@ def stratified_shift(
 ) -> ShiftTable:
     """Shift by stratum of base entropy, and whether low-entropy cells shift more than high-entropy ones.
 
+    1. Cut the cells of each layer and token kind into strata of base entropy, over the whole split.
+    2. Per stratum, average what changed: per layer, over all layers, and without the last one.
+    3. Set the matched-noise null beside it; intervals resample problems.
+
     Args:
         trace: what ``workbench.trace`` returned, with ``null_draws`` of at least 1 for the null columns.
         bins: strata per layer and kind.
@@ -127,8 +137,19 @@ def stratified_shift(
         level: coverage of the intervals.
         seed: of the resamples.
 
+    Returns:
+        The table, rank correlations with entropy, and verdicts; `ShiftTable.columns` says what every column means.
+
     Raises:
         InputError: an empty trace, ``bins`` below 2 or above the number of cells, unknown ``by``, ``kinds``.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> table = wb.stratified_shift(wb.trace(pair, wb.load_problems("shapes", limit=8)), bins=5)
+        >>> sorted(table.table["stratum"].unique().tolist())
+        [0, 1, 2, 3, 4]
+        >>> table.verdict.startswith("Low-entropy")
+        True
     """
     check_bins(bins)
     if by not in BY:
@@ -179,7 +200,7 @@ def top_prediction_shift(
 ) -> pd.DataFrame:
     """The top tokens of both models at the same cells of one prompt, side by side, as text.
 
-    One row per (layer, position). Columns: layer, position, kind, token; base_top1, base_probability,
+    One row per (layer, position). Columns: problem, layer, position, kind, token; base_top1, base_probability,
     rlvr_top1, rlvr_probability; top1_agreement, topk_overlap, kl, entropy_base, entropy_rlvr (nats);
     base_top, rlvr_top: all top tokens with their probabilities, ``"three 0.41 · four 0.22"``.
 
@@ -193,6 +214,7 @@ def top_prediction_shift(
     for layer in _index(list(one.layers), layers, "layers"):
         for place in places:
             row: dict[str, Any] = {
+                "problem": one.prompts[0].problem_id,
                 "layer": one.layers[layer],
                 "position": int(one.position[place]),
                 "kind": TokenKind(int(one.kind[place])).name.lower(),

@@ -23,12 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from workbench.analysis.null_models import check_update, named_weights
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, spearman
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import collate
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
+from workbench.models.rope_memory import from_rest
 from workbench.problems.problem import Problem, listed
 from workbench.views import markup
 
@@ -72,6 +74,11 @@ class WeightChanges:
             + markup.folded("every weight", markup.table(self.table))
         )
 
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
+
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""
         return self.table.copy()
@@ -94,7 +101,12 @@ class WeightChanges:
 def compare_weights(
     pair: ModelPair, problems: Sequence[Problem | EncodedPrompt], *, resamples: int = 1000, seed: int = 0
 ) -> WeightChanges:
-    """The change of every weight beside that of every module's output; the module's text tells how.
+    """The change of every weight beside that of every module's output, and how well one tells the other.
+
+    1. Per weight: the norm of its change, over the norm of the base's weight, and of matrices its effective rank.
+    2. Per linear module and decoder layer: the relative change of its output on the prompts, in the running models (``total``)
+       and of the RLVR module fed with what the base's receives (``own``).
+    3. Spearman correlations over modules of relative weight change and both of these.
 
     Args:
         pair: what `load_pair` returned.
@@ -242,6 +254,7 @@ def _squares(pair: ModelPair, prompt: EncodedPrompt, watched: Sequence[str]) -> 
     return sums
 
 
+@from_rest
 def _run(anatomy: Anatomy, prompt: EncodedPrompt, pad_id: int) -> None:
     anatomy.model(**anatomy.placed(collate([prompt], pad_id)), use_cache=False)
 

@@ -29,6 +29,7 @@ from workbench.analysis.null_models import (
     null_pair,
 )
 from workbench.analysis.verdicts import state, times
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
 from workbench.lens.strata import check_bins
@@ -98,6 +99,11 @@ class NullShift:
             + markup.folded("by stratum, KL in nats", markup.table(self.table.loc[:, strata]))
         )
 
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
+
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""
         return self.table.copy()
@@ -127,7 +133,11 @@ def weight_nulls(
     batch_size: int = 8,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
-    """Trace the pair, null models and other pairs, and compare what shifts where; the module's text tells how.
+    """Trace the pair, null models and other pairs, and compare what shifts where.
+
+    1. Null models: the base plus the RLVR update permuted within each tensor, or plus noise of its norm.
+    2. Every model is traced against the same base on the same prompts; strata are those of the base's entropy.
+    3. RLVR over null, stratum by stratum, and the low-over-high contrast of RLVR over that of the null, with intervals.
 
     Args:
         pair: what `load_pair` returned.

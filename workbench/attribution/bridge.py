@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.models.anatomy import Anatomy, sharing
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava", "llava_onevision", "idefics3", "qwen2", "qwen3", "llama")
@@ -201,8 +201,7 @@ def check_family(anatomy: Anatomy) -> None:
         import transformer_lens  # noqa: F401
     except ImportError as missing:
         raise InputError(
-            "attribution needs TransformerLens; expected the extra `attribution`: "
-            'pip install "replay-workbench[attribution]"'
+            f"attribution needs TransformerLens; expected the extra `attribution`: {install('attribution')}"
         ) from missing
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from workbench.attribution.final_head import FinalHead
 from workbench.errors import InputError
+from workbench.lens.kl import kl_of_logits
 from workbench.names import METRICS, Metric
 
 NODES = 16
@@ -143,7 +144,7 @@ def split_change(
 def measure(metric: Metric, z_base: Tensor, z_rlvr: Tensor, answer: Answer | None) -> Tensor:
     """The measured change of every cell, from logits (cells, vocabulary)."""
     if metric == "kl":
-        return kl(z_base, z_rlvr)
+        return kl_of_logits(z_base, z_rlvr)
     return value(metric, z_rlvr, answer) - value(metric, z_base, answer)
 
 
@@ -154,12 +155,6 @@ def value(metric: Metric, logits: Tensor, answer: Answer | None) -> Tensor:
         return logits[..., answer.right] - logits[..., answer.wrong]
     log_probability = logits[..., answer.right] - logits.logsumexp(-1)
     return log_probability.exp() if metric == "probability" else log_probability
-
-
-def kl(z_base: Tensor, z_rlvr: Tensor) -> Tensor:
-    """KL(base || rlvr) in nats, from logits (..., vocabulary)."""
-    log_base, log_rlvr = z_base.log_softmax(-1), z_rlvr.log_softmax(-1)
-    return (log_base.exp() * (log_base - log_rlvr)).sum(-1)
 
 
 def mean_slope(metric: Metric, z_base: Tensor, z_rlvr: Tensor, answer: Answer | None) -> Tensor:

@@ -26,8 +26,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.attribution.bridge import Activations, Bridge
-from workbench.attribution.contributions import Answer, Component, kl, value
+from workbench.attribution.contributions import Answer, Component, value
 from workbench.attribution.final_head import FinalHead
+from workbench.lens.kl import kl_of_logits
 from workbench.names import Metric
 
 Direction = Literal["noising", "denoising"]
@@ -83,7 +84,7 @@ class Aim:
         theirs = torch.cat([wrote[layer][self.cells[layer]] for layer, _ in chosen])
         mine, theirs = self._logits(mine, frozen), self.donor.head.logits(theirs)
         base, rlvr = (theirs, mine) if self.direction == "noising" else (mine, theirs)
-        return kl(base, rlvr).sum(-1) / int(self.cells.sum())
+        return kl_of_logits(base, rlvr).sum(-1) / int(self.cells.sum())
 
     def at_end(
         self, metric: Metric, hidden: Float[Tensor, "rows positions hidden"], *, frozen: bool = False

@@ -12,7 +12,8 @@ its own way, and has random streams of its own.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,11 +26,14 @@ from workbench.decoding.vllm_engine import Model, VllmEngine, engine_for, vllm_r
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import batches, collate, problem_seed
+from workbench.models.finite import NotFiniteError, naming
 from workbench.models.pairs import ModelPair
+from workbench.models.positions import next_positions
 from workbench.models.prompts import EncodedPrompt
+from workbench.models.rope_memory import check_together, from_rest
 from workbench.problems.problem import listed
 from workbench.tracing.edits import Intervention, batch_edits, one_each
-from workbench.tracing.residuals import prefill
+from workbench.tracing.residuals import prefill, refuse_not_finite
 from workbench.views import markup
 
 Engine = VllmEngine | Literal["vllm"]
@@ -70,7 +74,33 @@ def decode(
     stop: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> list[Response]:
-    """Responses to one prompt; see `decode_many` for several and for what the arguments mean."""
+    """Responses to one prompt, from either model, with or without an intervention; `decode_many` takes several prompts.
+
+    Args:
+        pair: what `load_pair` returned, with a tokenizer.
+        prompt: an encoded prompt: ``pair.encode(problem)``.
+        model: which of the two answers.
+        intervention: made for this prompt: learnt tokens or a prepared patch; written into the prefill, and nowhere else.
+        samples: responses, all from one prefill.
+        temperature: 0 is greedy, and then every sample is the same, which a warning says.
+        seed: of the samples; each problem has a random stream of its own, sample i reads row i of it.
+        max_new_tokens: where a response is cut off.
+        stop: strings that end a response; it ends right after the first of them.
+        engine: as in `decode_many`.
+
+    Raises:
+        InputError: what `decode_many` refuses.
+
+    Returns:
+        ``samples`` responses: text, number of tokens, and whether each stopped by itself.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> problem = wb.load_problems("shapes", limit=1)[0]
+        >>> answers = wb.decode(pair, pair.encode(problem), samples=3, temperature=1.0, seed=0, max_new_tokens=48)
+        >>> [answer.sample for answer in answers]
+        [0, 1, 2]
+    """
     return decode_many(
         pair,
         [prompt],
@@ -108,7 +138,7 @@ def decode_many(
         model: which of the two answers.
         interventions: one for each prompt, made for it; None for none.
         samples: responses per prompt; all from one prefill.
-        temperature: 0 is greedy, and then every sample is the same.
+        temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples.
         max_new_tokens: where a response is cut off.
         stop: strings that end a response; it ends right after the first of them.
@@ -120,6 +150,7 @@ def decode_many(
     Raises:
         InputError: a number outside its range, no tokenizer, an intervention that was made for another prompt, or what
             `vllm_request` refuses.
+        NotFiniteError: a forward of a prompt gives NaN or infinity; it says where.
     """
     if model not in ("base", "rlvr"):
         raise InputError(
@@ -158,6 +189,12 @@ def respond(
 ) -> list[list[Response]]:
     """What `decode_many` does, for one model with its processor or tokenizer."""
     check_sampling(samples, temperature, max_new_tokens, seed)
+    if temperature == 0 and samples > 1:
+        warnings.warn(
+            f"`samples` is {samples} with `temperature` 0, which is greedy: all {samples} texts of a prompt are the same; one is "
+            f"enough, or draw them: decode(pair, prompt, samples={samples}, temperature=1.0)",
+            stacklevel=2,
+        )
     prompts = listed(prompts, "decode(pair, pair.encode(problem))", EncodedPrompt, name="prompts")
     given = one_each(interventions, [prompt.problem_id for prompt in prompts])
     stops = Stops(processor, anatomy, stop)
@@ -166,7 +203,7 @@ def respond(
         begun = time.perf_counter()
         if engine is None:
             uniforms = torch.stack([_uniforms(seed, p.problem_id, samples, max_new_tokens) for p in batch])
-            ids = _generate(anatomy, batch, given[here], uniforms, temperature, stops)
+            ids = generate_ids(anatomy, batch, given[here], uniforms, temperature, stops)
         else:
             how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
             ids = engine.generate(
@@ -197,7 +234,8 @@ def _uniforms(seed: int, problem_id: str, samples: int, length: int) -> Tensor:
 
 
 @torch.no_grad()
-def _generate(
+@from_rest
+def generate_ids(
     anatomy: Anatomy,
     prompts: Sequence[EncodedPrompt],
     interventions: Sequence[Intervention | None],
@@ -205,10 +243,12 @@ def _generate(
     temperature: float,
     stops: Stops,
 ) -> list[list[list[int]]]:
-    """Token ids of every sample of every prompt, up to the end of the response."""
+    """Token ids of every sample of every prompt, up to the end of the response; ``uniforms``: (prompts, samples, tokens)."""
     count, samples, longest = uniforms.shape
-    inputs = {name: value.to(anatomy.device) for name, value in collate(prompts, stops.ends[0]).items()}
-    output = prefill(anatomy, inputs, write=batch_edits(prompts, interventions))
+    inputs = anatomy.placed(collate(prompts, stops.ends[0]))
+    check_together(anatomy.model, inputs["attention_mask"], longest)
+    with naming([prompt.problem_id for prompt in prompts]):
+        output = prefill(anatomy, inputs, write=batch_edits(prompts, interventions))
     cache_name = (
         "cache" if hasattr(output, "cache") and output.get("cache") is not None else "past_key_values"
     )
@@ -216,12 +256,17 @@ def _generate(
     cache.batch_repeat_interleave(samples)
     logits = logits.repeat_interleave(samples, 0)
     mask = inputs["attention_mask"].repeat_interleave(samples, 0)
-    position = _next_position(anatomy, inputs).repeat_interleave(samples, -2)
-    draws = uniforms.flatten(0, 1).to(logits.device)
-    ids = torch.full((count * samples, longest), -1, device=logits.device)
+    position = next_positions(inputs["position_ids"]).repeat_interleave(samples, -2)
+    draws = uniforms.flatten(0, 1)
+    draws = draws.to(logits.device) if has_float64(logits.device) else draws
+    ids = torch.full((count * samples, longest), -1, device=logits.device)  # -1: after its end
     rows = torch.arange(len(ids), device=logits.device)  # of `ids`, which the batch still holds
     finished = torch.zeros_like(rows, dtype=torch.bool)
     for step in range(longest):
+        wrong = ~logits.isfinite().all(-1) & ~finished
+        if bool(wrong.any()):
+            row = int(rows[wrong][0])
+            _refuse(anatomy, prompts[row // samples], interventions[row // samples], ids[row, :step], stops)
         logits[:, stops.forbidden] = -torch.inf
         token = _pick(logits, temperature, draws[:, step])
         ids[rows, step] = torch.where(finished, -1, token)
@@ -232,7 +277,7 @@ def _generate(
         if done >= DROP_AT * len(rows):
             kept = (~finished).nonzero()[:, 0]
             cache.batch_select_indices(kept)
-            mask, draws, position = mask[kept], draws[kept], position.index_select(-2, kept)
+            mask, draws, position = mask[kept], draws[kept.to(draws.device)], position.index_select(-2, kept)
             rows, token, finished = rows[kept], token[kept], finished[kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         output = anatomy.model(
@@ -246,26 +291,31 @@ def _generate(
     return [[[i for i in row if i >= 0] for row in rows] for rows in ids.view(count, samples, -1).tolist()]
 
 
+def _refuse(
+    anatomy: Anatomy, prompt: EncodedPrompt, made: Intervention | None, said: Tensor, stops: Stops
+) -> None:
+    """Ends a response whose next logits are NaN or infinite, with the place where that began."""
+    whole = prompt.continued(said.cpu())
+    with naming([prompt.problem_id]):
+        refuse_not_finite(anatomy, collate([whole], stops.ends[0]), write=batch_edits([whole], [made]))
+        raise NotFiniteError.at(anatomy.model, 0, len(whole) - 1, None, anatomy.dtype)
+
+
 def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
-    """The next token of each row: the most probable, or where a uniform draw falls in the cumulative distribution."""
+    """The next token of each row: the most probable, or where a uniform draw falls in the cumulative distribution.
+
+    That is taken in float64, where the draws are: on the CPU for a device that has none.
+    """
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    cumulative = (logits.to(draws.device).double() / temperature).softmax(-1).cumsum(-1)
     token = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    return token.clamp_max(logits.shape[-1] - 1)
+    return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
 
 
-def _next_position(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Position id of the first new token: (prompts, 1), or (3, prompts, 1) where positions have three axes."""
-    mask = inputs["attention_mask"]
-    holder = getattr(anatomy.model, "model", anatomy.model)
-    deltas = getattr(holder, "rope_deltas", None)
-    if not hasattr(holder, "rope_deltas"):
-        return torch.full_like(mask[:, :1], mask.shape[1])  # prefill counts padding too
-    length = mask.sum(1, keepdim=True)
-    if deltas is not None:
-        length = length + deltas.view(-1, 1).to(length.device)
-    return length.expand(3, -1, -1)
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's GPUs (mps) do not."""
+    return device.type != "mps"
 
 
 def check_sampling(samples: int, temperature: float, max_new_tokens: int, seed: int = 0) -> None:

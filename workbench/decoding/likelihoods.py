@@ -9,6 +9,7 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import collate
+from workbench.models.finite import naming
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.tracing.edits import Intervention, batch_edits
@@ -63,11 +64,15 @@ def response_scores(
         responses: token ids, one response for each prompt.
         pad_id: as `ModelPair.pad_id`.
         interventions: for each prompt what is written at its layers' inputs; None for none.
+
+    Raises:
+        NotFiniteError: NaN or infinity on the way.
     """
     rows = [prompt.continued(ids) for prompt, ids in zip(prompts, responses, strict=True)]
     made = [None] * len(rows) if interventions is None else interventions
     longest = max(len(ids) for ids in responses)
-    logits = read_logits(anatomy, collate(rows, pad_id), last=longest + 1, write=batch_edits(rows, made))
+    with naming([prompt.problem_id for prompt in prompts]):
+        logits = read_logits(anatomy, collate(rows, pad_id), last=longest + 1, write=batch_edits(rows, made))
     scores = []
     for row, ids in zip(logits, responses, strict=True):
         # One row at a time: float32 log probabilities of a whole batch would be the largest tensor around.

@@ -23,10 +23,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.decoding.stops import Stops
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import problem_seed
-from workbench.models.pairs import ModelPair, fingerprint
+from workbench.models.identity import fingerprint
+from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.tracing.edits import Intervention
 from workbench.tracing.residuals import read_calls
@@ -119,8 +120,8 @@ class VllmEngine:
     def __init__(self, checkpoint: str | Path, **settings: Any) -> None:
         if find_spec("vllm") is None:
             raise InputError(
-                '`engine` needs vLLM, which is not installed: `pip install "replay-workbench[vllm]"` on Linux, or leave '
-                "`engine` out to decode in process"
+                f"`engine` needs vLLM, which is not installed: {install('vllm')} on Linux, or leave `engine` out to decode "
+                "in process"
             )
         self.checkpoint, self.settings = str(checkpoint), settings
 

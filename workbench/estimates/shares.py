@@ -41,6 +41,7 @@ def share(values: ArrayLike, problem: ArrayLike, **settings: Unpack[Settings]) -
         raise InputError(
             f"`values` of a share must lie in [0, 1], found {rows.min():g} to {rows.max():g}; use mean(values, problem)."
         )
+    rows = rows.clip(0, 1)
     ids, problems = number_problems(problem, len(rows))
     sums = sums_by_problem(np.stack([rows, np.ones_like(rows)]), ids, problems)
     return shares(sums[:, :1], sums[:, 1:], level=settings.get("level", 0.95))[0]

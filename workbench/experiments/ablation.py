@@ -4,7 +4,8 @@
 
 1. A condition is a value: ``"base"``, ``"rlvr"``, a `Replay`, a `Patch`, an `Adapter`, or one of your own
    (`conditions.Condition`, `replay.prepared`). Plain base and RLVR are always run.
-2. Every problem is encoded once, and for every condition its intervention is made (tokens learnt or predicted, cells recorded).
+2. Every problem is encoded once; the base's targets and the reference of drift are taken once, and shared by all conditions. For
+   each its intervention is made (tokens learnt or predicted, cells recorded).
 3. One greedy response and ``samples`` sampled ones per problem and condition, each from the problem's own random
    stream, so that conditions are compared on equal draws; each is verified (``answers``).
 4. Drift: KL(target || learner) at visual positions with low and with high target entropy, with the intervention in
@@ -13,6 +14,7 @@
 What is finished is kept, shard by shard, if a folder is given; the same call goes on from there.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from workbench.cache import Reuse
+from workbench.columns import describe
 from workbench.conditions import Condition, Named, Replay, condition_of, signature_of
 from workbench.decoding.vllm_engine import engine_for
 from workbench.errors import InputError
@@ -30,7 +34,7 @@ from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import jittered
 from workbench.replay.nothing_selected import NOTHING, check_selected
-from workbench.replay.prepared import check_fits
+from workbench.replay.prepared import check_fits, needs_pictures
 from workbench.runs import kept
 from workbench.views import markup
 
@@ -46,6 +50,9 @@ __all__ = [
 SHARD = 32
 """Problems between two saves."""
 
+NAMES = ("responses", "drift")
+"""The two tables of a shard."""
+
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, problems done, problems in all)."""
 
@@ -57,7 +64,7 @@ class Ablation:
     responses: pd.DataFrame = field(repr=False)
     """One row a response: problem, family, intervention, sample (-1: greedy), text, answer, correct, how, tokens,
     seconds (its share of its batch), making_seconds (of its problem's intervention), seed, stopped (why learning
-    ended early, or that nothing was selected)."""
+    ended early, or that nothing was selected or there is no picture)."""
     summary: pd.DataFrame
     """Per intervention and measure (greedy, Pass@K): estimate, interval, and paired differences to RLVR and to base."""
     drift: pd.DataFrame
@@ -84,6 +91,11 @@ class Ablation:
             + markup.folded("every measure, as shares of 1", markup.table(summary))
             + markup.folded("drift: KL to the target in nats", markup.table(self.drift))
         )
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``summary``."""
@@ -115,8 +127,14 @@ def ablate(
     resamples: int = 1000,
     keep: str | Path | None = None,
     progress: Progress | None = None,
+    share: int = 2 * 10**9,
 ) -> Ablation:
-    """Compare interventions; the module's text tells how.
+    """Compare interventions on many problems: who answers better, and how far activations move.
+
+    1. Plain base and RLVR are always run, beside the conditions that are named.
+    2. For every condition and problem its intervention is made; one greedy response and ``samples`` sampled ones are drawn
+       from the problem's own random stream, so that conditions are compared on equal draws, and verified.
+    3. Drift: KL (target || learner) at visual positions of low and of high target entropy, with the intervention in place.
 
     Args:
         pair: what `load_pair` returned, with a processor.
@@ -132,14 +150,29 @@ def ablate(
         resamples: of the bootstrap over problems.
         keep: a folder for finished shards; the same call with the same folder goes on from there.
         progress: told what is going on.
+        share: bytes of what conditions have in common that are kept from one to the next: encoded problems, the base's
+            targets, the reference of drift. 0: all is made anew for every condition.
+
+    Returns:
+        An `Ablation`: every response, the summary of accuracies, and the drift.
+
+    Returns:
+        Tables of responses, of outcomes by condition (differences to plain RLVR paired by problem, with intervals), and of drift.
 
     Raises:
-        InputError: no problems, a problem without an answer, fewer samples than a K of `pass_at`, a condition that the
+        InputError: no problems, one twice, a problem without an answer, fewer samples than a K of `pass_at`, a condition that the
             engine can't draw, that no `Replay` selects anything of any problem, or what the interventions themselves refuse.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> conditions = {"patch, low": wb.Patch(threshold="quantile", layers=5)}
+        >>> found = wb.ablate(pair, wb.load_problems("shapes", limit=4), conditions, samples=2, max_new_tokens=48)
+        >>> found.summary["intervention"].unique().tolist()
+        ['base', 'rlvr', 'patch, low']
     """
     ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
     conditions = _named(interventions)
-    problems = listed(problems, "ablate(pair, load_problems('shapes', limit=64), ...)")
+    problems = listed(problems, "ablate(pair, load_problems('shapes', limit=64), ...)", distinct=True)
     _check(pair, problems, conditions, samples, ks)
     if engine is not None:
         _check_engine(pair, conditions, engine)
@@ -152,33 +185,49 @@ def ablate(
         **({} if engine is None else {"engine": engine}),
     }
     folder = Path(keep) if keep is not None else None
-    responses, drifts = [], []
-    replays, idle = [c for c in conditions.values() if isinstance(c, Replay)], 0
-    for name, condition in conditions.items():
-        empty: list[str] = []
-        for start in range(0, len(problems), SHARD):
-            part = problems[start : start + SHARD]
-            rows, moved = kept(
-                folder,
-                _spec(pair, condition, part, settings),
-                ("responses", "drift"),
-                lambda condition=condition, part=part: measure(
-                    pair, condition, part, settings, whole=len(problems) <= SHARD and len(replays) == 1
-                ),
-            )
-            empty += rows.loc[rows["stopped"] == NOTHING, "problem"].unique().tolist()
-            responses.append(rows.assign(intervention=name))
-            drifts.append(moved.assign(intervention=name))
-            if progress:
-                progress(name, min(start + SHARD, len(problems)), len(problems))
-        if isinstance(condition, Replay):  # one of several that selects nothing must not cost the others
-            idle += len(empty) == len(problems)
-            check_selected(empty, len(problems), condition, refuse=idle == len(replays))
-    table = pd.concat(responses, ignore_index=True)
-    summary = summarise_responses(table, samples=samples, pass_at=ks)
-    moved = drift_table(pd.concat(drifts, ignore_index=True), resamples=resamples, seed=seed)
+    alone = sum(isinstance(value, Replay) for value in conditions.values()) == 1
+    parts = [problems[start : start + SHARD] for start in range(0, len(problems), SHARD)]
+    steps = [(part, name) for part in parts for name in conditions]
+    if engine is not None:  # it holds one model at a time: all problems of a condition first
+        steps = [(part, name) for name in conditions for part in parts]
+    tables: dict[str, list[list[pd.DataFrame]]] = {name: [] for name in conditions}
+    shared = Reuse(share)
+    for part, name in steps:
+        condition = conditions[name]
+        if part is not parts[0] and engine is None and name == next(iter(conditions)):
+            shared = Reuse(share)  # the part before it is done
+
+        def compute(
+            condition: Named = condition, part: Sequence[Problem] = part, reuse: Reuse = shared
+        ) -> Sequence[pd.DataFrame]:
+            return measure(pair, condition, part, settings, reuse, whole=alone and len(parts) == 1)
+
+        tables[name].append(kept(folder, _spec(pair, condition, part, settings), NAMES, compute))
+        if progress:
+            progress(name, min(SHARD * len(tables[name]), len(problems)), len(problems))
+    responses, drifts = (
+        pd.concat(
+            [shard[i].assign(intervention=name) for name, shards in tables.items() for shard in shards],
+            ignore_index=True,
+        )
+        for i in range(len(NAMES))
+    )
+    _check_replays(conditions, responses, len(problems))
+    summary = summarise_responses(responses, samples=samples, pass_at=ks)
+    moved = drift_table(drifts, resamples=resamples, seed=seed)
     made = {name: condition_of(value).described for name, value in conditions.items()}
-    return Ablation(table, summary, moved, settings | {"interventions": made, "pair": dict(pair.provenance)})
+    settings |= {"interventions": made, "pair": dict(pair.provenance)}
+    return Ablation(responses, summary, moved, settings)
+
+
+def _check_replays(conditions: Mapping[str, Named], responses: pd.DataFrame, total: int) -> None:
+    """Warn of replays that select nothing somewhere; one of several that selects nothing at all must not cost the others."""
+    idle, replays = 0, [(n, c) for n, c in conditions.items() if isinstance(c, Replay)]
+    for name, condition in replays:
+        rows = (responses["intervention"] == name) & (responses["stopped"] == NOTHING)
+        empty = responses.loc[rows, "problem"].unique().tolist()
+        idle += len(empty) == total
+        check_selected(empty, total, condition, refuse=idle == len(replays))
 
 
 def _named(interventions: Mapping[str, Named] | Sequence[Named] | Named) -> dict[str, Named]:
@@ -236,5 +285,17 @@ def _check(
             f"`samples` is {samples} with `pass_at` {tuple(ks)}; Pass@K needs at least K samples: "
             f"ablate(..., samples={max([1, *ks])})"
         )
-    for condition in conditions.values():
+    blind = [problem.id for problem in problems if not (problem.images or problem.video)]
+    for name, condition in conditions.items():
         check_fits(condition, pair)
+        if blind and needs_pictures(condition) and len(blind) == len(problems):
+            raise InputError(
+                f"`problems`: none of {len(problems)} has a picture, and {name!r} has no visual tokens to replay in them; "
+                "give problems with images, or leave that condition out"
+            )
+        if blind and needs_pictures(condition):
+            warnings.warn(
+                f"{len(blind)} of {len(problems)} problems have no picture, {blind[0]!r} the first: {name!r} leaves the model "
+                "as it is there",
+                stacklevel=3,
+            )

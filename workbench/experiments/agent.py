@@ -61,7 +61,12 @@ def run_agent(
     engine: Engine | None = None,
     respond: Respond | None = None,
 ) -> Transcript:
-    """Let a model work on a problem with images; the module's text tells how.
+    """Let a model work on a problem with images, looking closer turn by turn until it answers.
+
+    1. Each turn's prompt is the whole conversation; an intervention is made anew on it, with all its images.
+    2. The model responds, up to the first ``</tool_call>`` or ``</answer>``.
+    3. An answer ends it; a call brings a crop as a new image, anything else a sentence about what is wrong.
+    4. It also ends after ``turns`` responses, or when the next one would not fit the context.
 
     Args:
         pair: what `load_pair` returned, with a processor whose chat template knows several turns.

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.half_times import RL, SHIFTS, WHOLE, Curves, compare
@@ -104,6 +105,11 @@ class Emergence:
             )
         )
 
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
+
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""
         return self.table.copy()
@@ -139,7 +145,13 @@ def follow_training(
     keep: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Emergence:
-    """Measure every checkpoint and time what changes; the module's text tells how.
+    """Measure every checkpoint of a training, and time what changes first.
+
+    1. Every checkpoint plays the RLVR model beside the same base, on the same problems with the same random streams: greedy and
+       sampled answers, and KL by stratum of the base's entropy beside that of matched noise.
+    2. A curve is one measure over the steps; its half-time is the first step at which it has made half of its final change.
+    3. Curves are resampled together, problem by problem: a shift precedes a gain where the whole interval of the difference of
+       their half-times lies below 0.
 
     Args:
         problems: problems with answers.

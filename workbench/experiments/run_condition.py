@@ -22,8 +22,8 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
-from workbench.replay.nothing_selected import check_selected, unselected
-from workbench.replay.prepared import prepare
+from workbench.replay.nothing_selected import BLIND, check_selected, unselected
+from workbench.replay.prepared import needs_pictures, prepare_seeing
 from workbench.tracing.edits import Intervention, batch_edits
 
 
@@ -54,9 +54,11 @@ def measure(
     seed, batch_size = settings["seed"], settings["batch_size"]
     prompts = reuse.of(("prompts", ids), lambda: [pair.encode(problem) for problem in problems])
     begun = time.perf_counter()
-    made = prepare(condition, pair, prompts, problems=problems, seed=seed, batch_size=batch_size, reuse=reuse)
-    if whole and isinstance(condition, Replay) and len(empty := unselected(made)) == len(problems):
-        check_selected(empty, len(problems), condition)
+    how = {"seed": seed, "batch_size": batch_size, "reuse": reuse}
+    made = prepare_seeing(condition, pair, prompts, problems=problems, **how)
+    seeing = len(made) - made.count(None)
+    if whole and isinstance(condition, Replay) and len(empty := unselected(made)) == seeing:
+        check_selected(empty, seeing, condition)
     making = (time.perf_counter() - begun) / len(problems)
     shared = {
         "model": condition_of(condition).answered_by,
@@ -90,7 +92,8 @@ def measure(
                     "seconds": response.seconds,
                     "making_seconds": making,
                     "seed": seed,
-                    "stopped": getattr(intervention, "stopped", None) or "",
+                    "stopped": getattr(intervention, "stopped", None)
+                    or (BLIND if intervention is None and needs_pictures(condition) else ""),
                     "cells": cells,
                     "cells_visual": visual,
                 }

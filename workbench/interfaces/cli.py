@@ -1,27 +1,22 @@
-"""The commands. Each one parses, calls the library, and says where to look; heavy imports wait until a command runs."""
+"""The commands. Each looks at its options, calls the library, and says where to look; heavy imports wait until all is well."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.errors import InputError
-from workbench.interfaces import options, organism_cli, pairs_cli, sweep_cli
-from workbench.interfaces.options import (
-    matrix_of,
-    pair_of,
-    plain_warnings,
-    problems_of,
-    progress_bars,
-    quiet,
-    refusals,
-    size_of,
-    tool_of,
-)
+from workbench.interfaces import checks, machine_cli, options, organism_cli, pairs_cli, sweep_cli
+from workbench.interfaces.flags import Commands
+from workbench.interfaces.terminal import Progress, plain_warnings, progress_bars, quiet, refusals
 
-app = typer.Typer(
-    no_args_is_help=True,
+if TYPE_CHECKING:
+    from workbench.studies.paper import Analysis, Given
+
+app = Commands(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="What RLVR changes inside a large multimodal model, seen through the logit lens.",
@@ -29,29 +24,30 @@ app = typer.Typer(
 app.add_typer(organism_cli.organism, name="organism")
 app.add_typer(pairs_cli.pairs, name="pairs")
 app.add_typer(sweep_cli.sweep, name="sweep")
+app.command("conform")(machine_cli.conform)
+app.command("doctor")(machine_cli.doctor)
+
+
+_PAPER, _SCENES = options.Questions(limit=300), options.Questions("shapes-agent", limit=8)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a study measures at every cell."""
+
+    top_k: Annotated[int, typer.Option(help="Top predictions kept per layer and position.", min=1)] = 10
+    null_draws: Annotated[int, typer.Option(help="Matched-noise draws per layer and position.", min=0)] = 3
+    bins: Annotated[int, typer.Option(help="Strata of base entropy.", min=2)] = 5
 
 
 @app.command()
 def study(
-    pair: options.Pair = None,
-    base: options.Base = None,
-    rlvr: options.Rlvr = None,
-    problems: options.Problems = "shapes",
-    split: options.Split = "test",
-    limit: options.Limit = 64,
-    frames: options.Frames = 16,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to make; the default is runs/study-<date>-<time>.")
-    ] = None,
-    overwrite: options.Overwrite = False,
-    device: options.Device = None,
-    dtype: options.PairDtype = None,
-    attn_implementation: options.Attention = None,
-    seed: options.Seed = 0,
-    top_k: Annotated[int, typer.Option(help="Top predictions kept per layer and position.")] = 10,
-    null_draws: Annotated[int, typer.Option(help="Matched-noise draws per layer and position.")] = 3,
-    bins: Annotated[int, typer.Option(help="Strata of base entropy.")] = 5,
-    batch_size: options.BatchSize = None,
+    models: options.ModelsHere,
+    problems: options.Clips,
+    place: options.RunFolder,
+    measures: Measures,
+    answers: options.Answers,
+    cells: options.LowCells,
     ablate: Annotated[
         options.When,
         typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
@@ -60,315 +56,218 @@ def study(
         options.When,
         typer.Option(help="Also disturb pictures, and weights for null models; auto: for a bundled pair."),
     ] = options.When.AUTO,
-    samples: options.Samples = 16,
-    max_new_tokens: options.NewTokens = None,
-    engine: options.Engine = None,
-    tau: options.Tau = None,
-    alpha: options.Alpha = None,
-    layers: options.Layers = None,
-    threshold: options.HowLow = None,
 ) -> None:
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
     quiet()
-    from workbench.models.bundled import controls_of
-    from workbench.models.pairs import batch_of, is_bundled, longest_answer
-    from workbench.runs import check_output
-    from workbench.studies.study import study as run
-
-    out = out or _run_name("study")
-    check_output(out, overwrite=overwrite)
-    listed = problems_of(problems, split, limit, seed, frames)
+    out, depth, preset = place.place("study"), models.check(), models.preset
+    answers.check()
+    cells.check(preset, depth)
     with progress_bars() as progress:
-        loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
-        asked, perturbed = (
-            when is options.When.YES or (when is options.When.AUTO and is_bundled(loaded))
-            for when in (ablate, perturb)
-        )
+        listed = problems.load(progress)
+        against = {
+            "interventions": checks.unanswerable(listed),
+            "perturbation and null models": checks.undisturbable(listed),
+        }
+        asked = options.wanted("ablate", ablate, preset, against["interventions"])
+        perturbed = options.wanted("perturb", perturb, preset, against["perturbation and null models"])
+        left_out = {what: why for what, why in against.items() if why and preset and preset.bundled}
+
+        from workbench.models.bundled import controls_of
+        from workbench.studies.study import study as run
+
+        loaded = models.load()
         result = run(
             loaded,
             listed,
             out,
-            seed=seed,
-            top_k=top_k,
-            null_draws=null_draws,
-            bins=bins,
-            batch_size=batch_of(loaded) if batch_size is None else batch_size,
-            interventions=matrix_of(loaded, tau, alpha, layers, threshold, engine) if asked else None,
-            samples=samples,
-            max_new_tokens=longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
-            engine=engine.value if engine else None,
+            seed=problems.seed,
+            **vars(measures),
+            interventions=cells.matrix(loaded, answers.engine) if asked else None,
+            **answers.keywords(loaded),
             perturbed=perturbed,
             controls=controls_of(loaded) if perturbed else None,
-            notes={"source": {"problems": problems, "split": split, "limit": limit, "frames": frames}},
-            overwrite=overwrite,
+            notes={"source": problems.described} | ({"left out": left_out} if left_out else {}),
+            overwrite=place.overwrite,
             progress=progress,
         )
     typer.echo(f"\n{result.shift.verdict}\n")
+    for what, why in (left_out | dict(result.skipped)).items():
+        typer.echo(f"Left out: {what}. {why}")
     if result.hint:
         typer.echo(result.hint)
-    typer.echo(
-        f"Report   {result.report}\nTables   {result.folder / 'tables'}\nFigures  {result.folder / 'figures'}"
-    )
+    where = {"Report": result.report, "Tables": out / "tables", "Figures": out / "figures"}
+    _say_where({name: path for name, path in where.items() if path.exists()})
 
 
 @app.command()
 def ablate(
-    pair: options.Pair = None,
-    base: options.Base = None,
-    rlvr: options.Rlvr = None,
-    problems: options.Problems = "shapes",
-    split: options.Split = "test",
-    limit: options.Limit = 64,
-    frames: options.Frames = 16,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to make; the default is runs/ablate-<date>-<time>.")
-    ] = None,
-    overwrite: options.Overwrite = False,
-    device: options.Device = None,
-    dtype: options.PairDtype = None,
-    attn_implementation: options.Attention = None,
-    seed: options.Seed = 0,
-    batch_size: options.BatchSize = None,
-    samples: options.Samples = 16,
-    temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
-    max_new_tokens: options.NewTokens = None,
-    engine: options.Engine = None,
-    tau: options.Tau = None,
-    alpha: options.Alpha = None,
-    layers: options.Layers = None,
-    threshold: options.HowLow = None,
+    models: options.ModelsHere,
+    problems: options.Clips,
+    place: options.RunFolder,
+    answers: options.Answers,
+    cells: options.LowCells,
+    temperature: Annotated[float, typer.Option(help="Of the samples.", min=0)] = 1.0,
 ) -> None:
     """Compare interventions: replay and patches at low and at high entropy, and every control, against both models."""
     quiet()
-    from rich.console import Console
-    from rich.table import Table
-
-    from workbench.experiments.ablation import ablate as run
-    from workbench.experiments.outcomes import accuracy_rows
-    from workbench.models.pairs import batch_of, longest_answer
-    from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
-    from workbench.views.figure_files import write_figures
-    from workbench.views.outcome_figures import ablation_figures
-
-    out = out or _run_name("ablate")
-    check_output(out, overwrite=overwrite)
-    listed = problems_of(problems, split, limit, seed, frames)
+    out, depth, preset = place.place("ablate"), models.check(), models.preset
+    answers.check()
+    cells.check(preset, depth)
     with progress_bars() as progress:
-        loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
-        matrix = matrix_of(loaded, tau, alpha, layers, threshold, engine)
-        settings: dict[str, Any] = {
-            "samples": samples,
-            "temperature": temperature,
-            "seed": seed,
-            "max_new_tokens": longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
-            "batch_size": batch_of(loaded) if batch_size is None else batch_size,
-            **({} if engine is None else {"engine": engine.value}),
-        }
+        listed = problems.load(progress)
+        if against := checks.unanswerable(listed):
+            raise InputError(f"`problems`: {against}; add it to the rows, or take others: problems='shapes'")
+
+        from workbench.experiments.ablation import ablate as run
+        from workbench.runs import made_with, run_folder, write_json, write_tables
+        from workbench.views.figure_files import write_figures
+        from workbench.views.outcome_figures import ablation_figures
+
+        loaded = models.load()
+        matrix = cells.matrix(loaded, answers.engine)
+        settings = {"temperature": temperature, "seed": problems.seed, **answers.keywords(loaded)}
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
-        spec |= {"source": {"problems": problems, "split": split, "limit": limit, "frames": frames}}
-        with run_folder(out, "ablate", spec, overwrite=overwrite) as work:
-            found = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
+        spec |= {"source": problems.described}
+        with run_folder(out, "ablate", spec, overwrite=place.overwrite) as work:
+            ablation = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
             built = work / "run"
-            write_tables(built / "tables", found.tables(), large=("responses",))
-            hint = write_figures(ablation_figures(found.summary, found.drift), built / "figures")
-            write_json(built / "spec.json", {**spec, **dict(found.settings), "made_with": made_with()})
-    shown = Table(
-        "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"
-    )
-    shown.columns[0].min_width = 14  # names break between words, numbers not at all
-    for row in accuracy_rows(found.summary):
-        shown.add_row(row["name"], *row["cells"])
-    Console().print(shown)
+            write_tables(built / "tables", ablation.tables(), large=("responses",))
+            hint = write_figures(ablation_figures(ablation.summary, ablation.drift), built / "figures")
+            write_json(built / "spec.json", {**spec, **dict(ablation.settings), "made_with": made_with()})
+    _print_accuracies(ablation.summary)
     if hint:
         typer.echo(hint)
-    typer.echo(f"Tables   {out / 'tables'}\nFigures  {out / 'figures'}")
+    _say_where({"Tables": out / "tables", "Figures": out / "figures"})
 
 
 @app.command("figures")
 def make_figures(
+    models: options.Models,
+    problems: options.Questions = _PAPER,
     names: Annotated[
         list[str] | None, typer.Argument(help="Which analyses; the default is all of them.")
     ] = None,
-    pair: options.Pair = None,
-    base: options.Base = None,
-    rlvr: options.Rlvr = None,
-    problems: options.Problems = "shapes",
-    split: options.Split = "test",
-    limit: options.Limit = 300,
-    device: options.Device = None,
-    dtype: options.PairDtype = None,
-    samples: options.Samples = 16,
-    seed: options.Seed = 0,
-    run: options.Run = None,
-    out: options.Figures = Path("figures"),
-    cache: options.Cache = Path("runs/cache"),
-    force: Annotated[bool, typer.Option(help="Make again what is up to date.")] = False,
+    samples: options.NumberOfSamples = 16,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="A finished study or ablation to take tables from; nothing is computed."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for what is made.")] = Path("figures"),
+    cache: Annotated[Path, typer.Option(help="Folder for finished parts, which all analyses share.")] = Path(
+        "runs/cache"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Make again what is up to date.")] = False,
 ) -> None:
     """Make every figure and table of the paper on a pair; what is up to date is skipped. No arguments: the bundled pair."""
     quiet()
+    from workbench.runs import check_run
+    from workbench.studies.scripts import find_scripts
+
+    find_scripts(names=names)
+    for name, folder in (("out", out), ("cache", cache)):
+        checks.check_folder(name, folder)
+    if run is None:
+        models.check()
+        problems.load(limit=1)
+    else:
+        check_run(run)
+
     from workbench.studies.paper import Given, Options, find_analyses
 
-    chosen = find_analyses(names=names)
-    told, failed, kind = [], [], dtype.value if dtype else None
-    given = Options(pair, base, rlvr, problems, split, limit, device, kind, samples, seed, run, cache)
+    kind = models.dtype.value if models.dtype else None
+    source = (problems.problems, problems.split, problems.limit)
+    given = Options(
+        models.pair,
+        models.base,
+        models.rlvr,
+        *source,
+        models.device,
+        kind,
+        samples,
+        problems.seed,
+        run,
+        cache,
+    )
     with progress_bars() as progress:
-        shared = Given(given, progress)
-        for number, analysis in enumerate(chosen):
-            progress("figures", number, len(chosen))
-            if not force and analysis.up_to_date(shared, out):
-                told.append(f"{analysis.name}: up to date")
-                continue
-            try:
-                found, hint = analysis.make(shared, out)
-                told += [f"{analysis.name}: made", *([hint] if hint else []), *map(str, found.claims)]
-            except InputError as error:  # what one analysis can't show must not cost the others
-                failed.append(f"{analysis.name}: {error}")
-        progress("figures", len(chosen), len(chosen))
-    typer.echo("\n".join([*told, *failed, f"Figures  {out}"]))
+        made, failed = _make(find_analyses(names=names), Given(given, progress), out, force, progress)
+    typer.echo("\n".join([*made, *failed, f"Figures  {out}"]))
     raise typer.Exit(2 if failed else 0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How an agent works."""
+
+    intervention: Annotated[options.Agents, typer.Option(help="Made anew at every turn, at low entropy.")] = (
+        options.Agents.NONE
+    )
+    turns: Annotated[int, typer.Option(help="Responses at most.", min=1)] = 10
+    relative_to: Annotated[
+        str | None,
+        typer.Option(
+            help="What boxes count: pixels (of the image at full size), seen (pixels of the image as resized for the model), or "
+            "what its whole width counts, such as 1000; the default is the pair's preset, else pixels."
+        ),
+    ] = None
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0
+    lens: Annotated[bool, typer.Option("--lens", help="Overlays of both models on every page.")] = False
 
 
 @app.command()
 def agent(
-    problems: options.Problems = "shapes-agent",
-    pair: options.Pair = None,
-    base: options.Base = None,
-    rlvr: options.Rlvr = None,
-    split: options.Split = "test",
-    limit: options.Limit = 8,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to make; the default is runs/agent-<date>-<time>.")
-    ] = None,
-    overwrite: options.Overwrite = False,
-    device: options.Device = None,
-    dtype: options.PairDtype = None,
-    attn_implementation: options.Attention = None,
-    intervention: Annotated[
-        options.Agents, typer.Option(help="Made anew at every turn, at low entropy.")
-    ] = options.Agents.NONE,
-    turns: Annotated[int, typer.Option(help="Responses at most.")] = 10,
-    relative_to: options.RelativeTo = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    seed: options.Seed = 0,
-    max_new_tokens: options.NewTokens = None,
-    engine: options.Engine = None,
-    lens: Annotated[bool, typer.Option(help="Overlays of both models on every page.")] = False,
-    tau: options.Tau = None,
-    alpha: options.Alpha = None,
-    layers: options.Layers = None,
-    threshold: options.HowLow = None,
+    models: options.ModelsHere,
+    place: options.RunFolder,
+    work: Work,
+    drawing: options.Drawing,
+    cells: options.LowCells,
+    problems: options.Questions = _SCENES,
 ) -> None:
     """Let the RLVR model work with the zoom tool, turn by turn: a page per problem, and a table."""
     quiet()
     from dataclasses import asdict
 
-    from workbench.experiments.agent import run_agents
-    from workbench.models.pairs import longest_answer
-    from workbench.runs import check_output, made_with, run_folder, write_json, write_tables
-
-    out = out or _run_name("agent")
-    check_output(out, overwrite=overwrite)
-    listed = problems_of(problems, split, limit, seed)
+    out, depth, preset = place.place("agent"), models.check(), models.preset
+    drawing.check()
+    checks.check_tool(work.relative_to)
+    cells.check(preset, depth)
     with progress_bars() as progress:
-        loaded = pair_of(pair, base, rlvr, device, dtype, attn_implementation)
+        listed = problems.load(progress)
+
+        from workbench.experiments.agent import run_agents
+        from workbench.runs import made_with, run_folder, write_json, write_tables
+
+        loaded = models.load()
         named = {options.Agents.TOKENS: "tokens, low", options.Agents.PATCH: "patch, low"}
-        matrix = matrix_of(loaded, tau, alpha, layers, threshold)
+        chosen = named.get(work.intervention)
+        condition = cells.matrix(loaded)[chosen] if chosen else None
         settings: dict[str, Any] = {
-            "intervention": matrix[named[intervention]] if intervention in named else None,
-            "turns": turns,
-            "temperature": temperature,
-            "seed": seed,
-            "max_new_tokens": longest_answer(loaded) if max_new_tokens is None else max_new_tokens,
-            "lens": lens,
-            "tool": tool_of(loaded, relative_to),
-            **({} if engine is None else {"engine": engine.value}),
+            "intervention": condition,
+            "turns": work.turns,
+            "temperature": work.temperature,
+            "seed": problems.seed,
+            "lens": work.lens,
+            "tool": options.tool_of(loaded, work.relative_to),
+            **drawing.keywords(loaded),
         }
-        made = settings["intervention"]
-        told = {
-            "intervention": made and [type(made).__name__, asdict(made)],
+        described = {
+            "intervention": condition and [type(condition).__name__, asdict(condition)],
             "tool": asdict(settings["tool"]),
         }
-        spec = {"pair": dict(loaded.provenance), "settings": settings | told}
-        spec |= {"source": {"problems": problems, "split": split, "limit": limit}}
-        with run_folder(out, "agent", spec, overwrite=overwrite) as work:
-            tables = run_agents(loaded, listed, work / "run" / "transcripts", work, progress, **settings)
-            write_tables(work / "run" / "tables", tables)
-            write_json(work / "run" / "spec.json", {**spec, "made_with": made_with()})
+        spec = {
+            "pair": dict(loaded.provenance),
+            "settings": settings | described,
+            "source": problems.described,
+        }
+        with run_folder(out, "agent", spec, overwrite=place.overwrite) as folder:
+            tables = run_agents(loaded, listed, folder / "run" / "transcripts", folder, progress, **settings)
+            write_tables(folder / "run" / "tables", tables)
+            write_json(folder / "run" / "spec.json", {**spec, "made_with": made_with()})
     agents = tables["agents"]
     known = agents["correct"].dropna().tolist()
     typer.echo(f"{len(agents)} problems, {agents['ended'].tolist().count('answer')} answered")
     if known:
         typer.echo(f"{sum(known)} of {len(known)} correct")
-    typer.echo(f"Transcripts  {out / 'transcripts'}\nTables       {out / 'tables'}")
-
-
-@app.command()
-def conform(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(help="Parity folders: base/, rlvr/, case.json, inputs and expected tensors."),
-    ],
-    dtype: Annotated[options.Dtype, typer.Option(help="Dtype to run in.")] = options.Dtype.FLOAT64,
-    device: Annotated[str, typer.Option(help="Device to run on.")] = "cpu",
-    tolerance: Annotated[float, typer.Option(help="Largest absolute deviation allowed.")] = 1e-6,
-) -> None:
-    """Check this machine's numerics against recorded reference outputs."""
-    from workbench.machine.conform import conform as check
-
-    report = check(folders, dtype=dtype.value, device=device, tolerance=tolerance)
-    typer.echo(str(report))
-    raise typer.Exit(report.exit_code)
-
-
-@app.command()
-def doctor(
-    pair: Annotated[
-        str | None, typer.Option(help="Predict the memory that this pair needs instead, from configs alone.")
-    ] = None,
-    base: options.Base = None,
-    rlvr: options.Rlvr = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="Length of the prompt; the default is its picture and 300 of text.")
-    ] = None,
-    image: Annotated[
-        str | None,
-        typer.Option(
-            help="Size of its picture in pixels, 0x0 for none; the default is 1000x1000 where pictures can be sized."
-        ),
-    ] = None,
-    placement: Annotated[
-        str | None,
-        typer.Option(help="together (the default), or sequential: one model at a time; of the forecast."),
-    ] = None,
-    dtype: options.PairDtype = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda, of the forecast; the default is what would be used here.")
-    ] = None,
-) -> None:
-    """Show what is installed and works here, what would fail, and how to mend it; or what memory a pair needs."""
-    from rich.console import Console
-
-    asked = {"tokens": tokens, "image": image, "placement": placement, "dtype": dtype, "device": device}
-    prompt: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if pair or base or rlvr:
-        quiet()
-        from workbench.machine.pair_memory import forecast_pair
-
-        prompt |= {} if image is None else {"image": size_of(image)}
-        prompt |= {} if dtype is None else {"dtype": dtype.value}
-        Console().print(forecast_pair(pair, base=base, rlvr=rlvr, **prompt))
-        return
-    if prompt:
-        raise InputError(
-            f"`--{next(iter(prompt))}` is for the memory of a pair; name one, as in workbench doctor --pair shapes, or leave "
-            "it out"
-        )
-
-    from workbench.machine.doctor import doctor as examine
-
-    report = examine()
-    Console().print(report)
-    raise typer.Exit(report.exit_code)
+    _say_where({"Transcripts": out / "transcripts", "Tables": out / "tables"})
 
 
 def run_analysis(name: str) -> None:
@@ -383,10 +282,43 @@ def main() -> None:
         app()
 
 
-def _run_name(kind: str) -> Path:
-    import time
+def _make(
+    analyses: "list[Analysis]", given: "Given", out: Path, force: bool, progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Run analyses; what became of each, and which could not be made."""
+    made: list[str] = []
+    failed: list[str] = []
+    for number, analysis in enumerate(analyses, 1):
+        try:
+            if not force and analysis.up_to_date(given, out):
+                made.append(f"{analysis.name}: up to date")
+            else:
+                finding, hint = analysis.make(given, out)
+                made += [f"{analysis.name}: made", *([hint] if hint else []), *map(str, finding.claims)]
+        except InputError as error:  # what one analysis can't show must not cost the others
+            failed.append(f"{analysis.name}: {error}")
+        progress("figures", number, len(analyses))
+    return made, failed
 
-    return Path("runs") / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+
+def _print_accuracies(summary: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from workbench.experiments.outcomes import accuracy_rows
+
+    shown = Table(
+        "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"
+    )
+    shown.columns[0].min_width = 14  # names break between words, numbers not at all
+    for row in accuracy_rows(summary):
+        shown.add_row(row["name"], *row["cells"])
+    Console().print(shown)
+
+
+def _say_where(places: Mapping[str, Path]) -> None:
+    width = max(map(len, places), default=0)
+    typer.echo("\n".join(f"{name:{width}}  {path}" for name, path in places.items()))
 
 
 if __name__ == "__main__":

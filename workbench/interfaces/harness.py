@@ -22,12 +22,12 @@ from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError, nearest
 from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
-from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.from_rows import read_images, read_video
 from workbench.problems.images import SUFFIXES
 from workbench.problems.problem import Problem
 from workbench.replay.nothing_selected import check_selected, unselected
-from workbench.replay.prepared import check_fits, prepare
+from workbench.replay.prepared import check_fits, prepare_seeing
 
 Kind = Literal["text", "image", "video"]
 Part = tuple[Kind, Any]
@@ -70,6 +70,8 @@ class Responder:
         device: str | None = None,
         device_map: str | None = None,
         attn_implementation: str | None = None,
+        processor: str | None = None,
+        chat_template: str | None = None,
         **settings: Any,
     ) -> "Responder":
         """From values, or from the words of a command line.
@@ -80,7 +82,8 @@ class Responder:
             batch_size: questions at a time; None or ``"auto"``: what suits the pair.
             seed: of sampled responses.
             engine: as `decode_many`: None, or ``"vllm"``, which takes larger batches.
-            base: as `load_pair`; so are rlvr, dtype, device, device_map and attn_implementation.
+            base: as `load_pair`; so are rlvr, dtype, device, device_map, attn_implementation, processor and
+                chat_template.
             settings: of `Replay` or `Patch`, for a named intervention; without them those of the pair's preset, else the
                 paper's, hold. ``"none"`` is None, and ``"[4, 5]"`` a tuple.
 
@@ -89,6 +92,7 @@ class Responder:
         """
         loading: dict[str, Any] = {"base": base, "rlvr": rlvr, "dtype": dtype, "device": device}
         loading |= {"device_map": device_map, "attn_implementation": attn_implementation}
+        loading |= {"processor": processor, "chat_template": chat_template}
         given = {name: value for name, value in loading.items() if value is not None}
         _check_settings(intervention, settings)
         if engine not in (None, "vllm"):
@@ -190,38 +194,18 @@ class Responder:
         try:
             asked = [question() for question in questions]
             prompts = [self.pair.encode(q.problem, q.turns) for q in asked]
-            return work(prompts, self._made([q.problem for q in asked], prompts))
+            problems = [q.problem for q in asked]
+            how = {"problems": problems, "seed": self.seed, "batch_size": self.batch_size}
+            return work(prompts, prepare_seeing(self.condition, self.pair, prompts, **how))
         except Exception as error:  # a task's own code, a file, memory: an evaluation of hours goes on
             traceback.clear_frames(error.__traceback__)  # their tensors would be kept with it
             if len(questions) == 1:
                 return [error]
         return [found for question in questions for found in self._isolated([question], work)]
 
-    def _made(
-        self, problems: Sequence[Problem], prompts: Sequence[EncodedPrompt]
-    ) -> list[Intervention | None]:
-        """Each prompt's intervention; no tokens for a prompt without pictures, to which replay does nothing."""
-        seen = [(prompt.kinds == TokenKind.VISUAL).any().item() for prompt in prompts]
-        blind = not getattr(self.condition, "needs_pictures", False)
-        chosen = [i for i, sees in enumerate(seen) if sees or blind]
-        made: list[Intervention | None] = [None] * len(prompts)
-        if not chosen:
-            return made
-        found = prepare(
-            self.condition,
-            self.pair,
-            [prompts[i] for i in chosen],
-            problems=[problems[i] for i in chosen],
-            seed=self.seed,
-            batch_size=self.batch_size,
-        )
-        for i, intervention in zip(chosen, found, strict=True):
-            made[i] = intervention
-        return made
-
 
 def make_problem(name: str, parts: Sequence[Part], system: str | None = None) -> Problem:
-    """A problem of texts and pictures in any order; the module's text tells in which it shows them.
+    """A problem of texts and pictures in any order; it shows the images first, then the video, then the texts.
 
     Args:
         name: its id.

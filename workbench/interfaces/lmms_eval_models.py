@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.interfaces.harness import Part, Question, Responder, kind_of, make_problem, pictures, told
 from workbench.models.chat import Message
 
@@ -32,8 +32,8 @@ try:
     from lmms_eval.api.model import lmms
 except ImportError as missing:
     raise InputError(
-        f"lmms-eval can't be imported ({missing}); install it with `pip install 'replay-workbench[lmms-eval]'`, best in an "
-        "environment of its own"
+        f"lmms-eval can't be imported ({missing}); install it, best in an environment of its own, with "
+        + install("lmms-eval")
     ) from missing
 
 

@@ -1,18 +1,31 @@
-"""Options that several commands share, and what becomes of them: a pair, problems, progress bars."""
+"""Options as values: what several commands share stands here once, with its checks, and a command hands on what they make.
 
-import os
-import re
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+Everything is looked at in the order of its price, and all of it before torch is imported: the values, the run folder, names and
+files of the models, the problems.
+"""
+
+import time
+from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install, nearest
+from workbench.interfaces.checks import check_device
+from workbench.interfaces.terminal import Progress
+
+if TYPE_CHECKING:
+    from workbench.models.pairs import ModelPair
+    from workbench.models.presets import PairPreset
+    from workbench.problems.problem import Problem
+
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Attention kernels that transformers has by name; one with a slash is fetched from the hub."""
+MANY = 1000
+"""Problems from which on reading them is worth a bar."""
 
 
 class Dtype(StrEnum):
@@ -53,120 +66,306 @@ class Engines(StrEnum):
     VLLM = "vllm"
 
 
-Pair = Annotated[
-    str | None,
-    typer.Option(help="A name of `workbench pairs list`, or FILE.yaml:NAME; the default is `shapes`."),
-]
+class Placements(StrEnum):
+    """How a forecast of memory places the models."""
+
+    TOGETHER = "together"
+    SEQUENTIAL = "sequential"
+
+
 Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder.")]
 Rlvr = Annotated[str | None, typer.Option(help="RLVR model: hub id or folder.")]
-Problems = Annotated[
-    str,
-    typer.Option(
-        help="shapes, easy-vqa, a set of the paper (mathvista, ...), a .tsv or .jsonl file, a folder of images or movies, "
-        "hf:owner/name."
-    ),
-]
-Split = Annotated[str, typer.Option(help="Split of the problem set.")]
-Limit = Annotated[int, typer.Option(help="How many problems.")]
-Frames = Annotated[int, typer.Option(help="Of every video at most, evenly spaced in time.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace `out` if it exists.")]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1, ..., auto (spread over all GPUs); the default is the GPU where there is one."
-    ),
-]
 PairDtype = Annotated[Dtype | None, typer.Option(help="The default is the pair's preset, else as stored.")]
-Attention = Annotated[str | None, typer.Option(help="sdpa, eager, flash_attention_2.")]
-BatchSize = Annotated[
-    int | None, typer.Option(help="Prompts per forward; the default is the pair's preset, else 8.", min=1)
-]
-Samples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.")]
-NewTokens = Annotated[
-    int | None,
-    typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024.", min=1),
-]
-Engine = Annotated[
-    Engines | None,
-    typer.Option(help="What draws the responses: vllm (extra `vllm`); the default is this process."),
-]
-RelativeTo = Annotated[
-    str | None,
-    typer.Option(
-        help="What boxes count: pixels (of the image at full size), seen (pixels of the image as resized for the model), or "
-        "what its whole width counts, such as 1000; the default is the pair's preset, else pixels."
-    ),
-]
-Run = Annotated[
-    Path | None, typer.Option(help="A finished study or ablation to take tables from; nothing is computed.")
-]
-Figures = Annotated[Path, typer.Option(help="Folder for what is made.")]
-Cache = Annotated[Path, typer.Option(help="Folder for finished parts, which all analyses share.")]
-Seed = Annotated[int, typer.Option(help="Of problems, draws, samples and bootstrap.")]
-Tau = Annotated[float | None, typer.Option(help="Low-entropy threshold of replay and patches.")]
-Alpha = Annotated[float | None, typer.Option(help="Step size of replay.")]
-Layers = Annotated[int | None, typer.Option(help="Layers that replay and patches cover.")]
-HowLow = Annotated[Threshold | None, typer.Option(help="What `tau` is a part of.")]
+NumberOfSamples = Annotated[int, typer.Option(help="Sampled responses per problem and intervention.", min=1)]
 
 
-def problems_of(source: str, split: str, limit: int, seed: int, frames: int = 16) -> list[Any]:
-    """The problems that the options name."""
-    from workbench.problems.problem import load_problems
+@dataclass(frozen=True)
+class Models:
+    """Which two models, and where they run."""
 
-    return list(load_problems(source, split=split, limit=limit, seed=seed, frames=frames))
+    pair: Annotated[
+        str | None,
+        typer.Option(help="A name of `workbench pairs list`, or FILE.yaml:NAME; the default is `shapes`."),
+    ] = None
+    base: Base = None
+    rlvr: Rlvr = None
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, ..., auto (spread over all GPUs); the default is the GPU where there is one."
+        ),
+    ] = None
+    dtype: PairDtype = None
 
+    @property
+    def name(self) -> str | None:
+        """The preset's name; the bundled pair where no models are named."""
+        return self.pair if self.pair or self.base or self.rlvr else "shapes"
 
-def pair_of(
-    name: str | None,
-    base: str | None,
-    rlvr: str | None,
-    device: str | None,
-    dtype: Dtype | None,
-    attn_implementation: str | None,
-) -> Any:
-    """The pair that the options name; none of them: the bundled one."""
-    from workbench.models.pairs import load_pair
+    @property
+    def preset(self) -> "PairPreset | None":
+        """The preset of that name.
 
-    return load_pair(
-        name if name or base or rlvr else "shapes",
-        base=base,
-        rlvr=rlvr,
-        device=device,
-        dtype=dtype.value if dtype else None,
-        attn_implementation=attn_implementation,
-    )
+        Raises:
+            InputError: there is none.
+        """
+        from workbench.models.presets import named_pair
 
+        return None if self.name is None else named_pair(self.name, self.base, self.rlvr)
 
-def matrix_of(
-    pair: Any,
-    tau: float | None,
-    alpha: float | None,
-    layers: int | None,
-    threshold: Threshold | None,
-    engine: Engines | None = None,
-) -> dict[str, Any]:
-    """The default interventions with what the options change; a pair loaded by name has settings of its own.
+    def check(self) -> int | None:
+        """Look at names, files and device; the models' depth, where their files say it.
 
-    With an engine those that it can't draw are left out, and named on the terminal.
-    """
-    from workbench.conditions import default_matrix
-    from workbench.models.pairs import matrix_settings
-    from workbench.studies.claims import like_with_like
+        Raises:
+            InputError: whatever is wrong with them, as far as it shows without loading them.
+        """
+        from workbench.models.checkpoint_files import depth_in_files
 
-    options = {"tau": tau, "alpha": alpha, "layers": layers, "threshold": threshold and threshold.value}
-    given = {name: value for name, value in options.items() if value is not None}
-    matrix = like_with_like(default_matrix(pair.depth, **matrix_settings(pair, given) | given))
-    left = [
-        name for name, condition in matrix.items() if engine is not None and not condition.drawn_by_engine
-    ]
-    if left:
-        typer.echo(
-            f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}.", err=True
+        check_device(self.device)
+        preset = self.preset
+        if preset is not None:
+            sources = {"base": preset.source("base"), "rlvr": preset.source("rlvr")}
+            return depth_in_files(sources, preset.revision)
+        given = {role: source for role, source in (("base", self.base), ("rlvr", self.rlvr)) if source}
+        if len(given) < 2:
+            lacks = "rlvr" if "base" in given else "base"
+            raise InputError(
+                f"`{lacks}` is missing beside {' '.join(given.values())}; give both models, or the name of a pair "
+                '(--pair shapes): load_pair(base="runs/base", rlvr="runs/rlvr")'
+            )
+        return depth_in_files(given)
+
+    def load(self, **settings: Any) -> "ModelPair":
+        """Both models, loaded."""
+        from workbench.models.pairs import load_pair
+
+        dtype = self.dtype.value if self.dtype else None
+        return load_pair(
+            self.name, base=self.base, rlvr=self.rlvr, device=self.device, dtype=dtype, **settings
         )
-    return {name: condition for name, condition in matrix.items() if name not in left}
 
 
-def tool_of(pair: Any, relative_to: str | None) -> Any:
+@dataclass(frozen=True)
+class ModelsHere(Models):
+    """The same, with the kernel that they run on."""
+
+    attn_implementation: Annotated[
+        str | None, typer.Option(help="sdpa, eager, flash_attention_2, or one of the hub's, owner/name.")
+    ] = None
+
+    def check(self) -> int | None:
+        """Also the kernel."""
+        kernel = self.attn_implementation
+        if kernel is not None and "/" not in kernel and kernel not in ATTENTION:
+            raise InputError(
+                f"`attn_implementation` is {kernel!r}{nearest(kernel, ATTENTION)}; expected one of {', '.join(ATTENTION)}: "
+                "attn_implementation='sdpa'"
+            )
+        if kernel == "flash_attention_2" and find_spec("flash_attn") is None:
+            raise InputError(
+                "`attn_implementation` 'flash_attention_2' needs a package that is missing: pip install flash-attn; or take "
+                "another: attn_implementation='sdpa'"
+            )
+        return super().check()
+
+    def load(self, **settings: Any) -> "ModelPair":
+        """Both models, loaded."""
+        return super().load(attn_implementation=self.attn_implementation, **settings)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Which problems."""
+
+    problems: Annotated[
+        str,
+        typer.Option(
+            help="shapes, easy-vqa, a set of the paper (mathvista, ...), a .tsv or .jsonl file, a folder of images or movies, "
+            "hf:owner/name."
+        ),
+    ] = "shapes"
+    split: Annotated[str, typer.Option(help="Split of the problem set.")] = "test"
+    limit: Annotated[int, typer.Option(help="How many problems.", min=1)] = 64
+    seed: Annotated[int, typer.Option(help="Of problems, draws, samples and bootstrap.", min=0)] = 0
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For the run's specification."""
+        return {name: value for name, value in vars(self).items() if name != "seed"}
+
+    def load(self, progress: Progress | None = None, *, limit: int | None = None) -> "list[Problem]":
+        """The problems, or only so many of them.
+
+        Raises:
+            InputError: what `load_problems` refuses.
+        """
+        from workbench.problems.problem import load_problems
+
+        wanted = self.limit if limit is None else limit
+        return load_problems(
+            self.problems,
+            split=self.split,
+            limit=wanted,
+            seed=self.seed,
+            progress=(lambda done, total: progress("reading the problems", done, total))
+            if progress and wanted >= MANY
+            else None,
+            **self._more(),
+        )
+
+    def _more(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Clips(Questions):
+    """The same, where videos may be among them."""
+
+    frames: Annotated[int, typer.Option(help="Of every video at most, evenly spaced in time.", min=1)] = 16
+
+    def _more(self) -> dict[str, Any]:
+        return {"frames": self.frames}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run goes."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder to make; the default is runs/ with the command's name, date and time."),
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that lies there.")] = False
+
+    def place(self, kind: str) -> Path:
+        """The folder.
+
+        Raises:
+            InputError: no run can be made there.
+        """
+        from workbench.runs import check_output
+
+        out = self.out or Path("runs") / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+        check_output(out, overwrite=self.overwrite)
+        return out
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a response is drawn."""
+
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Where a response is cut off; the default is the pair's preset, else 1024.", min=1),
+    ] = None
+    engine: Annotated[
+        Engines | None,
+        typer.Option(help="What draws the responses: vllm (extra `vllm`); the default is this process."),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse an engine that is not installed.
+
+        Raises:
+            InputError: it isn't.
+        """
+        if self.engine is Engines.VLLM and find_spec("vllm") is None:
+            raise InputError(
+                f"`engine` is 'vllm', which is not installed: {install('vllm')}; or leave it out, and this process draws"
+            )
+
+    def keywords(self, pair: "ModelPair") -> dict[str, Any]:
+        """As the library's functions take them; what is not given suits the pair."""
+        from workbench.models.pairs import longest_answer
+
+        longest = longest_answer(pair) if self.max_new_tokens is None else self.max_new_tokens
+        return {"max_new_tokens": longest, **({} if self.engine is None else {"engine": self.engine.value})}
+
+
+@dataclass(frozen=True)
+class Answers(Drawing):
+    """How many responses, and how many at a time."""
+
+    samples: NumberOfSamples = 16
+    batch_size: Annotated[
+        int | None, typer.Option(help="Prompts per forward; the default is the pair's preset, else 8.", min=1)
+    ] = None
+
+    def keywords(self, pair: "ModelPair") -> dict[str, Any]:
+        """As the library's functions take them; what is not given suits the pair."""
+        from workbench.models.pairs import batch_of
+
+        size = batch_of(pair) if self.batch_size is None else self.batch_size
+        return {"samples": self.samples, **super().keywords(pair), "batch_size": size}
+
+
+@dataclass(frozen=True)
+class LowCells:
+    """Which cells replay and patches act on, and how strongly; what is not given is the preset's."""
+
+    tau: Annotated[
+        float | None, typer.Option(help="Low-entropy threshold of replay and patches.", min=0, max=1)
+    ] = None
+    alpha: Annotated[float | None, typer.Option(help="Step size of replay.", min=0)] = None
+    layers: Annotated[int | None, typer.Option(help="Layers that replay and patches cover.", min=1)] = None
+    threshold: Annotated[Threshold | None, typer.Option(help="What `tau` is a part of.")] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was given."""
+        threshold = {"threshold": self.threshold.value} if self.threshold else {}
+        return {name: value for name, value in vars(self).items() if value is not None} | threshold
+
+    def check(self, preset: "PairPreset | None", depth: int | None) -> None:
+        """Refuse what no intervention can have.
+
+        Args:
+            preset: of the pair, if it has one.
+            depth: decoder layers of the models; None: unknown, and then all is checked but that.
+
+        Raises:
+            InputError: a value out of range, or more layers than the models have.
+        """
+        from workbench.conditions import check_depth, default_matrix
+
+        deep = depth or 10_000
+        known = {} if preset is None else preset.matrix(self.given)
+        for condition in default_matrix(deep, **known | self.given).values():
+            check_depth(condition, deep)
+
+    def matrix(self, pair: "ModelPair", engine: Engines | None = None) -> dict[str, Any]:
+        """The default interventions with what the options change; a pair loaded by name has settings of its own.
+
+        With an engine those that it can't draw are left out, and named on the terminal.
+        """
+        from workbench.conditions import default_matrix
+        from workbench.models.pairs import matrix_settings
+        from workbench.studies.claims import like_with_like
+
+        matrix = like_with_like(default_matrix(pair.depth, **matrix_settings(pair, self.given) | self.given))
+        left = [name for name, condition in matrix.items() if engine and not condition.drawn_by_engine]
+        if left:
+            said = f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}."
+            typer.echo(said, err=True)
+        return {name: condition for name, condition in matrix.items() if name not in left}
+
+
+def wanted(name: str, when: When, preset: "PairPreset | None", against: str | None) -> bool:
+    """Whether to do what takes long: where it is asked for, and by itself on a bundled pair.
+
+    Raises:
+        InputError: it is asked for, and ``against`` says why it can't be done.
+    """
+    if when is When.AUTO:
+        return against is None and preset is not None and preset.bundled
+    if when is When.YES and against:
+        raise InputError(
+            f"`{name}` is yes, but of `problems` {against}; add it to the rows, or do without: {name}='no'"
+        )
+    return when is When.YES
+
+
+def tool_of(pair: "ModelPair", relative_to: str | None) -> Any:
     """The pair's zoom tool, with what the option changes."""
     from dataclasses import replace
 
@@ -174,101 +373,5 @@ def tool_of(pair: Any, relative_to: str | None) -> Any:
 
     if relative_to is None:
         return own(pair)
-    try:
-        counted = (
-            {"pixels": None, "seen": "seen"}[relative_to] if relative_to.isalpha() else float(relative_to)
-        )
-    except (KeyError, ValueError):
-        raise InputError(
-            f"`--relative-to` is {relative_to!r}; expected pixels, seen or a number: --relative-to 1000"
-        ) from None
-    return replace(own(pair), relative_to=counted)
-
-
-def size_of(text: str) -> tuple[int, int] | None:
-    """Width and height that an option gives as 1000x800; None for 0x0."""
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if found is None:
-        raise InputError(f"`--image` is {text!r}; expected width and height in pixels: --image 1000x800")
-    width, height = int(found[1]), int(found[2])
-    return (width, height) if width and height else None
-
-
-def extra(module: str) -> Any:
-    """A module that needs the extra `train`; InputError without it."""
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f'{error.name} is not installed; training needs `pip install "replay-workbench[train]"`'
-        ) from error
-
-
-def quiet() -> None:
-    """Keep the progress bars of the libraries below out of the way of ours; they look once, when imported."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Bad input ends a command with what is wrong with it, and with status 2."""
-    try:
-        yield
-    except InputError as error:
-        typer.echo(f"workbench: {error}", err=True)
-        sys.exit(2)
-
-
-@contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Warnings are a line each, without the place in the code that a person at the terminal can do nothing with."""
-    before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
-    try:
-        yield
-    finally:
-        warnings.formatwarning = before
-
-
-@contextmanager
-def interruptible(
-    said: str = "\nInterrupted. What was finished is kept: the same command goes on from there.",
-) -> Iterator[None]:
-    """Ctrl-C ends a long job with a sentence instead of a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(said, err=True)
-        raise typer.Exit(130) from None
-
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars with an estimate of the time left, one per stage."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with interruptible(), Progress(*columns) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield update
+    words = {"pixels": None, "seen": "seen"}
+    return replace(own(pair), relative_to=words[relative_to] if relative_to in words else float(relative_to))

@@ -1,57 +1,120 @@
-"""`workbench organism`: the bundled pairs made anew, and their card's table."""
+"""`workbench organism`: the bundled pairs made anew, and their cards' tables."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from workbench.interfaces.options import extra, interruptible, progress_bars, quiet
+from workbench.errors import InputError
+from workbench.interfaces.checks import check_folder, needs
+from workbench.interfaces.flags import Commands
+from workbench.interfaces.terminal import interruptible, progress_bars, quiet
 
-organism = typer.Typer(no_args_is_help=True, help="Train and evaluate the bundled pair `shapes`.")
+organism = Commands(help="Train and evaluate the bundled pairs, `shapes` and `smol`.")
+
+
+class Trained(StrEnum):
+    """The pairs that have a recipe."""
+
+    SHAPES = "shapes"
+    SMOL = "smol"
+
+
+PairName = Annotated[Trained, typer.Option("--pair", help="Which of the bundled pairs.")]
 
 
 @organism.command("train")
 def organism_train(
+    pair: PairName = Trained.SHAPES,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and both models.")] = Path("organism-run"),
     recipe: Annotated[Path | None, typer.Option(help="A changed copy of the recipe.")] = None,
 ) -> None:
-    """Make base and RLVR model from nothing; the same command goes on where it stopped."""
-    training = extra("workbench.organism.training")
+    """Make base and RLVR model, and the controls; the same command goes on where it stopped."""
+    from workbench.organism.recipes import SHAPES, SMOL, read_recipe
+
+    settings = read_recipe(recipe, SMOL if pair == Trained.SMOL else SHAPES)
+    check_folder("out", out)
+    needs("train", "trl", "accelerate", "datasets", *(["peft"] if pair == Trained.SMOL else ["easy_vqa"]))
+
+    if pair == Trained.SMOL:
+        from workbench.organism.adapters_training import train
+    else:
+        from workbench.organism.training import train
+
     with interruptible():
-        training.train(out, training.read_recipe(recipe or training.RECIPE))
+        train(out, settings)
 
 
 @organism.command("evaluate")
 def organism_evaluate(
+    pair: PairName = Trained.SHAPES,
     folder: Annotated[
         Path | None, typer.Option(help="A trained pair; the default is the bundled one.")
     ] = None,
-    problems: Annotated[int, typer.Option(help="Problems of the held-out split.")] = 300,
-    samples: Annotated[int, typer.Option(help="Samples per problem at temperature 1.")] = 64,
-    videos: Annotated[int, typer.Option(help="Problems of `shapes-video`; 0 leaves them out.")] = 150,
+    problems: Annotated[
+        int | None,
+        typer.Option(help="Problems of the held-out split; by default 300, of `sums` 180.", min=0),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Samples per problem at temperature 1.", min=1)] = 64,
+    videos: Annotated[int, typer.Option(help="Problems of `shapes-video`; 0 leaves them out.", min=0)] = 150,
     scenes: Annotated[
-        int, typer.Option(help="Problems of `shapes-agent`, with the zoom tool; 0 leaves them out.")
+        int, typer.Option(help="Problems of `shapes-agent`, with the zoom tool; 0 leaves them out.", min=0)
     ] = 100,
     easy_vqa: Annotated[
-        int, typer.Option(help="Questions of easy-VQA's test split; 0 leaves it out.")
+        int, typer.Option(help="Questions of easy-VQA's test split; 0 leaves it out.", min=0)
     ] = 1000,
-    split: Annotated[str, typer.Option(help="Split of `shapes`.")] = "test",
-    seed: Annotated[int, typer.Option(help="Of problems and samples.")] = 0,
+    split: Annotated[str, typer.Option(help="Split of the problems.")] = "test",
+    seed: Annotated[int, typer.Option(help="Of problems and samples.", min=0)] = 0,
 ) -> None:
     """Reprint the model card's table: accuracies of both models, with intervals."""
     quiet()
+    from workbench.problems.shapes import check_range
+
+    check_range("shapes", split, None)
+    settings = {"samples": samples, "split": split, "seed": seed}
+    if pair == Trained.SMOL:
+        typer.echo(_adapters(folder, problems, settings))
+        return
+    if easy_vqa:
+        needs("train", "easy_vqa")
+    from workbench.organism.recipes import WEIGHTS, check_trained
+
+    check_trained(folder or WEIGHTS)
+
     from workbench.organism import evaluation
 
+    sets = {"videos": videos, "scenes": scenes, "easy_vqa": easy_vqa}
     with progress_bars() as progress:
         table = evaluation.evaluate(
-            folder or evaluation.WEIGHTS,
-            problems=problems,
-            samples=samples,
-            videos=videos,
-            scenes=scenes,
-            easy_vqa=easy_vqa,
-            split=split,
-            seed=seed,
+            folder or WEIGHTS,
+            problems=300 if problems is None else problems,
+            **sets,
+            **settings,
             progress=progress,
         )
     typer.echo(evaluation.as_markdown(table))
+
+
+def _adapters(folder: Path | None, problems: int | None, settings: dict[str, Any]) -> str:
+    """The table of a text pair."""
+    from workbench.models.presets import named_pair
+    from workbench.organism.recipes import SMOL, check_trained, read_recipe
+
+    if problems == 0:
+        raise InputError("`problems` is 0; expected at least 1 of `sums`: problems=180")
+    system = None
+    if folder is None:
+        named_pair("smol")  # says what is to be installed
+    else:
+        check_trained(folder, adapters=True)
+        system = read_recipe(folder / SMOL.name, SMOL)["system"]
+
+    from workbench.organism import adapters_evaluation
+
+    with progress_bars() as progress:
+        models = adapters_evaluation.models_of(folder)
+        table = adapters_evaluation.evaluate(
+            models, problems=problems or 180, system=system, progress=progress, **settings
+        )
+    return adapters_evaluation.as_markdown(table)

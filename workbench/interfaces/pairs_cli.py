@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-pairs = typer.Typer(no_args_is_help=True, help="Pairs that can be loaded by name.")
+from workbench.interfaces.flags import Commands
+
+pairs = Commands(help="Pairs that can be loaded by name.")
 
 
 @pairs.command("list")

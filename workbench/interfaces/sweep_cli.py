@@ -2,23 +2,36 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.interfaces.options import interruptible, quiet
+from workbench.interfaces.checks import check_folder
+from workbench.interfaces.flags import Commands
+from workbench.interfaces.terminal import interruptible, quiet
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-sweep = typer.Typer(no_args_is_help=True, help="Ablation sweeps that go on wherever they were interrupted.")
+sweep = Commands(help="Ablation sweeps that go on wherever they were interrupted.")
 
 File = Annotated[
     Path, typer.Argument(help="The sweep's YAML file; `workbench sweep schema` tells what may stand in it.")
 ]
 Folder = Annotated[Path, typer.Argument(help="A sweep's folder.")]
-Engine = Annotated[str, typer.Option(help="local, ray (extra `ray`), or slurm (extra `slurm`).")]
+
+
+class Engines(StrEnum):
+    """What runs the cells."""
+
+    LOCAL = "local"
+    RAY = "ray"
+    SLURM = "slurm"
+
+
+Engine = Annotated[Engines, typer.Option(help="local, ray (extra `ray`), or slurm (extra `slurm`).")]
 Workers = Annotated[
     int | None, typer.Option(help="At most; the default is one per GPU, or as the cores allow.", min=1)
 ]
@@ -31,7 +44,9 @@ def sweep_plan(
     file: File,
     throughput: Annotated[
         float | None,
-        typer.Option(help="TFLOP/s that a worker achieves; the default is 300 on a GPU, 0.02 on a core."),
+        typer.Option(
+            help="TFLOP/s that a worker achieves; the default is 300 on a GPU, 0.02 on a core.", min=1e-6
+        ),
     ] = None,
 ) -> None:
     """Show cells, shared work, estimated time and memory; nothing runs."""
@@ -53,7 +68,7 @@ def sweep_run(
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder; the default is runs/ and the file's name.")
     ] = None,
-    engine: Engine = "local",
+    engine: Engine = Engines.LOCAL,
     workers: Workers = None,
     retry_failed: Retry = False,
     share: Annotated[
@@ -66,12 +81,16 @@ def sweep_run(
     from workbench.sweeps.spec import read_sweep
 
     read_sweep(file)  # before anything heavy is imported
-    from workbench.sweeps.driver import run_sweep
-
     out = out or Path("runs") / file.stem
+    check_folder("out", out)
+    from workbench.sweeps.driver import run_sweep
+    from workbench.sweeps.ledger import Ledger
+
+    for other in share or ():
+        Ledger(other, argument="share").close()
     with _shown() as progress:
         last = run_sweep(
-            file, out, engine=engine, workers=workers, retry_failed=retry_failed, share=share or (),
+            file, out, engine=engine.value, workers=workers, retry_failed=retry_failed, share=share or (),
             cache=int(cache * 1e9), progress=progress,
         )  # fmt: skip
     _told(out, last)
@@ -80,7 +99,7 @@ def sweep_run(
 @sweep.command("resume")
 def sweep_resume(
     folder: Folder,
-    engine: Engine = "local",
+    engine: Engine = Engines.LOCAL,
     workers: Workers = None,
     retry_failed: Retry = False,
     cache: Cache = 2.0,
@@ -92,7 +111,7 @@ def sweep_resume(
     with _shown() as progress:
         last = resume_sweep(
             folder,
-            engine=engine,
+            engine=engine.value,
             workers=workers,
             retry_failed=retry_failed,
             cache=int(cache * 1e9),

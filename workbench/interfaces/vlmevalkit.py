@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,6 @@ class VLMEvalKitModel:
         self.how = {"temperature": temperature, "max_new_tokens": max_new_tokens}
         self.VIDEO_LLM = getattr(self.responder.pair.processor, "video_processor", None) is not None
         self.dump_image_func: Callable[..., Any] | None = None
-        self._asked = 0
 
     def generate(self, message: Any, dataset: str | None = None) -> str:
         """As `generate_inner`, of anything that VLMEvalKit takes for a message: texts and paths, alone or in a list."""
@@ -65,14 +65,15 @@ class VLMEvalKitModel:
         """The response to a list of ``{"type": "text" | "image" | "video", "value": text or path}``.
 
         Pictures go before the text (`harnesses` tells how). An item whose ``role`` is ``system`` is the system
-        prompt. ``dataset`` names the problem, from which sampled responses have their random stream.
+        prompt. The problem is named by ``dataset`` and a digest of the message, pictures included: sampled responses have
+        their random stream from that, whatever was asked before.
         """
-        self._asked += 1
-        name = f"{dataset or 'message'}/{self._asked}"
-        (found,) = self.responder.answer([lambda: Question(_problem(name, message))], **self.how)
+        (found,) = self.responder.answer(
+            [lambda: Question(_problem(dataset or "message", message))], **self.how
+        )
         if isinstance(found, str):
             return found
-        warnings.warn(f"{name} has no answer: {told(found)}", UserWarning, stacklevel=2)
+        warnings.warn(f"{dataset or 'message'} has no answer: {told(found)}", UserWarning, stacklevel=2)
         return self.FAILED
 
     def use_custom_prompt(self, dataset: str) -> bool:
@@ -95,6 +96,7 @@ def _item(item: Any) -> Mapping[str, Any]:
 
 
 def _problem(name: str, message: Sequence[Mapping[str, Any]]) -> Problem:
+    """The message as a problem, named by what it says and shows."""
     for item in message:
         if (
             not isinstance(item, Mapping)
@@ -110,6 +112,7 @@ def _problem(name: str, message: Sequence[Mapping[str, Any]]) -> Problem:
         raise InputError(f"{name}: the message puts words into the model's mouth; leave out role 'assistant'")
     system = [item["value"] for item, role in zip(message, roles, strict=True) if role == "system"]
     asked = [item for item, role in zip(message, roles, strict=True) if role != "system"]
-    return make_problem(
+    made = make_problem(
         name, [(item["type"], item["value"]) for item in asked], "\n".join(system) if system else None
     )
+    return replace(made, id=f"{name}/{made.fingerprint}")

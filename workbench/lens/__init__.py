@@ -1,8 +1,8 @@
 """The mathematics of the logit lens, on tensors alone: heads, statistics of their distributions, strata.
 
 A `LensHead` is a model's final norm and unembedding. `compare` and `summarise` (`fused`) give entropy, KL, top-k and more of
-both models' predictions in blocks of the vocabulary, so that (positions, vocabulary) never exists; `strata` says which cells
-have low entropy. Everything is in nats.
+both models' predictions in blocks of the vocabulary, so that (positions, vocabulary) never exists; `kl` is that of distributions
+which are there as a whole; `strata` says which cells have low entropy. Everything is in nats.
 
     from workbench.lens import LensHead, summarise
     summarise(hidden, LensHead(norm, weight)).entropy

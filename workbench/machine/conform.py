@@ -28,6 +28,7 @@ from torch import Tensor
 from workbench.conditions import Patch, Replay
 from workbench.errors import InputError
 from workbench.lens.fused import compare
+from workbench.machine.cases import kind_of
 from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.prompts import EncodedPrompt
 from workbench.replay.patching import prepare_patch
@@ -123,7 +124,7 @@ def conform(
         raise InputError(
             f"`tolerance` is {tolerance}, expected 0 or more: `conform(folders, tolerance=1e-6)`"
         )
-    kinds = [_kind(folder) for folder in cases]
+    kinds = [kind_of(folder) for folder in cases]
     deviations: list[Deviation] = []
     for folder, kind in zip(cases, kinds, strict=True):
         pair = load_pair(base=folder / "base", rlvr=folder / "rlvr", dtype=dtype, device=device)
@@ -258,25 +259,6 @@ def _deviation(
     return Deviation(
         folder.name, quantity, off.max().item(), relative.max().item(), bool((off <= bound).all())
     )
-
-
-def _kind(folder: Path) -> str:
-    """The kind of a case, once its folder has been seen to hold one."""
-    shown = f"`folders`: {str(folder)!r}"
-    if not folder.is_dir():
-        raise InputError(f"{shown} is not a folder; name a recorded case, `conform(['tests/parity/lens'])`")
-    needed = ("case.json", "inputs.safetensors", "expected.safetensors", "base", "rlvr")
-    missing = [name for name in needed if not (folder / name).exists()]
-    if missing:
-        raise InputError(f"{shown} lacks {', '.join(missing)}; a recorded case holds {', '.join(needed)}")
-    try:
-        case: Any = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{shown}: case.json is not JSON ({error}); copy the recorded case again") from error
-    kind = case.get("kind") if isinstance(case, dict) else None
-    if kind not in _KINDS:
-        raise InputError(f"{shown}: case.json has the kind {kind!r}; expected one of {', '.join(_KINDS)}")
-    return kind
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

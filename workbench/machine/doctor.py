@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import __version__
+from workbench.digests import file_digest
 from workbench.machine import hardware as machine
 from workbench.machine.hardware import STATUSES, Check
-from workbench.runs import file_digest
 from workbench.views import markup
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 1. Both models are built on the meta device; their weights are counted.
 2. What runs most is run there by its own code and metered (``machine.meter``): the first decoder layers, a block of the vision
    tower, one iteration of replay with its backward. All layers of a decoder are taken to be alike.
-3. The lens allocates by its own rule (``lens.working_sizes``).
+3. The lens allocates by its own rule (``lens.blocks.working_sizes``).
 
 One prompt at a time with one image or none, no video. The vision tower is in it for Qwen-VL only. Allocators round up and
 fragment, and Python's garbage collector comes late; that is not in it.
@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -32,6 +31,7 @@ from workbench.replay.loss import Loss, Readout
 from workbench.replay.products import portioned_for
 from workbench.replay.segment import Segment
 from workbench.tracing.residuals import LayerCall
+from workbench.views.markup import paragraph
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,7 @@ class MemoryForecast:
         return self.parts.copy()
 
     def _repr_html_(self) -> str:
-        told = "".join(f"<p>{escape(line)}</p>" for line in (self.shape, *self.notes))
+        told = "".join(map(paragraph, (self.shape, *self.notes)))
         return f"{told}{self.parts.to_html(index=False)}"
 
     def __rich__(self) -> "Table":
@@ -114,7 +114,11 @@ def predict_memory(
     top_k: int = 10,
     device: str | None = None,
 ) -> MemoryForecast:
-    """Predict the peak memory of `trace` and `learn_tokens` for one prompt; the module's text tells how.
+    """Predict the peak memory of `trace` and `learn_tokens` for one prompt, from two configs.
+
+    Both models are built on the meta device and their weights counted; what runs most (the first decoder layers, a block of the
+    vision tower, an iteration of replay with its backward) is run there by its own code and metered. No weights are
+    loaded.
 
     Args:
         base: config of the base model (`transformers.AutoConfig.from_pretrained`).

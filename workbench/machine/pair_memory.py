@@ -12,8 +12,7 @@ from workbench.errors import InputError
 from workbench.machine.memory import MemoryForecast, predict_memory
 from workbench.machine.prompt_sizes import QWEN_VL, configured_budget
 from workbench.models.checkpoints import Placement, read_config
-from workbench.models.pairs import named_pair
-from workbench.models.presets import ROLES, PairPreset
+from workbench.models.presets import ROLES, PairPreset, named_pair
 
 
 def forecast_pair(

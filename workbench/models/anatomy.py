@@ -29,6 +29,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from workbench.errors import InputError
+from workbench.models.finite import NotFiniteError, first_wrong
+from workbench.models.positions import positions_of, takes_positions
+from workbench.models.rope_memory import from_rest
 
 # Config entries that decide how many visual tokens a picture becomes and where each one sits.
 _GEOMETRY = (
@@ -79,6 +82,8 @@ class Anatomy:
     """Patches per visual token along one side; 1 where not applicable."""
     geometry: Mapping[str, Any] = field(repr=False)
     """Config entries that decide how a picture becomes visual tokens."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end a response beside those of the model's own settings: the ends of its pair."""
 
     @property
     def visual_token_ids(self) -> frozenset[int]:
@@ -96,9 +101,15 @@ class Anatomy:
         return self.unembedding.weight.dtype
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The forward's arguments on ``device``, pixels in the model's dtype: not every family casts them itself."""
-        dtypes = {name: self.model.dtype for name in inputs if name.startswith("pixel_values")}
-        return {name: value.to(self.device, dtypes.get(name)) for name, value in inputs.items()}
+        """The forward's arguments on ``device``, with positions that come from the prompt alone (`positions`).
+
+        Pixels are in the model's dtype: not every family casts them itself.
+        """
+        given = dict(inputs)
+        if "position_ids" not in given and takes_positions(self.model):
+            given["position_ids"] = positions_of(self.model, inputs)
+        dtypes = {name: self.model.dtype for name in given if name.startswith("pixel_values")}
+        return {name: value.to(self.device, dtypes.get(name)) for name, value in given.items()}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of residuals (..., hidden) taken before the final norm."""
@@ -162,12 +173,14 @@ def dissect(model: nn.Module) -> Anatomy:
     )
 
 
+@from_rest
 def probe(anatomy: Anatomy) -> None:
-    """Run two text tokens and check every site; see the module's text.
+    """Run two text tokens and check every site, so that a model with an unknown twist between norm and logits is refused.
 
     Raises:
         InputError: a site was not called exactly once, in order, with a plain tensor of the expected shape,
             or norm and unembedding do not reproduce the model's own logits.
+        NotFiniteError: two plain tokens already lead to NaN or infinity.
     """
     model, name = anatomy.model, type(anatomy.model).__name__
     named = named_token_ids(model) | anatomy.visual_token_ids
@@ -175,8 +188,13 @@ def probe(anatomy: Anatomy) -> None:
     ids = torch.tensor([plain], device=anatomy.device)
     sites = {f"layers[{i}]": layer for i, layer in enumerate(anatomy.layers)} | {"norm": anatomy.norm}
     with torch.no_grad(), _recorded(sites) as calls:
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        given = anatomy.placed({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        logits = model(**given, use_cache=False).logits
     called = [site for site, _, _ in calls]
+    outputs = [output for _, _, output in calls[:-1] if isinstance(output, Tensor)]
+    for layer, output in [*enumerate(outputs), (None, logits)]:
+        if output.ndim == 3 and (place := first_wrong(output, torch.ones_like(ids))) is not None:
+            raise NotFiniteError.at(model, *place, layer, output.dtype).of("two plain tokens")
     if called != list(sites):
         raise InputError(f"`model` {name} called {called}, expected {list(sites)}, each once and in order")
     shape = (1, 2, anatomy.hidden_size)

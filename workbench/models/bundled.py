@@ -7,8 +7,8 @@ from functools import partial
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair, load_pair
 
-RESTARTED = 25
-"""Where the RL of the bundled pair was resumed without its weights: but for the unembedding it began again from the base."""
+RESTARTED = {"shapes": 25}
+"""Where the RL of a bundled pair was resumed without its weights: but for the unembedding it began again from the base."""
 
 
 FIRST = "first"
@@ -44,7 +44,7 @@ def checkpoints_of(pair: ModelPair) -> dict[int | str, Callable[[], ModelPair]]:
         0: lambda: replace(pair, rlvr=pair.base, provenance=start)
     }
     for saved in preset.changes:
-        steps = saved - RESTARTED if isinstance(saved, int) else 0
+        steps = saved - RESTARTED.get(preset.name, 0) if isinstance(saved, int) else 0
         name = steps if steps > 0 else saved if isinstance(saved, str) else f"{FIRST} {saved}"
         found[name] = partial(load, checkpoint=saved)
     return found

@@ -4,7 +4,6 @@ Safetensors only (other formats can run code), no remote code unless asked, and 
 weight that is missing or misshapen would otherwise be left random without a word.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,15 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
+from workbench.models.adapter_files import base_of, find_adapter
 from workbench.models.anatomy import Anatomy, dissect
+from workbench.models.checkpoint_files import located
+from workbench.models.gguf import packaged, unpacked
+from workbench.models.lora import merge
+from workbench.models.weight_files import check_one_set
 
 _PROCESSOR_FILES = (
     "processor_config.json",
@@ -49,7 +52,7 @@ class Placement:
             device, device_map = None, "auto"
         if device_map is not None and find_spec("accelerate") is None:
             raise InputError(
-                f"`device_map` {device_map!r} needs a package that is missing: pip install 'replay-workbench[gpu]', which "
+                f"`device_map` {device_map!r} needs a package that is missing: {install('gpu')}, which "
                 'brings accelerate; or name one device: device="cuda"'
             )
         if self.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
@@ -78,8 +81,9 @@ def load_model(
     revision: str | None,
     trust_remote_code: bool,
     layers: int | None = None,
+    beside: str | Path | None = None,
 ) -> PreTrainedModel:
-    """Load a checkpoint in eval mode with frozen weights.
+    """Load a checkpoint in eval mode with frozen weights; an adapter merged into its base.
 
     Args:
         role: the argument's name, for messages.
@@ -88,12 +92,23 @@ def load_model(
         revision: hub revision.
         trust_remote_code: run Python code found in the checkpoint.
         layers: load only the first so many decoder layers, with final norm and unembedding; all when None.
+        beside: the model that an adapter was given with.
 
     Raises:
-        InputError: missing, corrupt, or weights that do not fit the config; out of memory.
+        InputError: missing, corrupt, two sets of weights, or weights that do not fit the config; out of memory.
     """
     here = f"`{role}` {str(source)!r}"
-    where = _located(role, source)
+    if (adapter := find_adapter(role, source, revision)) is not None:
+        if layers is not None:
+            raise InputError(f"{here} is an adapter, and `layers` is for whole models; leave `layers` out")
+        own = None if beside is None else find_adapter("base", beside)
+        body = base_of(role, adapter, beside if own is None else own.base)
+        known = {"revision": None, "trust_remote_code": trust_remote_code}
+        merged = merge(role, adapter, load_model(role, body, placement, **known))
+        merged.adapter_of = str(body)  # for provenance
+        return merged
+    where = located(role, unpacked(source))
+    check_one_set(role, where)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = {} if placement.device_map is None else {"device_map": placement.device_map}
     try:
@@ -153,7 +168,7 @@ def read_depth(role: str, source: str | Path, *, revision: str | None, trust_rem
     Raises:
         InputError: there is no readable config.
     """
-    where = _located(role, source)
+    where = located(role, unpacked(source))
     config = read_config(role, where, revision=revision, trust_remote_code=trust_remote_code)
     return config.get_text_config(decoder=True).num_hidden_layers
 
@@ -166,6 +181,9 @@ def read_config(
     Raises:
         InputError: there is no readable config.
     """
+    if (adapter := find_adapter(role, source, revision)) is not None:
+        source, revision = base_of(role, adapter), None
+    source = unpacked(source)
     where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else str(source)
     try:
         return transformers.AutoConfig.from_pretrained(
@@ -198,8 +216,15 @@ def load_processor(
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
-            return None
+            adapter = find_adapter(role, source)
+            if adapter is None or adapter.base is None:
+                return None
+            return load_processor(
+                role, adapter.base, anatomy, revision=None, trust_remote_code=trust_remote_code
+            )
         source = folder
+    elif packaged(source):
+        source = folder = Path(unpacked(source))
     auto = transformers.AutoProcessor if anatomy.visual_token_ids else transformers.AutoTokenizer
     try:
         return auto.from_pretrained(str(source), revision=revision, trust_remote_code=trust_remote_code)
@@ -210,43 +235,6 @@ def load_processor(
             f"`{role}` {str(source)!r}: its processor could not be loaded ({_told(error)}); mend its files, "
             "or give a processor with `processor=`"
         ) from error
-
-
-def _located(role: str, source: str | Path) -> str:
-    """A folder that looks whole, or a hub id; of the weights only the headers are read."""
-    folder, here = Path(source).expanduser(), f"`{role}` {str(source)!r}"
-    if not folder.is_dir():
-        if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
-            raise InputError(
-                f"{here} is not a folder; give a checkpoint's folder, or a hub id like 'owner/name'"
-            )
-        return source
-    found = sorted(path.name for path in folder.iterdir())[:8]
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{here} has no config.json, found {found}; give a folder that `save_pretrained` wrote"
-        )
-    index = folder / "model.safetensors.index.json"
-    sharded = index.is_file() and not (folder / "model.safetensors").is_file()
-    listed = re.findall(r'"([^"/]+\.safetensors)"', index.read_text()) if sharded else []
-    shards = {folder / name for name in listed}
-    if lost := sorted(shard.name for shard in shards if not shard.is_file()):
-        raise InputError(f"{here} lacks {lost} of its {len(shards)} weight files; fetch the checkpoint again")
-    weights = shards or set(folder.glob("*.safetensors"))
-    if not weights:
-        raise InputError(
-            f"{here} has no safetensors weights, found {found}; other formats can run code and are not "
-            "read: convert them with `model.save_pretrained(folder)`"
-        )
-    for file in sorted(weights):
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{here}: {file.name} is corrupt or cut short ({_told(error)}); fetch it again"
-            ) from error
-    return str(folder)
 
 
 def _check_report(here: str, report: Mapping[str, Any], anatomy: Anatomy, *, truncated: bool) -> None:

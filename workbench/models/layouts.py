@@ -246,7 +246,12 @@ def _onevision_images(
         stitched = _cells(1, rows, columns).view(rows, columns, 3)
         closed = torch.cat([stitched, torch.full((rows, 1, 3), -1)], dim=1).flatten(0, 1)
         blocks.append(_Block(source, "whole", (1, side, side), whole))
-        blocks.append(_Block(source, "tiles", (1, rows, columns), closed))
+        if rows and columns:
+            blocks.append(_Block(source, "tiles", (1, rows, columns), closed))
+        elif len(
+            closed
+        ):  # of a picture hundreds of times as tall as wide no column is left, but the ends of rows are
+            blocks.append(_Block(source, "whole", (1, side, side), closed))
     return blocks
 
 

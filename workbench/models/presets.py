@@ -1,6 +1,6 @@
 """Pair presets: two models by name, with what it takes to run them as they were meant to be run. A preset is data.
 
-``NAME`` is one of the package's (``data/pairs.yaml`` says what its fields mean), ``FILE.yaml:NAME`` one in a file of
+``NAME`` is one of the package's (``pairs.yaml`` beside this file says what its fields mean), ``FILE.yaml:NAME`` one in a file of
 your own with the same fields, ``FILE.yaml`` the only one in it.
 """
 
@@ -54,7 +54,7 @@ _SHARED = {"tau", "layers", "threshold"}
 
 @dataclass(frozen=True)
 class PairPreset:
-    """Two models and their settings; `data/pairs.yaml` in the package says more on each field.
+    """Two models and their settings; ``pairs.yaml`` beside this file says more on each field.
 
     Raises InputError for a field of the wrong kind.
     """
@@ -205,7 +205,18 @@ class PairPreset:
 
             file = try_to_load_from_cache(str(folder), "config.json", revision=self.revision.get(role))
             folder = Path(file).parent if isinstance(file, str) else folder
-        return folder if next(folder.glob("*.safetensors"), None) else None
+        return folder if next(folder.glob("*.safetensors"), None) and not self.needs(role) else None
+
+    def needs(self, role: str) -> str:
+        """What is to be installed for a model that ships as an adapter; "" where it can be loaded, or is none."""
+        from workbench.models.adapter_files import check_installed, find_adapter
+
+        folder = Path(self.source(role)).expanduser()
+        adapter = find_adapter(role, folder) if folder.is_dir() else None
+        try:
+            return "" if adapter is None else check_installed(role, adapter) or ""
+        except InputError as error:
+            return str(error).partition("pip install ")[2]
 
 
 def preset_table(presets: Iterable[PairPreset]) -> "Table":
@@ -227,7 +238,14 @@ def preset_table(presets: Iterable[PairPreset]) -> "Table":
         told = [f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}"]
         told += [f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b]
         told += ["patches of their own"] * bool(preset.patch)
+        told += [f"needs: pip install {needs}"] if (needs := preset.needs("base")) else []
         here = [{"base": "base", "rlvr": "RLVR"}[role] for role in ROLES if preset.found(role)]
+        sizes = [
+            sum(f.stat().st_size for f in home.glob("*.safetensors"))
+            for role in ROLES
+            if (home := preset.found(role))
+        ]
+        told += [f"{sum(sizes) / 1e6:,.0f} MB on disk"] * bool(sizes)
         told += [asked] if (asked := ", ".join(preset.in_words())) else []
         table.add_row(
             preset.name,
@@ -320,3 +338,32 @@ def pair_preset(name: str) -> PairPreset:
             f'load_pair("{next(iter(presets))}"), or give your own models: {_CALL}'
         )
     return presets[own]
+
+
+def named_pair(name: str, base: Any = None, rlvr: Any = None) -> PairPreset:
+    """The preset of a name that was given without `base` and `rlvr`.
+
+    Raises:
+        InputError: no such name, one that came beside them, or a bundled pair without its weights.
+    """
+    if base is not None or rlvr is not None:
+        raise InputError(f"`name` {name!r} was given beside `base` or `rlvr`; give one or the other: {_CALL}")
+    preset = pair_preset(name)
+    if not preset.bundled:
+        return preset
+    from workbench.models.adapter_files import check_installed, find_adapter
+
+    adapters = {role: find_adapter(role, preset.source(role)) for role in ROLES}
+    absent = [
+        role
+        for role in ROLES
+        if adapters[role] is None and not (Path(preset.source(role)) / "config.json").is_file()
+    ]
+    if absent:
+        raise InputError(
+            f"`name` {name!r}: the weights of {' and '.join(absent)} are not in {Path(preset.source(absent[0])).parent}; "
+            "reinstall the package, or train them with `workbench organism train`"
+        )
+    for adapter in filter(None, adapters.values()):
+        check_installed(f"`name` {name!r}", adapter)
+    return preset

@@ -8,6 +8,7 @@
 Tensors stay on the CPU; whoever runs a model moves a batch to it.
 """
 
+import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,15 @@ class EncodedPrompt:
             raise InputError(
                 f"`sources`, `images` and `frames` must have one entry for each of the {views} `grids`"
             )
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand for everything that the models read."""
+        digest = hashlib.sha256(self.problem_id.encode())
+        for name, value in sorted(self.model_inputs.items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     @property
     def input_ids(self) -> Int[Tensor, "positions"]:

@@ -2,7 +2,8 @@
 
 Trained changes of weights lie within a few powers of two of each other, so their exponents compress well, and their signs and
 mantissas hardly. A file is a safetensors file of two byte tensors, ``exponents`` and ``mantissas`` (with the signs), each one
-zlib stream over all tensors; names and shapes are in its metadata.
+zlib stream over all tensors; names and shapes are in its metadata. `write_codes` keeps less: whole numbers of ``LEVELS`` steps to
+either side of 0, one scale a row, in less than a third of the size of bfloat16.
 """
 
 import json
@@ -18,6 +19,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.errors import InputError
+
+LEVELS = 15
+
+
+def write_codes(path: Path, change: Mapping[str, Tensor]) -> None:
+    """Save matrices, each row rounded to ``LEVELS``ths of its largest value: an error of about 5% of the change."""
+    codes, scales = [], []
+    for tensor in change.values():
+        rows = tensor.detach().cpu().float()
+        scale = (rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / LEVELS).bfloat16()
+        codes.append((rows / scale.float()).round().to(torch.int8).numpy().tobytes())
+        scales.append(scale[:, 0])
+    stream = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
+    packed = stream.compress(b"".join(codes)) + stream.flush()
+    save_file(
+        {"codes": torch.frombuffer(bytearray(packed), dtype=torch.uint8), "scales": torch.cat(scales)},
+        path,
+        metadata={"shapes": json.dumps({name: list(tensor.shape) for name, tensor in change.items()})},
+    )
 
 
 def write_delta(path: Path, change: Mapping[str, Tensor]) -> None:
@@ -37,7 +57,7 @@ def write_delta(path: Path, change: Mapping[str, Tensor]) -> None:
 
 
 def read_delta(path: Path) -> dict[str, Tensor]:
-    """The bfloat16 tensors that `write_delta` saved, bit for bit.
+    """The bfloat16 tensors that `write_delta` saved, bit for bit, or the float32 ones that `write_codes` rounded.
 
     Raises:
         InputError: the file is missing, corrupt, or holds something else.
@@ -46,6 +66,8 @@ def read_delta(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "np") as file:
             shapes = json.loads(file.metadata()["shapes"])
             count = sum(prod(shape) for shape in shapes.values())
+            if "codes" in file.keys():  # noqa: SIM118
+                return _decoded(shapes, count, file.get_tensor("codes"), _scales(path))
             exponents, mantissas = (
                 _unpacked(file.get_tensor(name), count) for name in ("exponents", "mantissas")
             )
@@ -57,6 +79,23 @@ def read_delta(path: Path) -> dict[str, Tensor]:
     flat = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
     parts = flat.split([prod(shape) for shape in shapes.values()])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def _scales(path: Path) -> Tensor:
+    with safe_open(path, "pt") as file:  # numpy has no bfloat16
+        return file.get_tensor("scales").float()
+
+
+def _decoded(
+    shapes: Mapping[str, list[int]], count: int, stream: np.ndarray, scales: Tensor
+) -> dict[str, Tensor]:
+    codes = torch.from_numpy(_unpacked(stream, count).astype(np.int8)).float()
+    parts = codes.split([prod(shape) for shape in shapes.values()])
+    rows = scales.split([shape[0] for shape in shapes.values()])
+    return {
+        name: part.reshape(shape) * scale[:, None]
+        for (name, shape), part, scale in zip(shapes.items(), parts, rows, strict=True)
+    }
 
 
 def _unpacked(stream: np.ndarray, count: int) -> np.ndarray:

@@ -10,6 +10,13 @@ and what it misses.
     workbench organism train       # makes it again from nothing (recipe.yaml); pip install -e ".[train]"
     workbench organism evaluate    # reprints the card's table
 
-In order: `data` (what it is taught with), `model`, `sft`, `grpo`, `evaluation`; `training` runs them all, `resuming` lets
+The pair ``smol`` is text alone, on a language model that was really pretrained (SmolLM2-135M-Instruct): its base is a short
+supervised start, its RLVR model GRPO from there, both adapters (card: ``smol/README.md``; recipe: ``smol.yaml``).
+
+    workbench organism train --pair smol
+    workbench organism evaluate --pair smol
+
+In order: `adapters_sft`, `adapters_grpo` (with `shared_prompts`), `adapters_evaluation`; `adapters_training` runs them all.
+Of ``shapes``: `data` (what it is taught with), `model`, `sft`, `grpo`, `evaluation`; `training` runs them all, `resuming` lets
 each go on after a kill. Another organism is another recipe: copy ``recipe.yaml`` and pass it to ``workbench organism train``.
 """

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from workbench.errors import InputError
 from workbench.estimates import Interval, pass_at_k, share, share_difference
 from workbench.experiments.agent import run_agent
 from workbench.models.pairs import ModelPair, load_pair
+from workbench.organism.recipes import check_trained
 from workbench.problems import answers
 from workbench.problems.problem import Problem, load_problems
 
-WEIGHTS = Path(str(files("workbench") / "organism" / "weights"))
 PASS_AT = (1, 4, 16, 64)
 BATCH = 20
 MAX_NEW_TOKENS = 64
@@ -85,9 +84,7 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def _load(folder: Path) -> ModelPair:
-    for model in ("base", "rlvr"):
-        if not (folder / model / "model.safetensors").is_file():
-            raise InputError(f"`folder` {folder} holds no model; train one with `workbench organism train`")
+    check_trained(folder)
     return load_pair(base=folder / "base", rlvr=folder / "rlvr", processor=folder / "base")
 
 

@@ -10,38 +10,18 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
-from workbench.errors import InputError
+from workbench.digests import file_digest
 from workbench.models.weight_deltas import write_delta
 from workbench.organism import data, grpo, model, sft
-from workbench.runs import file_digest
+from workbench.organism.recipes import SHAPES
 
-RECIPE = Path(__file__).with_name("recipe.yaml")
+RECIPE = SHAPES
 CONTROLS = {"sft": ("control", sft), "random": ("random", grpo)}
 """By the name that `load_pair` knows: the recipe's section, and what trains it."""
-
-
-def read_recipe(path: Path = RECIPE) -> dict[str, Any]:
-    """The recipe's settings.
-
-    Raises:
-        InputError: the file is missing, not YAML, or lacks a section.
-    """
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(
-            f"`recipe` {path} can't be read ({error}); start from a copy of {RECIPE.name}"
-        ) from error
-    expected = yaml.safe_load(RECIPE.read_text())
-    missing = [key for key in expected if key not in (recipe or {})]
-    if missing:
-        raise InputError(f"`recipe` {path} lacks {', '.join(missing)}; start from a copy of {RECIPE.name}")
-    return recipe
 
 
 def train(folder: Path, recipe: dict[str, Any]) -> None:

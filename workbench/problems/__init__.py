@@ -1,11 +1,12 @@
 """Questions with pictures or movies, where they come from, and how answers are judged.
 
-`load_problems` reads a generated set (`shapes`, `shapes_video`, `shapes_agent`), a set of the paper by name
-(``problems.yaml``, read by `presets`), a file, a folder or a hub data set (`sources`, `from_rows`). A `Problem` holds its
+`load_problems` reads a generated set (`shapes`, `shapes_video`, `shapes_agent`; `sums`, text alone), a set of the paper by
+name (``problems.yaml``, read by `presets`), a file, a folder or a hub data set (`sources`, `from_rows`). A `Problem` holds its
 pictures, its answer and the verifier that judges responses (`answers`).
 
     import workbench as wb
     wb.load_problems("shapes", split="test", limit=4)
+    wb.load_problems("easy-vqa", limit=64)      # 64 x 64 pictures of one shape (pip install easy-vqa); shape, color, yes-no
     wb.load_problems("mathvista", limit=64)     # a set of the paper; says where to get its file
     wb.load_problems("MathVista_MINI.tsv")      # VLMEvalKit's format; JSONL, .json, .parquet, a folder, hf:owner/name too
     wb.load_problems("clips.jsonl", frames=8)   # a row's ``video`` is a path; ``--frames 8`` on the command line

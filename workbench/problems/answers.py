@@ -1,34 +1,60 @@
 r"""Answers: taken out of a response, and compared with the reference. Nothing of a response is ever executed.
 
-Where the answer is looked for, in this order:
+The grammar. An answer is judged right only where the response gives one answer and stands by it; several, a hedge
+("A or B", "may be 5", "cannot be determined") and what can't be read are wrong.
 
-1. the last ``<answer>...</answer>``;
-2. the last ``\boxed{...}`` (braces balanced; also looked for inside 1);
-3. for choices, the last option letter that stands alone; for numbers and mathematics, the last number.
+1. *Where* it stands (`answer_place`): outside the thinking, the last answer tag, else the last box, else "the answer is
+   ...", else the whole of a short response, else its last sentence.
+2. *What kind* it is: the verifier says. ``choice``: an option; ``numeric``: a number; ``math``: an expression; ``exact``: a
+   number, yes or no, or a text, as the reference is.
+3. *How* it is compared: options by letter or words (`answer_choice`); numbers with their units, percentages and fractions
+   by value, within a relative tolerance for ``numeric`` (two whole numbers: exactly) and exactly for ``exact``
+   (`answer_numbers`); mathematics by its structure and by sympy, exactly or to 100 digits (`answer_math`); texts without
+   case, articles before them, quotation marks and stops around them, "it is" before them; lists in their order.
 
-How it is compared depends on the problem's verifier: ``exact`` text (letter case and white space aside), the
-letter of a ``choice`` (or the option's own text), a ``numeric`` value within a relative tolerance, or ``math``,
-which asks math-verify whether two LaTeX expressions are equal. math-verify's own time limit needs signals, hence the
-main thread; here it runs in a process of its own that is ended when its time is up.
+`Outcome.how` names the place and the rule: "answer tag, letter", "last sentence, numeric within 0.001", "boxed,
+expressions". Sympy runs in a process of its own (`math_client`), which is ended when its time is up.
 """
 
-import atexit
-import math
-import multiprocessing
 import re
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from fractions import Fraction
 
 from workbench.errors import InputError
+from workbench.problems import answer_math
+from workbench.problems.answer_choice import LETTERS, option
+from workbench.problems.answer_exact import answers_truth, says, truth
+from workbench.problems.answer_mathematics import mathematics
+from workbench.problems.answer_numbers import Quantity, quantity
+from workbench.problems.answer_place import Place, places, without_thought
+from workbench.problems.answer_sentence import stated
+from workbench.problems.answer_text import sentences, tidy
+from workbench.problems.math_client import WORKER
 
-VERIFIERS = ("exact", "choice", "numeric", "math")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?%?")
-_ALONE = re.compile(r"(?<![A-Za-z0-9])\(?([A-Z])(?![A-Za-z0-9'])")
+__all__ = ["LETTERS", "VERIFIERS", "Outcome", "Verifier", "extract", "number", "verify"]
+
+
+class Verifier(StrEnum):
+    """How a model's answer is compared with the problem's."""
+
+    EXACT = "exact"
+    CHOICE = "choice"
+    NUMERIC = "numeric"
+    MATH = "math"
+
+
+VERIFIERS = tuple(verifier.value for verifier in Verifier)
+_EXPRESSION = re.compile(r"\\sqrt|√|\\pi(?![a-z])|π")
+_STOPS = (
+    "several options",
+    "a hedge",
+    "turned down",
+    "letter and text of another option",
+    "text of several options",
+)
+"""Why a phrase that announces an answer gives none: nothing after it is looked at."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +65,40 @@ class Outcome:
     answer: str | None
     """None: no answer was found."""
     how: str
-    """Such as "answer tag, numeric within 0.001"."""
+    """Place and rule, such as "answer tag, numeric within 0.001"."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What one place says: whether right, as what it was read (None: as nothing of the kind), and the rule."""
+
+    correct: bool
+    read: str | None
+    rule: str
+    last: bool = False
+    """Whether nothing else is to be looked at."""
+
+
+_Judge = Callable[[Place], _Judged]
 
 
 def extract(response: str, verifier: str = "exact", choices: Sequence[str] = ()) -> tuple[str | None, str]:
     """The answer in a response, and where it was found; (None, "no answer") where there is none."""
-    text, where = response, ""
-    if tagged := _TAGGED.findall(response):
-        text, where = tagged[-1].strip(), "answer tag"
-    if (boxed := _boxed(text)) is not None:
-        return boxed.strip(), f"{where}, boxed" if where else "boxed"
-    if where:
-        return text, where
-    if verifier == "choice":
-        allowed = LETTERS[: len(choices)] or LETTERS
-        letters = [letter for letter in _ALONE.findall(response) if letter in allowed]
-        if letters:
-            return letters[-1], "last letter"
-    if verifier in ("numeric", "math") and (numbers := _NUMBER.findall(response)):
-        return numbers[-1], "last number"
+    for place in places(without_thought(tidy(response))):
+        if place.strict:
+            return place.text, place.where
+        if verifier == "choice":
+            read, rule = option(place.text, choices, loose=place.where == "last sentence")
+            if read is not None:
+                return (read, rule) if rule == "last letter" else (place.text, place.where)
+        elif verifier == "numeric":
+            if _number_of(place) is not None:
+                return place.text, place.where
+        elif verifier == "math":
+            if (formula := mathematics(place)) is not None:
+                return formula
+        elif place.where != "last sentence":
+            return place.text, place.where
     return None, "no answer"
 
 
@@ -70,7 +111,10 @@ def verify(
     tolerance: float = 1e-3,
     seconds: float = 5.0,
 ) -> Outcome:
-    r"""Compare a response with the reference answer; the module's text tells how.
+    r"""Compare a response with the reference answer.
+
+    The answer is looked for outside the thinking: in the last ``<answer>...</answer>``, then in the last ``\boxed{...}``, then
+    after "the answer is", then in the whole of a short response, then in its last sentence (files ``answer_*.py``).
 
     Args:
         response: what a model said.
@@ -78,153 +122,119 @@ def verify(
         verifier: one of ``VERIFIERS``.
         choices: the options' texts.
         tolerance: of ``numeric``, relative to the reference.
-        seconds: that ``math`` may take.
+        seconds: that one comparison of ``math`` may take.
 
     Raises:
-        InputError: an unknown verifier, a numeric reference that is no number, or math-verify missing.
+        InputError: an unknown verifier, a numeric reference that is no number, or a process for ``math`` that can't start.
     """
     if verifier not in VERIFIERS:
         raise InputError(
             f"`verifier` is {verifier!r}; expected one of {', '.join(VERIFIERS)}: verify(response, answer, 'exact')"
         )
-    found, where = extract(response, verifier, choices)
-    if found is None:
-        return Outcome(False, None, where)
-    if verifier == "choice":
-        letter = _letter(found, choices)
-        return Outcome(letter == answer.strip().upper(), letter or found, f"{where}, choice")
-    if verifier == "numeric":
-        wanted, value = number(answer), number(found)
-        if wanted is None:
-            raise InputError(
-                f"`answer` is {answer!r}, which is no number; use the verifier 'exact' or 'math'"
-            )
-        right = value is not None and abs(value - wanted) <= tolerance * max(abs(wanted), 1e-9)
-        return Outcome(right, found, f"{where}, numeric within {tolerance:g}")
-    if _plain(found) == _plain(answer):
-        return Outcome(True, found, f"{where}, exact")
-    if verifier == "math":
-        right = _equal_math(answer, found, seconds)
-        return Outcome(bool(right), found, f"{where}, math-verify" + (" timed out" if right is None else ""))
-    return Outcome(False, found, f"{where}, exact")
+    judge = _judge(answer, verifier, choices, tolerance, seconds)
+    for place in places(without_thought(tidy(response))):
+        judged = judge(place)
+        if judged.read is not None or judged.last or place.strict:
+            found = place.text if place.strict and judged.read is None else judged.read
+            return Outcome(judged.correct, found, f"{place.where}, {judged.rule}")
+    return Outcome(False, None, "no answer")
 
 
 def number(text: str) -> float | None:
-    """The value of a text that is one number: 1,000, -2.5e3, 3/4, 40% (0.4), $12; None for anything else."""
-    cleaned = text.strip().strip("$").replace(",", "").replace("\u2212", "-").strip()
-    if not _NUMBER.fullmatch(cleaned):
+    """The value of a text that is one number: 1,000, -2.5e3, 3/4, 40% (0.4), $12; None for anything else, a unit too."""
+    found = quantity(text)
+    if found is None or (found.unit and not re.fullmatch(r"[$€£₹¥]", found.unit)):
         return None
-    above, _, below = cleaned.rstrip("%").partition("/")
     try:
-        value = float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError):
+        return float(found.value / 100 if found.percent else found.value)
+    except OverflowError:
         return None
-    return (value / 100 if cleaned.endswith("%") else value) if math.isfinite(value) else None
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _judge(answer: str, verifier: str, choices: Sequence[str], tolerance: float, seconds: float) -> _Judge:
+    """How a place is judged, by verifier and reference."""
+    if verifier == Verifier.CHOICE:
+        wanted = answer.strip().upper()
+        wanted = wanted if wanted in tuple(LETTERS) else option(answer, choices)[0]
+        return lambda place: _chosen(place, wanted, choices)
+    if verifier == Verifier.MATH:
+        return lambda place: _worked_out(place, answer, seconds)
+    reference = quantity(answer)
+    if verifier == Verifier.NUMERIC:
+        if reference is None:
+            raise InputError(
+                f"`answer` is {answer!r}, which is no number; use the verifier 'exact' or 'math'"
+            )
+        return lambda place: _counted(place, reference, tolerance, seconds, f"numeric within {tolerance:g}")
+    if reference is not None:
+        return lambda place: _counted(place, reference, 0.0, seconds, "exact number", answer)
+    if (true := truth(answer)) is not None:
+        return lambda place: _affirmed(place, true)
+    return lambda place: _worded(place, answer)
 
 
-def _boxed(text: str) -> str | None:
-    """The content of the last ``\\boxed{...}`` whose braces balance."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        depth = 0
-        for end in range(start + len("\\boxed"), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[start + len("\\boxed{") : end]
-        start = text.rfind("\\boxed{", 0, start)
-    return None
+def _chosen(place: Place, wanted: str | None, choices: Sequence[str]) -> _Judged:
+    letter, rule = option(place.text, choices, loose=place.where == "last sentence")
+    stop = place.where == "answer phrase" and rule in _STOPS
+    return _Judged(letter is not None and letter == wanted, letter, rule, stop)
 
 
-def _letter(found: str, choices: Sequence[str]) -> str | None:
-    """The option that an answer names: by its text, by a letter alone, or by a letter before its text."""
-    for letter, choice in zip(LETTERS, choices, strict=False):
-        if _plain(found) == _plain(choice):
-            return letter
-    allowed = LETTERS[: len(choices)] or LETTERS
-    named = re.match(r"\(?([A-Za-z])\)?(?:[.:)\s]|$)", found.strip())
-    if named and named[1].upper() in allowed:
-        return named[1].upper()
-    alone = [letter for letter in _ALONE.findall(found) if letter in allowed]
-    return alone[-1] if alone else None
+def _number_of(place: Place) -> Quantity | None:
+    """The number that a place states; of a whole response only where that is one sentence."""
+    if place.where == "whole response" and len(sentences(place.text)) > 1:
+        return quantity(place.text)
+    return stated(place.text)
 
 
-# --- math-verify, in a process of its own -----------------------------------------------------------------
+def _counted(
+    place: Place, reference: Quantity, tolerance: float, seconds: float, rule: str, text: str | None = None
+) -> _Judged:
+    if text is not None and place.where != "last sentence" and says(place.text, text):
+        return _Judged(True, place.text, "exact")
+    rooted = _EXPRESSION.search(place.text)
+    found = None if rooted else _number_of(place)
+    announced = place.strict or place.where == "answer phrase"
+    if rooted and (announced or place.where == "whole response"):
+        found = _evaluated(place.text, seconds)
+    if found is None:
+        return _Judged(False, None, "no single number", announced and bool(re.search(r"\d", place.text)))
+    return _Judged(found.agrees(reference, tolerance), place.text, rule)
 
 
-def _equal_math(wanted: str, found: str, seconds: float) -> bool | None:
-    """Whether two expressions are equal; None if that could not be decided in time."""
-    return _WORKER.ask(wanted, found, seconds)
+def _evaluated(text: str, seconds: float) -> Quantity | None:
+    """The value of an expression with roots or pi."""
+    latex = answer_math.value_text(text)
+    try:
+        value = WORKER.ask("value", latex, seconds=seconds) if latex else None
+    except TimeoutError:
+        return None
+    return None if value is None else Quantity(Fraction(value))
 
 
-class _Worker:
-    """A process that imports math-verify once and answers one question at a time; replaced when it hangs."""
+def _affirmed(place: Place, wanted: bool) -> _Judged:
+    said = None if place.where == "last sentence" else answers_truth(place.text)
+    return _Judged(said is wanted, None if said is None else place.text, "yes or no")
 
-    def __init__(self) -> None:
-        self.process: Any = None
-        self.pipe: Any = None
-        self.lock = threading.Lock()
 
-    def ask(self, wanted: str, found: str, seconds: float) -> bool | None:
-        with self.lock:
-            try:
-                self._start()
-                self.pipe.send((wanted, found))
-                if self.pipe.poll(seconds):
-                    return self.pipe.recv()
-            except (EOFError, OSError):
-                pass  # it died over this question: no more to be had from it than from a timeout
-            self.stop()
+def _worded(place: Place, answer: str) -> _Judged:
+    if place.where == "last sentence":
+        return _Judged(False, None, "exact")
+    return _Judged(says(place.text, answer), place.text, "exact")
+
+
+def _worked_out(place: Place, answer: str, seconds: float) -> _Judged:
+    found, late = mathematics(place), []
+
+    def ask(left: str, right: str) -> bool | None:
+        try:
+            return None if late else WORKER.ask("equal", left, right, seconds=seconds)
+        except TimeoutError:
+            late.append(True)
             return None
 
-    def _start(self) -> None:
-        if self.process is not None and self.process.is_alive():
-            return
-        from importlib.util import find_spec
-
-        if find_spec("math_verify") is None:
-            raise InputError("`verifier` 'math' needs a package that is missing: pip install math-verify")
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-        if not self.pipe.poll(60):  # its first word says that the imports are done
-            raise OSError("math-verify did not start")
-        self.pipe.recv()
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.process = None
-
-
-def _serve(pipe: Any) -> None:
-    import math_verify
-
-    library: Any = math_verify  # its annotations exclude the None that turns its own time limits off
-    pipe.send(True)
-    while True:
-        try:
-            wanted, found = pipe.recv()
-        except EOFError:
-            return
-        sides = [library.parse(f"${text}$", parsing_timeout=None) for text in (wanted, found)]
-        pipe.send(bool(library.verify(*sides, timeout_seconds=None)))
-
-
-_WORKER = _Worker()
-atexit.register(_WORKER.stop)
-
-
-class Verifier(StrEnum):
-    """How a model's answer is compared with the problem's."""
-
-    EXACT = "exact"
-    CHOICE = "choice"
-    NUMERIC = "numeric"
-    MATH = "math"
+    if found is None:
+        return _Judged(False, None, "no single expression", place.strict)
+    correct, rule = answer_math.equal(answer, found[0], ask)
+    if not correct and not place.strict and place.where != "last sentence" and answer_math.is_words(answer):
+        correct, rule = says(place.text, answer), "text"
+    return _Judged(correct, found[0], "out of time" if late and not correct else rule)

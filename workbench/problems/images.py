@@ -7,11 +7,12 @@ broken image costs a message and not a half-finished run.
 import base64
 import binascii
 import io
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageSequence
 
 from workbench.errors import InputError
 
@@ -20,6 +21,17 @@ FRAME_LIMIT = 16  # evenly spaced frames kept of a video, unless told otherwise
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_NOTES = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where Pillow keeps what a file says of its orientation."""
 
 
 def as_rgb(image: Image.Image, where: str) -> Image.Image:
@@ -42,8 +54,7 @@ def as_rgb(image: Image.Image, where: str) -> Image.Image:
         )
     try:
         image.load()
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
+        image = _upright(image, where)
         if image.mode == "F":
             raise InputError(
                 f"{where} has mode F (floating point) with no agreed range; "
@@ -61,6 +72,28 @@ def as_rgb(image: Image.Image, where: str) -> Image.Image:
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error on broken data
         raise _broken(where, error) from error
+
+
+def _upright(image: Image.Image, where: str) -> Image.Image:
+    """The image turned as its metadata says, and without them; as stored, with a warning, where they can't be read.
+
+    Only the orientation is asked for: metadata that can't be written again are no fault of the pixels.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception as error:  # Pillow raises SyntaxError, struct.error and more
+        turn = None
+        warnings.warn(
+            f"{where} has EXIF data that can't be read ({type(error).__name__}: {error}); it is shown as stored, not turned",
+            stacklevel=4,
+        )
+    else:
+        if turn is None:
+            return image
+    turned = image.copy() if turn is None else image.transpose(turn)
+    for note in _NOTES:
+        turned.info.pop(note, None)
+    return turned
 
 
 def open_image(source: Path | bytes, where: str) -> Image.Image:

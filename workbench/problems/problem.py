@@ -1,10 +1,9 @@
 """Problems: a question with its image(s) or video, the answer, and how an answer is verified."""
 
 import hashlib
-import html
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from workbench.problems.sources import (
     read_hub,
     read_path,
 )
+from workbench.views import markup
 from workbench.views.pictures import data_uri
 
 __all__ = ["FOLDER_QUESTION", "Problem", "Verifier", "load_problems"]
@@ -142,13 +142,16 @@ class Problem:
     def _repr_html_(self) -> str:
         sources = [data_uri(picture, side=224) for picture in (*self.images, *self.video)]
         pictures = "".join(f'<img src="{source}" style="margin:2px" alt="">' for source in sources)
-        lines = [f"<small>{html.escape(' · '.join(filter(None, (self.id, self.family))))}</small>", pictures]
+        lines = [
+            f"<small>{markup.escape(' · '.join(filter(None, (self.id, self.family))))}</small>",
+            pictures,
+        ]
         if self.system is not None:
-            lines.append(f"<i>{html.escape(self.system)}</i>")
-        lines.append(html.escape(self.question))
-        lines += [f"{letter}. {html.escape(c)}" for letter, c in zip(LETTERS, self.choices, strict=False)]
+            lines.append(f"<i>{markup.escape(self.system)}</i>")
+        lines.append(markup.escape(self.question))
+        lines += [f"{letter}. {markup.escape(c)}" for letter, c in zip(LETTERS, self.choices, strict=False)]
         if self.answer is not None:
-            lines.append(f"answer: <b>{html.escape(self.answer)}</b>")
+            lines.append(f"answer: <b>{markup.escape(self.answer)}</b>")
         return f"<div>{'<br>'.join(filter(None, lines))}</div>"
 
 
@@ -168,12 +171,13 @@ def load_problems(
     columns: Mapping[str, str] | None = None,
     question: str | None = None,
     frames: int = FRAME_LIMIT,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Problem]:
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
     Args:
-        source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"`` (generated), ``"easy-vqa"``; one of the paper's sets,
-            as ``"mathvista"`` (`data/problems.yaml` in the package), found in VLMEvalKit's folder or the Hugging Face
+        source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"``, ``"sums"`` (generated), ``"easy-vqa"``; one of the
+            paper's sets, as ``"mathvista"`` (``problems/problems.yaml`` in the package), found in VLMEvalKit's or the hub's
             cache, or ``"mathvista:FILE"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``, ``.json`` or
             ``.parquet`` file, or a folder of images or movies; ``"hf:owner/name"`` (also
             ``"hf:owner/name:configuration@revision"``; streamed); or a
@@ -190,6 +194,7 @@ def load_problems(
         question: asked of every image and movie of a folder (by default `FOLDER_QUESTION`).
         frames: of every video at most, evenly spaced; a list of images is taken whole. How large a model sees them
             is the pair's setting: `load_pair(..., frame_pixels=...)`.
+        progress: called with (problems read, how many are wanted) after each; without a limit both are the same.
 
     A row's image is a path relative to the file, base64, or a list of these; in a TSV also the index of
     another row. Its video is a movie file (`sample_frames`; its sampling rate goes to ``metadata["fps"]``), a
@@ -198,8 +203,20 @@ def load_problems(
     ``choice`` if it is one of the choices, by ``numeric`` if it is a number, else by ``exact``, unless the
     row's ``verifier`` says otherwise. Text and numbers in other columns go to ``metadata``.
 
+    Returns:
+        Problems with distinct ids, in the order of their source.
+
     Raises:
         InputError: anything wrong with the arguments, the files or a row; rows are named by file and line.
+
+    Example:
+        >>> problems = wb.load_problems("shapes", split="test", limit=2)
+        >>> len(problems), problems[0].answer, problems[0].verifier.value
+        (2, '1', 'exact')
+        >>> wb.load_problems("shapes", split="training")
+        Traceback (most recent call last):
+        ...
+        workbench.errors.InputError: ...
     """
     mapping = {} if columns is None else columns
     _check_arguments(source, limit, seed, mapping, question, frames)
@@ -228,6 +245,8 @@ def load_problems(
                 "columns={'id': 'key'}, or number the rows with columns={'id': ''}"
             )
         problems[problem.id] = problem
+        if progress:
+            progress(len(problems), limit or len(problems))
     if not problems:
         raise InputError(
             f"`source` {_shown(source)} is an empty problem set; expected at least one problem: "

@@ -18,7 +18,7 @@ A problem is a pure function of (split, seed, index): the splits never share a r
 response every problem has a wrong one, which misreads one thing and is careful with all the rest (``mistaken``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -374,27 +374,26 @@ def check_range(name: str, split: str, limit: int | None) -> int:
     return 300 if limit is None else limit
 
 
-def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `limit` (default 300) problems of a split, as plain records.
+def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The first `limit` (default 300) problems of a split, as plain records, each made when it is asked for.
 
     Raises:
         InputError: unknown split, or a limit below 1.
     """
-    records = []
-    for index in range(check_range("shapes", split, limit)):
-        question, picture, board = draw(split, seed, index)
-        wrong = mistaken(question, np.random.default_rng([SPLITS[split], seed, index, 1]))
-        records.append(
-            {
-                "id": f"shapes/{split}/{seed}/{index}",
-                "question": question.text,
-                "answer": question.answer,
-                "image": Image.fromarray(picture),
-                "family": question.family,
-                "tone": question.tone,
-                "chain": question.response("careful"),
-                "wrong": wrong.response("careful"),
-                "occupied": (board.color >= 0).tolist(),
-            }
-        )
-    return records
+    return (_record(split, seed, index) for index in range(check_range("shapes", split, limit)))
+
+
+def _record(split: str, seed: int, index: int) -> dict[str, Any]:
+    question, picture, board = draw(split, seed, index)
+    wrong = mistaken(question, np.random.default_rng([SPLITS[split], seed, index, 1]))
+    return {
+        "id": f"shapes/{split}/{seed}/{index}",
+        "question": question.text,
+        "answer": question.answer,
+        "image": Image.fromarray(picture),
+        "family": question.family,
+        "tone": question.tone,
+        "chain": question.response("careful"),
+        "wrong": wrong.response("careful"),
+        "occupied": (board.color >= 0).tolist(),
+    }

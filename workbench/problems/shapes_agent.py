@@ -13,6 +13,7 @@ answers at once with what the large shape looks like, which is right only by luc
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,29 +180,30 @@ def zoomed(question: Search, picture: np.ndarray) -> tuple[Image.Image, tuple[st
     return crop, TOOL.reply(step, crop, 1)
 
 
-def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `limit` (default 300) problems of a split, as plain records; ``box`` is the label to be read.
+def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The first `limit` (default 300) problems of a split, as plain records, each made when it is asked for.
+
+    ``box`` is the label to be read.
 
     Raises:
         InputError: unknown split, or a limit below 1.
     """
-    records = []
-    for index in range(check_range("shapes-agent", split, limit)):
-        question, picture = draw(split, seed, index)
-        records.append(
-            {
-                "id": f"shapes-agent/{split}/{seed}/{index}",
-                "question": question.text,
-                "answer": question.answer,
-                "image": Image.fromarray(picture),
-                "family": question.family,
-                "system": SYSTEM,
-                "tone": question.tone,
-                "box": question.box,
-                "call": question.call,
-            }
-        )
-    return records
+    return (_record(split, seed, index) for index in range(check_range("shapes-agent", split, limit)))
+
+
+def _record(split: str, seed: int, index: int) -> dict[str, Any]:
+    question, picture = draw(split, seed, index)
+    return {
+        "id": f"shapes-agent/{split}/{seed}/{index}",
+        "question": question.text,
+        "answer": question.answer,
+        "image": Image.fromarray(picture),
+        "family": question.family,
+        "system": SYSTEM,
+        "tone": question.tone,
+        "box": question.box,
+        "call": question.call,
+    }
 
 
 def _look(board: Board, row: int, column: int) -> str:

@@ -11,7 +11,7 @@ Tones, careful and hasty responses and streams of random numbers are those of `w
 the first moment (``move``: the first two) only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -100,29 +100,28 @@ def draw(split: str, seed: int, index: int) -> tuple[Question, np.ndarray]:
     return question, pictures
 
 
-def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The first `limit` (default 300) problems of a split, as plain records.
+def problems(split: str = "test", limit: int | None = None, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The first `limit` (default 300) problems of a split, as plain records, each made when it is asked for.
 
     Raises:
         InputError: unknown split, or a limit below 1.
     """
-    records = []
-    for index in range(check_range("shapes-video", split, limit)):
-        question, wrong, pictures, clip = _draw(split, seed, index)
-        records.append(
-            {
-                "id": f"shapes-video/{split}/{seed}/{index}",
-                "question": question.text,
-                "answer": question.answer,
-                "video": frames(pictures),
-                "family": question.family,
-                "tone": question.tone,
-                "chain": question.response("careful"),
-                "wrong": wrong,
-                "occupied": (clip.color >= 0).tolist(),
-            }
-        )
-    return records
+    return (_record(split, seed, index) for index in range(check_range("shapes-video", split, limit)))
+
+
+def _record(split: str, seed: int, index: int) -> dict[str, Any]:
+    question, wrong, pictures, clip = _draw(split, seed, index)
+    return {
+        "id": f"shapes-video/{split}/{seed}/{index}",
+        "question": question.text,
+        "answer": question.answer,
+        "video": frames(pictures),
+        "family": question.family,
+        "tone": question.tone,
+        "chain": question.response("careful"),
+        "wrong": wrong,
+        "occupied": (clip.color >= 0).tolist(),
+    }
 
 
 def _draw(split: str, seed: int, index: int) -> tuple[Question, str, np.ndarray, Clip]:

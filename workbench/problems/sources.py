@@ -16,12 +16,12 @@ from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
 from workbench.errors import InputError, nearest
-from workbench.problems import shapes, shapes_agent, shapes_video
+from workbench.problems import shapes, shapes_agent, shapes_video, sums
 from workbench.problems.from_rows import Columns, Rows, is_file, read_images, to_records
 from workbench.problems.images import FRAME_LIMIT, SUFFIXES, image_files, open_image
 from workbench.problems.video import MOVIES, read_clip
 
-GENERATED = {"shapes": shapes, "shapes-video": shapes_video, "shapes-agent": shapes_agent}
+GENERATED = {"shapes": shapes, "shapes-video": shapes_video, "shapes-agent": shapes_agent, "sums": sums}
 NAMES = (*GENERATED, "easy-vqa")
 SPLITS = {**dict.fromkeys(GENERATED, tuple(shapes.SPLITS)), "easy-vqa": ("train", "test")}
 """Of the sets that have splits of their own."""
@@ -36,7 +36,7 @@ _CELL = 2**31 - 1  # characters in a cell: csv's own limit of 131072 is smaller 
 
 
 def read_generated(name: str, split: str, limit: int | None, seed: int) -> Rows:
-    """The generated problems of `workbench.problems.shapes`, `shapes_video` or `shapes_agent`.
+    """The generated problems of `workbench.problems.shapes`, `shapes_video`, `shapes_agent` or `sums`.
 
     Metadata: ``tone``; ``chain``, the reference response, and ``wrong``; of boards and videos ``occupied``,
     whether each cell holds a shape, (rows, columns) or (moments, rows, columns); of agents ``call``, their first response,

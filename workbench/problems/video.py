@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.problems.images import FRAME_LIMIT, PIXEL_LIMIT
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Clip:
 def sample_frames(
     path: str | Path, frames: int = FRAME_LIMIT, max_pixels: int = MAX_PIXELS
 ) -> tuple[Image.Image, ...]:
-    """At most ``frames`` pictures of a movie file, evenly spaced in time; the module's text tells how.
+    """At most ``frames`` pictures of a movie file, evenly spaced in time, the first and the last frame among them.
 
     Args:
         path: a file that FFmpeg reads.
@@ -126,8 +126,8 @@ def _pyav(where: str) -> "ModuleType":
         import av
     except ImportError as error:
         raise InputError(
-            f"{where} is a movie file, and decoding needs a package that is missing: pip install "
-            "'replay-workbench[video]'; or give a folder of frames"
+            f"{where} is a movie file, and decoding needs a package that is missing: "
+            f"{install('video')}; or give a folder of frames"
         ) from error
     return av
 

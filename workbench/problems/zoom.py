@@ -136,7 +136,7 @@ class ZoomTool:
         sizes: Sequence[tuple[int, int]],
         seen: Sequence[tuple[int, int]] | None = None,
     ) -> Step:
-        """What a response asks for; the module's text tells how.
+        """What a response asks for: the last ``<tool_call>`` before its first closing tag, read as strict JSON.
 
         Args:
             response: what the model said.

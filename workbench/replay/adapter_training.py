@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.conditions import Replay
+from workbench.digests import digest_of, versions
 from workbench.errors import InputError
 from workbench.models.anatomy import frozen
 from workbench.models.batches import batches, problem_seed
@@ -35,7 +36,6 @@ from workbench.replay.amortised import embeddings, weights_of
 from workbench.replay.loss import Loss
 from workbench.replay.nothing_selected import check_selected, has_selection
 from workbench.replay.replay import prepare
-from workbench.runs import digest_of
 
 RATES = (1e-3, 3e-3, 1e-2)
 # A step improves the validation loss if it lowers it by more than this part.
@@ -59,7 +59,11 @@ def train_adapter(
     keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Adapter:
-    """Train an adapter on replay's own loss; the module's text tells how.
+    """Train an adapter on replay's own loss, on problems that nothing is reported on.
+
+    1. For every batch of training prompts, what replay would descend on: the target, the cells, the layers in between.
+    2. x comes from the adapter instead of being free; its weights follow the gradient of the prompts' mean loss (AdamW).
+    3. After each epoch the loss on the validation prompts decides; the weights of the best epoch, and of the best rate, are kept.
 
     Args:
         pair: what `load_pair` returned, with a processor.
@@ -100,7 +104,7 @@ def train_adapter(
     start = replace(start, weights={**start.weights, **_statistics(train.inputs)})
     runs = []
     for number, rate in enumerate(rates):
-        spec = {"adapter": start.digest, "width": width, "rate": rate, **told}
+        spec = {"adapter": start.digest, "width": width, "rate": rate, **told, "computed_with": versions()}
         file = None if keep is None else Path(keep) / f"adapter-{digest_of(spec)}.safetensors"
         run = _Run(start, rate, weight_decay, file)
         while run.epoch < epochs and run.waited < patience and not run.failed:

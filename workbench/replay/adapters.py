@@ -196,7 +196,7 @@ TRAINED = ("first", "first_bias", "last", "last_bias")
 
 
 def predicted(weights: Mapping[str, Tensor], inputs: Float[Tensor, "n inputs"]) -> Float[Tensor, "n hidden"]:
-    """Step 2 of the module's text."""
+    """x: gelu(inputs @ first + first_bias) @ last + last_bias, of inputs that are centred and scaled as in training."""
     z = (inputs - weights["centre"]) / weights["scale"]
     return gelu(z @ weights["first"] + weights["first_bias"]) @ weights["last"] + weights["last_bias"]
 
@@ -206,7 +206,7 @@ def token_inputs(
     rlvr: Float[Tensor, "visual hidden"],
     place: Float[Tensor, "visual 3"],
 ) -> Float[Tensor, "visual inputs"]:
-    """Step 1 of the module's text; ``place`` is (t, row, column) as shares of the picture's."""
+    """What an adapter sees: the base's embedding, RLVR's minus it, and ``place``, (t, row, column) as shares of the picture's."""
     return torch.cat([base, rlvr - base, place.to(base)], 1)
 
 

@@ -39,7 +39,12 @@ SQUARE = 14
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What to disturb, and how much; the module's text says what the strength of each kind means.
+    """What to disturb, and how much.
+
+    ``kind`` and what its ``strength`` means: ``pixels``: Gaussian noise, standard deviation as a share of the full range;
+    ``embeddings``: Gaussian noise on the visual rows of the layer-0 input, standard deviation over their root mean square;
+    ``colour``: brightness, contrast and saturation changed by a factor of up to 1 ± strength, the hue by up to strength / 5
+    turns; ``patches``: that share of the picture's visual-token cells becomes the picture's mean colour.
 
     Raises:
         InputError: an unknown kind, or a strength outside its range.

@@ -23,8 +23,9 @@ from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import within_budget
 from workbench.models.checkpoints import Placement, load_model, load_processor, read_depth
-from workbench.models.pairs import ModelPair, load_pair, named_pair
+from workbench.models.pairs import ModelPair, load_pair
 from workbench.models.preflight import check_processor, check_weights
+from workbench.models.presets import named_pair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.replay.nothing_selected import check_selected, unselected
@@ -80,7 +81,10 @@ def learn_problems(
     batch_size: int = 8,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> LearnedProblems:
-    """Learn the tokens of several problems; the module's text tells how.
+    """Learn the tokens of several problems, from checkpoints that need not fit in memory together.
+
+    ``placement="sequential"`` loads the base with its first K layers only, takes every prompt's aim, frees it, and then loads the
+    RLVR model and learns the tokens towards these aims: the same tokens, with the memory of one model.
 
     Args:
         problems: what to learn them for.
@@ -158,13 +162,19 @@ def learn_problems(
     fixed = Replay(**{**vars(replay), "layers": None if replay.site == "mid_tokens" else len(layers)})
     aims = aims_of(teacher, prompts, fixed, batch_size=batch_size)
     tell("taking aim", len(problems), len(problems))
-    shape = _shape(teacher.base)
+    shape, precision = _shape(teacher.base), teacher.dtype
     del teacher
     learner = alone("rlvr", rlvr, None)
     if (found := _shape(learner.rlvr)) != shape or learner.depth != depth:
         raise InputError(
             f"`rlvr` {str(rlvr)!r} has (family, hidden, vocabulary, depth) {(*found, learner.depth)}, the base "
             f"{(*shape, depth)}; give two checkpoints of one architecture"
+        )
+    if learner.dtype != precision:
+        names = [str(dtype).removeprefix("torch.") for dtype in (precision, learner.dtype)]
+        raise InputError(
+            f"`base` is in {names[0]} and `rlvr` in {names[1]}, and rounding would be learnt as a change: take both in one "
+            'precision, learn_problems(..., dtype="bfloat16")'
         )
     return _learned(learner, prompts, fixed, {**learning, "aims": aims})
 

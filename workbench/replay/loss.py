@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from workbench.lens.kl import kl_divergence
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells
 from workbench.replay.products import logits
@@ -62,7 +63,7 @@ class Readout:
         log_q = logits(
             self.learner, hidden[self.index.to(hidden.device)], self.ids, self.log_p.shape[1]
         ).log_softmax(-1)
-        kl = (self.log_p.exp() * (self.log_p - log_q)).sum(-1)
+        kl = kl_divergence(self.log_p, log_q)
         return kl.new_zeros(self.prompts).index_add(0, self.prompt, kl * self.weight)
 
 

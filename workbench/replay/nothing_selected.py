@@ -14,6 +14,9 @@ from workbench.models.batches import Cells
 NOTHING = "nothing selected"
 """Why a prompt without a selected cell has no tokens: the model is left as it is."""
 
+BLIND = "no picture"
+"""Why a prompt without pictures has no tokens: the model is left as it is."""
+
 
 def has_selection(mask: Bool[Tensor, "layers n"], cells: Cells, replay: Replay) -> list[bool]:
     """Of each prompt of a batch, whether a cell is selected in any layer; nothing is lacking where tau asks for none."""

@@ -128,7 +128,11 @@ def prepare_patch(
     source: Recording | None = None,
     readings: Readings | None = None,
 ) -> PreparedPatch:
-    """Choose the cells and record what goes there; see the module's text.
+    """Choose the cells of a patch, and record what goes there.
+
+    1. Source: the base model's residual stream at the *input* of each patched layer, on the same prompt (or another recording).
+    2. Mask: cells chosen by the base's lens entropy at the *output* of each layer, both models run unpatched.
+    3. Applied in the RLVR model's prefill, the input of each patched layer becomes the source's at the masked positions.
 
     Args:
         pair: what `load_pair` returned.
@@ -137,8 +141,18 @@ def prepare_patch(
         source: what is written; None: the base model's residual stream on the same prompt.
         readings: what `Readings.of` returned for this prompt and the patch's layers; None: read here.
 
+    Returns:
+        The patch: an intervention for `decode` and `trace`.
+
     Raises:
         InputError: more layers than the models have, a source recorded on another prompt or at other layers.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> prompt = pair.encode(wb.load_problems("shapes", limit=1)[0])
+        >>> patch = wb.prepare_patch(pair, prompt, wb.Patch(threshold="quantile", tau=0.4, layers=5))
+        >>> patch.sites, patch.mask.shape == (5, len(prompt))
+        ((0, 1, 2, 3, 4), True)
     """
     layers = patch.patched
     patch.check_depth(pair.depth)

@@ -120,6 +120,29 @@ def _replay(
     return reuse.of(("learnt", ids, condition, seed if disturbed else None), learnt)
 
 
+def prepare_seeing(
+    condition: Any,
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    problems: Sequence[Problem],
+    **others: Any,
+) -> list[Intervention | None]:
+    """As `prepare`, but None for a prompt without pictures, where the condition needs them and so does nothing."""
+    here = [i for i, prompt in enumerate(prompts) if prompt.grids or not needs_pictures(condition)]
+    made: list[Intervention | None] = [None] * len(prompts)
+    if here:
+        shown, asked = [prompts[i] for i in here], [problems[i] for i in here]
+        for i, one in zip(here, prepare(condition, pair, shown, problems=asked, **others), strict=True):
+            made[i] = one
+    return made
+
+
+def needs_pictures(condition: Any) -> bool:
+    """Whether a condition does nothing to a prompt without pictures."""
+    return getattr(condition, "needs_pictures", False)
+
+
 def check_fits(condition: Any, pair: ModelPair) -> None:
     """Refuse a condition that does not fit a pair, before anything is computed.
 

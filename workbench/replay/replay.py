@@ -145,10 +145,35 @@ _TENSORS = ("tokens", "losses", "mask", "visual", "grid")
 def learn_tokens(
     pair: ModelPair, prompt: EncodedPrompt, replay: Replay, *, student: EncodedPrompt | None = None
 ) -> LearnedTokens:
-    """Learn one prompt's tokens; see the module's text, and `learn_many` for several prompts at a time.
+    """Learn one prompt's tokens (*Activation Replay*); `learn_many` does it for several prompts at a time.
+
+    1. Target: at the output of each of the first K layers and at each visual position, the base model's lens entropy and its
+       most probable tokens.
+    2. Mask: per layer, the visual positions of low entropy (or another selection).
+    3. x = 0, one row for each visual position, added to the RLVR model's input of layer 0 there.
+    4. ``iterations`` times: x <- x - alpha * gradient of the KL (base || RLVR) at the masked cells. Only x is learnt.
+
+    Args:
+        pair: what `load_pair` returned.
+        prompt: what the target is computed from: ``pair.encode(problem)``.
+        replay: the settings.
+        student: for direction ``self``: the same prompt with a disturbed picture.
+
+    Returns:
+        The tokens (visual positions, hidden), the loss of every iteration in nats, and the mask; an intervention for `decode` and
+        `trace`.
 
     Raises:
         InputError: what `learn_many` refuses, or a selection that is empty in every layer though tau > 0.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> prompt = pair.encode(wb.load_problems("shapes", limit=1)[0])
+        >>> learned = wb.learn_tokens(pair, prompt, wb.Replay(threshold="quantile", alpha=100.0, layers=5, iterations=5))
+        >>> learned.tokens.shape == (int(learned.visual.sum()), pair.base.hidden_size)
+        True
+        >>> bool(learned.losses[-1] < learned.losses[0])
+        True
     """
     learned = learn_many(pair, [prompt], replay, students=None if student is None else [student])
     check_selected(unselected(learned), 1, replay)

@@ -49,8 +49,17 @@ def explore(
         title: of the page.
         progress: called with (prompts done, prompts in all) while tracing.
 
+    Returns:
+        The explorer, which shows itself in Jupyter; `Explorer.save` writes one page that fetches nothing.
+
     Raises:
         InputError: as `trace` and `follow`, or a negative ``followed``.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> page = wb.explore(pair, wb.load_problems("shapes", limit=1), followed=4)
+        >>> page.save("lens.html").stat().st_size > 10_000
+        True
     """
     if followed < 0:
         raise InputError(

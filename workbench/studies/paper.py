@@ -27,15 +27,17 @@ from workbench.analysis.shift import ShiftTable, stratified_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Named, default_matrix
-from workbench.errors import InputError, nearest
+from workbench.digests import digest_of, versions
+from workbench.errors import InputError
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
 from workbench.models.bundled import controls_of
 from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
 from workbench.problems.problem import Problem, load_problems
-from workbench.runs import digest_of, kept, made_with, write_json
+from workbench.runs import kept, made_with, write_json
 from workbench.studies.claims import like_with_like
+from workbench.studies.scripts import find_scripts
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
@@ -130,6 +132,7 @@ class Given:
             return LensTrace.load(o.run / "trace")
         problems = self.problems()
         spec = {"pair": self.spec["pair"], "problems": [p.fingerprint for p in problems], "seed": o.seed}
+        spec |= {"computed_with": versions()}
         kept = o.cache / f"trace-{digest_of(spec)}"
         if not (kept / "manifest.json").exists():
             traced = trace(
@@ -139,7 +142,8 @@ class Given:
                 batch_size=batch_of(self.pair),
                 progress=lambda done, total: self.progress("tracing both models", done, total),
             )
-            traced.save(kept)
+            if not (kept / "manifest.json").exists():  # another process may have been faster
+                traced.save(kept)
         return LensTrace.load(kept)
 
     @cached_property
@@ -338,7 +342,8 @@ class Analysis:
     def manifest(self, given: Given) -> dict[str, Any]:
         """What stands in the manifest before anything is computed."""
         digest = hashlib.sha256(self.source.read_bytes()).hexdigest()[:16]
-        return {"analysis": self.name, "title": self.title, "script": digest, **given.spec}
+        spec = {"analysis": self.name, "title": self.title, "script": digest, **given.spec}
+        return spec | {"computed_with": versions()}
 
     def up_to_date(self, given: Given, out: Path) -> bool:
         """Whether `out` holds what this would make."""
@@ -371,25 +376,13 @@ class Analysis:
 
 
 def find_analyses(folder: Path | None = None, *, names: Sequence[str] | None = None) -> list[Analysis]:
-    """The analyses of a folder, or those named; the default is ``analyses/`` here or beside the package.
+    """What `find_scripts` finds, imported.
 
     Raises:
         InputError: there is no such folder, or no such analysis in it.
     """
-    beside = Path(__file__).resolve().parents[2] / "analyses"
-    places = [folder] if folder else [Path("analyses").resolve(), beside]
-    home = next((place for place in places if (place / "__init__.py").is_file()), None)
-    if home is None:
-        raise InputError(
-            f"`analyses` not found in {' or '.join(map(str, places))}; run this in a checkout of the project, or copy its "
-            "folder analyses/ here"
-        )
-    if str(home.parent) not in sys.path:
-        sys.path.insert(0, str(home.parent))
-    held = sorted(path.stem for path in home.glob("*.py") if not path.stem.startswith("_"))
-    for name in names or []:
-        if name not in held:
-            raise InputError(
-                f"`names`: there is no analysis {name!r}{nearest(name, held)}; there are {', '.join(held)}"
-            )
-    return [Analysis.of(importlib.import_module(f"{home.name}.{name}")) for name in names or held]
+    scripts = find_scripts(folder, names=names)
+    for home in {script.parent for script in scripts}:
+        if str(home.parent) not in sys.path:
+            sys.path.insert(0, str(home.parent))
+    return [Analysis.of(importlib.import_module(f"{script.parent.name}.{script.stem}")) for script in scripts]

@@ -61,6 +61,7 @@ def write_report(
     responses: pd.DataFrame | None = None,
     perturbation: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     nulls: pd.DataFrame | None = None,
+    left_out: Mapping[str, str] | None = None,
     spec: Mapping[str, Any] | None = None,
     title: str | None = None,
     problems: int = 6,
@@ -79,6 +80,7 @@ def write_report(
         responses: of the same ablation, for one changed answer and counts of changed texts; None leaves them out.
         perturbation: ``table`` and ``slopes`` of a perturbation study, for a section on it; None leaves it out.
         nulls: ``table`` of a ``NullShift``, for a section on null models; None leaves it out.
+        left_out: parts of the study that could not be made, and why; named at the top of the page.
         spec: what else to print at the foot, beside ``shift.provenance``.
         title: of the page.
         problems: how many problems to show.
@@ -110,6 +112,7 @@ def write_report(
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
         plot=lambda name, wide=False: _plot(name, drawn, wide),
+        left_out=dict(left_out or {}),
         claims=_claim_parts(claims),
         claim_count=_claim_count(claims),
         by_chance=by_chance(claims) if claims else "",

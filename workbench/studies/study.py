@@ -7,7 +7,8 @@ where it stopped: traces are kept every `SHARD` problems.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +18,20 @@ from workbench.analysis.low_entropy import beside_controls
 from workbench.analysis.null_models import NULLS
 from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
-from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import Named, condition_of
-from workbench.experiments.ablation import Ablation, ablate
-from workbench.experiments.perturbation import Perturbation, perturb, responses_for
+from workbench.analysis.weight_nulls import NullShift
+from workbench.columns import describe
+from workbench.conditions import Named
+from workbench.digests import digest_of
+from workbench.experiments.ablation import Ablation
+from workbench.experiments.perturbation import Perturbation
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
-from workbench.runs import digest_of, made_with, run_folder, write_json, write_tables
+from workbench.runs import made_with, run_folder, write_json, write_tables
 from workbench.studies.claims import null_claims, outcome_claims, perturbation_claims, shift_claims
+from workbench.studies.parts import Answers, Attempts, Disturbances, Measures, Progress, check_problems
 from workbench.studies.report import write_report
 from workbench.tracing.agreement import agreement_by_layer
-from workbench.tracing.follow import follow
+from workbench.tracing.follow import Followed, follow
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
 from workbench.views import shift_figures as figures
@@ -40,9 +44,6 @@ SHARD = 32
 """Problems traced between two saves."""
 TABLED_PROBLEMS = 6
 """Problems whose top predictions are tabulated and pictured."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,15 @@ class Study:
     """The paper's claims, as far as this study speaks about them."""
     hint: str | None
     """Why there are no PNG figures, in one line; None when there are."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """What was asked for and could not be made, and why."""
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of the tables in its folder."""
+        return describe(
+            {file.stem: pd.read_parquet(file) for file in sorted((self.folder / "tables").glob("*.parquet"))}
+        )
 
     @property
     def report(self) -> Path:
@@ -69,12 +79,15 @@ class Study:
         return self.folder / "report.html"
 
     def __repr__(self) -> str:
-        return f"Study({self.folder}: {self.shift.verdict})"
+        skipped = f"; left out: {', '.join(self.skipped)}" * bool(self.skipped)
+        return f"Study({self.folder}: {self.shift.verdict}{skipped})"
 
     def _repr_html_(self) -> str:
         ablation = "" if self.ablation is None else self.ablation._repr_html_()
         return (
-            markup.facts({"report": str(self.report)})
+            markup.facts(
+                {"report": str(self.report), **{f"left out: {k}": v for k, v in self.skipped.items()}}
+            )
             + self.shift._repr_html_()
             + ablation
             + markup.folded(f"{len(self.claims)} claims of the paper", claims_html(self.claims))
@@ -102,7 +115,10 @@ def study(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Study:
-    """Trace, compare, report.
+    """Trace a pair, measure the shift, let models answer if asked to, and write a report that a browser can open.
+
+    A run is built in a hidden work folder beside `out`, named after everything that can change its result, and moved into place
+    when it is whole: an interrupted run leaves nothing half-written, and the same call goes on where it stopped.
 
     Args:
         pair: what `load_pair` returned.
@@ -124,121 +140,162 @@ def study(
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
 
+    Returns:
+        The finished run: its folder, trace, tables and claims; `Study.report` is the page.
+
     Raises:
-        InputError: `out` exists or can't be written, the disk is full, or bad arguments of `trace` and `stratified_shift`.
+        InputError: before any work: `out` can't be made, a number out of range, problems that lack what is asked for; later: what
+            `trace` and `stratified_shift` refuse, or a full disk. Another part that can't be made is left out (`Study.skipped`).
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> run = wb.study(pair, wb.load_problems("shapes", limit=4), out="runs/first", resamples=50)
+        >>> run.report.name, (run.folder / "tables" / "shift.csv").is_file()
+        ('report.html', True)
     """
-    out, tell = Path(out), progress or (lambda what, done, total: None)
-    settings = {
-        "seed": seed,
-        "top_k": top_k,
-        "null_draws": null_draws,
-        "bins": bins,
-        "resamples": resamples,
-        "batch_size": batch_size,
-    }
-    if interventions:
-        made = {n: condition_of(c).described for n, c in interventions.items()}
-        settings |= {"interventions": made, "samples": samples, "max_new_tokens": max_new_tokens}
-        settings |= {} if engine is None else {"engine": engine}
-    if perturbed:
-        settings |= {
-            "perturbed": True,
-            "controls": {n: dict(c.provenance) for n, c in (controls or {}).items()},
-        }
+    how = Measures(seed, top_k, null_draws, bins, resamples, batch_size)
+    answers = Answers(interventions or {}, samples, max_new_tokens, engine)
+    disturbances = Disturbances(perturbed, controls or {})
+    problems = check_problems(problems)
+    how.check()
+    answers.check(pair, problems)
+    disturbances.check(problems)
     spec = {
         "pair": dict(pair.provenance),
         "problems": _describe(problems),
-        "settings": settings,
+        "settings": asdict(how) | answers.settings | disturbances.settings,
         **(notes or {}),
     }
-    started = time.time()
-    with run_folder(out, "study", spec, overwrite=overwrite) as work:
-        built = work / "run"
-        traced = _traced(pair, problems, work, settings, tell)
-        tell("measuring the shift", 0, 1)
-        shift = stratified_shift(traced, bins, resamples=resamples, seed=seed)
-        agreement = agreement_by_layer(traced, resamples=resamples, seed=seed)
-        tell("measuring the shift", 1, 1)
-        found = None
-        if interventions:
-            found = ablate(
-                pair,
-                problems,
-                interventions,
-                samples=samples,
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-                resamples=resamples,
-                batch_size=batch_size,
-                engine=engine,
-                keep=work / "ablation",
-                progress=lambda what, done, total: tell(f"answering: {what}", done, total),
-            )
-        moved, nulls = None, None
-        if perturbed:
-            moved = perturb(
-                pair,
-                problems,
-                responses=responses_for(problems),
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-                resamples=resamples,
-                batch_size=batch_size,
-                keep=work / "perturbation",
-                progress=lambda done, total: tell("disturbing the pictures", done, total),
-            )
-            nulls = weight_nulls(
-                pair,
-                problems,
-                others=controls,
-                bins=bins,
-                seed=seed,
-                resamples=resamples,
-                batch_size=batch_size,
-                progress=lambda what, done, total: tell(f"null model: {what}", done, total),
-            )
-        contrasts = nulls.contrasts.to_dict("records") if nulls else None
-        shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
-        claims = _claims(shift, agreement, found, moved, nulls)
-        traced.save(built / "trace")
-        tables = _tables(traced, shift, agreement) | {"claims": claim_table(claims)}
-        tell("drawing the figures", 0, 1)
-        drawn = figures.study_figures(shift.table, shift.correlations, agreement, depth=traced.depth)
-        drawn |= _grids(traced)
-        if found:
-            tables |= found.tables()
-            drawn |= ablation_figures(found.summary, found.drift)
-        if moved and nulls:
-            tables |= moved.tables() | nulls.tables()
-            drawn |= perturbation_figures(moved.table, moved.slopes) | null_figures(nulls.table)
-        write_tables(built / "tables", tables, large=("cells", "responses"))
-        hint = write_figures(drawn, built / "figures")
-        tell("drawing the figures", 1, 1)
-        spec |= {"made_with": made_with(), "seconds": round(time.time() - started, 1)}
-        write_report(
-            built / "report.html",
-            trace=traced,
-            shift=shift,
-            agreement=agreement,
-            followed=follow(pair, problems[:TABLED_PROBLEMS], traced, batch_size=batch_size),
-            claims=claims,
-            outcomes=(found.summary, found.drift) if found else None,
-            responses=found.responses if found else None,
-            perturbation=(moved.table, moved.slopes) if moved else None,
-            nulls=nulls.table if nulls else None,
-            spec=spec,
+    tell, attempts, begun = progress or (lambda what, done, total: None), Attempts(), time.time()
+    with run_folder(Path(out), "study", spec, overwrite=overwrite) as work:
+        found = _measured(pair, problems, how, answers, disturbances, attempts, work, tell)
+        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], found.trace, batch_size=batch_size)
+        hint = _written(found, work / "run", spec, attempts, follow_on, begun, tell)
+    return replace(found, folder=Path(out), hint=hint)
+
+
+def _measured(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    how: Measures,
+    answers: Answers,
+    disturbances: Disturbances,
+    attempts: Attempts,
+    work: Path,
+    tell: Progress,
+) -> Study:
+    """Everything that is computed; only the trace and its shift are needed for the rest."""
+    traced = _traced(pair, problems, how, work, tell)
+    tell("measuring the shift", 0, 1)
+    shift = stratified_shift(traced, how.bins, resamples=how.resamples, seed=how.seed)
+    agreement = agreement_by_layer(traced, resamples=how.resamples, seed=how.seed)
+    tell("measuring the shift", 1, 1)
+    ablation, moved, nulls = None, None, None
+    if answers.interventions:
+        ablation = attempts.at("interventions", lambda: answers.run(pair, problems, how, work, tell))
+    if disturbances.wanted:
+        longest = answers.max_new_tokens
+        moved = attempts.at(
+            "perturbation", lambda: disturbances.pictures(pair, problems, how, longest, work, tell)
         )
-        write_json(built / "spec.json", spec)
-    return Study(out, traced, shift, agreement, found, moved, nulls, tuple(claims), hint)
+        nulls = attempts.at("null models", lambda: disturbances.weights(pair, problems, how, tell))
+    contrasts = nulls.contrasts.to_dict("records") if nulls else None
+    shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
+    ways: dict[str, Callable[[], list[Claim]]] = {"claims": lambda: shift_claims(shift, agreement)}
+    if nulls:
+        ways["claims of null models"] = lambda: null_claims(nulls.contrasts)
+    if moved:
+        ways["claims of perturbation"] = lambda: perturbation_claims(moved.slopes)
+    if ablation:
+        ways["claims of interventions"] = lambda: outcome_claims(ablation.responses, ablation.drift)
+    claims = [claim for what, make in ways.items() for claim in attempts.at(what, make) or ()]
+    parts = (traced, shift, agreement, ablation, moved, nulls, tuple(claims))
+    return Study(work / "run", *parts, None, attempts.skipped)
+
+
+def _written(
+    found: Study,
+    built: Path,
+    spec: dict[str, Any],
+    attempts: Attempts,
+    follow_on: Callable[[], Followed],
+    begun: float,
+    tell: Progress,
+) -> str | None:
+    """The run folder's files; why there are no pictures, if there are none."""
+    parts = [part for part in (found.ablation, found.perturbation, found.nulls) if part is not None]
+    tables = _tables(found.trace, found.shift, found.agreement) | {"claims": claim_table(found.claims)}
+    for part in parts:
+        tables |= part.tables()
+    found.trace.save(built / "trace")
+    write_tables(built / "tables", tables, large=("cells", "responses"))
+    tell("drawing the figures", 0, 1)
+    drawn = _drawn(found, attempts)
+    every = {name: figure for figures in drawn.values() for name, figure in figures.items()}
+    hint = attempts.at("figures", lambda: write_figures(every, built / "figures")) if every else None
+    tell("drawing the figures", 1, 1)
+    spec |= {"made_with": made_with(), "seconds": round(time.time() - begun, 1)}
+    followed = attempts.at("probabilities of followed tokens", follow_on)
+    attempts.at(
+        "report", lambda: _page(found, built / "report.html", spec, drawn, followed, attempts.skipped)
+    )
+    write_json(built / "spec.json", spec | ({"skipped": attempts.skipped} if attempts.skipped else {}))
+    if attempts.traces:
+        (built / "tracebacks.txt").write_text("\n".join(attempts.traces), encoding="utf-8")
+    return hint
+
+
+def _drawn(found: Study, attempts: Attempts) -> dict[str, dict[str, Any]]:
+    """The figures of each part, of those that can be drawn."""
+    shift, depth, ablation = found.shift, found.trace.depth, found.ablation
+    moved, nulls = found.perturbation, found.nulls
+    ways: dict[str, Callable[[], dict[str, Any]]] = {
+        "shift": lambda: figures.study_figures(shift.table, shift.correlations, found.agreement, depth=depth),
+        "top predictions": lambda: _grids(found.trace),
+    }
+    if ablation:
+        ways["interventions"] = lambda: ablation_figures(ablation.summary, ablation.drift)
+    if moved:
+        ways["perturbation"] = lambda: perturbation_figures(moved.table, moved.slopes)
+    if nulls:
+        ways["null models"] = lambda: null_figures(nulls.table)
+    made = {what: attempts.at(f"figures of {what}", make) for what, make in ways.items()}
+    return {what: figures for what, figures in made.items() if figures is not None}
+
+
+def _page(
+    found: Study,
+    file: Path,
+    spec: Mapping[str, Any],
+    drawn: Mapping[str, Any],
+    followed: Followed | None,
+    skipped: Mapping[str, str],
+) -> Path:
+    """The report, with the sections whose figures can be drawn."""
+    ablation = found.ablation if "interventions" in drawn else None
+    moved = found.perturbation if "perturbation" in drawn else None
+    nulls = found.nulls if "null models" in drawn else None
+    return write_report(
+        file,
+        trace=found.trace,
+        shift=found.shift,
+        agreement=found.agreement,
+        followed=followed,
+        claims=found.claims,
+        outcomes=(ablation.summary, ablation.drift) if ablation else None,
+        responses=ablation.responses if ablation else None,
+        perturbation=(moved.table, moved.slopes) if moved else None,
+        nulls=nulls.table if nulls else None,
+        left_out={**spec.get("left out", {}), **skipped},
+        spec=spec,
+    )
 
 
 def _traced(
-    pair: ModelPair, problems: Sequence[Problem], work: Path, settings: Mapping[str, Any], tell: Progress
+    pair: ModelPair, problems: Sequence[Problem], how: Measures, work: Path, tell: Progress
 ) -> LensTrace:
     """The trace of all problems, shard by shard; shards of an interrupted run are read, not computed again."""
-    what = "tracing both models"
-    wanted = {key: settings[key] for key in ("seed", "top_k", "null_draws", "batch_size")}
-    total, shards = len(problems), []
+    what, total, shards = "tracing both models", len(problems), []
     tell(what, 0, total)
     for start in range(0, total, SHARD):
         folder = work / f"trace-{start:06d}"
@@ -246,44 +303,20 @@ def _traced(
             shards.append(LensTrace.load(folder))
         else:
             part = problems[start : start + SHARD]
-            shards.append(
-                trace(
-                    pair,
-                    part,
-                    **wanted,
-                    progress=lambda done, _, first=start: tell(what, first + done, total),
-                )
-            )
+            note = partial(_note, tell, what, start, total)
+            shards.append(trace(pair, part, **how.tracing, progress=note))
             if total > SHARD:
                 shards[-1].save(folder)
         tell(what, min(start + SHARD, total), total)
-    if not shards:
-        trace(pair, problems)  # says what is wrong with no problems
     return LensTrace.join(shards)
 
 
-def _claims(
-    shift: ShiftTable,
-    agreement: pd.DataFrame,
-    found: Ablation | None,
-    moved: Perturbation | None,
-    nulls: NullShift | None,
-) -> list[Claim]:
-    claims = shift_claims(shift, agreement)
-    if nulls:
-        claims += null_claims(nulls.contrasts)
-    if moved:
-        claims += perturbation_claims(moved.slopes)
-    if found:
-        claims += outcome_claims(found.responses, found.drift)
-    return claims
+def _note(tell: Progress, what: str, first: int, total: int, done: int, _: int) -> None:
+    tell(what, first + done, total)
 
 
 def _tables(traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    top = [
-        top_prediction_shift(traced, prompt=i).assign(problem=info.problem_id)
-        for i, info in enumerate(traced.prompts[:TABLED_PROBLEMS])
-    ]
+    top = [top_prediction_shift(traced, prompt=i) for i in range(len(traced.prompts[:TABLED_PROBLEMS]))]
     keys = pd.DataFrame([dict(verdict.key) for verdict in shift.verdicts])
     return {
         "shift": shift.table,

@@ -5,31 +5,26 @@ the intervention's settings, samples and how they are drawn, device and threads,
 libraries that compute. What does not: names, places, the order of cells, the number of workers, the engine.
 """
 
-import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import __version__
 from workbench.conditions import Named, condition_of, signature_of
+from workbench.digests import digest_of, file_digest, versions
 from workbench.errors import InputError
+from workbench.models.adapter_files import find_adapter
+from workbench.models.gguf import gguf_file, packaged
 from workbench.models.presets import ROLES
-from workbench.runs import digest_of, file_digest
 from workbench.sweeps.spec import PairSource, ProblemSet, Sweep, depth_of, seeded
 
 if TYPE_CHECKING:
     from workbench.problems.problem import Problem
 
-SHOWING = ("views", "studies", "interfaces", "machine", "organism")
-"""Rooms whose code changes no cell's result."""
-LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "nnsight", "numpy", "pillow")
-"""Those whose version can change a number or a token."""
 _READ = (".safetensors", ".json", ".jinja", ".txt", ".model")
 """Files of a checkpoint that loading reads."""
 
@@ -109,9 +104,18 @@ def folder_of(source: PairSource, role: str) -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """File to sha256, of the files of a checkpoint. Large files in the hub's cache are named by it."""
+    """File to sha256, of the files of a checkpoint. Large files in the hub's cache are named by it.
+
+    Of an adapter, those of the model that its config names too, where they are on this machine under that name.
+    """
     files = sorted(p for p in folder.iterdir() if p.suffix in _READ and p.is_file())
-    return {file.name: _digest(file) for file in files}
+    told = {file.name: _digest(file) for file in files}
+    adapter = find_adapter("pair", folder)
+    if adapter is not None and packaged(adapter.base):
+        told[str(adapter.base)] = _digest(gguf_file(str(adapter.base)))
+    elif adapter is not None and adapter.base is not None and Path(adapter.base).is_dir():
+        told |= {f"base/{name}": sha for name, sha in digests(Path(adapter.base)).items()}
+    return told
 
 
 def _digest(file: Path) -> str:
@@ -119,42 +123,6 @@ def _digest(file: Path) -> str:
     if re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
     return file_digest(file)
-
-
-def code_digest(home: Path) -> str:
-    """A digest of the code in `home` that can change a number; comments, docstrings and rooms that only show are left out."""
-    rooms = ((file.relative_to(home), file) for file in sorted(home.rglob("*.py")))
-    return digest([(str(name), _stripped(file)) for name, file in rooms if name.parts[0] not in SHOWING])
-
-
-def _stripped(file: Path) -> str:
-    """A file's syntax without its docstrings, comments and line breaks."""
-    tree = ast.parse(file.read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [line for line in node.body if not _is_text(line)]
-    return ast.dump(tree)
-
-
-def _is_text(line: ast.stmt) -> bool:
-    return (
-        isinstance(line, ast.Expr)
-        and isinstance(line.value, ast.Constant)
-        and isinstance(line.value.value, str)
-    )
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of the workbench, with a digest of the code that computes, and of the libraries that do."""
-    code = code_digest(Path(__file__).parent.parent)
-    found = {"workbench": f"{__version__} {code[:16]}"}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
 
 
 def drawing(sweep: Sweep, pair: PairSource, device: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workbench.digests import digest_of, file_digest
 from workbench.errors import InputError
-from workbench.runs import digest_of, file_digest, made_with, write_json
+from workbench.runs import made_with, write_json
 from workbench.sweeps.cells import Cell, settings_rows
 from workbench.sweeps.driver import since_plan, unlike
 from workbench.sweeps.ledger import Ledger
@@ -47,7 +48,7 @@ def export_sweep(
     """
     folder = Path(folder)
     out = Path(out) if out is not None else folder / "tables"
-    with Ledger(folder) as ledger:
+    with Ledger(folder, argument="folder") as ledger:
         try:
             out.mkdir(parents=True, exist_ok=True)
             (out / "manifest.json").unlink(missing_ok=True)

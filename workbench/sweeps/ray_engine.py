@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.sweeps.cells import Cell
 from workbench.sweeps.engines import STARTS, Schedule, Stop
 from workbench.sweeps.ledger import Outcome
@@ -28,7 +28,7 @@ def on_ray(
         import ray
         from ray.exceptions import RayError
     except ImportError as error:
-        raise InputError('`engine` "ray" needs its extra: pip install "replay-workbench[ray]"') from error
+        raise InputError(f"`engine` 'ray' needs its extra: {install('ray')}") from error
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.machine.hardware import usable_cores
 from workbench.sweeps import worker
 from workbench.sweeps.cells import Cell, by_problem
@@ -64,7 +64,7 @@ def on_slurm(
     try:
         import submitit
     except ImportError as error:
-        raise InputError('`engine` "slurm" needs its extra: pip install "replay-workbench[slurm]"') from error
+        raise InputError(f"`engine` 'slurm' needs its extra: {install('slurm')}") from error
     inbox = folder.resolve() / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)
     (inbox / "stop").unlink(missing_ok=True)

@@ -141,7 +141,7 @@ class Bench:
 
 
 def main() -> None:
-    """The worker's process; the module's text tells what it reads and writes."""
+    """The worker's process: a job and then cells on standard input, answers on standard output, one JSON value a line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

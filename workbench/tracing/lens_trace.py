@@ -6,8 +6,8 @@ Numbers per (layer, position) cell, and what is needed to show them: tokens, kin
 
 import itertools
 import json
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.views import markup
@@ -200,6 +201,11 @@ class LensTrace:
         prompts = tuple(info for t in traces for info in t.prompts)
         return replace(first, **tensors, prompts=prompts, vocabulary=dict(sorted(vocabulary.items())))
 
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of `to_dataframe`."""
+        return describe({"cells": None})
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per (layer, position) cell; nats; `kl_null` is the mean over draws (NaN without)."""
         cells = len(self.layers) * len(self.prompt)
@@ -208,7 +214,7 @@ class LensTrace:
         prompts = self.prompt[place].numpy()
         columns: dict[str, Any] = {
             "layer": layer.numpy(),
-            "problem_id": [self.prompts[i].problem_id for i in prompts],
+            "problem": [self.prompts[i].problem_id for i in prompts],
             "prompt": prompts,
             "position": self.position[place].numpy(),
             "kind": [TokenKind(i).name.lower() for i in self.kind[place].tolist()],
@@ -244,13 +250,12 @@ class LensTrace:
         """
         target = Path(folder)
         if target.exists():
-            raise InputError(
-                f"`folder` {str(target)!r} exists; name a new one, `trace.save('trace-2')`, or delete it"
-            )
+            raise InputError(f"`folder` {str(target)!r} exists; name a new one, `trace.save('trace-2')`")
         building = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            building = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+            building.mkdir()  # unlike `tempfile.mkdtemp`, with the mode that the user wants for folders
             self._write(building)
             building.rename(target)
         except (OSError, SafetensorError) as error:

@@ -11,7 +11,8 @@ The residual stream of layer l is what decoder layer l (0-based) returns, before
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
+from workbench.models.finite import NotFiniteError, first_wrong
+from workbench.models.rope_memory import check_together, from_rest
 
 Reduce = Callable[[int, Tensor], Any]
 """(layer, residual stream (batch, tokens, hidden)) -> what to keep of it; runs inside the forward."""
@@ -37,6 +40,7 @@ Site = Literal["input", "output"]
 _wrapped: WeakKeyDictionary[Anatomy, NNsight] = WeakKeyDictionary()
 
 
+@from_rest
 def read_residuals(
     anatomy: Anatomy,
     inputs: Mapping[str, Tensor],
@@ -68,18 +72,19 @@ def read_residuals(
     # A copy by default, because a model may go on to change its residual stream in place.
     take = reduce or (lambda layer, hidden: hidden.clone())
     model, kept = _wrap(anatomy), {}
-    stack = model.get(anatomy.layers_path)
+    stack, real = model.get(anatomy.layers_path), _real(inputs)
     tracer = model.trace(**_arguments(anatomy, inputs))
     # nnsight compiles this `with` body from its source and runs it beside the forward, pausing at each site.
-    with torch.no_grad(), tracer:
+    with _first_place(anatomy, inputs, edits, at), torch.no_grad(), tracer:
         for layer in range(wanted[-1] + 1):
             _write(stack[layer], layer, edits, at)
             if layer in wanted:
-                kept[layer] = take(layer, stack[layer].output)
+                kept[layer] = take(layer, _finite(anatomy, layer, stack[layer].output, real))
         tracer.stop()
     return kept
 
 
+@from_rest
 def read_attention(
     anatomy: Anatomy, inputs: Mapping[str, Tensor], *, reduce: Callable[[int, Tensor], Any]
 ) -> dict[int, Any]:
@@ -117,6 +122,7 @@ class LayerCall:
     output: Float[Tensor, "batch tokens hidden"]
 
 
+@from_rest
 def read_calls(
     anatomy: Anatomy, inputs: Mapping[str, Tensor], layers: int, *, write: Mapping[int, Edit] | None = None
 ) -> list[LayerCall]:
@@ -127,13 +133,13 @@ def read_calls(
     _check_layers("layers", [layers - 1], anatomy)
     edits = _check_write(write, "input", anatomy)
     model, kept = _wrap(anatomy), []
-    stack = model.get(anatomy.layers_path)
+    stack, real = model.get(anatomy.layers_path), _real(inputs)
     tracer = model.trace(**_arguments(anatomy, inputs))
-    with torch.no_grad(), tracer:
+    with _first_place(anatomy, inputs, edits, "input"), torch.no_grad(), tracer:
         for layer in range(layers):
             _write(stack[layer], layer, edits, "input")
             positional, named = stack[layer].inputs
-            output = stack[layer].output
+            output = _finite(anatomy, layer, stack[layer].output, real)
             named = {"hidden_states": positional[0] if positional else None, **named}
             hidden = named.pop("hidden_states")
             # Copies, because a model may go on to change its residual stream in place.
@@ -142,6 +148,7 @@ def read_calls(
     return kept
 
 
+@from_rest
 def read_logits(
     anatomy: Anatomy,
     inputs: Mapping[str, Tensor],
@@ -169,9 +176,12 @@ def read_logits(
         for layer in sorted(edits):
             _write(stack[layer], layer, edits, at)
         kept["logits"] = tracer.result.logits[:, -last:]
+    with _first_place(anatomy, inputs, edits, at):
+        _finite(anatomy, None, kept["logits"], _real(inputs))
     return kept["logits"]
 
 
+@from_rest
 def prefill(
     anatomy: Anatomy, inputs: Mapping[str, Tensor], *, write: Mapping[int, Edit] | None = None
 ) -> Any:
@@ -190,7 +200,64 @@ def prefill(
         for layer in sorted(edits):
             _write(stack[layer], layer, edits, "input")
         kept["output"] = tracer.result
+    with _first_place(anatomy, inputs, edits, "input"):
+        _finite(anatomy, None, kept["output"].logits[:, -1:], _real(inputs))
     return kept["output"]
+
+
+@from_rest
+def refuse_not_finite(
+    anatomy: Anatomy,
+    inputs: Mapping[str, Tensor],
+    *,
+    write: Mapping[int, Edit] | None = None,
+    at: Site = "input",
+) -> None:
+    """Looks for the first NaN or infinity of a forward: what layer 0 receives, then layer by layer.
+
+    Raises:
+        NotFiniteError: there is one; it says where.
+    """
+    edits = _check_write(write, at, anatomy)
+    model, found = _wrap(anatomy), dict[int, tuple[int, int] | None]()
+    stack, real = model.get(anatomy.layers_path), _real(inputs)
+    tracer = model.trace(**_arguments(anatomy, inputs))
+    with torch.no_grad(), tracer:
+        for layer in range(anatomy.depth):
+            _write(stack[layer], layer, edits, at)
+            # Masked attention passes NaN on to earlier positions too: look before the layer runs.
+            found[layer - 1] = first_wrong(stack[layer].input, real)
+            if found[layer - 1] is not None:
+                break
+            found[layer] = first_wrong(stack[layer].output, real)
+            if found[layer] is not None:
+                break
+        tracer.stop()
+    for layer, place in found.items():
+        if place is not None:
+            raise NotFiniteError.at(anatomy.model, *place, layer, anatomy.dtype)
+
+
+def _finite(anatomy: Anatomy, layer: int | None, hidden: Tensor, real: Tensor) -> Tensor:
+    if (place := first_wrong(hidden, real)) is not None:
+        raise NotFiniteError.at(anatomy.model, *place, layer, hidden.dtype)
+    return hidden
+
+
+@contextmanager
+def _first_place(
+    anatomy: Anatomy, inputs: Mapping[str, Tensor], edits: Mapping[int, Edit], at: Site
+) -> Iterator[None]:
+    """What leaves the finite numbers meanwhile is told with the place where it began."""
+    try:
+        yield
+    except NotFiniteError:
+        refuse_not_finite(anatomy, inputs, write=edits, at=at)
+        raise
+
+
+def _real(inputs: Mapping[str, Tensor]) -> Tensor:
+    return inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
 
 
 def _wrap(anatomy: Anatomy) -> NNsight:
@@ -200,6 +267,8 @@ def _wrap(anatomy: Anatomy) -> NNsight:
 
 
 def _arguments(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    if "attention_mask" in inputs:
+        check_together(anatomy.model, inputs["attention_mask"])
     return {**anatomy.placed(inputs), "use_cache": False}
 
 

@@ -25,6 +25,7 @@ from workbench.errors import InputError
 from workbench.lens.fused import LensStats, compare, matched_noise
 from workbench.lens.heads import LensHead
 from workbench.models.batches import batches, collate
+from workbench.models.finite import naming
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
@@ -48,7 +49,11 @@ def trace(
     interventions: Sequence[Intervention | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LensTrace:
-    """Trace both models of ``pair`` on ``problems``; the module's text tells how.
+    """Trace both models of ``pair`` on ``problems``: entropy, KL and top predictions at every layer and position.
+
+    1. The base runs, and its residual stream after every layer is kept.
+    2. The RLVR model runs on the same inputs; layer by layer the two are compared, each through its own norm and unembedding.
+    3. Beside it the matched-noise null: the base's residual plus a random direction as long as the real change.
 
     Args:
         pair: what `load_pair` returned.
@@ -61,8 +66,20 @@ def trace(
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
+    Returns:
+        The trace: numbers per (layer, position), positions of all prompts behind each other, nats. `LensTrace.select` cuts out
+        one prompt, `LensTrace.to_dataframe` gives a row a cell.
+
     Raises:
         InputError: no problems, bad arguments, an intervention made for another problem, or activations that are not finite.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> traced = wb.trace(pair, wb.load_problems("shapes", limit=2), top_k=3)
+        >>> traced.kl.shape == (pair.depth, len(traced.position))
+        True
+        >>> bool((traced.kl >= 0).all())
+        True
     """
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     limits = {"top_k": (top_k, 1), "null_draws": (null_draws, 0), "batch_size": (batch_size, 1)}
@@ -144,8 +161,9 @@ def compare_residuals(
     def meet(layer: int, hidden: Tensor) -> Any:
         return reduce(layer, base.pop(layer), keep(layer, hidden))
 
-    base = read_residuals(pair.base, inputs, layers=layers, reduce=keep)
-    return read_residuals(pair.rlvr, inputs, layers=layers, reduce=meet, write=write)
+    with naming([prompt.problem_id for prompt in prompts]):
+        base = read_residuals(pair.base, inputs, layers=layers, reduce=keep)
+        return read_residuals(pair.rlvr, inputs, layers=layers, reduce=meet, write=write)
 
 
 def _cells(

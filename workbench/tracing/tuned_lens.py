@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from workbench.digests import versions
 from workbench.errors import InputError
 from workbench.estimates import Settings, mean
 from workbench.lens.fused import compare
@@ -154,7 +155,7 @@ def fit(
     keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Translators:
-    """Translators of one model from its residuals alone; the module's text tells how.
+    """Translators of one model from its residuals alone: Adam on KL (final || translated lens), layer by layer, stopped early.
 
     Args:
         residuals: of training prompts; the last layer's give the final distribution.
@@ -350,7 +351,7 @@ def _fit_layer(
 
 def _digest(parts: Sequence[Tensor], settings: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that stand for tensors and settings."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([settings, versions()], sort_keys=True).encode())
     for part in parts:
         digest.update(repr((part.dtype, tuple(part.shape))).encode())
         digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)

@@ -1,7 +1,6 @@
 """Figures of covariates: the shift by stratum of every quantity, simple beside partial correlations, lens and tuned lens."""
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
 from workbench.names import QUANTITIES, SCOPES
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, curves, error_bars, finish, log_axis
 from workbench.views.tables import NothingToDraw, bucket, kind_name
 
@@ -35,7 +35,7 @@ def strata_panels(
         raise NothingToDraw(f"`strata` has no KL of {kind!r} tokens in scope {scope!r}")
     names = list(dict.fromkeys(rows["quantity"]))
     lines = -(-len(names) // _COLUMNS)
-    titles = [escape(QUANTITIES.get(str(name), str(name)), quote=False) for name in names]
+    titles = [in_figure(QUANTITIES.get(str(name), str(name))) for name in names]
     figure = make_subplots(
         lines,
         _COLUMNS,
@@ -118,7 +118,7 @@ def correlation_forest(
                 col=column,
             )
         figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
-    labels = [escape(QUANTITIES.get(str(name), str(name)), quote=False) for name in names]
+    labels = [in_figure(QUANTITIES.get(str(name), str(name))) for name in names]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, range=[-0.5, len(names) - 0.5])
     figure.update_xaxes(title_text="rank correlation", nticks=4, tickangle=0)
     figure.update_layout(height=230 + 46 * len(names), showlegend=True)
@@ -150,9 +150,7 @@ def _labels(part: pd.DataFrame) -> list[str]:
 def _title(outcome: str) -> str:
     """What shifts, and below it in which pair."""
     measure, comma, pair = outcome.partition(", ")
-    return escape(TITLES.get(measure, measure), quote=False) + f"<br>{escape(pair, quote=False)}" * bool(
-        comma
-    )
+    return in_figure(TITLES.get(measure, measure)) + f"<br>{in_figure(pair)}" * bool(comma)
 
 
 def _finished(figure: go.Figure, title: str, caption: str, size: int = 13) -> go.Figure:

@@ -1,7 +1,6 @@
 """Figures of a training: what emerges over its checkpoints, and which weights it changed."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
 from workbench.estimates import Interval
+from workbench.views.markup import in_figure
 from workbench.views.panels import cell_texts, diverging_scale, error_bars, finish
 from workbench.views.tables import NothingToDraw, bucket, kind_name, number
 
@@ -95,7 +95,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
             ],
         ),
         *(
-            (escape(group), "nats" if group == "contributions" else "estimate", _largest(table, group))
+            (in_figure(group), "nats" if group == "contributions" else "estimate", _largest(table, group))
             for group in groups
         ),
     ]
@@ -111,7 +111,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
     for place, (_, unit, lines) in enumerate(panels):
         at: dict[str, Any] = {"row": place // 2 + 1, "col": place % 2 + 1}
         _panel(figure, lines, styles, _legend(figure, place), at)
-        figure.update_yaxes(title_text=escape(unit, quote=False), rangemode="tozero", **at)
+        figure.update_yaxes(title_text=in_figure(unit), rangemode="tozero", **at)
     figure.update_layout(height=230 + 350 * rows, width=1240, showlegend=True)
     figure.update_layout(margin={"t": 120, "b": 120, "r": 190})
     problems = int(table["problems"].to_numpy().max())
@@ -166,8 +166,8 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
     cells[np.abs(cells) < 1e-9 * scale["cmax"]] = 0.0  # rounding where a model is compared with itself
     heatmap = go.Heatmap(
         z=cells[..., 0],
-        x=[escape(str(place), quote=False) for place in places],
-        y=[escape(str(name), quote=False) for name in names],
+        x=[in_figure(place) for place in places],
+        y=[in_figure(name) for name in names],
         customdata=cells,
         hovertemplate="%{y}, %{x}<br>%{customdata[0]:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra></extra>",
         coloraxis="coloraxis",
@@ -180,7 +180,7 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, ticks="")
     figure.update_layout(coloraxis=scale, height=190 + 26 * len(names))
     told = f"{what}<br>mean of {int(rows['problems'].max())} problems; right of the steps: {BESIDE}"
-    return finish(figure, f"{escape(group.capitalize(), quote=False)} over the steps of RL", told)
+    return finish(figure, f"{in_figure(group.capitalize())} over the steps of RL", told)
 
 
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
@@ -229,13 +229,13 @@ def _panel(
                 marker={"color": colour, "symbol": symbol, "size": 8},
                 customdata=drawn.loc[:, Interval.names("estimate")].to_numpy(float),
                 hovertemplate="%{y:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra>"
-                + escape(name)
+                + in_figure(name)
                 + "</extra>",
                 **at,
             )
     figure.update_xaxes(
         tickvals=[*steps, *beside.values()],
-        ticktext=[*map(str, steps), *(escape(str(name), quote=False) for name in controls)],
+        ticktext=[*map(str, steps), *(in_figure(name) for name in controls)],
         tickangle=-40,
         title_text="step of RL; right of it: other trainings" if controls else "step of RL",
         **at,

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageChops
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.views.panels import NIGHT, template
 
 UNSEEN = 12
@@ -54,7 +54,7 @@ def write_figures(
     try:
         import kaleido
     except ImportError:
-        return 'No PNG files: kaleido is not installed; pip install "replay-workbench[export]" adds it.'
+        return f"No PNG files: kaleido is not installed; {install('export')} adds it."
     jobs = []
     for name, figure in figures.items():
         shown = (

@@ -50,6 +50,11 @@ def shown(value: Any) -> str:
         return escape(str(value))
 
 
+def in_figure(text: Any) -> str:
+    """A text for a plotly figure, which reads tags and entities, but shows quotes as they are."""
+    return escape(str(text), quote=False)
+
+
 def paragraph(text: str, *, strong: bool = False) -> str:
     """Text on its own, bold where it is the line to remember."""
     return f"<p><strong>{escape(text)}</strong></p>" if strong else f"<p>{escape(text)}</p>"

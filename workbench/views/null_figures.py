@@ -1,7 +1,5 @@
 """Figures of null models in weights: the shift of RLVR by entropy stratum, beside that of random changes."""
 
-from html import escape
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -9,6 +7,7 @@ from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
 from workbench.names import SCOPES
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
 from workbench.views.tables import NothingToDraw, kind_name
 
@@ -61,7 +60,7 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
                 mode="lines+markers",
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"color": colour, "symbol": symbol, "size": 9},
-                name=escape("RLVR" if name == "rlvr" else str(name), quote=False)
+                name=in_figure("RLVR" if name == "rlvr" else str(name))
                 + f" ({draws} draws)" * (name in ("permuted", "gaussian")),
                 legendgroup=str(name),
                 showlegend=column == 1,
@@ -77,7 +76,7 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
     figure.update_yaxes(title_text="")
     figure.update_yaxes(title_text=f"{title} (log)", col=1)
     figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})
-    names = [escape(str(name), quote=False) for name in dict.fromkeys(rows["condition"])]
+    names = [in_figure(name) for name in dict.fromkeys(rows["condition"])]
     beside = [name for name in names if name not in STYLES]
     beside += ["random changes of weights"] if {"permuted", "gaussian"} & {*names} else []
     problems, size = int(rows["problems"].max()), "the" if scale == 1 else f"{scale:g} times the"

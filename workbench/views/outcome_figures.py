@@ -3,7 +3,6 @@
 Like ``figures``: a result or a tidy table in, one plotly Figure out, in the look of ``panels``.
 """
 
-from html import escape
 from itertools import count
 
 import numpy as np
@@ -12,6 +11,7 @@ import plotly.graph_objects as go
 
 from workbench.errors import InputError
 from workbench.estimates import Interval
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, DASHES, MARKERS, band, finish
 
 LINES = ("#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#8C564B", "#B8A200", "#6A3D9A", "#000000")
@@ -61,7 +61,7 @@ def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.
             hovertemplate="%{text}: %{x:.1f} points<extra>" + measure + "</extra>",
         )
     figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"})
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[escape(n, quote=False) for n in names])
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[in_figure(n) for n in names])
     figure.update_xaxes(title_text=f"accuracy − plain {'RLVR' if against == 'rlvr' else against}, points")
     figure.update_layout(height=170 + 34 * len(names), showlegend=True)
     problems = int(rows["problems"].iloc[0])
@@ -90,7 +90,7 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
             x=part["k"],
             y=part["estimate"],
             mode="lines+markers",
-            name=escape(str(name), quote=False),
+            name=in_figure(name),
             line={
                 "color": colour,
                 "width": 3 if plain else 1.8,
@@ -117,7 +117,7 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
     for stratum, colour, pattern in (("low", COLOURS["visual"], ""), ("high", COLOURS["text"], "/")):
         part = rows[rows["stratum"] == stratum]
         figure.add_bar(
-            x=[escape(str(n), quote=False) for n in part["intervention"]],
+            x=[in_figure(n) for n in part["intervention"]],
             y=part["kl"],
             error_y={"array": part["kl_high"] - part["kl"], "arrayminus": part["kl"] - part["kl_low"]},
             marker={"color": colour, "pattern": {"shape": pattern}},
@@ -125,7 +125,7 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
             name=f"{stratum} entropy",
         )
         figure.add_scatter(
-            x=[escape(str(n), quote=False) for n in part["intervention"]],
+            x=[in_figure(n) for n in part["intervention"]],
             y=part["before"],
             mode="markers",
             marker={"color": colour, "symbol": "line-ew-open", "size": 24, "line": {"width": 2.5}},

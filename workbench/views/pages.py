@@ -7,7 +7,6 @@ a page through Jinja's autoescaping, or as JSON without a ``<``, and scripts onl
 import json
 import os
 import tempfile
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from workbench.errors import InputError
+from workbench.views.markup import escape
 
 
 def render(template: str, **values: Any) -> str:

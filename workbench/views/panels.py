@@ -6,7 +6,6 @@ black-and-white printer; Cividis for magnitudes, which is even in grey.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from plotly.colors import sample_colorscale
 
 from workbench.errors import InputError
 from workbench.estimates import Interval
-from workbench.views.markup import COLOURS
+from workbench.views.markup import COLOURS, in_figure
 from workbench.views.tables import bucket, last_layer, number, visible
 
 DASHES = {
@@ -103,7 +102,7 @@ def cell_text(cell: np.ndarray, *, interval: bool) -> str:
 def token_text(token: str, width: int = 11) -> str:
     """A token as plotly text: shortened, and escaped because plotly reads tags and entities."""
     token = visible(token)
-    return escape(token if len(token) <= width else token[: width - 1] + "…", quote=False)
+    return in_figure(token if len(token) <= width else token[: width - 1] + "…")
 
 
 def cell_texts(heatmap: go.Heatmap, texts: Sequence[Sequence[str]], scale: Mapping) -> go.Scatter:

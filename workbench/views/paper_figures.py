@@ -4,7 +4,6 @@ Like ``figures``: a tidy table in, one plotly Figure out, in the look of ``panel
 """
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
 from workbench.estimates import Interval
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, cell_texts, finish
 
 CHANGE = Interval.names("change")
@@ -61,13 +61,13 @@ def beside_published(changes: pd.DataFrame, *, title: str, subtitle: str) -> go.
                     "line": {"width": 1.8 if hollow else 0, "color": colour},
                 },
                 name=f"{setting}, {source}",
-                text=[escape(str(b), quote=False) for b in part["benchmark"]],
+                text=[in_figure(b) for b in part["benchmark"]],
                 hovertemplate="%{text}: %{x:+.1f} points<extra>" + f"{setting}, {source}" + "</extra>",
             )
     figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"})
     if published and order:
         figure.add_hline(y=len(published) - 0.2, line={"color": COLOURS["null"], "width": 1})
-    labels = [escape(name, quote=False) for name in places]
+    labels = [in_figure(name) for name in places]
     figure.update_yaxes(
         tickvals=[*places.values()], ticktext=labels, range=[-0.7, max(places.values()) + 0.7]
     )
@@ -150,7 +150,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
 def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
     """Accuracy by problem family, one closed line a condition; columns condition, style, axis, accuracy (percent).
 
-    ``style`` is a key of ``panels.COLOURS``.
+    ``style`` is a key of ``markup.COLOURS``.
     """
     rows = _needed(scores, ["condition", "style", "axis", "accuracy"], "accuracy")
     axes = [*dict.fromkeys(rows["axis"])]
@@ -165,12 +165,12 @@ def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
         colour = COLOURS[str(part["style"].iloc[0])]
         figure.add_scatterpolar(
             r=[*part["accuracy"], part["accuracy"].iloc[0]],
-            theta=[escape(str(axis), quote=False) for axis in (*axes, axes[0])],
+            theta=[in_figure(axis) for axis in (*axes, axes[0])],
             mode="lines+markers",
-            name=escape(str(name), quote=False),
+            name=in_figure(name),
             line={"color": colour, "dash": dashes[index % 3], "width": 2.2},
             marker={"symbol": symbols[index % 3], "size": 8},
-            hovertemplate="%{theta}: %{r:.1f}%<extra>" + escape(str(name)) + "</extra>",
+            hovertemplate="%{theta}: %{r:.1f}%<extra>" + in_figure(name) + "</extra>",
         )
     grid = {"gridcolor": "#c9ced6", "linecolor": "#c9ced6"}
     figure.update_polars(
@@ -186,7 +186,7 @@ def cost_bars(cost: pd.DataFrame, *, subtitle: str) -> go.Figure:
     """Seconds a problem, making the intervention and decoding stacked; columns condition, what, making, decoding."""
     rows = _needed(cost, ["condition", "what", "making", "decoding"], "decoding")
     figure = go.Figure()
-    labels = [escape(f"{c}, {w}", quote=False) for c, w in zip(rows["condition"], rows["what"], strict=True)]
+    labels = [in_figure(f"{c}, {w}") for c, w in zip(rows["condition"], rows["what"], strict=True)]
     for part, colour, pattern in (("making", COLOURS["replay"], "/"), ("decoding", COLOURS["rlvr"], "")):
         figure.add_bar(
             y=labels,
@@ -211,16 +211,16 @@ def plan_bars(plan: pd.DataFrame, *, subtitle: str) -> go.Figure:
     for what, colour in zip(dict.fromkeys(rows["what"]), (COLOURS["base"], COLOURS["ratio"]), strict=False):
         part = rows.loc[rows["what"] == what]
         figure.add_scatter(
-            y=[escape(str(pair), quote=False) for pair in part["pair"]],
+            y=[in_figure(pair) for pair in part["pair"]],
             x=part["seconds"],
             mode="markers",
-            name=escape(str(what), quote=False),
+            name=in_figure(what),
             marker={
                 "color": colour,
                 "size": 12,
                 "symbol": "circle" if colour == COLOURS["base"] else "diamond",
             },
-            hovertemplate="%{y}: %{x:,.0f} s<extra>" + escape(str(what)) + "</extra>",
+            hovertemplate="%{y}: %{x:,.0f} s<extra>" + in_figure(what) + "</extra>",
         )
     figure.update_xaxes(title_text="seconds of a card a problem (log)", type="log")
     figure.update_yaxes(autorange="reversed")
@@ -241,7 +241,7 @@ def coverage_bars(coverage: pd.DataFrame, *, subtitle: str) -> go.Figure:
     for part, (colour, pattern) in styles.items():
         here = rows.loc[rows["part"] == part]
         figure.add_bar(
-            y=[escape(str(c), quote=False) for c in here["comparison"]],
+            y=[in_figure(c) for c in here["comparison"]],
             x=here["share"],
             orientation="h",
             name=part,

@@ -1,7 +1,6 @@
 """Figures of the perturbation study: log perplexity against drift, and the slopes of one on the other."""
 
 from contextlib import suppress
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
 from workbench.names import ALL, CLEAN, FITS, OUTCOMES, SCOPES, STRATA
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, band, finish
 from workbench.views.tables import NothingToDraw, outcome_of, slope_text
 
@@ -159,7 +159,7 @@ def _finished(figure: go.Figure, title: str, caption: str) -> go.Figure:
 
 def _kind(kind: str) -> str:
     """A kind of disturbance for readers: what a table calls ``patches`` are cells of the picture that were blanked."""
-    return {ALL: "all kinds", "patches": "blanked cells"}.get(kind, escape(kind, quote=False))
+    return {ALL: "all kinds", "patches": "blanked cells"}.get(kind, in_figure(kind))
 
 
 def _within(values: np.ndarray, rows: pd.DataFrame) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Figures of amortised replay: how an adapter was trained, and what it reaches beside replay optimised step by step."""
 
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
+from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, band, finish, log_axis
 from workbench.views.tables import NothingToDraw
 
@@ -77,7 +77,7 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
             y=[row["estimate"]] * 12,
             mode="lines",
             line={"color": colour, "dash": dash, "width": 2.5},
-            name=escape(str(row["name"]), quote=False),
+            name=in_figure(row["name"]),
         )
     figure.update_xaxes(title_text="iterations of the optimisation")
     figure.update_yaxes(title_text="replay's loss, nats")

@@ -1,7 +1,5 @@
 """Figures of weight changes by layer, and of whether they tell where outputs change."""
 
-from html import escape
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -9,6 +7,7 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
 from workbench.views.emergence_figures import LINES, MEASURES, SYMBOLS
+from workbench.views.markup import in_figure
 from workbench.views.panels import cell_texts, colour_scale, error_bars, finish
 from workbench.views.tables import NothingToDraw, number
 
@@ -31,7 +30,7 @@ def weight_heatmap(table: pd.DataFrame, *, measure: str = "relative") -> go.Figu
     heatmap = go.Heatmap(
         z=wide.to_numpy(float),
         x=[str(layer) for layer in wide.columns],
-        y=[escape(str(part), quote=False) for part in parts],
+        y=[in_figure(part) for part in parts],
         coloraxis="coloraxis",
         hovertemplate="layer %{x}, %{y}: %{z:.4g}<extra></extra>",
         xgap=2,
@@ -69,7 +68,7 @@ def prediction_scatter(outputs: pd.DataFrame, *, subtitle: str = "") -> go.Figur
                 legendgroup=place,
                 showlegend=column == 1,
                 marker={"color": LINES[index], "symbol": SYMBOLS[index], "size": 8},
-                text=[escape(str(name)) for name in part["module"]],
+                text=[in_figure(name) for name in part["module"]],
                 hovertemplate="%{text}<br>weight %{x:.3g}, output %{y:.3g}<extra></extra>",
                 row=1,
                 col=column,

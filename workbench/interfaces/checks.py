@@ -1,0 +1,93 @@
+"""What can be seen of options without loading anything: refused here, in the words of the library."""
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import InputError, install, nearest
+
+if TYPE_CHECKING:
+    from workbench.problems.problem import Problem
+
+
+def unanswerable(problems: "Sequence[Problem]") -> str | None:
+    """Why interventions can't be compared on problems, if they can't: whose answers could not be judged."""
+    absent = [problem.id for problem in problems if problem.answer is None]
+    return None if not absent else f"{_named(absent, problems)} no answer to judge responses by"
+
+
+def undisturbable(problems: "Sequence[Problem]") -> str | None:
+    """Why problems can't be disturbed, if they can't."""
+    blind = [problem.id for problem in problems if not (problem.images or problem.video)]
+    if blind:
+        return f"{_named(blind, problems)} no picture to disturb"
+    brought = all({"chain", "wrong"} <= {*problem.metadata} for problem in problems)
+    return None if brought else unanswerable(problems)
+
+
+def _named(ids: Sequence[str], problems: Sequence[Any]) -> str:
+    return f"{len(ids)} of {len(problems)} problems, such as {ids[0]!r}, have"
+
+
+def check_device(device: str | None) -> None:
+    """Refuse what is no name of a device; whether there is one like it here, only torch knows.
+
+    Raises:
+        InputError: with what was expected.
+    """
+    kinds = ("cpu", "cuda", "mps", "xpu", "hpu", "auto")
+    if device is not None and not re.fullmatch(rf"({'|'.join(kinds)})(:\d+)?", device):
+        raise InputError(
+            f"`device` is {device!r}{nearest(device, kinds)}; expected cpu, cuda, cuda:1, or auto for all GPUs: device='cpu'"
+        )
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Refuse a file where a folder will be written.
+
+    Raises:
+        InputError: it is one, or lies under one.
+    """
+    above = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    if not above.is_dir():
+        raise InputError(f"`{name}` {folder}: {above} is a file; expected a folder: {name}='{folder.name}-2'")
+
+
+def check_tool(relative_to: str | None) -> None:
+    """Refuse a ``--relative-to`` that is neither a word nor a number.
+
+    Raises:
+        InputError: with what was expected.
+    """
+    if relative_to not in (None, "pixels", "seen"):
+        try:
+            known = 0 < float(relative_to) < float("inf")
+        except ValueError:
+            known = False
+        if not known:
+            raise InputError(
+                f"`relative_to` is {relative_to!r}; expected pixels, seen or a number: relative_to='1000'"
+            )
+
+
+def size_of(text: str) -> tuple[int, int] | None:
+    """Width and height that an option gives as 1000x800; None for 0x0."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise InputError(
+            f"`image` is {text!r}; expected width and height in pixels: forecast_pair('shapes', image='1000x800')"
+        )
+    width, height = int(found[1]), int(found[2])
+    return (width, height) if width and height else None
+
+
+def needs(extra: str, *modules: str) -> None:
+    """Refuse to go on without what an extra installs.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    if absent := [module for module in modules if find_spec(module) is None]:
+        raise InputError(f"{absent[0]} is not installed; this needs {install(extra)}")

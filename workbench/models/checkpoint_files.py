@@ -1,0 +1,146 @@
+"""A checkpoint's files, looked at without loading them: whether it is here and whole, and what its config.json says. No torch."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from workbench.errors import InputError, nearest
+from workbench.models.adapter_files import base_of, check_installed, find_adapter
+from workbench.models.gguf import folder_of, packaged
+
+_TEXT = ("text_config", "llm_config", "language_config")
+"""Where the config of a multimodal model keeps that of its decoder."""
+
+
+def located(role: str, source: str | Path) -> str:
+    """A folder that looks whole, or a hub id; of the weights only the headers are read.
+
+    Raises:
+        InputError: neither, or a folder without config.json, without weights, or with a file that is cut short.
+    """
+    folder, here = Path(source).expanduser(), f"`{role}` {str(source)!r}"
+    if not folder.is_dir():
+        if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source):
+            siblings = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise InputError(
+                f"{here} is not a folder{nearest(folder.name, siblings)}; give a checkpoint's folder, or a hub id like "
+                "'owner/name'"
+            )
+        return source
+    found = sorted(path.name for path in folder.iterdir())[:8]
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{here} has no config.json, found {found}; give a folder that `save_pretrained` wrote"
+        )
+    index = folder / "model.safetensors.index.json"
+    sharded = index.is_file() and not (folder / "model.safetensors").is_file()
+    listed = re.findall(r'"([^"/]+\.safetensors)"', index.read_text()) if sharded else []
+    shards = {folder / name for name in listed}
+    if lost := sorted(shard.name for shard in shards if not shard.is_file()):
+        raise InputError(f"{here} lacks {lost} of its {len(shards)} weight files; fetch the checkpoint again")
+    weights = shards or set(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(
+            f"{here} has no safetensors weights, found {found}; other formats can run code and are not "
+            "read: convert them with `model.save_pretrained(folder)`"
+        )
+    for file in sorted(weights):
+        try:
+            with safe_open(file, "np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            said = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise InputError(
+                f"{here}: {file.name} is corrupt or cut short ({said}); fetch it again"
+            ) from error
+    return str(folder)
+
+
+def config_in(role: str, source: str | Path, *, revision: str | None = None) -> Mapping[str, Any] | None:
+    """The config.json of a checkpoint that is on this machine, as it stands there; None for one that is still to be fetched.
+
+    Raises:
+        InputError: what `located` refuses, a config that can't be read, or a hub id that is not here where nothing is fetched.
+    """
+    if packaged(source):
+        home = folder_of(str(source))
+        if not home.is_dir():
+            return None
+        source = home
+    where = Path(located(role, source))
+    file: Any = where / "config.json"
+    if not where.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.constants import HF_HUB_OFFLINE
+
+        file = try_to_load_from_cache(str(source), "config.json", revision=revision)
+        if not isinstance(file, str):
+            if HF_HUB_OFFLINE:
+                raise InputError(
+                    f"`{role}` {str(source)!r} is no folder here and not in the hub's cache, and this machine is offline "
+                    "(HF_HUB_OFFLINE); give a checkpoint's folder, or fetch it first where there is a network: "
+                    f"`hf download {source}`"
+                )
+            return None
+    try:
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"`{role}` {str(source)!r}: its config.json can't be read ({error}); fetch it again, or give another checkpoint"
+        ) from error
+    if not isinstance(config, dict):
+        raise InputError(
+            f"`{role}` {str(source)!r}: its config.json holds a {type(config).__name__}; expected an object, as "
+            "`save_pretrained` writes it"
+        )
+    return config
+
+
+def decoder_fact(config: Mapping[str, Any], name: str) -> int | None:
+    """A whole number of a config's decoder, such as ``num_hidden_layers``; None where the file leaves it to the model's code."""
+    parts = [config.get(key) for key in _TEXT]
+    values = [part.get(name) for part in (*parts, config) if isinstance(part, Mapping)]
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+def depth_in_files(
+    sources: Mapping[str, str | Path], revisions: Mapping[str, str | None] | None = None
+) -> int | None:
+    """Decoder layers of the two models, by role, from their files; None where these don't say.
+
+    Raises:
+        InputError: what `config_in` refuses, or two models that differ in family, depth or width.
+    """
+    configs = {role: _config_of(role, sources, (revisions or {}).get(role)) for role in sources}
+    known = [config for config in configs.values() if config is not None]
+    facts = {
+        "model families": [config.get("model_type") for config in known],
+        "depths (decoder layers)": [decoder_fact(config, "num_hidden_layers") for config in known],
+        "hidden sizes": [decoder_fact(config, "hidden_size") for config in known],
+    }
+    for what, values in facts.items():
+        if len({value for value in values if value is not None}) > 1:
+            raise InputError(
+                f"`base` and `rlvr` differ in {what}: {' and '.join(map(str, values))}; give a base model and a model "
+                "post-trained from it"
+            )
+    return next((depth for depth in facts["depths (decoder layers)"] if depth is not None), None)
+
+
+def _config_of(
+    role: str, sources: Mapping[str, str | Path], revision: str | None
+) -> Mapping[str, Any] | None:
+    """The config of a model, or of what an adapter will be merged into."""
+    source = sources[role]
+    adapter = find_adapter(role, source) if Path(source).expanduser().is_dir() else None
+    if adapter is None:
+        return config_in(role, source, revision=revision)
+    check_installed(f"`{role}` {adapter.source!r}", adapter)
+    beside = sources.get("base") if role != "base" else None
+    folder = None if beside is None else Path(beside).expanduser()
+    own = find_adapter("base", folder) if folder is not None and folder.is_dir() else None
+    return config_in(role, base_of(role, adapter, beside if own is None else own.base))

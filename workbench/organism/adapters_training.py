@@ -1,0 +1,148 @@
+"""The recipe of a text pair, from a language model to adapters (LoRA): base, RLVR models, two controls. Every step resumes.
+
+All adapters are of the same language model: that of an RLVR model goes on from the base's, and holds both.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import set_verbosity_error
+
+from workbench.models.gguf import unpacked
+from workbench.models.lora import CONFIG, TENSORS
+from workbench.models.weight_deltas import write_codes
+from workbench.organism import adapters_grpo, adapters_sft
+from workbench.organism.recipes import SMOL
+from workbench.runs import file_digest
+
+RECIPE = SMOL
+SKIPPED = ("step", "epoch", "num_tokens", "step_time", "total_flos")
+
+
+def train(folder: Path, recipe: dict[str, Any]) -> None:
+    """Make the adapters ``base``, ``rlvr`` (of the first seed), ``sft``, ``random``, ``rlvr-1``, ... in `folder`.
+
+    Checkpoints of the first seed are in ``checkpoints/NNNN``. Finished steps are skipped, an unfinished one resumes.
+    """
+    set_verbosity_error()
+    torch.set_float32_matmul_precision(recipe["matmul"])
+    body = str(unpacked(recipe["body"]))
+    tokenizer = AutoTokenizer.from_pretrained(body)
+    first, *others = recipe["grpo"]["seeds"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE.name).write_text(yaml.safe_dump(recipe, sort_keys=False))
+    if not (folder / "base" / TENSORS).exists():
+        model = _fresh(body, recipe)
+        adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "sft")
+        _save(model, folder / "base", recipe)
+    _grpo("rlvr", body, tokenizer, folder, recipe, first, keep=True)
+    if not (folder / "sft" / TENSORS).exists():
+        model = _base(body, folder)
+        adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "control", control=True)
+        _save(model, folder / "sft", recipe)
+    _grpo("random", body, tokenizer, folder, recipe, first, control=True)
+    for seed in others:
+        _grpo(f"rlvr-{seed}", body, tokenizer, folder, recipe, seed)
+
+
+def _grpo(
+    name: str,
+    body: str,
+    tokenizer: Any,
+    folder: Path,
+    recipe: dict[str, Any],
+    seed: int,
+    *,
+    keep: bool = False,
+    control: bool = False,
+) -> None:
+    if (folder / name / TENSORS).exists():
+        return
+    model, actor = _base(body, folder), _plain(body)
+    checkpoint: Callable[[int], None] = lambda step: (  # noqa: E731
+        _save(model, folder / "checkpoints" / f"{step:04d}", recipe) if keep else None
+    )
+    steps = folder / "steps" / name
+    adapters_grpo.train(model, actor, tokenizer, recipe, steps, seed=seed, save=checkpoint, control=control)
+    _save(model, folder / name, recipe)
+
+
+def _plain(body: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(body, dtype=torch.float32)
+
+
+def _fresh(body: str, recipe: dict[str, Any]) -> Any:
+    """The language model with an adapter that changes nothing yet."""
+    torch.manual_seed(recipe["seed"])
+    settings = recipe["adapter"]
+    lora = LoraConfig(
+        r=settings["rank"], lora_alpha=settings["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(_plain(body), lora)
+
+
+def _base(body: str, folder: Path) -> Any:
+    """The language model with the base's adapter, to be trained on."""
+    return PeftModel.from_pretrained(_plain(body), folder / "base", is_trainable=True)
+
+
+def _save(model: Any, folder: Path, recipe: dict[str, Any]) -> None:
+    """The adapter as peft saves it, its tensors rounded to bfloat16, and its base under the name that the recipe has."""
+    config = model.peft_config["default"]
+    before, config.base_model_name_or_path = config.base_model_name_or_path, recipe["body"]
+    state = {key: value.detach().bfloat16() for key, value in model.state_dict().items() if "lora_" in key}
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        config.base_model_name_or_path = before
+
+
+def publish(folder: Path, weights: Path) -> None:
+    """Copy what ships from a run, finished or not: base and RLVR model as adapters, all else as changes of the base's adapter.
+
+    The changes are rounded (`write_codes`), those of the steps on the way and of the controls; the two adapters are not.
+    """
+    for name in ("base", "rlvr"):
+        (weights / name).mkdir(parents=True, exist_ok=True)
+        for file in (CONFIG, TENSORS):
+            shutil.copy(folder / name / file, weights / name / file)
+    start = load_file(folder / "base" / TENSORS)
+    places = {path.name: weights / "deltas" for path in sorted((folder / "checkpoints").glob("*"))}
+    controls = [path.parent.name for path in sorted(folder.glob(f"*/{TENSORS}"))]
+    places |= {name: weights / "control" for name in controls if name not in ("base", "rlvr")}
+    for name, home in places.items():
+        home.mkdir(exist_ok=True)
+        source = folder / ("checkpoints" if home.name == "deltas" else "") / name
+        now = load_file(source / TENSORS)
+        change = {key: now[key].float() - tensor.float() for key, tensor in start.items()}
+        write_codes(home / f"{name}.safetensors", change)
+    curves(folder).to_csv(weights / "curves.csv", index=False)
+    shipped = sorted(path for path in weights.rglob("*.safetensors"))
+    lines = [f"{file_digest(path)}  {path.relative_to(weights).as_posix()}" for path in shipped]
+    (weights / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+def curves(folder: Path) -> pd.DataFrame:
+    """Training curves of a run, tidy: stage (sft, rlvr, control, random, ...), step, measure, value (losses in nats)."""
+    rows = []
+    for stage in sorted((folder / "steps").iterdir()):
+        last = get_last_checkpoint(str(stage))
+        history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
+        for entry in history:
+            numbers = {k: v for k, v in entry.items() if isinstance(v, int | float) and k not in SKIPPED}
+            rows += [
+                {"stage": stage.name, "step": entry["step"], "measure": k, "value": round(v, 6)}
+                for k, v in numbers.items()
+                if not k.endswith(("runtime", "per_second"))
+            ]
+    return pd.DataFrame(rows)

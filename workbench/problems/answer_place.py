@@ -1,0 +1,239 @@
+r"""Where the answer of a response stands.
+
+What is thought (``<think>``, closed, or opened by the prompt and only closed here) is not looked at. Then, in this order:
+
+1. the last ``<answer>`` that is not empty, closed or cut off; boxes inside it come first;
+2. the last ``\boxed{}`` that is not empty, braces balanced; boxes that stand side by side are one answer of several
+   parts;
+3. "the answer is X", "Answer: X", "final answer" before the others, "X is correct", "答案是X", "选X", in a sentence that
+   does not deny it or make a condition of it;
+4. the whole response, where it is short;
+5. its last sentence (its last formula, of mathematics), where that says one thing of the kind asked for.
+
+A place holds text; whether that text is one answer is for `answer_choice`, `answer_numbers` and the others to say.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from workbench.problems.answer_text import sentences
+
+WORDS = 40
+"""Of a response that is short."""
+LONGEST = 600
+"""Characters of a phrase or a sentence that is looked at, so that a long response costs no more than a short one."""
+_PHRASES = 12
+"""Of the forms that announce an answer, so many are looked at, from the last."""
+
+_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)\s*>", re.IGNORECASE)
+_TAG = re.compile(r"<\s*(/?)\s*(?:final[_ ]?)?answer\s*(?:>|$)", re.IGNORECASE)
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
+_TOKEN = re.compile(r"-?\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])")
+_BETWEEN = re.compile(
+    r"(?:[\s$,;.&]|\\[()\[\],; ]|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或|、)*", re.IGNORECASE
+)
+_OR = re.compile(r"\bor\b|或", re.IGNORECASE)
+_DENIED = re.compile(r"(?:\bnot|n't|\bnever|不是)\s*[:$*(\\\[\s]*$", re.IGNORECASE)
+_RETRACTED = re.compile(
+    r"^[\s$.)\\\]*]*(?:is|was|would be)\s+(?:wrong|incorrect|not\b|false)|^[\s$)\\\]*]*(?:is|was)n't",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of a response that may be its answer."""
+
+    text: str
+    where: str
+    """answer tag; boxed; answer phrase; whole response; last sentence; last formula; or "answer tag, boxed"."""
+
+    @property
+    def strict(self) -> bool:
+        """Whether the model marked it as the answer, so that nothing else is looked at."""
+        return self.where.startswith(("answer tag", "boxed"))
+
+
+def without_thought(response: str) -> str:
+    """What stands outside the thinking; of thinking that never ends, a tag that ends the response."""
+    kept, begun, thinking = [], 0, False
+    for mark in _THOUGHT.finditer(response):
+        if mark[1]:
+            kept = [] if not thinking else kept  # the prompt opened it
+            begun, thinking = mark.end(), False
+        elif not thinking:
+            kept.append(response[begun : mark.start()])
+            begun, thinking = mark.end(), True
+    rest = response[begun:]
+    if thinking:
+        tags = list(_TAG.finditer(rest))
+        final = len(tags) == 2 and not tags[0][1] and tags[1][1] and not rest[tags[1].end() :].strip()
+        rest = rest[tags[0].start() :] if final else ""
+    return "\n".join([*kept, rest])
+
+
+def places(text: str) -> Iterator[Place]:
+    """Every place of a response without its thinking, best first; only the first of tag and box."""
+    if (tagged := _tagged(text)) is not None:
+        inner = _boxed(tagged)
+        yield Place(tagged, "answer tag") if inner is None else Place(inner, "answer tag, boxed")
+        return
+    if (boxed := _boxed(text)) is not None:
+        yield Place(boxed, "boxed")
+        return
+    text = _TAG.sub(" ", text)
+    if cut := _BOX.search(text):
+        text = text[: cut.start()]  # a box that was cut off
+    found, text = _phrases(text)
+    yield from found
+    whole = text.strip()
+    if 0 < len(whole) <= LONGEST and len(whole.split()) <= WORDS:
+        yield Place(whole, "whole response")
+    if (said := sentences(whole[-2 * LONGEST :])) and len(said[-1]) <= LONGEST:
+        yield Place(said[-1], "last sentence")
+
+
+def _tagged(text: str) -> str | None:
+    """Content of the last answer tag that is not empty ("" if all are); several joined by "or" are one."""
+    tags = list(_TAG.finditer(text))
+    spans = []
+    for number, tag in enumerate(tags):
+        if not tag[1]:
+            end = tags[number + 1].start() if number + 1 < len(tags) else len(text)
+            spans.append((tag.start(), end, text[tag.end() : end].strip()))
+    if not spans:
+        return None
+    kept = [span for span in spans if span[2]]
+    if not kept:
+        return ""
+    joined = kept[-1][2]
+    for before, after in zip(kept[-2::-1], kept[:0:-1], strict=False):
+        between = _TAG.sub("", text[before[1] : after[0]])
+        if not _OR.fullmatch(between.strip(" ,;")):
+            break
+        joined = f"{before[2]} or {joined}"
+    return "" if _RETRACTED.match(_TAG.sub("", text[kept[-1][1] :], count=1)) else joined
+
+
+def _boxed(text: str) -> str | None:
+    """Content of the last box that is not empty, with those beside it; None without one, "" where it is denied."""
+    boxes = [box for box in _boxes(text) if re.sub(r"\\text\s*\{\s*\}|[\s~$]", "", box[2])]
+    boxes = [
+        b for b in boxes if not any(b is not o and b[0] < o[0] and o[1] <= b[1] for o in boxes)
+    ]  # innermost
+    if not boxes:
+        return None
+    start, end, joined = boxes[-1]
+    if _DENIED.search(text[:start]) or _RETRACTED.match(text[end:]):
+        return ""
+    for before in boxes[-2::-1]:
+        between = text[before[1] : start]
+        if (
+            not _BETWEEN.fullmatch(between)
+            or _DENIED.search(text[: before[0]])
+            or ("." in between and "\n" in between)
+        ):
+            break
+        if before[2] != joined:
+            joined = f"{before[2]} or {joined}" if _OR.search(between) else f"{before[2]}, {joined}"
+        start = before[0]
+    return joined
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    found = list(deque(_BOX.finditer(text), maxlen=_PHRASES))
+    if not found:
+        return
+    first, opened, closed = found[0].start(), [], {}
+    for brace in re.finditer(r"[{}]", text[first:]):
+        if brace[0] == "{":
+            opened.append(brace.start() + first)
+        elif opened:
+            closed[opened.pop()] = brace.start() + first
+    for match in found:
+        if text[match.end() : match.end() + 1] != "{":
+            token = _TOKEN.match(text, match.end())
+            if token:
+                yield match.start(), token.end(), token[0]
+        elif (end := closed.get(match.end())) is not None:
+            yield match.start(), end + 1, text[match.end() + 1 : end].strip()
+
+
+# --- the forms in which an answer is announced ---------------------------------------------------------------
+
+_MARK = r"[\s*_`\"'#]*"
+_ENGLISH = re.compile(
+    r"(?P<final>\bfinal\s+)?\b(?:(?:correct|right|best|proper|final|overall|most (?:likely|plausible|appropriate))\s+)*"
+    r"(?:answer|ans|(?<=correct )(?:option|choice|result|solution|value)|(?<=right )(?:option|choice)"
+    r"|(?<=best )(?:option|choice)|(?<=final )(?:result|value|solution|choice))"
+    rf"(?:\s+(?:to|for|of)\s+(?:the|this|that|your|my)\b[^.:\n]{{0,80}}?)?{_MARK}"
+    rf"(?:\s(?:is|was|would be|should be|must be|will be|has to be|equals|are)\b(?!\s+(?:as follows|below|obvious))"
+    rf"{_MARK}:?|:|=|->|→|(?:\.)?\s*\n){_MARK}",
+    re.IGNORECASE,
+)
+_CHINESE = re.compile(
+    r"(?P<final>最终)?(?:正确|最后的?|参考)?(?:答案|选项|答)(?:应该|应|就|便)?(?:是|为|选|:|=)+[\s*_:]*"
+)
+_CHOSEN = re.compile(
+    r"\bI(?:'d| would| will|'ll)?\s+(?:choose|chose|pick|select|go with|answer|say)\s+"
+    r"|(?<!不)(?:故选|应选|选择|我选|所以选|因此选|选)[\s:*]*",
+    re.IGNORECASE,
+)
+_REVERSED = re.compile(
+    r"(?P<x>[^.\n;:!?。；：]{1,80}?)\s+(?:is|must be|has to be)\s+(?:therefore |thus |indeed |clearly )?"
+    r"(?:the |my |our )?(?:correct|right|best|final|answer\b)(?:\s+(?:answer|option|choice|one))?\b",
+    re.IGNORECASE,
+)
+_NOT_SAID = re.compile(
+    r"\b(?:incorrect|wrong|possible|potential|another|alternative|other|previous|initial|first|common|false|opposite|unlikely"
+    r"|plausible|not|never|if|whether|assume|assuming|suppose|say|why"
+    r"|unless|when|example|format|what|which|student|user|reject\w*"
+    r"|might|may|could|some|many|people|you|one would|key|let's)\b|n't\b|如果|错误|假设|不",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(
+    r"(?:not|n't|neither|never|unlikely|definitely not|anything but|不)(?![A-Za-z])", re.IGNORECASE
+)
+_CLAUSE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?](?=[\"')\]*_]*(?:\s|$))|[。！？；]|\n|<")
+
+
+def _phrases(text: str) -> tuple[list[Place], str]:
+    """What stands after "the answer is", the last such form first, "final answer" before them; then "X is correct".
+
+    Also the text without the sentences in which such a form is denied, or made a condition.
+    """
+    found, denied = [], []
+    for pattern in (_ENGLISH, _CHINESE, _CHOSEN):
+        for match in deque(pattern.finditer(text), maxlen=_PHRASES):
+            begun = max(
+                text.rfind(mark, max(match.start() - LONGEST, 0), match.start())
+                for mark in ("\n", ". ", "! ", "? ", "。", "; ")
+            )
+            clause = _clause(text[match.end() : match.end() + 2 * LONGEST])
+            before = text[max(begun, match.start() - 48, 0) : match.start()]
+            if _NOT_SAID.search(before) or _DENIES.match(clause):
+                end = text.find(clause, match.end()) + len(clause) if clause else match.end()
+                denied.append((begun + 1, end))
+            elif clause and len(clause) <= LONGEST:
+                found.append((bool(match.groupdict().get("final")), match.start(), clause))
+    places = [
+        Place(clause, "answer phrase")
+        for *_, clause in sorted(found, key=lambda item: item[:2], reverse=True)
+    ]
+    near = text[-20 * LONGEST :]
+    said = {m["x"].strip() for m in _REVERSED.finditer(near) if not _NOT_SAID.search(m["x"])}
+    if len(said) == 1:
+        places.append(Place(said.pop(), "answer phrase"))
+    for start, end in sorted(denied, reverse=True):
+        text = text[:start] + text[end:]
+    return places, text
+
+
+def _clause(text: str) -> str:
+    """What stands before the end of the sentence, or on the next line that is not empty."""
+    text = text.lstrip()
+    formula = re.match(r"\$\$?.+?\$\$?|\\\(.+?\\\)|\\\[.+?\\\]", text, re.DOTALL)
+    end = _CLAUSE_END.search(text, formula.end() if formula else 0)
+    return (text[: end.start()] if end else text).strip(" \t*_`")

@@ -1,0 +1,208 @@
+"""The parts of a study, each a value that checks itself, says what it depends on, and runs.
+
+A part that fails must not cost the others: `Attempts` keeps what went wrong, for the page and for the last line.
+"""
+
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from workbench.analysis.weight_nulls import NullShift, weight_nulls
+from workbench.conditions import Named, check_depth, condition_of
+from workbench.errors import InputError
+from workbench.experiments.ablation import Ablation, ablate
+from workbench.experiments.perturbation import Perturbation, perturb, responses_for
+from workbench.models.pairs import ModelPair
+from workbench.problems.problem import Problem, listed
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+Made = TypeVar("Made")
+_CALL = "study(pair, load_problems('shapes', limit=64), 'runs/mine')"
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured at every cell, and how sure of it one is."""
+
+    seed: int
+    top_k: int
+    null_draws: int
+    bins: int
+    resamples: int
+    batch_size: int
+
+    @property
+    def tracing(self) -> dict[str, Any]:
+        """What a trace depends on."""
+        return {name: getattr(self, name) for name in ("seed", "top_k", "null_draws", "batch_size")}
+
+    @property
+    def judging(self) -> dict[str, Any]:
+        """What every part after it depends on."""
+        return {name: getattr(self, name) for name in ("seed", "resamples", "batch_size")}
+
+    def check(self) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            InputError: names it.
+        """
+        least = {"seed": 0, "top_k": 1, "null_draws": 0, "bins": 2, "resamples": 1, "batch_size": 1}
+        for name, value in least.items():
+            _whole(name, getattr(self, name), value)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Whether both models answer, under which interventions, and how many times."""
+
+    interventions: Mapping[str, Named]
+    samples: int
+    max_new_tokens: int
+    engine: Literal["vllm"] | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its tables depend on."""
+        if not self.interventions:
+            return {}
+        made = {name: condition_of(c).described for name, c in self.interventions.items()}
+        told = {"interventions": made, "samples": self.samples, "max_new_tokens": self.max_new_tokens}
+        return told | ({} if self.engine is None else {"engine": self.engine})
+
+    def check(self, pair: ModelPair, problems: Sequence[Problem]) -> None:
+        """Refuse what could only be refused after an hour of tracing.
+
+        Raises:
+            InputError: a number out of range, a condition that does not fit the models, a problem without an answer.
+        """
+        _whole("samples", self.samples, 1)
+        _whole("max_new_tokens", self.max_new_tokens, 1)
+        for condition in self.interventions.values():
+            check_depth(condition_of(condition), pair.depth)
+        absent = [problem.id for problem in problems if problem.answer is None]
+        if self.interventions and absent:
+            raise InputError(
+                f"`interventions`: {len(absent)} of {len(problems)} problems, such as {absent[0]!r}, have no answer to judge "
+                "responses by; add it, or leave the part out: study(..., interventions=None)"
+            )
+
+    def run(
+        self, pair: ModelPair, problems: Sequence[Problem], how: Measures, work: Path, tell: Progress
+    ) -> Ablation:
+        """What the models answer."""
+        return ablate(
+            pair,
+            problems,
+            self.interventions,
+            samples=self.samples,
+            max_new_tokens=self.max_new_tokens,
+            engine=self.engine,
+            keep=work / "ablation",
+            progress=lambda what, done, total: tell(f"answering: {what}", done, total),
+            **how.judging,
+        )
+
+
+@dataclass(frozen=True)
+class Disturbances:
+    """Whether pictures and weights are disturbed, and which other trainings stand beside the latter."""
+
+    wanted: bool
+    controls: Mapping[str, ModelPair]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its tables depend on."""
+        controls = {name: dict(control.provenance) for name, control in self.controls.items()}
+        return {"perturbed": True, "controls": controls} if self.wanted else {}
+
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Refuse problems that have no picture.
+
+        Raises:
+            InputError: there are such.
+        """
+        blind = [problem.id for problem in problems if not (problem.images or problem.video)]
+        if self.wanted and blind:
+            raise InputError(
+                f"`perturbed`: {len(blind)} of {len(problems)} problems, such as {blind[0]!r}, have no picture to disturb; leave "
+                "them or the part out: study(..., perturbed=False)"
+            )
+
+    def pictures(
+        self,
+        pair: ModelPair,
+        problems: Sequence[Problem],
+        how: Measures,
+        max_new_tokens: int,
+        work: Path,
+        tell: Progress,
+    ) -> Perturbation:
+        """What drift has to do with how probable responses are."""
+        return perturb(
+            pair,
+            problems,
+            responses=responses_for(problems),
+            max_new_tokens=max_new_tokens,
+            keep=work / "perturbation",
+            progress=lambda done, total: tell("disturbing the pictures", done, total),
+            **how.judging,
+        )
+
+    def weights(
+        self, pair: ModelPair, problems: Sequence[Problem], how: Measures, tell: Progress
+    ) -> NullShift:
+        """The shift beside that of random changes of the weights, and of the controls."""
+        return weight_nulls(
+            pair,
+            problems,
+            others=self.controls,
+            bins=how.bins,
+            progress=lambda what, done, total: tell(f"null model: {what}", done, total),
+            **how.judging,
+        )
+
+
+@dataclass
+class Attempts:
+    """What could not be made, by part, and why; the rest goes on."""
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    traces: list[str] = field(default_factory=list)
+    """Tracebacks of what was nobody's input's fault."""
+
+    def at(self, what: str, make: Callable[[], Made]) -> Made | None:
+        """What `make` returns; None where it can't. A full disk and Ctrl-C end the run, which goes on from there."""
+        try:
+            return make()
+        except OSError:
+            raise
+        except InputError as error:
+            self.skipped[what] = str(error)
+        except Exception as error:
+            self.skipped[what] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            self.traces.append(f"{what}\n{traceback.format_exc()}")
+        warnings.warn(f"{what} could not be made and is left out: {self.skipped[what]}", stacklevel=2)
+        return None
+
+
+def check_problems(problems: Sequence[Problem]) -> list[Problem]:
+    """Problems as a list.
+
+    Raises:
+        InputError: none, or something else.
+    """
+    return listed(problems, _CALL)
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(
+            f"`{name}` is {value!r}; expected a whole number of at least {least}: study(pair, problems, 'runs/mine', "
+            f"{name}={max(least, 1)})"
+        )
