@@ -244,6 +244,13 @@ def test_pass_at_k_is_the_chance_that_a_draw_of_k_holds_a_right_one():
             assert np.allclose(pass_at_k(n, np.arange(n + 1), k), expected)
 
 
+def test_pass_at_k_is_a_share_in_spite_of_rounding():
+    for n, k in itertools.product(range(1, 65), (1, 2, 4, 8, 16, 32, 64)):
+        if k <= n:
+            found = pass_at_k(n, np.arange(n + 1), k)
+            assert 0 <= found.min() <= found.max() <= 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

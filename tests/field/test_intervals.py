@@ -101,7 +101,7 @@ def test_many_verdicts_say_how_many_chance_would_decide():
     raw = sum(claim.holds is not None for claim in claims)
     assert raw > 2  # chance decided some
     assert by_chance(claims).startswith(
-        "40 claims were tested, each at 5%: were none of them so, about 2.0 would"
+        "40 claims were tested, each at 5%: with nothing behind any of them, about 2.0 would"
     )
     assert f"{raw} are decided; after Holm's adjustment for all 40, 2 stay so" in by_chance(claims)
     table = claim_table(claims)

@@ -155,8 +155,8 @@ def by_chance(claims: Sequence[Claim]) -> str:
     )
     rate = 1 - claims[0].level
     return (
-        f"{tested} claims were tested, each at {rate:.0%}: were none of them so, about {tested * rate:.1f} would still be "
-        f"decided by chance. {decided} are decided; after Holm's adjustment for all {tested}, {left} stay so."
+        f"{tested} claims were tested, each at {rate:.0%}: with nothing behind any of them, about {tested * rate:.1f} would "
+        f"still be decided by chance. {decided} are decided; after Holm's adjustment for all {tested}, {left} stay so."
     )
 
 

@@ -148,4 +148,4 @@ def pass_at_k(samples: int, correct: ArrayLike, k: int) -> Array:
     log_missed = (
         gammaln(missed + 1) - gammaln(missed - k + 1) - gammaln(samples + 1) + gammaln(samples - k + 1)
     )
-    return 1 - np.where(wrong >= k, np.exp(log_missed), 0.0)
+    return np.clip(1 - np.where(wrong >= k, np.exp(log_missed), 0.0), 0.0, 1.0)
