@@ -107,7 +107,9 @@ def sweep_resume(
     """Go on with a sweep as it was planned."""
     quiet()
     from workbench.sweeps.driver import resume_sweep
+    from workbench.sweeps.ledger import Ledger
 
+    Ledger(folder, argument="folder").close()
     with _shown() as progress:
         last = resume_sweep(
             folder,
@@ -215,14 +217,15 @@ def _status(ledger: Any) -> "Table":
 
 @contextmanager
 def _shown() -> Iterator[Callable[[Any], None]]:
-    """A progress bar with throughput and the time left."""
+    """A progress bar on standard error, with throughput and the time left."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from workbench.views.tables import duration
 
     columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     stopped = "\nStopped. What was finished is kept: `workbench sweep resume` goes on from there."
-    with interruptible(stopped), Progress(*columns) as bars:
+    with interruptible(stopped), Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task("", total=None)
 
         def update(found: Any) -> None:
