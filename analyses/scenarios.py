@@ -23,8 +23,7 @@ def analyse(given: Given) -> Finding:
         found = _agents(given) if scenario == "agent" else _responses(given, name)
         for condition in found["intervention"].unique():
             for by in (None, "family"):
-                seed = given.options.seed
-                table = changes(found, condition, against="rlvr", by=by, seed=seed)
+                table = changes(found, condition, against="rlvr", by=by)
                 rows.append(table.assign(scenario=scenario, condition=condition))
     table = pd.concat(rows, ignore_index=True)
     axes = table.loc[(table["part"] != "all") & table["condition"].isin(list(STYLES))]

@@ -15,7 +15,7 @@ def analyse(given: Given) -> Finding:
     found = given.ablation(SETTINGS.values())
     measured = []
     for setting, name in SETTINGS.items():
-        part = changes(found.responses, name, seed=given.options.seed)
+        part = changes(found.responses, name)
         here = {
             "source": "measured",
             "row": f"{given.name} (measured here)",

@@ -30,7 +30,7 @@ def analyse(given: Given) -> Finding:
     found = given.ablation(conditions=named, problems=problems, samples=samples)
     rows = []
     for name, settings in named.items():
-        change = changes(found.responses, name, measure="Pass@1", seed=given.options.seed).iloc[0].to_dict()
+        change = changes(found.responses, name, measure="Pass@1").iloc[0].to_dict()
         drift = found.drift.loc[
             (found.drift["intervention"] == name) & (found.drift["scope"] == "without last layer")
         ]

@@ -14,16 +14,16 @@ from workbench.views.paper_figures import beside_published
 
 def analyse(given: Given) -> Finding:
     o, found = given.options, given.ablation([REPLAY])
-    measured = [changes(found.responses, REPLAY, seed=o.seed).assign(row=f"{o.problems}, all")]
+    measured = [changes(found.responses, REPLAY).assign(row=f"{o.problems}, all")]
     if len(set(found.responses["family"])) > 1:
-        families = changes(found.responses, REPLAY, by="family", seed=o.seed)
+        families = changes(found.responses, REPLAY, by="family")
         measured.append(families.assign(row=[f"{o.problems}, {part}" for part in families["part"]]))
     if (
         o.problems == "shapes" and not o.run and find_spec("easy_vqa")
     ):  # the second set that the bundled pair knows
         easy = load_problems("easy-vqa", split="test", limit=o.limit, seed=o.seed)
         other = given.ablation([REPLAY], problems=easy).responses
-        measured.append(changes(other, REPLAY, seed=o.seed).assign(row="easy-vqa"))
+        measured.append(changes(other, REPLAY).assign(row="easy-vqa"))
     here = pd.concat(measured, ignore_index=True).assign(source="measured", setting="replay")
     here = here.rename(columns={"part": "benchmark"})
     told = published_changes(["Table 2", "Table 3", "Table 4"], {"rlvr+replay": "replay"})

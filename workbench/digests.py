@@ -15,8 +15,8 @@ from typing import Any
 
 from workbench import __version__
 
-SHOWING = ("views", "studies", "interfaces", "machine", "organism")
-"""Rooms whose code changes no number that is kept."""
+SHOWING = ("views", "studies", "interfaces", "machine", "organism", "columns.py")
+"""Rooms, and a file, whose code changes no number that is kept."""
 LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "nnsight", "numpy", "pillow")
 """Those whose version can change a number or a token."""
 

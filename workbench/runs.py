@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from workbench import __version__
+from workbench.columns import describe
 from workbench.digests import digest_of, file_digest, versions
 from workbench.errors import InputError
 
@@ -198,12 +199,17 @@ def kept(
 
 
 def write_tables(folder: Path, tables: "dict[str, pd.DataFrame]", *, large: tuple[str, ...] = ()) -> None:
-    """Every table as parquet, and as CSV unless it is `large`."""
+    """Every table as parquet, and as CSV unless it is `large`; ``columns.json`` says what their columns mean."""
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
         if name not in large:
             table.to_csv(folder / f"{name}.csv", index=False)
+    meanings = {
+        name: describe({name: table}).drop(columns="table").to_dict("records")
+        for name, table in tables.items()
+    }
+    write_json(folder / "columns.json", meanings)
 
 
 def made_with() -> dict[str, str | None]:

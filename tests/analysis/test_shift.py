@@ -69,7 +69,7 @@ def test_every_estimate_is_what_pandas_computes(trace, by, cut):
         kl, null = grouped["kl"], grouped["kl_null"]
         expected = {
             "cells": kl.size(),
-            "problems": grouped["problem_id"].nunique(),
+            "problems": grouped["problem"].nunique(),
             "entropy_low": grouped["entropy_base"].min(),
             "entropy_high": grouped["entropy_base"].max(),
             "kl": kl.mean(),

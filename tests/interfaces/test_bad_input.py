@@ -63,7 +63,7 @@ ROWS: list[tuple[str, list[str], str]] = [
     ("doctor --pair shapes --tokens 0", ["`--tokens`", "'0'", "at least 1"], "--tokens 800"),
     ("sweep run {sweep} --workers 0", ["`--workers`", "'0'", "at least 1"], "--workers 2"),
     ("sweep run {sweep} --cache -1", ["`--cache`", "'-1'", "at least 0"], "--cache 2.0"),
-    ("sweep plan {sweep} --throughput 0", ["`--throughput`", "'0'", "at least"], "--throughput 300"),
+    ("sweep plan {sweep} --throughput 0", ["`--throughput` is 0", "above 0"], "--throughput 300"),
     # words
     ("study --dtype float8", ["`--dtype`", "'float8'", "bfloat16"], "workbench study --dtype bfloat16"),
     ("study --ablate maybe", ["`--ablate`", "'maybe'", "'auto'"], "workbench study --ablate auto"),

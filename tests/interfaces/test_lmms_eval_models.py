@@ -191,5 +191,5 @@ def test_without_lmms_eval_the_extra_is_named(monkeypatch):
     for name in LMMS_EVAL:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, MODULE, raising=False)
-    with pytest.raises(InputError, match=r"lmms-eval can't be imported.*replay-workbench\[lmms-eval\]"):
+    with pytest.raises(InputError, match=r"lmms-eval can't be imported.*pip install -e .\.\[lmms-eval\]"):
         importlib.import_module(MODULE)

@@ -8,7 +8,7 @@ import torch
 
 from workbench import decode_many, load_pair, load_problems, stratified_shift, trace
 from workbench.models.weight_deltas import read_delta
-from workbench.organism.evaluation import WEIGHTS
+from workbench.organism.recipes import WEIGHTS
 from workbench.problems import answers
 
 

@@ -147,7 +147,7 @@ def test_a_missing_peft_is_told_with_the_extra(tmp_path, monkeypatch):
     tiny.model("llama", 0).save_pretrained(tmp_path / "body")
     made = adapter(tiny.model("llama", 0), tmp_path / "rl", 0)
     monkeypatch.setattr(adapter_files, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r'pip install "replay-workbench\[peft\]"'):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[peft\]"'):
         load_pair(base=tmp_path / "body", rlvr=made)
 
 

@@ -127,7 +127,7 @@ def test_what_ships_is_the_run_rounded_a_little(trained, tmp_path):
     start, now = (load_file(trained / name / TENSORS) for name in ("base", "sft"))
     for key, change in read_delta(tmp_path / "control" / "sft.safetensors").items():
         wanted = now[key].float() - start[key].float()
-        assert (change - wanted).abs().amax() <= wanted.abs().amax() / 62 * 1.01 + 1e-9
+        assert (change - wanted).abs().amax() <= wanted.abs().amax() / 30 * 1.14 + 1e-9
     sums_of = (tmp_path / "SHA256SUMS").read_text().splitlines()
     assert len(sums_of) == 7
     stages = adapters_training.curves(trained)
@@ -215,7 +215,7 @@ def test_the_evaluation_counts_and_pairs(trained, recipe, tmp_path):
 
 
 def test_a_folder_without_a_base_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no base"):
+    with pytest.raises(InputError, match=r"holds no model, base/adapter_config\.json is missing"):
         adapters_evaluation.models_of(tmp_path)
 
 

@@ -284,7 +284,7 @@ def test_rl_prompts_are_what_the_models_are_asked(processor, organism, kind, nam
 def test_reward_is_the_right_answer_and_nothing_else():
     said = ["<answer> 3</answer>", "<answer>4</answer>", "3", "<answer>4</answer> <answer> 3 </answer>"]
     assert grpo.reward([[{"content": s}] for s in said], ["3"] * 4, [None] * 4) == [1.0, 0.0, 0.0, 1.0]
-    assert answers.extract("no tags")[0] is None
+    assert answers.extract("no tags " * 60)[0] is None
     assert answers.verify("<answer>Red</answer>", "red").correct
 
 

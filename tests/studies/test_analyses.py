@@ -138,7 +138,7 @@ def test_a_run_without_a_table_is_named(run, tmp_path):
 
 def altered(run: Path, folder: Path, change) -> Path:
     (folder / "tables").mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}")
+    (folder / "manifest.json").write_text('{"spec.json": ""}')
     for name in ("responses", "drift"):
         table = change(pd.read_parquet(run / "tables" / f"{name}.parquet"))
         table.to_parquet(folder / "tables" / f"{name}.parquet")
@@ -170,7 +170,7 @@ def test_one_problem_gives_points_without_intervals_and_says_so(run, tmp_path):
 
 
 def test_equal_weights_are_refused_before_anything_runs(tmp_path):
-    from workbench.organism.evaluation import WEIGHTS
+    from workbench.organism.recipes import WEIGHTS
 
     same = str(WEIGHTS / "base")
     with pytest.raises(InputError, match=r"`--rlvr` has the weights of `--base` .* nothing shifts"):

@@ -83,9 +83,7 @@ def test_claims_of_outcomes_are_paired_differences_in_points():
         rlvr=half,
         **{"tokens, low": always, "tokens, high": half, "patch, low": half, "patch, high": never},
     )
-    found = {
-        (c.claim, c.measured.partition(",")[0]): c for c in outcome_claims(table, drift(-0.01), resamples=100)
-    }
+    found = {(c.claim, c.measured.partition(",")[0]): c for c in outcome_claims(table, drift(-0.01))}
     assert found["RLVR makes the model reason better", "greedy"].interval.estimate == 100
     assert found["RLVR makes the model reason better", "Pass@1"].interval.estimate == 50
     replay = found["replay improves the RLVR model", "Pass@1"]

@@ -149,7 +149,7 @@ def test_the_first_screen_tells_a_changed_answer_and_claims_start_with_counts(ta
     gained = (responses["problem"] == "p2") & (responses["intervention"] == "rlvr")
     responses = responses.assign(text="3", answer="3", correct=False)
     responses.loc[gained, ["text", "answer", "correct"]] = ["4 & more", "4", True]
-    summary = summarise_responses(responses, samples=0, pass_at=[], resamples=20)
+    summary = summarise_responses(responses, samples=0, pass_at=[])
     found = Interval(1.0, 0.5, 1.5)
     claims = [
         Claim("one thing", "Table 1", "points", found, 64),

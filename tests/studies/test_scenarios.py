@@ -124,4 +124,4 @@ def test_an_agent_sees_two_images(run, tmp_path):
 def test_frames_that_make_no_sense(run):
     code, err = run("study", "--problems", "movies.jsonl", "--frames", "0")
     assert code == 2
-    assert "`frames` is 0; expected an integer of at least 1" in err
+    assert "`--frames` is '0'; expected at least 1" in err

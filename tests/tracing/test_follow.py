@@ -158,7 +158,7 @@ def double(head: LensHead) -> LensHead:
 def test_tables_and_choices(traced, followed):
     frame = followed.to_dataframe()
     assert len(frame) == int((followed.ids >= 0).sum()) * len(traced.layers)
-    row = frame.query("problem_id == 'shapes/test/0/1' and position == 2 and layer == 3").iloc[0]
+    row = frame.query("problem == 'shapes/test/0/1' and position == 2 and layer == 3").iloc[0]
     place = int((traced.prompt == 0).sum()) + 2
     assert row["token"] == traced.vocabulary[int(followed.ids[place, 0])]
     assert row["p_rlvr"] == pytest.approx(math.exp(followed.log_probs_rlvr[3, place, 0]))

@@ -220,7 +220,7 @@ def test_the_table_has_one_row_per_cell():
     layers, positions = record.kl.shape
     assert len(table) == layers * positions
     row = table.iloc[positions + 5]
-    assert (row["layer"], row["position"], row["problem_id"]) == (1, 5, "p0")
+    assert (row["layer"], row["position"], row["problem"]) == (1, 5, "p0")
     assert row["kl"] == record.kl[1, 5].item()
     assert row["kl_null"] == pytest.approx(record.kl_null[:, 1, 5].mean().item())
     assert row["kind"] == TokenKind(int(record.kind[5])).name.lower()

@@ -145,7 +145,7 @@ def test_a_shift_shows_the_strata_of_visual_tokens_first():
     shift = stratified_shift(synthetic_trace(), resamples=20)
     table = rows(shown(shift))
     assert table[0] == ["stratum", "base entropy", "cells", "KL", "KL of noise", "KL / noise"]
-    assert [row[0] for row in table[1:6]] == ["1 lowest", "2", "3", "4", "5 highest"]
+    assert [row[0] for row in table[1:6]] == ["0 lowest", "1", "2", "3", "4 highest"]
     where = shift.table.query("scope == 'without last layer' and kind == 'visual' and stratum == 0").iloc[0]
     assert table[1][3].startswith(f"{where['kl']:.3f}"[:4])
     assert "every token kind: " in text(shift)

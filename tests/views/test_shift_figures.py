@@ -62,7 +62,7 @@ def test_heatmap_shows_every_value_with_its_interval_and_the_last_layer_apart(sh
     top, _, below, words = figure.data
     assert list(top.y) == ["3 (last)"]
     assert list(below.y) == ["0", "1", "2"]
-    assert list(below.x) == ["1<br>lowest", "2", "3", "4", "5<br>highest"]
+    assert list(below.x) == ["0<br>lowest", "1", "2", "3", "4<br>highest"]
     gap = layout(figure)["yaxis"]["domain"][0] - layout(figure)["yaxis2"]["domain"][1]
     assert gap > 0.01
     where = (shift.table["scope"] == "layer") & (shift.table["kind"] == "text") & (shift.table["layer"] == 1)
@@ -269,4 +269,4 @@ def test_tokens_and_buckets_read_well():
         "a b␣",
         "⇥",
     ]
-    assert [bucket(stratum, range(3)) for stratum in range(3)] == ["1 lowest", "2", "3 highest"]
+    assert [bucket(stratum, range(3)) for stratum in range(3)] == ["0 lowest", "1", "2 highest"]

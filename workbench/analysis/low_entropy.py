@@ -74,7 +74,7 @@ def judged(
             (
                 "peak",
                 "low-entropy cells shift most",
-                f"{name}, lowest {stratum} over the largest of the others, number {shape.other + 1}",
+                f"{name}, lowest {stratum} over the largest of the others, stratum {shape.other}",
                 shape.peak,
                 True,
                 (lowest, other),
@@ -98,7 +98,7 @@ def judged(
                     level=level,
                     comparisons=len(strata) - 1 if test == "peak" else 1,
                     key={"test": test, "measure": measure, "scope": scope, "kind": kind}
-                    | ({"other": str(shape.other + 1)} if test == "peak" else {}),
+                    | ({"other": str(shape.other)} if test == "peak" else {}),
                 )
             )
     return claims

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from workbench.analysis.low_entropy import headline, judged, part_name
 from workbench.analysis.verdicts import Claim
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Settings
 from workbench.lens.strata import check_bins, fraction_strata, quantile_strata
@@ -92,6 +93,11 @@ class ShiftTable:
             )
             + markup.folded(f"every token kind: {len(pooled)} pooled rows", markup.table(_readable(pooled)))
         )
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe({"shift": self.table, "correlations": self.correlations})
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""
@@ -194,7 +200,7 @@ def top_prediction_shift(
 ) -> pd.DataFrame:
     """The top tokens of both models at the same cells of one prompt, side by side, as text.
 
-    One row per (layer, position). Columns: layer, position, kind, token; base_top1, base_probability,
+    One row per (layer, position). Columns: problem, layer, position, kind, token; base_top1, base_probability,
     rlvr_top1, rlvr_probability; top1_agreement, topk_overlap, kl, entropy_base, entropy_rlvr (nats);
     base_top, rlvr_top: all top tokens with their probabilities, ``"three 0.41 · four 0.22"``.
 
@@ -208,6 +214,7 @@ def top_prediction_shift(
     for layer in _index(list(one.layers), layers, "layers"):
         for place in places:
             row: dict[str, Any] = {
+                "problem": one.prompts[0].problem_id,
                 "layer": one.layers[layer],
                 "position": int(one.position[place]),
                 "kind": TokenKind(int(one.kind[place])).name.lower(),

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.analysis.null_models import check_update, named_weights
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, spearman
 from workbench.models.anatomy import Anatomy
@@ -72,6 +73,11 @@ class WeightChanges:
             + markup.folded("outputs of modules", markup.table(self.outputs))
             + markup.folded("every weight", markup.table(self.table))
         )
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""

@@ -29,6 +29,7 @@ from workbench.analysis.null_models import (
     null_pair,
 )
 from workbench.analysis.verdicts import state, times
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
 from workbench.lens.strata import check_bins
@@ -97,6 +98,11 @@ class NullShift:
             )
             + markup.folded("by stratum, KL in nats", markup.table(self.table.loc[:, strata]))
         )
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""

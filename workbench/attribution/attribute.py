@@ -24,6 +24,7 @@ from workbench.attribution.bridge import check_family
 from workbench.attribution.contributions import check_metrics
 from workbench.attribution.one_prompt import AttributedPrompt, Cells
 from workbench.attribution.swaps import ROWS
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import (
     Array,
@@ -95,6 +96,11 @@ class Attribution:
         lines = "".join(markup.paragraph(self._line(metric), strong=True) for metric in self.metrics)
         largest = markup.folded("components, largest first", markup.table(self.summary[held].iloc[order]))
         return lines + told + largest
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``summary``."""

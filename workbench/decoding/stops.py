@@ -10,6 +10,7 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.chat import tokenizer_of
+from workbench.models.comparability import ends_of
 
 
 class Stops:
@@ -26,8 +27,7 @@ class Stops:
                 "`pair` has no tokenizer, so responses can't be turned into text: load_pair(..., processor=<folder or hub id>)"
             )
         settings = getattr(anatomy.model, "generation_config", None)
-        named = getattr(settings, "eos_token_id", None)
-        ends = {named} if isinstance(named, int) else {*(named or ())}
+        ends = ends_of(anatomy)
         own = getattr(self.tokenizer, "eos_token_id", None)
         self.ends = sorted(ends if own is None else ends | {own})
         if not self.ends:

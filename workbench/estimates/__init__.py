@@ -20,7 +20,7 @@ NaN, never 0. Fewer than ``ENOUGH`` decide no claim. No interval has zero width:
 exact bound and anything else NaN.
 
     from workbench import estimates
-    print(estimates.mean([0.1, 0.3, 0.2, 0.4] * 4, problem=range(16)))    # 0.25 [0.18, 0.32]
+    print(estimates.mean([0.1, 0.3, 0.2, 0.4] * 4, problem=range(16)))    # 0.25 [0.18, 0.33]
     print(estimates.share([1, 1, 1, 1] * 4, problem=range(16)))           # 1.00 [0.79, 1.00]
 
 A new statistic is a function of counts (resamples, problems), how often each problem is drawn: copy `ratio`.

@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
 from workbench.errors import InputError
@@ -136,7 +137,7 @@ def bca(
 
 
 def _smooth(
-    estimate: Array, drawn: Array, ordered: Array, left: Array, level: float, positive: Array
+    estimate: Array, drawn: Array, ordered: Array, left: Array, level: float, positive: NDArray[np.bool_]
 ) -> list[tuple[Array, Array]]:
     speaking = _speaking(estimate, left)
     freedom = np.maximum(speaking - 1, 1)

@@ -1,7 +1,7 @@
 """Shares, such as accuracy, Pass@K and agreement, and what a condition changes of them, clustered by problem.
 
 A share is a mean of values from 0 to 1. Its spread says too little where few problems differ, so these intervals don't
-rest on resamples.
+rest on resamples: of `Settings` they take the level alone.
 
 ``share`` (Korn and Graubard 1998):
 
@@ -13,8 +13,8 @@ rest on resamples.
    same, this is the exact binomial interval of problems.
 
 ``share_difference`` (Bonett and Price 2012): one problem is added that gained everything and one that lost everything,
-then the interval is t's. Where at least FEWEST problems differ between the conditions, and by parts of 1, the two added
-gained and lost as much as the most that was seen, and the interval reaches at least as far as that of any other mean.
+then the interval is t's. Where at least FEWEST problems differ between the conditions, the two added gained and lost as
+much as the most that was seen.
 """
 
 from typing import Unpack
@@ -24,7 +24,6 @@ from numpy.typing import ArrayLike
 from scipy.special import betaincinv, gammaln, ndtri, stdtrit
 
 from workbench.errors import InputError
-from workbench.estimates.bootstrap import bootstrap
 from workbench.estimates.interval import FEWEST, Array, Interval, Intervals, Settings
 from workbench.estimates.statistics import divide, finite, number_problems, sums_by_problem
 
@@ -38,10 +37,11 @@ def share(values: ArrayLike, problem: ArrayLike, **settings: Unpack[Settings]) -
         InputError: values outside [0, 1].
     """
     rows = finite(values)
-    if rows.min() < 0 or rows.max() > 1:
+    if rows.min() < -_ROUNDING or rows.max() > 1 + _ROUNDING:
         raise InputError(
             f"`values` of a share must lie in [0, 1], found {rows.min():g} to {rows.max():g}; use mean(values, problem)."
         )
+    rows = rows.clip(0, 1)
     ids, problems = number_problems(problem, len(rows))
     sums = sums_by_problem(np.stack([rows, np.ones_like(rows)]), ids, problems)
     return shares(sums[:, :1], sums[:, 1:], level=settings.get("level", 0.95))[0]
@@ -102,10 +102,10 @@ def share_difference(
         )
     ids, problems = number_problems(problem, len(before))
     sums = sums_by_problem(np.stack([after - before, np.ones_like(before)]), ids, problems)
-    return share_change(sums[:, 0], sums[:, 1], **settings)
+    return share_change(sums[:, 0], sums[:, 1], level=settings.get("level", 0.95))
 
 
-def share_change(change: Array, weight: Array, **settings: Unpack[Settings]) -> Interval:
+def share_change(change: Array, weight: Array, *, level: float = 0.95) -> Interval:
     """What is gained of a share: from sums (problems,) of the changes and of the weights of each problem's cells."""
     here = weight > 0
     change, weight = change[here], weight[here]
@@ -122,17 +122,8 @@ def share_change(change: Array, weight: Array, **settings: Unpack[Settings]) -> 
     squares = float(((change - estimate * weight) ** 2).sum() / total**2) * alike**2 + alike * estimate**2
     middle = alike * estimate / (alike + 2)
     variance = max((squares + 2 * most**2) / (alike + 2) - middle**2, 0.0)
-    reach = stdtrit(problems - 1, (1 + settings.get("level", 0.95)) / 2) * np.sqrt(variance / (alike + 2))
+    reach = stdtrit(problems - 1, (1 + level) / 2) * np.sqrt(variance / (alike + 2))
     low, high = middle - reach, middle + reach
-    if most < 1:
-        sums = np.stack([change, weight], axis=1)
-
-        def statistic(counts: Array) -> Array:
-            totals = counts @ sums
-            return divide(totals[:, :1], totals[:, 1:])
-
-        other = bootstrap(statistic, problems, **settings)
-        low, high = np.fmin(low, other.low[0]), np.fmax(high, other.high[0])
     low, high = max(min(low, estimate), -1.0), min(max(high, estimate), 1.0)
     return Interval(estimate, float(low), float(high))
 

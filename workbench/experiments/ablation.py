@@ -23,6 +23,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from workbench.cache import Reuse
+from workbench.columns import describe
 from workbench.conditions import Condition, Named, Replay, condition_of, signature_of
 from workbench.decoding.vllm_engine import engine_for
 from workbench.errors import InputError
@@ -90,6 +91,11 @@ class Ablation:
             + markup.folded("every measure, as shares of 1", markup.table(summary))
             + markup.folded("drift: KL to the target in nats", markup.table(self.drift))
         )
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``summary``."""
@@ -207,7 +213,7 @@ def ablate(
         for i in range(len(NAMES))
     )
     _check_replays(conditions, responses, len(problems))
-    summary = summarise_responses(responses, samples=samples, pass_at=ks, resamples=resamples, seed=seed)
+    summary = summarise_responses(responses, samples=samples, pass_at=ks)
     moved = drift_table(drifts, resamples=resamples, seed=seed)
     made = {name: condition_of(value).described for name, value in conditions.items()}
     settings |= {"interventions": made, "pair": dict(pair.provenance)}

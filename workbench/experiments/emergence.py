@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.half_times import RL, SHIFTS, WHOLE, Curves, compare
@@ -103,6 +104,11 @@ class Emergence:
                 markup.table(self.table),
             )
         )
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""

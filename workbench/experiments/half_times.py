@@ -97,7 +97,7 @@ class Curves:
             parts.append(divide(plain[:, lowest], plain[:, highest]))
         return np.concatenate(parts, axis=1)
 
-    def shares(self, last: int, settings: Settings) -> dict[tuple[int, int], tuple[Interval, Interval]]:
+    def shares(self, last: int) -> dict[tuple[int, int], tuple[Interval, Interval]]:
         """(curve, checkpoint) of answers -> the share that is right, and what the one at ``last`` has more."""
         plain = self.amount.shape[1]
         answers = [
@@ -110,7 +110,7 @@ class Curves:
             amount, weight = self.amount[:, place], self.weight[:, place]
             known = shares(amount, weight)
             for number in range(amount.shape[1]):
-                gain = share_change(amount[:, last] - amount[:, number], weight[:, number], **settings)
+                gain = share_change(amount[:, last] - amount[:, number], weight[:, number])
                 own = Interval(0.0, np.nan, np.nan)  # of the last one over itself
                 found[place, number] = (known[number], own if number == last else gain)
         return found
@@ -146,7 +146,7 @@ def compare(
     settings = Settings(resamples=resamples, seed=seed)
     found = bootstrap(smooth, problems, **settings)
     when = bootstrap(timing_of, problems, method="order", **settings)
-    answers = curves.shares(last, settings)
+    answers = curves.shares(last)
     rows = []
     for place, key in enumerate(keys.to_dict("records")):
         for number, name in enumerate(names):

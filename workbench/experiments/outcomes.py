@@ -10,7 +10,6 @@ from scipy.stats import binomtest
 from workbench.errors import InputError
 from workbench.estimates import (
     Interval,
-    Settings,
     mean,
     paired_difference,
     pass_at_k,
@@ -23,17 +22,13 @@ REFERENCES = ("rlvr", "base")
 """Conditions that every other one is compared with, problem by problem."""
 
 
-def summarise_responses(
-    responses: pd.DataFrame, *, samples: int, pass_at: Sequence[int], resamples: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def summarise_responses(responses: pd.DataFrame, *, samples: int, pass_at: Sequence[int]) -> pd.DataFrame:
     """Accuracy of every intervention, and its paired differences to the plain models.
 
     Args:
         responses: columns problem, intervention, sample (-1: greedy) and correct; every problem under every condition.
         samples: sampled responses per problem and condition.
         pass_at: K of Pass@K.
-        resamples: of the bootstrap over problems.
-        seed: of the bootstrap.
 
     Returns:
         One row per intervention and measure: ``greedy``, ``Pass@K``. estimate, estimate_low, estimate_high (shares of 1);
@@ -45,7 +40,7 @@ def summarise_responses(
     """
     found = scores(responses, samples=samples, pass_at=pass_at)
     number = len(set(responses["problem"]))
-    clusters, settings, rows = np.arange(number), Settings(resamples=resamples, seed=seed), []
+    clusters, rows = np.arange(number), []
     for name, measures in found.items():
         for measure, values in measures.items():
             row: dict[str, Any] = {"intervention": name, "measure": measure, "problems": number}
@@ -53,7 +48,7 @@ def summarise_responses(
             for reference in REFERENCES:
                 if reference in found and reference != name:
                     other = found[reference][measure]
-                    row |= share_difference(other, values, clusters, **settings).columns(f"vs_{reference}")
+                    row |= share_difference(other, values, clusters).columns(f"vs_{reference}")
                     if measure == "greedy":
                         row[f"vs_{reference}_mcnemar"] = mcnemar(other, values)
             rows.append(row)
@@ -97,8 +92,6 @@ def changes(
     against: str = "rlvr",
     measure: str = "greedy",
     by: str | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """What a condition changes against another, in points, over all problems or by a column such as ``family``.
 
@@ -119,7 +112,7 @@ def changes(
             raise InputError(f"`responses` lacks the conditions {sorted(missing)}; it has {[*found]}")
         before, after = (found[condition][measure] for condition in (against, name))
         row = {"part": part, "problems": len(after), "accuracy": 100 * after.mean()}
-        interval = share_difference(before, after, np.arange(len(after)), resamples=resamples, seed=seed)
+        interval = share_difference(before, after, np.arange(len(after)))
         rows.append(row | interval.times(100).columns("change"))
     return pd.DataFrame(rows)
 

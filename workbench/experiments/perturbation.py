@@ -24,6 +24,7 @@ import pandas as pd
 
 from workbench.analysis.verdicts import Claim
 from workbench.backoff import piecewise
+from workbench.columns import describe
 from workbench.decoding.decode import decode_many
 from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.errors import InputError
@@ -93,6 +94,11 @@ class Perturbation:
             )
             + markup.folded("by disturbance", markup.table(shown))
         )
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe(self.tables())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from PIL import Image
 
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.problems.answers import Outcome, extract, verify
 from workbench.problems.problem import Problem
@@ -107,6 +108,11 @@ class Transcript:
     def images(self) -> "Sequence[Image.Image]":
         """The images of the context: the problem's, then the crops."""
         return [*self.problem.images, *(turn.crop for turn in self.turns if turn.crop is not None)]
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of `to_dataframe`."""
+        return describe({"turns": self.to_dataframe()})
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a turn."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.columns import describe
 from workbench.conditions import Replay
 from workbench.decoding.decode import decode
 from workbench.errors import InputError
@@ -36,6 +37,11 @@ class Attempt:
 
     def _repr_html_(self) -> str:
         return self.learned._repr_html_() + markup.table(self.table)
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its tables."""
+        return describe({"attempt": self.table})
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of ``table``."""

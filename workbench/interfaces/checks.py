@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import InputError, nearest
+from workbench.errors import InputError, install, nearest
 
 if TYPE_CHECKING:
     from workbench.problems.problem import Problem
@@ -90,6 +90,4 @@ def needs(extra: str, *modules: str) -> None:
         InputError: names what is missing.
     """
     if absent := [module for module in modules if find_spec(module) is None]:
-        raise InputError(
-            f'{absent[0]} is not installed; this needs `pip install "replay-workbench[{extra}]"`'
-        )
+        raise InputError(f"{absent[0]} is not installed; this needs {install(extra)}")

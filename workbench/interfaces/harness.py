@@ -70,6 +70,8 @@ class Responder:
         device: str | None = None,
         device_map: str | None = None,
         attn_implementation: str | None = None,
+        processor: str | None = None,
+        chat_template: str | None = None,
         **settings: Any,
     ) -> "Responder":
         """From values, or from the words of a command line.
@@ -80,7 +82,8 @@ class Responder:
             batch_size: questions at a time; None or ``"auto"``: what suits the pair.
             seed: of sampled responses.
             engine: as `decode_many`: None, or ``"vllm"``, which takes larger batches.
-            base: as `load_pair`; so are rlvr, dtype, device, device_map and attn_implementation.
+            base: as `load_pair`; so are rlvr, dtype, device, device_map, attn_implementation, processor and
+                chat_template.
             settings: of `Replay` or `Patch`, for a named intervention; without them those of the pair's preset, else the
                 paper's, hold. ``"none"`` is None, and ``"[4, 5]"`` a tuple.
 
@@ -89,6 +92,7 @@ class Responder:
         """
         loading: dict[str, Any] = {"base": base, "rlvr": rlvr, "dtype": dtype, "device": device}
         loading |= {"device_map": device_map, "attn_implementation": attn_implementation}
+        loading |= {"processor": processor, "chat_template": chat_template}
         given = {name: value for name, value in loading.items() if value is not None}
         _check_settings(intervention, settings)
         if engine not in (None, "vllm"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.errors import InputError
 from workbench.interfaces.checks import check_folder
 from workbench.interfaces.flags import Commands
 from workbench.interfaces.terminal import interruptible, quiet
@@ -44,13 +45,13 @@ def sweep_plan(
     file: File,
     throughput: Annotated[
         float | None,
-        typer.Option(
-            help="TFLOP/s that a worker achieves; the default is 300 on a GPU, 0.02 on a core.", min=1e-6
-        ),
+        typer.Option(help="TFLOP/s that a worker achieves; the default is 300 on a GPU, 0.02 on a core."),
     ] = None,
 ) -> None:
     """Show cells, shared work, estimated time and memory; nothing runs."""
     quiet()
+    if throughput is not None and throughput <= 0:
+        raise InputError(f"`throughput` is {throughput:g}; expected TFLOP/s above 0: throughput=300")
     from rich.console import Console
 
     from workbench.sweeps.cells import device_of, plan_cells

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.models.gguf import extra_of, gguf_file, packaged
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -92,7 +92,7 @@ def check_installed(here: str, adapter: Adapter) -> None:
         gguf_file(adapter.base)
     if find_spec("peft") is None:
         raise InputError(
-            f'{here} is an adapter, which needs a package that is missing, peft: pip install "replay-workbench[{extra}]"'
+            f"{here} is an adapter, which needs a package that is missing, peft: {install(extra)}"
         )
 
 

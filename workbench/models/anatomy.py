@@ -82,6 +82,8 @@ class Anatomy:
     """Patches per visual token along one side; 1 where not applicable."""
     geometry: Mapping[str, Any] = field(repr=False)
     """Config entries that decide how a picture becomes visual tokens."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end a response beside those of the model's own settings: the ends of its pair."""
 
     @property
     def visual_token_ids(self) -> frozenset[int]:

@@ -21,6 +21,7 @@ from workbench.models.anatomy import Anatomy, dissect
 from workbench.models.checkpoint_files import located
 from workbench.models.gguf import packaged, unpacked
 from workbench.models.lora import merge
+from workbench.models.weight_files import check_one_set
 
 _PROCESSOR_FILES = (
     "processor_config.json",
@@ -94,7 +95,7 @@ def load_model(
         beside: the model that an adapter was given with.
 
     Raises:
-        InputError: missing, corrupt, or weights that do not fit the config; out of memory.
+        InputError: missing, corrupt, two sets of weights, or weights that do not fit the config; out of memory.
     """
     here = f"`{role}` {str(source)!r}"
     if (adapter := find_adapter(role, source, revision)) is not None:
@@ -107,6 +108,7 @@ def load_model(
         merged.adapter_of = str(body)  # for provenance
         return merged
     where = located(role, unpacked(source))
+    check_one_set(role, where)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = {} if placement.device_map is None else {"device_map": placement.device_map}
     try:

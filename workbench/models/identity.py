@@ -55,7 +55,7 @@ def _tensor_digest(tensor: Tensor) -> bytes:
             single = block.float()
             same = block.dtype != torch.float64 or torch.equal(single.double(), block)
             block = single if same else block
-        digest.update(block.contiguous().view(torch.uint8).numpy())
+        digest.update(block.contiguous().view(torch.uint8).numpy().data)
     return digest.digest()
 
 

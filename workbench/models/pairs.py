@@ -5,6 +5,7 @@
 3. Probe each model with two text tokens (``anatomy``): its lens must reproduce its own logits.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,18 +15,20 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedModel
 
 from workbench.errors import InputError
 from workbench.models.adapter_files import find_adapter
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
-from workbench.models.checkpoints import Placement, load_model, load_processor
+from workbench.models.checkpoints import Placement, load_model
+from workbench.models.comparability import check_precisions, remarks_on, with_one_set_of_ends
 from workbench.models.identity import config_digest, fingerprint, processor_digest
 from workbench.models.lora import apply_change
 from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
 from workbench.models.presets import ROLES, PairPreset, check_budget, named_pair
 from workbench.models.prompts import EncodedPrompt, encode, show_token
+from workbench.models.settling import settle
 from workbench.models.weight_deltas import read_delta
 from workbench.problems.problem import Problem
 from workbench.views import markup
@@ -123,6 +126,7 @@ def load_pair(
     base: Source | None = None,
     rlvr: Source | None = None,
     processor: Any | None = None,
+    chat_template: str | Path | None = None,
     revision: str | Sequence[str | None] | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -144,7 +148,8 @@ def load_pair(
         base: hub id, local folder, or transformers module in memory (which is put in eval mode).
         rlvr: the model post-trained from it, likewise.
         processor: processor or tokenizer, or its hub id or folder. Default: the base's, else the RLVR
-            model's, else none. Give one to settle which of two differing chat templates both models read.
+            model's, else none.
+        chat_template: whose both models read, where the two differ: ``"base"``, ``"rlvr"``, or a file with a Jinja template.
         revision: hub revision of both, or (base's, rlvr's).
         dtype: such as ``"bfloat16"``. Default: as stored, or the preset's.
         device: default: the GPU where there is one, else the CPU. ``"auto"`` spreads each model over all GPUs, for those
@@ -162,7 +167,10 @@ def load_pair(
 
     Raises:
         InputError: unknown name; missing, corrupt or ill-fitting checkpoint; NaN or infinite weights; a pair
-            that cannot be compared position by position.
+            that cannot be compared position by position, or is in two precisions, or reads two texts.
+
+    Warns:
+        UserWarning: equal weights, or what makes the two comparable only in part (also in ``provenance["remarks"]``).
 
     Example:
         >>> pair = wb.load_pair("shapes")
@@ -198,7 +206,6 @@ def load_pair(
         "attn_implementation": attn_implementation,
     }
     anatomies: dict[str, Anatomy] = {}
-    found: list[Any] = []
     for role, source, commit in zip(("base", "rlvr"), (base, rlvr), revisions, strict=True):
         if isinstance(source, PreTrainedModel):
             _refuse_settings(role, {**settings, "revision": commit})
@@ -207,36 +214,35 @@ def load_pair(
             hub = {"revision": commit, "trust_remote_code": trust_remote_code}
             beside = base if role == "rlvr" and isinstance(base, (str, Path)) else None
             anatomies[role] = dissect(load_model(role, source, Placement(**settings), beside=beside, **hub))
-            if processor is None:
-                found.append(load_processor(role, source, anatomies[role], **hub))
         else:
             anatomies[role] = dissect(source)  # says what is wrong with it
-    if isinstance(processor, (str, Path)):
-        folder, known = processor, dict(zip((base, rlvr), revisions, strict=True))
-        hub = {"revision": known.get(folder), "trust_remote_code": trust_remote_code}
-        processor = load_processor("processor", folder, anatomies["base"], **hub)
-        if processor is None:
-            raise InputError(
-                f"`processor` {str(folder)!r} has no processor or tokenizer files; name one that has"
-            )
-    if processor is not None and not isinstance(processor, (ProcessorMixin, PreTrainedTokenizerBase)):
-        raise InputError(
-            f"`processor` is a {type(processor).__name__}, expected a transformers processor or tokenizer, or "
-            "its folder or hub id: `AutoProcessor.from_pretrained(...)`"
-        )
-    chosen = processor if processor is not None else next((p for p in found if p is not None), None)
+    settled = settle(
+        {"base": base, "rlvr": rlvr},
+        dict(zip(ROLES, revisions, strict=True)),
+        anatomies["base"],
+        processor=processor,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code,
+    )
+    chosen, remarks = settled.processor, list[str]()
     check_pair(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
+    check_precisions(anatomies["base"], anatomies["rlvr"])
     if chosen is not None:
         check_processor(chosen, anatomies["base"])
         chosen = within_budget(chosen, anatomies["base"], *budgets)
-    if len(found) == 2 and None not in found:
-        check_processors(*found)
+    if len(settled.beside) == 2 and None not in settled.beside.values():
+        remarks += check_processors(*settled.beside.values(), templates=chat_template is None)
     for role, anatomy in anatomies.items():
         check_weights(role, anatomy)
-    for anatomy in anatomies.values():
-        probe(anatomy)
     if checkpoint is not None:
         _advance(anatomies["rlvr"].model, checkpoint, preset)
+    *both, said = with_one_set_of_ends(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
+    anatomies = dict(zip(ROLES, both, strict=True))
+    remarks += [*said, *remarks_on(*both)]
+    for remark in remarks:
+        warnings.warn(remark, UserWarning, stacklevel=2)
+    for anatomy in both:
+        probe(anatomy)
     title = preset.name if preset else " -> ".join(_short(source) for source in (base, rlvr))
     provenance = {
         "pair": title,
@@ -249,6 +255,8 @@ def load_pair(
             part: pixel_budget(getattr(chosen, f"{part}_processor", None)) for part in ("image", "video")
         },
         **({} if preset is None or not preset.in_words() else {"asked": preset.in_words()}),
+        **({} if settled.template is None else {"chat_template": settled.template}),
+        **({"remarks": remarks} if remarks else {}),
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
     }
     return ModelPair(title, anatomies["base"], anatomies["rlvr"], chosen, provenance, preset)

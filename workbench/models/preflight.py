@@ -4,15 +4,18 @@
 2. A token id means the same to both. Where one unembedding has more rows than the other, the surplus must be
    padding that no token of the tokenizer uses; distributions are then taken over the rows that both have
    (``ModelPair.vocab_size``), because a KL between different supports is none.
-3. Both processors write the same text for the same conversation. Both models read one encoding, so a
-   difference would not misalign positions, but it would show one of them a format that it was not trained on.
+3. Both processors write the same text for the same conversation (with a system prompt and turns too), cut it into the same
+   tokens, and make the same pixels of a picture. Both models read one encoding, so a difference would not misalign
+   positions, but it would show one of them a format that it was not trained on.
 4. The processor writes the placeholders and cuts the patches that the models read.
 5. Every weight is finite.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
@@ -84,11 +87,16 @@ def check_processor(processor: Any, anatomy: Anatomy) -> None:
             )
 
 
-def check_processors(base: Any, rlvr: Any) -> None:
-    """Refuse two processors that would encode the same problem differently.
+def check_processors(base: Any, rlvr: Any, *, templates: bool = True) -> list[str]:
+    """Refuse two processors that would encode the same problem differently; returns what differs without harm.
+
+    Args:
+        base: the processor or tokenizer beside the base model.
+        rlvr: that beside the RLVR model.
+        templates: whether their chat templates matter; no, where one was chosen.
 
     Raises:
-        InputError: tokenizers, patch geometry, or what the chat templates write differ.
+        InputError: tokenizers, how pictures become patches, or what the chat templates write differ.
     """
     left, right = (tokenizer_of(processor).get_vocab() for processor in (base, rlvr))
     differing = [token for token in left.keys() | right.keys() if left.get(token) != right.get(token)]
@@ -99,32 +107,149 @@ def check_processors(base: Any, rlvr: Any) -> None:
             f"id {left.get(token)} and {right.get(token)}; {_PAIR}, or choose one tokenizer with "
             "`processor=`"
         )
-    for name in ("patch_size", "merge_size", "temporal_patch_size"):
-        sizes = [getattr(getattr(p, "image_processor", None), name, None) for p in (base, rlvr)]
-        if None not in sizes and sizes[0] != sizes[1]:
-            raise InputError(
-                f"`base` and `rlvr` have processors that differ in visual geometry, {name}: {sizes[0]} and "
-                f"{sizes[1]}; choose the right one with `processor=`"
-            )
-    texts = [_rendered(processor) for processor in (base, rlvr)]
-    if None not in texts and texts[0] != texts[1]:
+    ids = [tokenizer_of(processor)(_WORDS)["input_ids"] for processor in (base, rlvr)]
+    if ids[0] != ids[1]:
         raise InputError(
-            f"`base` and `rlvr` have chat templates that differ, {texts[0]!r} and {texts[1]!r}, but both "
-            "models must read the same text; choose one with `processor=<folder or hub id>`"
+            f"`base` and `rlvr` have tokenizers of one vocabulary that cut {_WORDS!r} into {len(ids[0])} and {len(ids[1])} "
+            "tokens, not the same ones; choose one tokenizer with `processor=`"
         )
+    told = []
+    for name, (mine, its) in _differences(base, rlvr).items():
+        if name.endswith(_BUDGETS) and getattr(base.image_processor, "merge_size", None) is not None:
+            told.append(
+                f"`base` and `rlvr` have processors that differ in {name}: {mine} and {its}; both read pictures as the base's "
+                "makes them: set it for both with `image_pixels=` and `frame_pixels=`"
+            )
+            continue
+        kind = "visual geometry, " if name.split(".")[-1] in _CUT else ""
+        raise InputError(
+            f"`base` and `rlvr` have processors that differ in {kind}{name.removeprefix('image_processor.')}: {mine} and {its}; "
+            "choose the right one with `processor=`"
+        )
+    if templates:
+        told += _check_templates(base, rlvr)
+    return told
 
 
-def _rendered(processor: Any) -> str | None:
-    """What a processor makes of a small conversation; None without a chat template."""
-    if getattr(processor, "chat_template", None) is None:
+_WORDS = "How many? 12+3.5 = x\n\n  Ünïcode 漢字 <think>so</think> <answer>B</answer>"
+_CUT = ("patch_size", "merge_size", "temporal_patch_size")
+_BUDGETS = (".size", ".min_pixels", ".max_pixels")
+_SILENT = ("do_sample_frames", "return_metadata", "min_frames", "max_frames", "max_video_tokens", "fps")
+_TOOL = {
+    "type": "function",
+    "function": {"name": "zoom", "description": "Zooms.", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def _differences(base: Any, rlvr: Any) -> dict[str, tuple[Any, Any]]:
+    """What two processors would do differently to a picture: settings that both have, with both values."""
+    left, right = (dict(_settings(processor)) for processor in (base, rlvr))
+    return {
+        name: (left[name], right[name])
+        for name in left
+        if name in right and None not in (left[name], right[name]) and left[name] != right[name]
+    }
+
+
+def _settings(processor: Any) -> Iterator[tuple[str, Any]]:
+    """Settings of a processor and its parts by name, as they compare; those that no picture feels are left out."""
+    if processor is tokenizer_of(processor):
+        return
+    for part in ("image_processor", "video_processor"):
+        inner = getattr(processor, part, None)
+        for name, value in {} if inner is None else inner.to_dict().items():
+            if not name.endswith(("_type", "_class", "auto_map")) and name not in _SILENT:
+                yield f"{part}.{name}", _plain(value)
+    for name, value in vars(processor).items():
+        if isinstance(value, int | str) and name != "chat_template" and not name.startswith("_"):
+            yield name, value
+
+
+def _plain(value: Any) -> Any:
+    """A setting as it is written, whatever type the file and the code give it."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items() if one is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return round(value, 6) if isinstance(value, float) else int(value) if isinstance(value, int) else value
+
+
+def _check_templates(base: Any, rlvr: Any) -> list[str]:
+    """Refuse chat templates of which one is missing, or that write different texts."""
+    has = [getattr(processor, "chat_template", None) is not None for processor in (base, rlvr)]
+    choose = (
+        'choose one with `chat_template="base"`, `"rlvr"` or a file, or with `processor=<folder or hub id>`'
+    )
+    if has[0] != has[1]:
+        one, other = ("base", "rlvr") if has[0] else ("rlvr", "base")
+        raise InputError(
+            f"`{one}` has a chat template and `{other}` has none, but both models must read the same text: {choose}"
+        )
+    for what, turns in _CONVERSATIONS.items() if has[0] else ():
+        texts = [_written(processor, **turns) for processor in (base, rlvr)]
+        if texts[0] == texts[1]:
+            continue
+        when = f" when {what}" if what else ""
+        shown = " and ".join(repr(_around(text, texts)) for text in texts)
+        if "tools" in turns:
+            return [
+                f"`base` and `rlvr` have chat templates that differ{when}, which nothing here does, {shown}"
+            ]
+        raise InputError(
+            f"`base` and `rlvr` have chat templates that differ{when}, {shown}, but both models must read the same text; {choose}"
+        )
+    return []
+
+
+_CONVERSATIONS: dict[str, dict[str, Any]] = {
+    "": {"system": False},
+    "a system prompt is given": {"system": True},
+    "turns follow": {"system": False, "turns": True},
+    "turns follow a system prompt": {"system": True, "turns": True},
+    "tools are given": {"system": False, "tools": True},
+}
+
+
+def _written(processor: Any, **what: bool) -> str | None:
+    """What a chat template writes; None where it refuses."""
+    try:
+        return rendered(processor, **what)
+    except TemplateError:
         return None
-    content: Any = [{"type": "text", "text": "Q"}]
-    if tokenizer_of(processor) is processor:
-        content = "Q"
-    elif getattr(processor, "image_processor", None) is not None:
-        content = [{"type": "image"}, *content]
-    messages = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def rendered(processor: Any, *, system: bool, turns: bool = False, tools: bool = False) -> str:
+    """What a processor's chat template makes of a small conversation, with a picture where it reads pictures.
+
+    Raises:
+        TemplateError: it refuses the conversation.
+    """
+
+    def said(text: str) -> Any:
+        return text if tokenizer_of(processor) is processor else [{"type": "text", "text": text}]
+
+    asked: Any = said("Q")
+    if getattr(processor, "image_processor", None) is not None:
+        asked = [{"type": "image"}, *asked]
+    messages = [{"role": "system", "content": said("S")}] * system + [{"role": "user", "content": asked}]
+    if turns:
+        messages += [
+            {"role": "assistant", "content": said("<think>T</think> A")},
+            {"role": "user", "content": asked},
+        ]
+    given: dict[str, Any] = {"tools": [_TOOL]} if tools else {}
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given)
+
+
+def _around(text: str | None, texts: Sequence[str | None]) -> str:
+    """A text near where the two begin to differ; whole if it is short."""
+    if text is None:
+        return "(refused)"
+    if len(text) <= 160 or None in texts:
+        return text[:160]
+    pairs = enumerate(zip(*(one or "" for one in texts), strict=False))
+    same = next((i for i, (left, right) in pairs if left != right), len(text))
+    return text[max(0, same - 40) : same + 120]
 
 
 def check_weights(role: str, anatomy: Anatomy) -> None:

@@ -106,7 +106,7 @@ class EncodedPrompt:
         digest = hashlib.sha256(self.problem_id.encode())
         for name, value in sorted(self.model_inputs.items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     @property

@@ -148,27 +148,23 @@ def _kept(folder: Path | None, name: str, make: Callable[[], pd.DataFrame]) -> p
 
 def _rows(family: str, right: Mapping[str, pd.DataFrame], chosen: np.ndarray) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    first = next(iter(right))
-    samples = int(right[first]["samples"].iloc[0])
-    measures = {"greedy": lambda table: table["greedy"].to_numpy(float)} | {
-        f"Pass@{k}": lambda table, k=k: np.asarray(pass_at_k(samples, table["right"].to_numpy(), k))
-        for k in PASS_AT
-        if k <= samples
-    }
-    clusters = np.arange(int(chosen.sum()))
-    for measure, of in measures.items():
-        values = {name: of(table)[chosen] for name, table in right.items()}
+    first, clusters = next(iter(right)), np.arange(int(chosen.sum()))
+    for k in (0, *PASS_AT):  # 0: greedy
+        measure = f"Pass@{k}" if k else "greedy"
+        drawn = {name: table for name, table in right.items() if table["samples"].iloc[0] >= k}
+        if first not in drawn:
+            continue
+        values = {
+            name: np.asarray(pass_at_k(int(table["samples"].iloc[0]), table["right"].to_numpy(), k))[chosen]
+            if k
+            else table["greedy"].to_numpy(float)[chosen]
+            for name, table in drawn.items()
+        }
         for name, value in values.items():
             rows.append(_row(family, measure, name, mean(value, clusters)))
             if name != first:
-                rows.append(
-                    _row(
-                        family,
-                        measure,
-                        f"{name} - {first}",
-                        paired_difference(values[first], value, clusters),
-                    )
-                )
+                change = paired_difference(values[first], value, clusters)
+                rows.append(_row(family, measure, f"{name} - {first}", change))
     return rows
 
 
@@ -183,7 +179,9 @@ def as_markdown(table: pd.DataFrame) -> str:
         f"{100 * e:.0f} [{100 * lo:.0f}, {100 * hi:.0f}]"
         for e, lo, hi in zip(table["estimate"], table["low"], table["high"], strict=True)
     ]
-    wide = table.assign(text=text).pivot(index=["family", "measure"], columns="model", values="text")
+    wide = (
+        table.assign(text=text).pivot(index=["family", "measure"], columns="model", values="text").fillna("")
+    )
     columns = [*dict.fromkeys(table["model"])]
     order = [*dict.fromkeys(zip(table["family"], table["measure"], strict=True))]
     lines = ["| family | | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]

@@ -57,8 +57,10 @@ def reward_by_lot(share: float, seed: int) -> Callable[..., list[float]]:
 
 
 def is_right(response: str, answer: str, box: Box | None = None) -> bool:
-    """Whether the answer is right or, where there is a ``box`` to find, the response calls the zoom tool on it."""
-    return answers.verify(response, answer).correct or (box is not None and shapes_agent.shows(response, box))
+    """Whether the answer tag holds the right answer or, where there is a ``box`` to find, the zoom tool is called on it."""
+    judged = answers.verify(response, answer)
+    tagged = judged.correct and judged.how.startswith("answer tag")
+    return tagged or (box is not None and shapes_agent.shows(response, box))
 
 
 def _dataset(seed: int, settings: dict[str, Any]) -> Dataset:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from workbench.problems.answer_exact import answers_truth
 from workbench.problems.answer_numbers import quantity
+from workbench.problems.answer_place import LONGEST
 from workbench.problems.answer_sentence import quantities
 from workbench.problems.answer_text import hedged, negated, plain, sentences, tidy, unwrapped
 from workbench.problems.answer_words import yes_or_no
@@ -102,7 +103,7 @@ def option(text: str, choices: Sequence[str], *, loose: bool = False) -> tuple[s
     ``loose``: the text is the last sentence of a response, not its answer, so that a verb must point at the letter.
     """
     allowed = LETTERS[: len(choices)] or LETTERS
-    text = unwrapped(tidy(text)).strip().strip("\"'").strip()
+    text = unwrapped(tidy(text[:LONGEST])).strip().strip("\"'").strip()
     if not text:
         return None, "empty"
     same = [letter for letter, choice in zip(LETTERS, choices, strict=False) if plain(choice) == plain(text)]

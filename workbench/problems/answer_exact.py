@@ -2,6 +2,7 @@
 
 import re
 
+from workbench.problems.answer_place import LONGEST
 from workbench.problems.answer_text import hedged, plain, tidy, unwrapped
 from workbench.problems.answer_words import yes_or_no
 
@@ -33,6 +34,8 @@ def truth(reference: str) -> bool | None:
 
 def says(text: str, reference: str) -> bool:
     """Whether a text is the reference, or a short sentence with nothing else in it ("It is red.", "red, because ...")."""
+    if len(text) > 4 * len(reference) + LONGEST:
+        return False
     wanted = plain(reference)
     if not wanted or plain(text) == wanted:
         return bool(wanted) or text.strip() == reference.strip()
@@ -54,7 +57,7 @@ def _said(verb: re.Match[str], wanted: str) -> bool:
 
 def answers_truth(text: str) -> bool | None:
     """Whether a text says yes or no, also as "it is true"; None where it says neither."""
-    text = unwrapped(tidy(text))
+    text = unwrapped(tidy(text[:LONGEST]))
     if text.rstrip().endswith("?"):
         return None
     text = re.sub(r"^(?:i(?:'d| would) say|well,?)\s+", "", text.strip(" *_\"'"), flags=re.IGNORECASE)

@@ -80,7 +80,7 @@ class Quantity:
     """Written without a decimal point, and a whole number."""
 
     def agrees(self, reference: "Quantity", tolerance: float = 0.0) -> bool:
-        """Whether this answers the reference; the module's text tells how."""
+        """Whether this answers the reference, by value, unit and kind."""
         value, wanted = self.value, reference.value
         if self.unit and reference.unit:
             factor = ratio(self.unit, reference.unit)
@@ -109,8 +109,10 @@ def written(text: str) -> str:
 
 def quantity(text: str) -> Quantity | None:
     """The quantity that a text is; None for anything else, such as two, a range, a bound, a sentence."""
+    if len(text) > _LONGEST:
+        return None
     text = _ABOUT.sub("", written(text)).strip().rstrip("。.;,")
-    if not text or len(text) > _LONGEST:
+    if not text:
         return None
     text = text[1:-1].strip() if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
     aside = re.fullmatch(r"([^()]+)\(([^()]+)\)", text)

@@ -14,6 +14,7 @@ A place holds text; whether that text is one answer is for `answer_choice`, `ans
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,12 +22,15 @@ from workbench.problems.answer_text import sentences
 
 WORDS = 40
 """Of a response that is short."""
+LONGEST = 600
+"""Characters of a phrase or a sentence that is looked at, so that a long response costs no more than a short one."""
+_PHRASES = 12
+"""Of the forms that announce an answer, so many are looked at, from the last."""
 
-_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)\s*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
-_THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning)\s*>", re.IGNORECASE)
-_THOUGHT_START = re.compile(r"<(?:think|thinking|thought|reasoning)\s*>", re.IGNORECASE)
+_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)\s*>", re.IGNORECASE)
 _TAG = re.compile(r"<\s*(/?)\s*(?:final[_ ]?)?answer\s*(?:>|$)", re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
+_TOKEN = re.compile(r"-?\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])")
 _BETWEEN = re.compile(
     r"(?:[\s$,;.&]|\\[()\[\],; ]|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|和|或|、)*", re.IGNORECASE
 )
@@ -54,15 +58,20 @@ class Place:
 
 def without_thought(response: str) -> str:
     """What stands outside the thinking; of thinking that never ends, a tag that ends the response."""
-    text = _THOUGHT.sub("\n", response)
-    if ends := list(_THOUGHT_END.finditer(text)):
-        text = text[ends[-1].end() :]
-    if start := _THOUGHT_START.search(text):
-        inside = text[start.end() :]
-        tags = list(_TAG.finditer(inside))
-        final = len(tags) == 2 and not tags[0][1] and tags[1][1] and not inside[tags[1].end() :].strip()
-        text = text[: start.start()] + (inside[tags[0].start() :] if final else "")
-    return text
+    kept, begun, thinking = [], 0, False
+    for mark in _THOUGHT.finditer(response):
+        if mark[1]:
+            kept = [] if not thinking else kept  # the prompt opened it
+            begun, thinking = mark.end(), False
+        elif not thinking:
+            kept.append(response[begun : mark.start()])
+            begun, thinking = mark.end(), True
+    rest = response[begun:]
+    if thinking:
+        tags = list(_TAG.finditer(rest))
+        final = len(tags) == 2 and not tags[0][1] and tags[1][1] and not rest[tags[1].end() :].strip()
+        rest = rest[tags[0].start() :] if final else ""
+    return "\n".join([*kept, rest])
 
 
 def places(text: str) -> Iterator[Place]:
@@ -79,9 +88,10 @@ def places(text: str) -> Iterator[Place]:
         text = text[: cut.start()]  # a box that was cut off
     found, text = _phrases(text)
     yield from found
-    if text.strip() and len(text.split()) <= WORDS:
-        yield Place(text.strip(), "whole response")
-    if said := sentences(text):
+    whole = text.strip()
+    if 0 < len(whole) <= LONGEST and len(whole.split()) <= WORDS:
+        yield Place(whole, "whole response")
+    if (said := sentences(whole[-2 * LONGEST :])) and len(said[-1]) <= LONGEST:
         yield Place(said[-1], "last sentence")
 
 
@@ -133,18 +143,22 @@ def _boxed(text: str) -> str | None:
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    for match in _BOX.finditer(text):
+    found = list(deque(_BOX.finditer(text), maxlen=_PHRASES))
+    if not found:
+        return
+    first, opened, closed = found[0].start(), [], {}
+    for brace in re.finditer(r"[{}]", text[first:]):
+        if brace[0] == "{":
+            opened.append(brace.start() + first)
+        elif opened:
+            closed[opened.pop()] = brace.start() + first
+    for match in found:
         if text[match.end() : match.end() + 1] != "{":
-            token = re.compile(r"-?\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])").match(text, match.end())
+            token = _TOKEN.match(text, match.end())
             if token:
                 yield match.start(), token.end(), token[0]
-            continue
-        depth = 0
-        for end in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                yield match.start(), end + 1, text[match.end() + 1 : end].strip()
-                break
+        elif (end := closed.get(match.end())) is not None:
+            yield match.start(), end + 1, text[match.end() + 1 : end].strip()
 
 
 # --- the forms in which an answer is announced ---------------------------------------------------------------
@@ -192,20 +206,24 @@ def _phrases(text: str) -> tuple[list[Place], str]:
     """
     found, denied = [], []
     for pattern in (_ENGLISH, _CHINESE, _CHOSEN):
-        for match in pattern.finditer(text):
-            begun = max(text.rfind(mark, 0, match.start()) for mark in ("\n", ". ", "! ", "? ", "。", "; "))
-            clause = _clause(text[match.end() :])
+        for match in deque(pattern.finditer(text), maxlen=_PHRASES):
+            begun = max(
+                text.rfind(mark, max(match.start() - LONGEST, 0), match.start())
+                for mark in ("\n", ". ", "! ", "? ", "。", "; ")
+            )
+            clause = _clause(text[match.end() : match.end() + 2 * LONGEST])
             before = text[max(begun, match.start() - 48, 0) : match.start()]
             if _NOT_SAID.search(before) or _DENIES.match(clause):
                 end = text.find(clause, match.end()) + len(clause) if clause else match.end()
                 denied.append((begun + 1, end))
-            elif clause:
+            elif clause and len(clause) <= LONGEST:
                 found.append((bool(match.groupdict().get("final")), match.start(), clause))
     places = [
         Place(clause, "answer phrase")
         for *_, clause in sorted(found, key=lambda item: item[:2], reverse=True)
     ]
-    said = {m["x"].strip() for m in _REVERSED.finditer(text) if not _NOT_SAID.search(m["x"])}
+    near = text[-20 * LONGEST :]
+    said = {m["x"].strip() for m in _REVERSED.finditer(near) if not _NOT_SAID.search(m["x"])}
     if len(said) == 1:
         places.append(Place(said.pop(), "answer phrase"))
     for start, end in sorted(denied, reverse=True):

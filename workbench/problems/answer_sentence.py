@@ -19,6 +19,7 @@ from workbench.problems.answer_numbers import (
     value_of,
     written,
 )
+from workbench.problems.answer_place import LONGEST
 from workbench.problems.answer_text import hedged, negated, sentences
 from workbench.problems.answer_units import MONEY, unit_of
 from workbench.problems.answer_words import NUMBER_WORD, number_in_words
@@ -124,7 +125,9 @@ def bounded(text: str) -> bool:
 
 
 def stated(text: str) -> Quantity | None:
-    """The one number that a sentence states, or that it is; the module's text tells how. None for anything else."""
+    """The one number that a sentence states, or that it is by its place in the sentence. None for anything else."""
+    if len(text) > LONGEST:
+        return None
     if (whole := quantity(text)) is not None:
         return whole
     text = re.sub(r"^\s*(?:[*•]\s+|\(?[a-z]\)\s*)(?=\S)", "", written(text))

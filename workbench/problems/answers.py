@@ -113,8 +113,8 @@ def verify(
 ) -> Outcome:
     r"""Compare a response with the reference answer.
 
-    The answer is looked for in the last ``<answer>...</answer>``, then in the last ``\boxed{...}``; then, for choices, the last
-    option letter that stands alone, for numbers and mathematics the last number.
+    The answer is looked for outside the thinking: in the last ``<answer>...</answer>``, then in the last ``\boxed{...}``, then
+    after "the answer is", then in the whole of a short response, then in its last sentence (files ``answer_*.py``).
 
     Args:
         response: what a model said.

@@ -162,13 +162,19 @@ def learn_problems(
     fixed = Replay(**{**vars(replay), "layers": None if replay.site == "mid_tokens" else len(layers)})
     aims = aims_of(teacher, prompts, fixed, batch_size=batch_size)
     tell("taking aim", len(problems), len(problems))
-    shape = _shape(teacher.base)
+    shape, precision = _shape(teacher.base), teacher.dtype
     del teacher
     learner = alone("rlvr", rlvr, None)
     if (found := _shape(learner.rlvr)) != shape or learner.depth != depth:
         raise InputError(
             f"`rlvr` {str(rlvr)!r} has (family, hidden, vocabulary, depth) {(*found, learner.depth)}, the base "
             f"{(*shape, depth)}; give two checkpoints of one architecture"
+        )
+    if learner.dtype != precision:
+        names = [str(dtype).removeprefix("torch.") for dtype in (precision, learner.dtype)]
+        raise InputError(
+            f"`base` is in {names[0]} and `rlvr` in {names[1]}, and rounding would be learnt as a change: take both in one "
+            'precision, learn_problems(..., dtype="bfloat16")'
         )
     return _learned(learner, prompts, fixed, {**learning, "aims": aims})
 

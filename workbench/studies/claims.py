@@ -83,22 +83,17 @@ def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
     ]
 
 
-def outcome_claims(
-    responses: pd.DataFrame, drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
-) -> list[Claim]:
+def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame) -> list[Claim]:
     """What an ablation says of Tables 1 to 5 and of Pass@K; claims whose conditions were not run are left out.
 
     Args:
         responses: of `ablate`, with the names of `presets.default_matrix`.
         drift: of `ablate`.
-        resamples: of the bootstrap over problems.
-        seed: of the bootstrap.
     """
     samples = len(set(responses["sample"])) - 1
     ks = [k for k in PASS_AT if k <= samples]
     held, touched = scores(responses, samples=samples, pass_at=ks), touched_cells(responses)
     problems = len(set(responses["problem"]))
-    settings = Settings(resamples=resamples, seed=seed)
     obstacle = "one problem, so no interval" if problems < 2 else None
     found: list[Claim] = []
 
@@ -113,7 +108,7 @@ def outcome_claims(
         above: bool = True,
     ) -> None:
         if name in held and other in held:
-            difference = _points(held[other][measure], held[name][measure], settings)
+            difference = _points(held[other][measure], held[name][measure])
             what, why = f"{measure}, {name} − {other}, points", WHY.get(bound, "")
             if bound == MARGIN and not np.isnan(difference.low):
                 why += f"; a loss beyond {max(0.0, -difference.low):.1f} points is excluded"
@@ -210,7 +205,7 @@ def amortised_claims(
             (REPLAY, LASTING, "one pass keeps the accuracy of optimised replay"),
             ("rlvr", 0.0, "one pass improves the RLVR model"),
         ):
-            difference = _points(held[other][measure], held[ONE_PASS][measure], settings)
+            difference = _points(held[other][measure], held[ONE_PASS][measure])
             what = f"{measure}, {ONE_PASS} − {other}, points"
             why = WHY.get(bound, "")
             found.append(
@@ -220,9 +215,9 @@ def amortised_claims(
     return found + _pulled_back(drift, ONE_PASS, claim, place, obstacle)
 
 
-def _points(before: np.ndarray, after: np.ndarray, settings: Settings) -> Interval:
+def _points(before: np.ndarray, after: np.ndarray) -> Interval:
     """The paired difference of two conditions' scores (shares of 1), in points."""
-    found = share_difference(before, after, np.arange(len(after)), **settings)
+    found = share_difference(before, after, np.arange(len(after)))
     return Interval(*(round(100 * end, 9) + 0.0 for end in (found.estimate, found.low, found.high)))
 
 

@@ -282,7 +282,7 @@ class Given:
         responses = responses.loc[responses["intervention"].isin(wanted)]
         samples = responses["sample"].nunique() - 1
         ks = [k for k in PASS_AT if k <= samples]
-        summary = summarise_responses(responses, samples=samples, pass_at=ks, seed=self.options.seed)
+        summary = summarise_responses(responses, samples=samples, pass_at=ks)
         return Ablation(responses, summary, drift.loc[drift["intervention"].isin(wanted)], {})
 
     def _refuse_run(self, what: str) -> None:

@@ -19,6 +19,7 @@ from workbench.analysis.null_models import NULLS
 from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift
+from workbench.columns import describe
 from workbench.conditions import Named
 from workbench.digests import digest_of
 from workbench.experiments.ablation import Ablation
@@ -64,6 +65,13 @@ class Study:
     """Why there are no PNG figures, in one line; None when there are."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """What was asked for and could not be made, and why."""
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of the tables in its folder."""
+        return describe(
+            {file.stem: pd.read_parquet(file) for file in sorted((self.folder / "tables").glob("*.parquet"))}
+        )
 
     @property
     def report(self) -> Path:
@@ -199,8 +207,7 @@ def _measured(
     if moved:
         ways["claims of perturbation"] = lambda: perturbation_claims(moved.slopes)
     if ablation:
-        told = {"resamples": how.resamples, "seed": how.seed}
-        ways["claims of interventions"] = lambda: outcome_claims(ablation.responses, ablation.drift, **told)
+        ways["claims of interventions"] = lambda: outcome_claims(ablation.responses, ablation.drift)
     claims = [claim for what, make in ways.items() for claim in attempts.at(what, make) or ()]
     parts = (traced, shift, agreement, ablation, moved, nulls, tuple(claims))
     return Study(work / "run", *parts, None, attempts.skipped)
@@ -309,10 +316,7 @@ def _note(tell: Progress, what: str, first: int, total: int, done: int, _: int) 
 
 
 def _tables(traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    top = [
-        top_prediction_shift(traced, prompt=i).assign(problem=info.problem_id)
-        for i, info in enumerate(traced.prompts[:TABLED_PROBLEMS])
-    ]
+    top = [top_prediction_shift(traced, prompt=i) for i in range(len(traced.prompts[:TABLED_PROBLEMS]))]
     keys = pd.DataFrame([dict(verdict.key) for verdict in shift.verdicts])
     return {
         "shift": shift.table,

@@ -23,6 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from workbench.backoff import piecewise
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.lens.token_probabilities import log_probabilities
 from workbench.models.batches import batches
@@ -119,6 +120,11 @@ class Followed:
             vocabulary={i: text for i, text in self.vocabulary.items() if i in used},
         )
 
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of `to_dataframe`."""
+        return describe({"followed": None})
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per layer, position and token: probabilities p_base and p_rlvr, and their logarithms in nats."""
         count = torch.bincount(self.prompt.long(), minlength=len(self.problem_ids))
@@ -130,7 +136,7 @@ class Followed:
         ids = self.ids[place, slot].tolist()
         columns: dict[str, Any] = {
             "layer": layer.numpy(),
-            "problem_id": [self.problem_ids[i] for i in self.prompt[place].tolist()],
+            "problem": [self.problem_ids[i] for i in self.prompt[place].tolist()],
             "position": position[place].numpy(),
             "token": [self.vocabulary[i] for i in ids],
             "token_id": ids,

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.views import markup
@@ -200,6 +201,11 @@ class LensTrace:
         prompts = tuple(info for t in traces for info in t.prompts)
         return replace(first, **tensors, prompts=prompts, vocabulary=dict(sorted(vocabulary.items())))
 
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of `to_dataframe`."""
+        return describe({"cells": None})
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per (layer, position) cell; nats; `kl_null` is the mean over draws (NaN without)."""
         cells = len(self.layers) * len(self.prompt)
@@ -208,7 +214,7 @@ class LensTrace:
         prompts = self.prompt[place].numpy()
         columns: dict[str, Any] = {
             "layer": layer.numpy(),
-            "problem_id": [self.prompts[i].problem_id for i in prompts],
+            "problem": [self.prompts[i].problem_id for i in prompts],
             "prompt": prompts,
             "position": self.position[place].numpy(),
             "kind": [TokenKind(i).name.lower() for i in self.kind[place].tolist()],

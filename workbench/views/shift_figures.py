@@ -296,13 +296,13 @@ def followed_curves(frame: pd.DataFrame, *, depth: int | None = None) -> go.Figu
     """
     lines = {}
     for name, model in (("Base", "base"), ("RLVR", "rlvr")):
-        p = rows_where(frame, "followed", ["layer", "token", "position", "problem_id", f"p_{model}"])[
+        p = rows_where(frame, "followed", ["layer", "token", "position", "problem", f"p_{model}"])[
             f"p_{model}"
         ]
         lines[name] = frame[["layer"]].assign(p=p, p_low=np.nan, p_high=np.nan), "p", model
     figure = curves(lines, depth)
     figure.update_yaxes(title_text="probability", rangemode="tozero")
-    token, position, problem = (frame[name].iloc[0] for name in ("token", "position", "problem_id"))
+    token, position, problem = (frame[name].iloc[0] for name in ("token", "position", "problem"))
     return finish(
         figure,
         f"Probability of {token_text(token, 30)}",

@@ -127,10 +127,10 @@ def _span(counts: pd.DataFrame | pd.Series) -> str:
 
 
 def bucket(stratum: int, strata: Iterable[int]) -> str:
-    """ "1 lowest", "2", ... "5 highest": strata count from 1 for readers, from 0 in tables."""
+    """ "0 lowest", "1", ... "4 highest": strata count from 0, as in tables."""
     strata = list(strata)
     end = {min(strata): " lowest", max(strata): " highest"}.get(stratum, "")
-    return f"{stratum + 1}{end}"
+    return f"{stratum}{end}"
 
 
 def kind_name(kind: str) -> str:
