@@ -2,8 +2,8 @@
 harnesses (`harness`, `lmms_eval_models`, `vlmevalkit`). Nothing is computed here.
 
 Options that commands share are values in `options`: a parameter of such a type stands for all its fields (`flags`). They are
-looked at in the order of their price, and all of that before torch is imported (`checks`). What the library refuses is said in flags;
-progress and warnings go to standard error (`terminal`).
+looked at in the order of their price, and all of that before torch is imported (`checks`). What the library refuses is said in
+flags; progress and warnings go to standard error (`terminal`).
 
 **lmms-eval**, in an environment of its own (``pip install -e ".[lmms-eval]"``):
 
