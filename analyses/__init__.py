@@ -1,1 +1,1 @@
-"""One short script per figure or table of the paper: `python -m analyses.NAME`, or `workbench figures` for all."""
+"""One short script per figure or table of the paper: `workbench figures NAME`, or `workbench figures` for all."""

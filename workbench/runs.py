@@ -125,7 +125,7 @@ def run_folder(out: Path, kind: str, spec: Any, *, overwrite: bool = False) -> I
         f"`out` {out}: another run is at work on the same settings, in {work.parent}, and would come out equal; wait for it, or "
         "change a setting: seed=1"
     )
-    with _alone(out.parent / f".{out.name}.lock", at_work), _alone(work.with_suffix(".lock"), alike):
+    with alone(out.parent / f".{out.name}.lock", at_work), alone(work.with_suffix(".lock"), alike):
         check_output(out, overwrite=overwrite)  # the last one there may just have finished
         try:
             work.mkdir(exist_ok=True)
@@ -148,8 +148,14 @@ def run_folder(out: Path, kind: str, spec: Any, *, overwrite: bool = False) -> I
 
 
 @contextmanager
-def _alone(file: Path, otherwise: str) -> Iterator[None]:
-    """Meanwhile no other process holds the lock; InputError says `otherwise`. A process that dies lets go of it."""
+def alone(file: Path, otherwise: str) -> Iterator[None]:
+    """A context manager: meanwhile no other process is in one with the same file, which is gone afterwards.
+
+    A process that dies lets go of it.
+
+    Raises:
+        InputError: another one is; says `otherwise`.
+    """
     lock = FileLock(file, timeout=0)
     try:
         lock.acquire()

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import tiny
 
-from workbench.interfaces import cli, options
+from workbench import runs
+from workbench.interfaces import cli, options, terminal
 
 PARITY = Path(__file__).parents[1] / "parity"
 
@@ -154,6 +155,42 @@ def test_agent_without_arguments_has_scenes_to_zoom_into(workbench, tmp_path):
     agents = pd.read_parquet(tmp_path / "run" / "tables" / "agents.parquet")
     assert agents["calls"].sum() > 0
     assert agents["problem"].str.startswith("shapes-agent").all()
+
+
+def test_progress_goes_to_standard_error_a_line_a_stage(capsys, monkeypatch):
+    with terminal.progress_bars() as progress:
+        for done in (0, 1, 2, 2):
+            progress("tracing", done, 2)
+        progress("figures", 1, 1)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "tracing: 2 of 2\nfigures: 1 of 1\n"
+    monkeypatch.setattr(terminal, "PAUSE", -1.0)
+    with terminal.progress_bars() as progress:
+        progress("tracing", 1, 2)
+    assert capsys.readouterr().err == "tracing: 1 of 2\n"
+
+
+def test_figures_at_once_in_one_folder_are_refused(workbench, tmp_path):
+    (tmp_path / "f").mkdir()
+    with runs.alone(tmp_path / "f" / ".figures.lock", "no"):
+        code, _, err = workbench("figures", "paper_plan", "--out", "f", "--limit", "2")
+    assert code == 2
+    assert "`--out` f: other figures are being made there" in err
+    assert err.rstrip().endswith("workbench figures --out f-2")
+    assert list((tmp_path / "f").iterdir()) == []
+
+
+def test_a_study_says_what_it_left_out(workbench, tmp_path, monkeypatch):
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"id": "q", "question": "How many?"}))
+    code, out, err = workbench("study", "--problems", "mine.jsonl", "--out", "run")
+    assert code == 0, err
+    assert "Left out: interventions. 1 of 1 problems, such as 'mine/q', have no answer" in out
+    assert "Left out: perturbation and null models. 1 of 1 problems, such as 'mine/q', have no picture" in out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Left out of this study" in page
+    assert "have no picture to disturb" in page
 
 
 def test_a_warning_is_one_plain_line():

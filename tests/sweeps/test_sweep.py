@@ -527,6 +527,6 @@ def test_commands(home, monkeypatch, capsys):
     assert "s.yaml:2:1: unknown key 'problms'" in err
     assert run("status", "nowhere")[0] == 2
     assert "`--share` nowhere holds no sweep" in run("run", str(spec(home)), "--share", "nowhere")[2]
-    assert "`--throughput` is '0'; expected at least" in run("plan", "s.yaml", "--throughput", "0")[2]
+    assert "`--throughput` is 0; expected TFLOP/s above 0" in run("plan", "s.yaml", "--throughput", "0")[2]
     assert run("run", "s.yaml", "--engine", "dask")[0] == 2
     assert run("run", "none.yaml")[0] == 2

@@ -1,5 +1,9 @@
-"""Doors from outside: the command line (`cli`, `sweep_cli`, `pairs_cli`, `organism_cli`, options in `options`) and the evaluation
+"""Doors from outside: the command line (`cli`, `machine_cli`, `sweep_cli`, `pairs_cli`, `organism_cli`) and the evaluation
 harnesses (`harness`, `lmms_eval_models`, `vlmevalkit`). Nothing is computed here.
+
+Options that commands share are values in `options`: a parameter of such a type stands for all its fields (`flags`). They are
+looked at in the order of their price, and all of that before torch is imported (`checks`). What the library refuses is said in
+flags; progress and warnings go to standard error (`terminal`).
 
 **lmms-eval**, in an environment of its own (``pip install -e ".[lmms-eval]"``):
 
@@ -16,5 +20,5 @@ so the tasks that need it (mathvision, emma, stare) don't run there.
 **VLMEvalKit**: ``wb.VLMEvalKitModel("vl-rethinker-7b", "replay")`` is a model for it. Both show pictures first.
 
 A new command: a function in the file of its group that checks its options before it imports torch, then calls one function
-of the library; `pairs_cli` is the shortest to copy.
+of the library; `pairs_cli` is the shortest to copy. Its bad inputs are rows of ``tests/interfaces/test_bad_input.py``.
 """

@@ -169,7 +169,7 @@ def make_figures(
 ) -> None:
     """Make every figure and table of the paper on a pair; what is up to date is skipped. No arguments: the bundled pair."""
     quiet()
-    from workbench.runs import check_run
+    from workbench.runs import alone, check_run
     from workbench.studies.scripts import find_scripts
 
     find_scripts(names=names)
@@ -197,7 +197,9 @@ def make_figures(
         run,
         cache,
     )
-    with progress_bars() as progress:
+    out.mkdir(parents=True, exist_ok=True)
+    busy = f"`out` {out}: other figures are being made there; wait for them, or name another folder: out='{out}-2'"
+    with alone(out / ".figures.lock", busy), progress_bars() as progress:
         made, failed = _make(find_analyses(names=names), Given(given, progress), out, force, progress)
     typer.echo("\n".join([*made, *failed, f"Figures  {out}"]))
     raise typer.Exit(2 if failed else 0)

@@ -1,5 +1,6 @@
 """`workbench organism`: the bundled pairs made anew, and their cards' tables."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,24 +47,31 @@ def organism_train(
         train(out, settings)
 
 
+@dataclass(frozen=True)
+class Sets:
+    """How many problems of which set."""
+
+    problems: Annotated[
+        int | None,
+        typer.Option(help="Problems of the held-out split; by default 300, of `sums` 180.", min=0),
+    ] = None
+    videos: Annotated[int, typer.Option(help="Problems of `shapes-video`; 0 leaves them out.", min=0)] = 150
+    scenes: Annotated[
+        int, typer.Option(help="Problems of `shapes-agent`, with the zoom tool; 0 leaves them out.", min=0)
+    ] = 100
+    easy_vqa: Annotated[
+        int, typer.Option(help="Questions of easy-VQA's test split; 0 leaves it out.", min=0)
+    ] = 1000
+
+
 @organism.command("evaluate")
 def organism_evaluate(
+    sets: Sets,
     pair: PairName = Trained.SHAPES,
     folder: Annotated[
         Path | None, typer.Option(help="A trained pair; the default is the bundled one.")
     ] = None,
-    problems: Annotated[
-        int | None,
-        typer.Option(help="Problems of the held-out split; by default 300, of `sums` 180.", min=0),
-    ] = None,
     samples: Annotated[int, typer.Option(help="Samples per problem at temperature 1.", min=1)] = 64,
-    videos: Annotated[int, typer.Option(help="Problems of `shapes-video`; 0 leaves them out.", min=0)] = 150,
-    scenes: Annotated[
-        int, typer.Option(help="Problems of `shapes-agent`, with the zoom tool; 0 leaves them out.", min=0)
-    ] = 100,
-    easy_vqa: Annotated[
-        int, typer.Option(help="Questions of easy-VQA's test split; 0 leaves it out.", min=0)
-    ] = 1000,
     split: Annotated[str, typer.Option(help="Split of the problems.")] = "test",
     seed: Annotated[int, typer.Option(help="Of problems and samples.", min=0)] = 0,
 ) -> None:
@@ -74,9 +82,9 @@ def organism_evaluate(
     check_range("shapes", split, None)
     settings = {"samples": samples, "split": split, "seed": seed}
     if pair == Trained.SMOL:
-        typer.echo(_adapters(folder, problems, settings))
+        typer.echo(_adapters(folder, sets.problems, settings))
         return
-    if easy_vqa:
+    if sets.easy_vqa:
         needs("train", "easy_vqa")
     from workbench.organism.recipes import WEIGHTS, check_trained
 
@@ -84,15 +92,9 @@ def organism_evaluate(
 
     from workbench.organism import evaluation
 
-    sets = {"videos": videos, "scenes": scenes, "easy_vqa": easy_vqa}
+    asked = vars(sets) | {"problems": 300 if sets.problems is None else sets.problems}
     with progress_bars() as progress:
-        table = evaluation.evaluate(
-            folder or WEIGHTS,
-            problems=300 if problems is None else problems,
-            **sets,
-            **settings,
-            progress=progress,
-        )
+        table = evaluation.evaluate(folder or WEIGHTS, **asked, **settings, progress=progress)
     typer.echo(evaluation.as_markdown(table))
 
 

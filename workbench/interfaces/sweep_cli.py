@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.errors import InputError
 from workbench.interfaces.checks import check_folder
 from workbench.interfaces.flags import Commands
 from workbench.interfaces.terminal import interruptible, quiet
@@ -44,13 +45,13 @@ def sweep_plan(
     file: File,
     throughput: Annotated[
         float | None,
-        typer.Option(
-            help="TFLOP/s that a worker achieves; the default is 300 on a GPU, 0.02 on a core.", min=1e-6
-        ),
+        typer.Option(help="TFLOP/s that a worker achieves; the default is 300 on a GPU, 0.02 on a core."),
     ] = None,
 ) -> None:
     """Show cells, shared work, estimated time and memory; nothing runs."""
     quiet()
+    if throughput is not None and throughput <= 0:
+        raise InputError(f"`throughput` is {throughput:g}; expected TFLOP/s above 0: throughput=300")
     from rich.console import Console
 
     from workbench.sweeps.cells import device_of, plan_cells
@@ -107,7 +108,9 @@ def sweep_resume(
     """Go on with a sweep as it was planned."""
     quiet()
     from workbench.sweeps.driver import resume_sweep
+    from workbench.sweeps.ledger import Ledger
 
+    Ledger(folder, argument="folder").close()
     with _shown() as progress:
         last = resume_sweep(
             folder,
@@ -215,14 +218,15 @@ def _status(ledger: Any) -> "Table":
 
 @contextmanager
 def _shown() -> Iterator[Callable[[Any], None]]:
-    """A progress bar with throughput and the time left."""
+    """A progress bar on standard error, with throughput and the time left."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from workbench.views.tables import duration
 
     columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     stopped = "\nStopped. What was finished is kept: `workbench sweep resume` goes on from there."
-    with interruptible(stopped), Progress(*columns) as bars:
+    with interruptible(stopped), Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task("", total=None)
 
         def update(found: Any) -> None:

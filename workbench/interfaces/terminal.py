@@ -1,5 +1,6 @@
 """What a command says while it works and when it ends: progress, warnings, refusals. Results alone go to standard output."""
 
+import math
 import os
 import sys
 import time
@@ -101,7 +102,9 @@ def _lines() -> Progress:
         now = time.monotonic()
         since = last.setdefault(what, now)
         if done >= total or now - since > PAUSE:
-            last[what] = now
+            last[what] = math.inf if done >= total else now
+            if since == math.inf:  # that it is done was said before
+                return
             typer.echo(f"{what}: {done} of {total}", err=True)
 
     return update

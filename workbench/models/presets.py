@@ -220,7 +220,7 @@ class PairPreset:
 
 
 def preset_table(presets: Iterable[PairPreset]) -> "Table":
-    """Presets as a table for the terminal; ``here``: which of the two models lie on this machine.
+    """Presets as a table for the terminal, with which of the two models lie on this machine.
 
     On 80 columns the package's names and hub ids stand whole on a line.
     """
@@ -228,9 +228,13 @@ def preset_table(presets: Iterable[PairPreset]) -> "Table":
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 1, 0))
+    table.caption = (
+        "disk: which of the two models lie on this machine; the others are fetched when first loaded"
+    )
+    table.caption_justify = "left"
     table.add_column("name", no_wrap=True)
     table.add_column("base, RLVR", overflow="fold")
-    table.add_column("here")
+    table.add_column("disk")
     table.add_column("settings", max_width=23)
     for preset in presets:
         replay = {"layers": "16 of 28", "tau": 0.4, "alpha": 10.0, **preset.replay}
@@ -250,7 +254,7 @@ def preset_table(presets: Iterable[PairPreset]) -> "Table":
         table.add_row(
             preset.name,
             "\n".join(preset.id_of(role) for role in ROLES),
-            "both" if len(here) == 2 else "".join(here) or "no",
+            "both" if len(here) == 2 else "".join(here) or "none",
             "\n".join(told),
         )
     return table

@@ -87,13 +87,9 @@ def write_report(
         top_k: top predictions per token in the page, at most those traced.
 
     Raises:
-        InputError: empty tables, missing columns, ``followed`` of another trace, ``problems`` or ``top_k`` below 1,
-            unwritable ``path``.
+        InputError: empty tables, missing columns, ``followed`` of another trace, a number below 1, unwritable ``path``.
     """
-    for name, value in (("problems", problems), ("top_k", top_k)):
-        if value < 1:
-            raise InputError(f"`{name}` is {value}, expected at least 1: write_report(path, ..., {name}=5)")
-    check_followed(trace, followed)
+    _check(problems, top_k, trace, followed)
     figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
     interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
@@ -133,6 +129,13 @@ def write_report(
         js=source("report.js", *SCRIPTS),
     )
     return write_page(path, html)
+
+
+def _check(problems: int, top_k: int, trace: "LensTrace", followed: "Followed | None") -> None:
+    for name, value in (("problems", problems), ("top_k", top_k)):
+        if value < 1:
+            raise InputError(f"`{name}` is {value}, expected at least 1: write_report(path, ..., {name}=5)")
+    check_followed(trace, followed)
 
 
 def _accuracies(summary: pd.DataFrame) -> dict[str, str]:
