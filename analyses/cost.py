@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from workbench.estimates import mean
 from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import REPLAY
 from workbench.studies.paper import Finding, Given
@@ -18,14 +19,18 @@ def analyse(given: Given) -> Finding:
     for name in ("rlvr", REPLAY, "patch, low"):
         part = responses.loc[responses["intervention"] == name]
         greedy = part["sample"] < 0
-        making = part.loc[greedy, "making_seconds"].mean()
+        making = part.loc[greedy].groupby("problem")["making_seconds"].sum()
         for what, chosen in (("greedy", greedy), (f"{samples} samples", ~greedy)):
-            decoding = part.loc[chosen, "seconds"].sum() / number
-            tokens = part.loc[chosen, "tokens"].sum() / number
-            rows.append(
-                {"condition": name, "what": what, "making": making, "decoding": decoding, "tokens": tokens}
-            )
-    subtitle = f"{given.name} on {given.device}, {number} problems; batches share their time"
+            spent = part.loc[chosen].groupby("problem")[["seconds", "tokens"]].sum()
+            total = mean(making + spent["seconds"], making.index, seed=given.options.seed)
+            row = {
+                "condition": name,
+                "what": what,
+                "making": making.mean(),
+                "decoding": spent["seconds"].mean(),
+            }
+            rows.append(row | total.columns("total") | {"tokens": spent["tokens"].mean()})
+    subtitle = f"{given.name} on {given.device}, {number} problems; batches share their time; 95% intervals over problems"
     table = pd.DataFrame(rows)
     return Finding({"": cost_bars(table, subtitle=subtitle)}, table)
 

