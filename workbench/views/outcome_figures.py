@@ -134,14 +134,14 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
             name=f"{stratum} entropy, before",
         )
     figure.update_yaxes(title_text="KL(target ‖ learner), nats", rangemode="tozero")
-    figure.update_layout(barmode="group", scattermode="group", height=440, showlegend=True)
+    figure.update_layout(barmode="group", scattermode="group", height=500, showlegend=True, margin={"t": 140})
     figure.update_xaxes(tickangle=-60)
     problems = f"{int(rows['problems'].max())} problems, 95% intervals; " if "problems" in rows else ""
     return finish(
         figure,
         f"Drift with each intervention in place, {scope}",
-        f"visual tokens; {problems}short lines: before the intervention<br>learner: the model that is intervened on (RLVR, but "
-        "where marked); target: the one it is pulled to (the other model; for self-smoothing itself, undisturbed)",
+        f"visual tokens; {problems}short lines: before the intervention<br>learner: the model that is intervened on, RLVR but "
+        "where marked<br>target: the one it is pulled to, the other model; for self-smoothing itself, undisturbed",
     )
 
 

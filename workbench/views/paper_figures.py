@@ -180,12 +180,12 @@ def family_bars(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
 def cost_bars(cost: pd.DataFrame, *, subtitle: str) -> go.Figure:
     """Seconds a problem, making the intervention and decoding stacked; columns condition, what, making, decoding.
 
-    Where there are total, total_low and total_high, the sum has its interval.
+    Where there are total_low and total_high beside total, the sum has its interval.
     """
     rows = _needed(cost, ["condition", "what", "making", "decoding"], "decoding")
     figure = go.Figure()
     labels = [in_figure(f"{c}, {w}") for c, w in zip(rows["condition"], rows["what"], strict=True)]
-    ends = error_bars(rows, "total") if "total" in rows else None
+    ends = error_bars(rows, "total") if {"total_low", "total_high"} <= {*rows} else None
     for part, colour, pattern in (("making", COLOURS["replay"], "/"), ("decoding", COLOURS["rlvr"], "")):
         figure.add_bar(
             error_x=ends if part == "decoding" else None,  # of both, where the bar ends

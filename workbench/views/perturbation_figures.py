@@ -78,10 +78,10 @@ def perplexity_against_drift(
     figure.update_layout(height=520, showlegend=True)
     problems, what = rows["problem"].nunique(), "all disturbances" if kind == ALL else _kind(kind)
     caption = (
-        f"{what}, {SCOPES.get(scope, scope)}; {problems} problems, {len(rows):,} inputs in {BINS} parts by drift; points: "
+        f"{what}, {SCOPES.get(scope, scope)}; {problems} problems, {len(rows):,} inputs, in {BINS} parts by drift<br>points: "
         "medians, with quartiles; lines: slopes within problems, 95% intervals"
     )
-    return _finished(figure, "Perplexity against drift", caption)
+    return _finished(figure, "Perplexity against drift", caption).update_layout(margin={"t": 175}, height=580)
 
 
 def slope_forest(
