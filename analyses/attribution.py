@@ -13,7 +13,7 @@ from workbench.interfaces.cli import run_analysis
 from workbench.models.bundled import controls_of
 from workbench.names import METRICS
 from workbench.studies.paper import Finding, Given
-from workbench.views.attribution_figures import component_heatmap, exact_scatter
+from workbench.views.attribution_figures import component_heatmap, exact_scatter, largest
 
 PROBLEMS = 100
 ANSWERED = ("chain", "wrong")
@@ -39,20 +39,26 @@ def analyse(given: Given) -> Finding:
     table = pd.concat([*held, found.correlations.assign(cells="low")], ignore_index=True)
     drawn: dict[str, Any] = {}
     for metric in metrics:
+        most = largest(*parts.values(), metric=metric)  # all figures of a metric share their colours
         end = "" if metric == "kl" else f"_{metric}"
-        drawn[end.lstrip("_")] = component_heatmap(found.summary, metric=metric)
+        drawn[end.lstrip("_")] = component_heatmap(found.summary, metric=metric, most=most)
         for direction in DIRECTIONS:
-            drawn[direction + end] = component_heatmap(found.summary, metric=metric, direction=direction)
+            drawn[direction + end] = component_heatmap(
+                found.summary, metric=metric, direction=direction, most=most
+            )
         drawn[f"approximations{end}"] = exact_scatter(found.effects, found.correlations, metric=metric)
     files = {"low": ""} | {name: name.replace(", ", "_").replace(" ", "_") for name in others}
-    drawn |= {files[name]: component_heatmap(parts[name]) for name in others}
+    drawn |= {
+        files[name]: component_heatmap(parts[name], most=largest(*parts.values(), metric="kl"))
+        for name in others
+    }
     for name, file in files.items():
         figure, (cells, _, model) = drawn[file], name.partition(", ")
         subtitle = figure.layout.title.subtitle
         subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy visual cells")
         if model:
             subtitle.text = subtitle.text.replace("RLVR", "control")
-            figure.update_layout(title_text=f"Direct contributions, {model}")
+            figure.update_layout(title_text=f"Direct contributions to the change of KL, {model}")
     claims = [
         Claim(
             "RelP approximates exact swaps better than attribution patching does",

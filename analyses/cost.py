@@ -1,33 +1,45 @@
 """Cost: seconds a problem for learning tokens or preparing a patch, beside decoding. Run it while nothing else runs."""
 
+import numpy as np
 import pandas as pd
 
+from workbench.estimates import mean
 from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import REPLAY
 from workbench.studies.paper import Finding, Given
 from workbench.views.paper_figures import cost_bars
 
-PROBLEMS = 64
+PROBLEMS, BATCH = 128, 8
+"""A batch has one time, which its problems share, so that intervals are over batches."""
 
 
 def analyse(given: Given) -> Finding:
-    problems = None if given.options.run else given.problems(limit=PROBLEMS)
-    responses = given.ablation([REPLAY, "patch, low"], problems=problems, keep=False).responses
+    run = given.options.run is not None
+    problems = None if run else given.problems(limit=PROBLEMS)
+    names = [REPLAY, "patch, low"]
+    responses = given.ablation(names, problems=problems, batch_size=BATCH, keep=False).responses
     number, samples = responses["problem"].nunique(), responses["sample"].nunique() - 1
-    rows = []
-    for name in ("rlvr", REPLAY, "patch, low"):
+    batch, rows = np.arange(number) // BATCH, []
+    for name in ("rlvr", *names):
         part = responses.loc[responses["intervention"] == name]
         greedy = part["sample"] < 0
-        making = part.loc[greedy, "making_seconds"].mean()
+        making = _by_problem(part.loc[greedy], "making_seconds")
         for what, chosen in (("greedy", greedy), (f"{samples} samples", ~greedy)):
-            decoding = part.loc[chosen, "seconds"].sum() / number
-            tokens = part.loc[chosen, "tokens"].sum() / number
-            rows.append(
-                {"condition": name, "what": what, "making": making, "decoding": decoding, "tokens": tokens}
-            )
-    subtitle = f"{given.name} on {given.device}, {number} problems; batches share their time"
+            decoding, tokens = (_by_problem(part.loc[chosen], column) for column in ("seconds", "tokens"))
+            row = {"condition": name, "what": what, "making": making.mean(), "decoding": decoding.mean()}
+            total = mean(making + decoding, batch, seed=given.options.seed)
+            rows.append(row | total.columns("total") | {"tokens": tokens.mean()})
+    sizes = "" if run else f" in batches of {BATCH}; 95% intervals over batches"
     table = pd.DataFrame(rows)
-    return Finding({"": cost_bars(table, subtitle=subtitle)}, table)
+    if run:  # whose batches are not known
+        table = table.drop(columns=["total_low", "total_high"])
+    return Finding(
+        {"": cost_bars(table, subtitle=f"{given.name} on {given.device}, {number} problems{sizes}")}, table
+    )
+
+
+def _by_problem(rows: pd.DataFrame, column: str) -> np.ndarray:
+    return rows.groupby("problem", sort=False)[column].sum().to_numpy(float)
 
 
 if __name__ == "__main__":

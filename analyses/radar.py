@@ -1,28 +1,25 @@
-"""Radar: accuracy of base, RLVR model and replay by family of problems."""
+"""The paper's radar as bars: accuracy of base, RLVR model and replay by family of problems, with intervals."""
 
 import pandas as pd
 
+from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import REPLAY
 from workbench.studies.paper import Finding, Given
-from workbench.views.paper_figures import radar
+from workbench.views.paper_figures import family_bars
 
 STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
 
 
 def analyse(given: Given) -> Finding:
-    responses = given.ablation([REPLAY]).responses
-    drawn = responses.loc[responses["sample"] >= 0]
-    table = drawn.groupby(["intervention", "family"], sort=False)["correct"].mean().mul(100).reset_index()
-    table = table.rename(columns={"intervention": "condition", "family": "axis", "correct": "accuracy"})
-    table["style"] = table["condition"].map(STYLES)
-    table["condition"] = pd.Categorical(table["condition"], list(STYLES))
-    table = table.sort_values("condition", kind="stable").astype({"condition": str})
-    problems, samples = drawn["problem"].nunique(), drawn["sample"].nunique()
-    subtitle = (
-        f"{given.name}, percent right at temperature 1, {problems} problems with {samples} samples each"
-    )
-    return Finding({"": radar(table, subtitle=subtitle)}, table)
+    responses, rows = given.ablation([REPLAY]).responses, []
+    for condition, style in STYLES.items():
+        table = changes(responses, condition, measure="Pass@1", by="family", seed=given.options.seed)
+        rows.append(table.assign(condition=condition, style=style))
+    table = pd.concat(rows, ignore_index=True).rename(columns={"part": "axis"})
+    problems, samples = responses["problem"].nunique(), responses["sample"].nunique() - 1
+    subtitle = f"{given.name}, at temperature 1, {problems} problems with {samples} samples each"
+    return Finding({"": family_bars(table, subtitle=subtitle)}, table)
 
 
 if __name__ == "__main__":

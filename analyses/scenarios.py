@@ -9,7 +9,7 @@ from workbench.models.pairs import longest_answer
 from workbench.problems.problem import load_problems
 from workbench.studies.claims import REPLAY
 from workbench.studies.paper import Finding, Given
-from workbench.views.paper_figures import radar
+from workbench.views.paper_figures import family_bars
 
 SCENARIOS = {"pictures": "shapes", "videos": "shapes-video", "agent": "shapes-agent"}
 VIDEOS, SCENES, TURNS = 150, 40, 3
@@ -27,11 +27,13 @@ def analyse(given: Given) -> Finding:
                 rows.append(table.assign(scenario=scenario, condition=condition))
     table = pd.concat(rows, ignore_index=True)
     axes = table.loc[(table["part"] != "all") & table["condition"].isin(list(STYLES))]
-    drawn = axes.assign(style=axes["condition"].map(STYLES)).rename(columns={"part": "axis"})
-    subtitle = (
-        f"{given.name}, percent right, greedy: pictures, videos (total, appear, move), agent (detail, search)"
+    drawn = axes.assign(style=axes["condition"].map(STYLES)).rename(
+        columns={"part": "axis", "scenario": "group"}
     )
-    return Finding({"": radar(drawn, subtitle=subtitle)}, table)
+    drawn["condition"] = pd.Categorical(drawn["condition"], list(STYLES))
+    drawn = drawn.sort_values("condition", kind="stable").astype({"condition": str})
+    subtitle = f"{given.name}, greedy, on pictures, on videos and as an agent that zooms"
+    return Finding({"": family_bars(drawn, subtitle=subtitle)}, table)
 
 
 def _responses(given: Given, name: str) -> pd.DataFrame:

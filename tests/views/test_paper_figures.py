@@ -10,8 +10,8 @@ from workbench.views.paper_figures import (
     beside_published,
     cost_bars,
     coverage_bars,
+    family_bars,
     plan_bars,
-    radar,
     settings_grid,
 )
 
@@ -97,20 +97,25 @@ def test_a_grid_has_a_cell_for_each_setting():
     assert [list(trace.x) for trace in points] == [["3", "5"]]
 
 
-def test_a_radar_closes_and_needs_three_axes():
+def test_families_are_bars_with_intervals_and_counts():
     table = pd.DataFrame(
         {
-            "condition": ["base"] * 3,
-            "style": ["base"] * 3,
-            "axis": ["a", "b", "c"],
-            "accuracy": [10.0, 20.0, 30.0],
+            "condition": ["base"] * 2 + ["rlvr"] * 2,
+            "style": ["base"] * 2 + ["rlvr"] * 2,
+            "axis": ["a", "b"] * 2,
+            "problems": [7, 8] * 2,
+            "accuracy": [10.0, 20.0, 30.0, 40.0],
+            "accuracy_low": [5.0, 15.0, 25.0, 30.0],
+            "accuracy_high": [20.0, 30.0, 40.0, 60.0],
         }
     )
-    line = radar(table, subtitle="s").data[0]
-    assert list(line.r) == [10, 20, 30, 10]
-    assert line.theta[0] == line.theta[-1]
-    with pytest.raises(InputError, match=r"`scores` has 2 axes .* needs three"):
-        radar(table.iloc[:2], subtitle="s")
+    base, rlvr = family_bars(table, subtitle="s").data
+    assert list(base.x) == ["a<br>7 problems", "b<br>8 problems"]
+    assert list(rlvr.y) == [30, 40]
+    assert list(rlvr.error_y.array) == [10, 20]
+    assert list(rlvr.error_y.arrayminus) == [5, 10]
+    grouped = family_bars(table.assign(group="pictures"), subtitle="s").data[0]
+    assert [list(level) for level in grouped.x] == [["pictures"] * 2, ["a<br>7 problems", "b<br>8 problems"]]
 
 
 def test_bars_hold_their_numbers():

@@ -200,7 +200,11 @@ def ablate(
                 progress(name, min(SHARD * len(tables[name]), len(problems)), len(problems))
     responses, drifts = (
         pd.concat(
-            [shard[i].assign(intervention=name) for name, shards in tables.items() for shard in shards],
+            [
+                shard[i].assign(intervention=name, model=condition_of(conditions[name]).answered_by)
+                for name, shards in tables.items()
+                for shard in shards
+            ],
             ignore_index=True,
         )
         for i in range(len(NAMES))

@@ -39,11 +39,12 @@ def summarise_responses(responses: pd.DataFrame, *, samples: int, pass_at: Seque
         InputError: a problem is missing under some condition.
     """
     found = scores(responses, samples=samples, pass_at=pass_at)
-    number = len(set(responses["problem"]))
+    number, models = len(set(responses["problem"])), _models(responses)
     clusters, rows = np.arange(number), []
     for name, measures in found.items():
         for measure, values in measures.items():
-            row: dict[str, Any] = {"intervention": name, "measure": measure, "problems": number}
+            row: dict[str, Any] = {"intervention": name, **models.get(name, {})}
+            row |= {"measure": measure, "problems": number}
             row |= share(values, clusters).columns("estimate")
             for reference in REFERENCES:
                 if reference in found and reference != name:
@@ -95,7 +96,7 @@ def changes(
 ) -> pd.DataFrame:
     """What a condition changes against another, in points, over all problems or by a column such as ``family``.
 
-    Columns: part (a value of `by`, or "all"), problems, accuracy (percent), change, change_low, change_high (95%, over problems).
+    Columns: part (a value of `by`, or "all"), problems, accuracy (percent) and change, each with its 95% interval over problems.
 
     Raises:
         InputError: a missing column or condition, or responses that are not complete.
@@ -111,10 +112,22 @@ def changes(
         if missing := {name, against} - {*found}:
             raise InputError(f"`responses` lacks the conditions {sorted(missing)}; it has {[*found]}")
         before, after = (found[condition][measure] for condition in (against, name))
-        row = {"part": part, "problems": len(after), "accuracy": 100 * after.mean()}
+        row: dict[str, Any] = {"part": part, "problems": len(after)}
+        row |= share(after, np.arange(len(after))).times(100).columns("accuracy")
         interval = share_difference(before, after, np.arange(len(after)))
         rows.append(row | interval.times(100).columns("change"))
     return pd.DataFrame(rows)
+
+
+def _models(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Which model answers under each intervention, where the table says so."""
+    if "model" not in table:
+        return {}
+    pairs = table.drop_duplicates("intervention")
+    return {
+        str(name): {"model": str(model)}
+        for name, model in zip(pairs["intervention"], pairs["model"], strict=True)
+    }
 
 
 def accuracy_rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -153,7 +166,7 @@ def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) ->
     cells in a stratum has NaN there and is left out. ``change`` is negative where an intervention pulled the
     activations closer. Intervals resample problems.
     """
-    rows = []
+    rows, models = [], _models(drift)
     for key, part in drift.dropna(subset=["kl", "before"]).groupby(
         ["intervention", "scope", "stratum"], sort=False
     ):
@@ -162,6 +175,7 @@ def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) ->
         clusters = np.arange(len(part))
         row: dict[str, Any] = {
             "intervention": name,
+            **models.get(name, {}),
             "scope": scope,
             "stratum": stratum,
             "problems": len(part),

@@ -168,6 +168,7 @@ class Given:
         conditions: Mapping[str, Named] | None = None,
         problems: Sequence[Problem] | None = None,
         samples: int | None = None,
+        batch_size: int | None = None,
         keep: bool = True,
     ) -> Ablation:
         """Responses under the plain models and some interventions.
@@ -177,6 +178,7 @@ class Given:
             conditions: other interventions instead.
             problems: other problems instead.
             samples: other than the options'.
+            batch_size: other than what suits the pair.
             keep: False measures anew what the cache holds, for the sake of its timings.
 
         Raises:
@@ -196,7 +198,7 @@ class Given:
             samples=samples or o.samples,
             seed=o.seed,
             max_new_tokens=longest_answer(self.pair),
-            batch_size=batch_of(self.pair),
+            batch_size=batch_size or batch_of(self.pair),
             keep=o.cache / "ablation" if keep else None,
             progress=lambda what, done, total: self.progress(f"answering: {what}", done, total),
         )

@@ -11,13 +11,23 @@ from plotly.subplots import make_subplots
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.names import METRICS
-from workbench.views.panels import COLOURS, cell_text, cell_texts, diverging_scale, finish
-from workbench.views.tables import NothingToDraw, number
+from workbench.views.panels import COLOURS, UNDECIDED, cell_texts, diverging_scale, finish
+from workbench.views.tables import NothingToDraw
 
 TITLES = {
-    "direct": "Direct contributions to the change",
-    "noising": "Base components in the RLVR model",
+    "direct": "Direct contributions to the change of {}",
+    "noising": "What base components in the RLVR model do to {}",
+    "denoising": "What RLVR components in the base model do to {}",
+}
+DIRECTIONS = {
+    "noising": "base components in the RLVR model",
     "denoising": "RLVR components in the base model",
+}
+SHORT = {
+    "kl": "KL",
+    "logit_difference": "the logit difference",
+    "log_probability": "the log probability",
+    "probability": "the probability",
 }
 NAMES = {"attribution_patching": "attribution patching", "relp": "RelP"}
 STYLES = {"attribution_patching": (COLOURS["base"], "circle"), "relp": (COLOURS["rlvr"], "diamond-open")}
@@ -26,11 +36,17 @@ ROOMY = 40
 
 
 def component_heatmap(
-    summary: pd.DataFrame, *, metric: str = "kl", direction: str = "direct", where: str = "all"
+    summary: pd.DataFrame,
+    *,
+    metric: str = "kl",
+    direction: str = "direct",
+    where: str = "all",
+    most: float | None = None,
 ) -> go.Figure:
     """Mean contribution (``direct``) or effect of a swap by layer and component: a column a head, and one for MLPs.
 
-    ``summary`` is `Attribution.summary`. Embedding, norm scale and unembedding stand in the caption.
+    ``summary`` is `Attribution.summary`. Embedding, norm scale and unembedding stand in the caption. Cells whose interval holds
+    0 are grey. ``most`` ends the colours (see `largest`), so that figures can share them; by default this figure's largest.
 
     Raises:
         InputError: an unknown direction.
@@ -50,9 +66,12 @@ def component_heatmap(
     cells = blocks.set_index(["layer", "head"])[Interval.names("estimate")]
     cells = cells.reindex(pd.MultiIndex.from_product([layers, columns])).to_numpy(float)
     cells = cells.reshape(len(layers), len(columns), 3)
-    scale = diverging_scale(cells[..., 0])
+    times, unit, decimals = _notation(largest(rows) if most is None else most)
+    cells = times * cells
+    scale = diverging_scale([times * (largest(rows) if most is None else most)])
+    grey = (cells[..., 1] <= 0) & (cells[..., 2] >= 0)
     heatmap = go.Heatmap(
-        z=cells[..., 0],
+        z=np.where(grey, np.nan, cells[..., 0]),
         x=[f"head {head}" for head in heads] + ["MLP"],
         y=[str(layer) for layer in layers],
         customdata=cells,
@@ -61,19 +80,65 @@ def component_heatmap(
         xgap=2,
         ygap=2,
     )
-    figure = go.Figure(heatmap)
+    figure = go.Figure([_undecided(grey, heatmap), heatmap])
     roomy = len(columns) <= 8
     if roomy:
-        texts = [[cell_text(cell, interval=cells[..., 0].size <= ROOMY) for cell in line] for line in cells]
-        figure.add_trace(cell_texts(heatmap, texts, scale))
+        texts = [
+            [_text(cell, decimals, interval=cells[..., 0].size <= ROOMY) for cell in line] for line in cells
+        ]
+        read = go.Heatmap(heatmap).update(z=np.where(grey, 0.0, cells[..., 0]))
+        figure.add_trace(cell_texts(read, texts, scale))
     figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(type="category", showgrid=False, ticks="", title_text="decoder layer")
-    figure.update_layout(coloraxis=scale, height=230 + (42 if roomy else 24) * len(layers), margin={"t": 140})
+    figure.update_layout(coloraxis=scale, height=230 + (42 if roomy else 24) * len(layers), margin={"t": 128})
     others = rows.loc[~rows["kind"].isin(["head", "mlp", "attention bias", "vision"])]
-    further = "; ".join(f"{row['component']} {number(row['estimate'])}" for row in others.to_dict("records"))
+    further = "; ".join(
+        f"{row['component']} {times * row['estimate']:.{decimals}f}" for row in others.to_dict("records")
+    )
     place = "" if where == "all" else f", swapped at {where} positions"
-    subtitle = f"{METRICS[metric]}{place}; mean of {int(rows['problems'].max())} problems, 95% intervals"
-    return finish(figure, TITLES[direction], f"{subtitle}<br>{further}" if further else subtitle)
+    counted = f"mean of {int(rows['problems'].max())} problems, 95% intervals; grey: the interval holds 0"
+    lines = [f"{METRICS[metric]}{unit}{place}", counted, *filter(None, [further])]
+    return finish(figure, TITLES[direction].format(SHORT[metric]), "<br>".join(lines))
+
+
+def largest(*summaries: pd.DataFrame, metric: str | None = None) -> float:
+    """The largest absolute mean of heads and MLPs in some `Attribution.summary`, of one metric or of all."""
+    found = [0.0]
+    for summary in summaries:
+        rows = summary.loc[summary["kind"].isin(["head", "mlp"])]
+        rows = rows if metric is None else rows.loc[rows["metric"] == metric]
+        found.append(float(rows["estimate"].abs().max()) if len(rows) else 0.0)
+    return max(found) or 1.0
+
+
+def _notation(most: float) -> tuple[float, str, int]:
+    """What numbers up to `most` are multiplied by, what that is called, and how many decimals all of them get."""
+    times, unit = (1e3, ", in thousandths") if most < 0.1 else (1.0, "")
+    return times, unit, int(np.clip(2 - np.floor(np.log10(times * most)), 0, 4))
+
+
+def _text(cell: np.ndarray, decimals: int, *, interval: bool) -> str:
+    """A cell in the figure's one notation, with its interval below where there is room."""
+    estimate, low, high = (
+        f"{round(float(value), decimals) + 0.0:.{decimals}f}" for value in cell[:3]
+    )  # no "-0"
+    if not interval or np.isnan(cell[1:3]).any():
+        return "–" if np.isnan(cell[0]) else estimate
+    return f"{estimate}<br><span style='font-size:10px'>{low} to {high}</span>"
+
+
+def _undecided(grey: np.ndarray, like: go.Heatmap) -> go.Heatmap:
+    """Grey cells, below the coloured ones."""
+    return go.Heatmap(
+        z=np.where(grey, 0.0, np.nan),
+        x=like.x,
+        y=like.y,
+        colorscale=[[0, UNDECIDED], [1, UNDECIDED]],
+        showscale=False,
+        hoverinfo="skip",
+        xgap=2,
+        ygap=2,
+    )
 
 
 def exact_scatter(
@@ -100,7 +165,7 @@ def exact_scatter(
     for direction in directions:
         swapped = rows.loc[rows["direction"] == direction]
         lines = [_told(row, swapped) for row in told.loc[told["direction"] == direction].to_dict("records")]
-        titles.append("<br>".join([TITLES[direction], *(f"<sub>{line}</sub>" for line in lines)]))
+        titles.append("<br>".join([DIRECTIONS[direction], *(f"<sub>{line}</sub>" for line in lines)]))
     figure = make_subplots(1, len(directions), subplot_titles=titles)
     for column, direction in enumerate(directions, 1):
         part = rows.loc[rows["direction"] == direction]
@@ -132,7 +197,7 @@ def exact_scatter(
         f"{METRICS[metric]}; every component of {problems} problems; r: Pearson, 95% intervals over problems; "
         "slope: 1 where sizes are right"
     )
-    return finish(figure, "Approximations against exact swaps", subtitle)
+    return finish(figure, f"Approximate against exact effects of swaps on {SHORT[metric]}", subtitle)
 
 
 def _told(row: Mapping[str, Any], swapped: pd.DataFrame) -> str:

@@ -120,7 +120,7 @@ def correlation_forest(
         figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
     labels = [in_figure(QUANTITIES.get(str(name), str(name))) for name in names]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, range=[-0.5, len(names) - 0.5])
-    figure.update_xaxes(title_text="rank correlation", nticks=4, tickangle=0)
+    figure.update_xaxes(title_text="rank correlation", nticks=4, tickangle=0, matches="x")
     figure.update_layout(height=230 + 46 * len(names), showlegend=True)
     where = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}, layer held fixed"
     caption = f"{where}; {int(rows['problems'].max())} problems; 95% intervals over problems"
@@ -149,6 +149,9 @@ def _labels(part: pd.DataFrame) -> list[str]:
 
 def _title(outcome: str) -> str:
     """What shifts, and below it in which pair."""
+    one, minus, other = outcome.partition(" − ")
+    if minus:
+        return f"{in_figure(TITLES.get(one, one))}: RLVR −<br>{in_figure(other.partition(', ')[2] or other)}"
     measure, comma, pair = outcome.partition(", ")
     return in_figure(TITLES.get(measure, measure)) + f"<br>{in_figure(pair)}" * bool(comma)
 

@@ -1,6 +1,6 @@
 """Figures of a training: what emerges over its checkpoints, and which weights it changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,8 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
     return finish(
         figure,
         "What emerges over the steps of RL",
-        f"{kind_name(kind)}, {scope}; {problems} problems; 95% intervals over problems; right of the steps: {BESIDE}",
+        f"{kind_name(kind)}, {scope}; {problems} problems; 95% intervals over problems; right of the steps: {BESIDE}; "
+        "arrows: off the scale",
     )
 
 
@@ -207,6 +208,7 @@ def _panel(
     steps = sorted({*both.loc[both["condition"] == "rl", "step"].astype(int)})
     controls = [str(name) for name in dict.fromkeys(both["condition"]) if name != "rl"]
     beside = {name: steps[-1] * (1 + 0.16 * (i + 1)) for i, name in enumerate(controls)}
+    low, high = _room(both)
     for name, rows in lines:
         colour, symbol, dash = styles[name]
         for part, mode in (
@@ -215,6 +217,8 @@ def _panel(
         ):
             drawn = rows.loc[part]
             drawn = drawn.dropna(subset=["estimate"])
+            if mode == "markers":
+                drawn = drawn.loc[drawn["estimate"].between(low, high)]
             x = [beside.get(c, s) for c, s in zip(drawn["condition"], drawn["step"], strict=True)]
             figure.add_scatter(
                 x=x,
@@ -233,6 +237,10 @@ def _panel(
                 + "</extra>",
                 **at,
             )
+    outside = both.loc[~both["estimate"].between(low, high) & both["estimate"].notna()]
+    if len(outside):
+        _off_scale(figure, outside, beside, (low, high), at)
+        figure.update_yaxes(range=[min(low, 0.0), high], **at)
     figure.update_xaxes(
         tickvals=[*steps, *beside.values()],
         ticktext=[*map(str, steps), *(in_figure(name) for name in controls)],
@@ -240,3 +248,36 @@ def _panel(
         title_text="step of RL; right of it: other trainings" if controls else "step of RL",
         **at,
     )
+
+
+def _room(rows: pd.DataFrame) -> tuple[float, float]:
+    """Ends of a panel: RL's curves with their intervals, and as far again for the trainings beside them."""
+    own = rows.loc[rows["condition"] == "rl", [*Interval.names("estimate")]].to_numpy(float)
+    least, most = float(np.nanmin(own, initial=0.0)), float(np.nanmax(own, initial=0.0))
+    spare = 0.5 * (most - least)
+    return least - (spare if least < 0 else 0.0), most + spare
+
+
+def _off_scale(
+    figure: go.Figure,
+    rows: pd.DataFrame,
+    beside: Mapping[str, float],
+    room: tuple[float, float],
+    at: dict[str, Any],
+) -> None:
+    """An arrow at a panel's edge, with the numbers, for a training that lies far outside what RL's curves need."""
+    for above, part in rows.groupby(rows["estimate"] > room[1]):
+        for name, own in part.groupby("condition", sort=False):
+            ends = [number(value, 2) for value in (own["estimate"].min(), own["estimate"].max())]
+            figure.add_scatter(
+                x=[beside[str(name)]],
+                y=[room[1] - 0.04 * (room[1] - room[0]) if above else room[0] + 0.04 * (room[1] - room[0])],
+                mode="markers+text",
+                marker={"color": "#57606a", "symbol": "arrow-up" if above else "arrow-down", "size": 11},
+                text=[ends[0] if ends[0] == ends[1] else "–".join(ends)],
+                textposition="middle left",
+                textfont={"size": 10},
+                showlegend=False,
+                hovertemplate=" to ".join(ends) + f", off the scale<extra>{in_figure(name)}</extra>",
+                **at,
+            )

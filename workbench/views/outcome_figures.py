@@ -61,7 +61,8 @@ def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.
             hovertemplate="%{text}: %{x:.1f} points<extra>" + measure + "</extra>",
         )
     figure.add_vline(x=0, line={"color": COLOURS["null"], "dash": "dot"})
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[in_figure(n) for n in names])
+    labels = [_label(name, rows) for name in names]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=labels)
     figure.update_xaxes(title_text=f"accuracy − plain {'RLVR' if against == 'rlvr' else against}, points")
     figure.update_layout(height=170 + 34 * len(names), showlegend=True)
     problems = int(rows["problems"].iloc[0])
@@ -90,7 +91,7 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
             x=part["k"],
             y=part["estimate"],
             mode="lines+markers",
-            name=in_figure(name),
+            name=_label(name, rows),
             line={
                 "color": colour,
                 "width": 3 if plain else 1.8,
@@ -117,7 +118,7 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
     for stratum, colour, pattern in (("low", COLOURS["visual"], ""), ("high", COLOURS["text"], "/")):
         part = rows[rows["stratum"] == stratum]
         figure.add_bar(
-            x=[in_figure(n) for n in part["intervention"]],
+            x=[_label(name, rows) for name in part["intervention"]],
             y=part["kl"],
             error_y={"array": part["kl_high"] - part["kl"], "arrayminus": part["kl"] - part["kl_low"]},
             marker={"color": colour, "pattern": {"shape": pattern}},
@@ -125,23 +126,29 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
             name=f"{stratum} entropy",
         )
         figure.add_scatter(
-            x=[in_figure(n) for n in part["intervention"]],
+            x=[_label(name, rows) for name in part["intervention"]],
             y=part["before"],
             mode="markers",
             marker={"color": colour, "symbol": "line-ew-open", "size": 24, "line": {"width": 2.5}},
             offsetgroup=stratum,
             name=f"{stratum} entropy, before",
         )
-    figure.update_yaxes(title_text="KL(target‖learner), nats", rangemode="tozero")
-    figure.update_layout(barmode="group", scattermode="group", height=440, showlegend=True)
+    figure.update_yaxes(title_text="KL(target ‖ learner), nats", rangemode="tozero")
+    figure.update_layout(barmode="group", scattermode="group", height=500, showlegend=True, margin={"t": 140})
     figure.update_xaxes(tickangle=-60)
     problems = f"{int(rows['problems'].max())} problems, 95% intervals; " if "problems" in rows else ""
     return finish(
         figure,
         f"Drift with each intervention in place, {scope}",
-        f"visual tokens; {problems}learner: the model intervened on, target: the model it is pulled to; "
-        "short lines: before the intervention",
+        f"visual tokens; {problems}short lines: before the intervention<br>learner: the model that is intervened on, RLVR but "
+        "where marked<br>target: the one it is pulled to, the other model; for self-smoothing itself, undisturbed",
     )
+
+
+def _label(name: object, rows: pd.DataFrame) -> str:
+    """A condition's name, marked where it acts on the base beside others that act on the RLVR model."""
+    models = set(rows.loc[rows["intervention"] == name, "model"]) if "model" in rows else set()
+    return in_figure(name) + " (on the base)" * (models == {"base"} and name != "base")
 
 
 def _needed(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -40,6 +40,8 @@ MEASURES = {  # measure -> (name, axis title with unit)
     "topk_overlap": ("Top-k overlap", "shared part of the top-k sets"),
     "cosine": ("Residual cosine", "cosine of the two residuals"),
 }
+UNDECIDED = "#e1e4e8"
+"""Of cells whose interval holds 0."""
 NIGHT = "#14181d"
 """The paper of dark figures."""
 LOGARITHMIC = ("kl", "kl_null", "ratio", "median_kl", "total_kl")

@@ -1,4 +1,4 @@
-"""Figures of the paper's tables: what was measured on a pair beside what was published, grids, radar, cost.
+"""Figures of the paper's tables: what was measured on a pair beside what was published, grids, families, cost.
 
 Like ``figures``: a tidy table in, one plotly Figure out, in the look of ``panels``.
 """
@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.views.markup import in_figure
-from workbench.views.panels import COLOURS, cell_texts, finish
+from workbench.views.panels import COLOURS, UNDECIDED, cell_texts, error_bars, finish
 
 CHANGE = Interval.names("change")
 STYLES = {  # setting -> colour, marker
@@ -114,7 +114,7 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
         z=np.where(undecided, 0.0, np.nan),
         x=heat.x,
         y=heat.y,
-        colorscale=[[0, "#e1e4e8"], [1, "#e1e4e8"]],
+        colorscale=[[0, UNDECIDED], [1, UNDECIDED]],
         showscale=False,
         hoverinfo="skip",
         xgap=2,
@@ -147,48 +147,48 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
     return finish(figure, f"Settings of replay: {measure} minus plain RLVR", f"{subtitle}; grey: undecided")
 
 
-def radar(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
-    """Accuracy by problem family, one closed line a condition; columns condition, style, axis, accuracy (percent).
+def family_bars(scores: pd.DataFrame, *, subtitle: str) -> go.Figure:
+    """Accuracy by problem family, a bar with its interval for each condition; how many problems stand below each family.
 
-    ``style`` is a key of ``markup.COLOURS``.
+    ``scores``: columns condition, style (a key of ``markup.COLOURS``), axis, problems, accuracy with its interval
+    (percent), and group, if families come in groups.
     """
-    rows = _needed(scores, ["condition", "style", "axis", "accuracy"], "accuracy")
-    axes = [*dict.fromkeys(rows["axis"])]
-    if len(axes) < 3:
-        raise InputError(
-            f"`scores` has {len(axes)} axes ({axes}); a radar needs three families or problem sets"
-        )
+    needed = ["condition", "style", "axis", "problems", *Interval.names("accuracy")]
+    rows = _needed(scores, needed, "accuracy")
     figure = go.Figure()
-    dashes, symbols = ("dot", "dash", "solid"), ("square", "diamond", "circle")
+    patterns = ("", "/", ".")
     for index, (name, part) in enumerate(rows.groupby("condition", sort=False)):
-        part = part.set_index("axis").reindex(axes)
-        colour = COLOURS[str(part["style"].iloc[0])]
-        figure.add_scatterpolar(
-            r=[*part["accuracy"], part["accuracy"].iloc[0]],
-            theta=[in_figure(axis) for axis in (*axes, axes[0])],
-            mode="lines+markers",
-            name=in_figure(name),
-            line={"color": colour, "dash": dashes[index % 3], "width": 2.2},
-            marker={"symbol": symbols[index % 3], "size": 8},
-            hovertemplate="%{theta}: %{r:.1f}%<extra>" + in_figure(name) + "</extra>",
+        families = [
+            f"{in_figure(axis)}<br>{n} problems"
+            for axis, n in zip(part["axis"], part["problems"], strict=True)
+        ]
+        figure.add_bar(
+            x=[[in_figure(group) for group in part["group"]], families] if "group" in part else families,
+            y=part["accuracy"],
+            error_y=error_bars(part, "accuracy"),
+            name=in_figure("RLVR" if name == "rlvr" else name),
+            marker={"color": COLOURS[str(part["style"].iloc[0])], "pattern": {"shape": patterns[index % 3]}},
+            hovertemplate="%{y:.1f}%<extra>" + in_figure(name) + "</extra>",
         )
-    grid = {"gridcolor": "#c9ced6", "linecolor": "#c9ced6"}
-    figure.update_polars(
-        bgcolor="rgba(0,0,0,0)",
-        radialaxis={"range": [0, 100], "ticksuffix": "%", "angle": 90, "tickangle": 90, **grid},
-        angularaxis={"rotation": 90, "direction": "clockwise", **grid},
-    )
-    figure.update_layout(height=560, width=720, showlegend=True)
-    return finish(figure, "Accuracy by family", subtitle)
+    width = 220 + 105 * len(rows.drop_duplicates([c for c in ("group", "axis") if c in rows]))
+    figure.update_yaxes(title_text="percent right", range=[0, 103])
+    figure.update_xaxes(tickangle=0, showgrid=False)
+    figure.update_layout(barmode="group", height=440, width=max(640, width), showlegend=True)
+    return finish(figure, "Accuracy by family of problems", f"{subtitle}; 95% intervals over problems")
 
 
 def cost_bars(cost: pd.DataFrame, *, subtitle: str) -> go.Figure:
-    """Seconds a problem, making the intervention and decoding stacked; columns condition, what, making, decoding."""
+    """Seconds a problem, making the intervention and decoding stacked; columns condition, what, making, decoding.
+
+    Where there are total_low and total_high beside total, the sum has its interval.
+    """
     rows = _needed(cost, ["condition", "what", "making", "decoding"], "decoding")
     figure = go.Figure()
     labels = [in_figure(f"{c}, {w}") for c, w in zip(rows["condition"], rows["what"], strict=True)]
+    ends = error_bars(rows, "total") if {"total_low", "total_high"} <= {*rows} else None
     for part, colour, pattern in (("making", COLOURS["replay"], "/"), ("decoding", COLOURS["rlvr"], "")):
         figure.add_bar(
+            error_x=ends if part == "decoding" else None,  # of both, where the bar ends
             y=labels,
             x=rows[part],
             orientation="h",

@@ -15,6 +15,8 @@ from workbench.views.tables import NothingToDraw, outcome_of, slope_text
 
 LOOKS = {"correct": (COLOURS["base"], "circle"), "incorrect": (COLOURS["ratio"], "diamond")}
 NAMES = {"correct": "right response", "incorrect": "wrong response", "margin": "wrong − right"}
+BINS = 16
+"""Parts that the draws are shown in, by their drift."""
 SHADES = {"low": (COLOURS["visual"], "circle"), "high": (COLOURS["text"], "square")}
 
 
@@ -37,7 +39,8 @@ def perplexity_against_drift(
 ) -> go.Figure:
     """Log perplexity of both responses against drift at low- and at high-entropy cells, each problem's mean taken out.
 
-    One point a draw; lines are the slopes within problems, bands their intervals. The tables are those of `Perturbation`.
+    Points are medians of equally many draws by drift, with quartiles; lines are the slopes within problems, bands their
+    intervals. The tables are those of `Perturbation`.
 
     Raises:
         NothingToDraw: no draws of that kind and scope.
@@ -46,34 +49,39 @@ def perplexity_against_drift(
     rows = table.loc[chosen].dropna(subset=["drift_low", "drift_high"])
     if rows.empty or not (rows["kind"] != CLEAN).any():
         raise NothingToDraw(f"`table` has no draws of kind {kind!r} and scope {scope!r}")
-    figure = make_subplots(
-        1, 2, subplot_titles=[f"{stratum}-entropy cells" for stratum in STRATA], horizontal_spacing=0.1
-    )
+    lines = {
+        (stratum, outcome): _slope(
+            slopes, kind=kind, scope=scope, stratum=stratum, outcome=outcome, method="within"
+        )
+        for stratum in STRATA
+        for outcome in LOOKS
+    }
+    titles = [
+        "<br>".join(
+            [
+                f"{stratum}-entropy cells",
+                *(f"<sub>{NAMES[o]}: {slope_text(lines[stratum, o])} nats per nat</sub>" for o in LOOKS),
+            ]
+        )
+        for stratum in STRATA
+    ]
+    figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.06)
     for column, stratum in enumerate(STRATA, 1):
         x = _within(rows[f"drift_{stratum}"].to_numpy(float), rows)
         for outcome, (colour, symbol) in LOOKS.items():
-            figure.add_scatter(
-                x=x,
-                y=_within(outcome_of(rows, outcome), rows),
-                mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 4, "opacity": 0.25},
-                showlegend=False,
-                hoverinfo="skip",
-                row=1,
-                col=column,
-            )
+            figure.add_trace(_medians(x, _within(outcome_of(rows, outcome), rows), colour, symbol), 1, column)
+        reach = np.quantile(x, [0.005, 0.995])
         for outcome, (colour, _) in LOOKS.items():
-            found = _slope(slopes, kind=kind, scope=scope, stratum=stratum, outcome=outcome, method="within")
-            _line(figure, column, np.array([x.min(), x.max()]), found, outcome, colour)
+            _line(figure, column, reach, lines[stratum, outcome], outcome, colour)
         figure.update_xaxes(title_text="drift − problem's mean, nats", row=1, col=column)
     figure.update_yaxes(title_text="log perplexity − problem's mean, nats", row=1, col=1)
     figure.update_layout(height=520, showlegend=True)
     problems, what = rows["problem"].nunique(), "all disturbances" if kind == ALL else _kind(kind)
     caption = (
-        f"{what}, {SCOPES.get(scope, scope)}; {problems} problems, {len(rows):,} inputs; "
-        "slopes within problems, 95% intervals"
+        f"{what}, {SCOPES.get(scope, scope)}; {problems} problems, {len(rows):,} inputs, in {BINS} parts by drift<br>points: "
+        "medians, with quartiles; lines: slopes within problems, 95% intervals"
     )
-    return _finished(figure, "Perplexity against drift", caption)
+    return _finished(figure, "Perplexity against drift", caption).update_layout(margin={"t": 175}, height=580)
 
 
 def slope_forest(
@@ -133,6 +141,21 @@ def slope_forest(
     return _finished(figure, "Slopes of log perplexity on drift", caption)
 
 
+def _medians(x: np.ndarray, y: np.ndarray, colour: str, symbol: str) -> go.Scatter:
+    """Medians of y with its quartiles, at the median x of BINS equally full parts of x."""
+    parts = [part for part in np.array_split(np.argsort(x, kind="stable"), BINS) if len(part)]
+    low, middle, high = (np.array([np.quantile(y[part], q) for part in parts]) for q in (0.25, 0.5, 0.75))
+    return go.Scatter(
+        x=[np.median(x[part]) for part in parts],
+        y=middle,
+        error_y={"array": high - middle, "arrayminus": middle - low, "thickness": 1.2, "width": 0},
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 7},
+        showlegend=False,
+        hovertemplate="%{x:.3g}: %{y:.3g}<extra></extra>",
+    )
+
+
 def _line(figure: go.Figure, column: int, x: np.ndarray, found: Interval, outcome: str, colour: str) -> None:
     """A slope through the origin with its band."""
     if np.isfinite(found.low):
@@ -144,7 +167,9 @@ def _line(figure: go.Figure, column: int, x: np.ndarray, found: Interval, outcom
         y=found.estimate * x,
         mode="lines",
         line={"color": colour, "width": 3, "dash": "solid" if outcome == "correct" else "dash"},
-        name=f"{NAMES[outcome]}, {STRATA[column - 1]}: {slope_text(found)}",
+        name=NAMES[outcome],
+        legendgroup=outcome,
+        showlegend=column == 1,
         row=1,
         col=column,
     )
