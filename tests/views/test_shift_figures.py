@@ -185,7 +185,7 @@ def test_prediction_grid_shows_both_models_and_escapes_tokens(trace):
     figure = figures.prediction_grid(table)
     heatmap, words = figure.data
     assert len(heatmap.x) == figures.GRID
-    assert layout(figure)["title"]["text"] == "Top predictions, 24 of 26 positions"
+    assert layout(figure)["title"]["text"] == "Top predictions at positions 2 to 25"
     assert heatmap.x[-1].startswith("25<br>w")
     assert words.text[figures.GRID - 1].startswith("&lt;b&gt;&amp;⏎<br>→ w")
     same = table["base_top1"] == table["rlvr_top1"]

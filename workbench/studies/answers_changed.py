@@ -76,6 +76,16 @@ def greedy_changes(responses: pd.DataFrame, reverse: frozenset[str]) -> dict[str
     return told
 
 
+def greedy_answers(responses: pd.DataFrame) -> dict[str, dict[str, tuple[str, str, bool | None]]]:
+    """What both plain models answer to each problem, as the explorer shows it."""
+    said: dict[str, dict[str, tuple[str, str, bool | None]]] = {}
+    for model in ("base", "rlvr"):
+        for problem, row in _greedy(responses, model).iterrows():
+            entry = (str(row["answer"]) or "none", str(row["text"]), bool(row["correct"]))
+            said.setdefault(str(problem), {})[model] = entry
+    return said
+
+
 def reverse_conditions(spec: Mapping[str, Any] | None) -> frozenset[str]:
     """Names of the interventions in a study's specification that act on the base model."""
     conditions = ((spec or {}).get("settings") or {}).get("interventions") or {}

@@ -5,19 +5,22 @@ any widget extension; ``save`` writes it as a file; a study's report holds the s
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench.decoding.decode import decode_many
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
+from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
 from workbench.tracing.edits import Intervention
 from workbench.tracing.follow import Followed, follow
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views.explorer import SCRIPTS, embed
+from workbench.views.explorer_data import Said
 from workbench.views.pages import frame, render, source, write_page
 
 HEIGHT = 860
@@ -33,6 +36,7 @@ def explore(
     layers: Sequence[int] | None = None,
     batch_size: int = 8,
     interventions: Sequence[Intervention | None] | None = None,
+    max_new_tokens: int = 256,
     title: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Explorer":
@@ -46,6 +50,7 @@ def explore(
         layers: decoder layers to trace, 0-based; all when None.
         batch_size: prompts per forward.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
+        max_new_tokens: of both models' greedy responses, whose answers stand beside the right one; 0 for none.
         title: of the page.
         progress: called with (prompts done, prompts in all) while tracing.
 
@@ -53,7 +58,7 @@ def explore(
         The explorer, which shows itself in Jupyter; `Explorer.save` writes one page that fetches nothing.
 
     Raises:
-        InputError: as `trace` and `follow`, or a negative ``followed``.
+        InputError: as `trace`, `follow` and `decode_many`, or a negative ``followed`` or ``max_new_tokens``.
 
     Example:
         >>> pair = wb.load_pair("shapes")
@@ -61,14 +66,41 @@ def explore(
         >>> page.save("lens.html").stat().st_size > 10_000
         True
     """
-    if followed < 0:
-        raise InputError(
-            f"`followed` is {followed}, expected 0 or more: `explore(pair, problems, followed=24)`"
-        )
+    for name, value in (("followed", followed), ("max_new_tokens", max_new_tokens)):
+        if value < 0:
+            raise InputError(f"`{name}` is {value}, expected 0 or more: `explore(pair, problems, {name}=24)`")
     how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
     traced = trace(pair, problems, top_k=top_k, null_draws=0, layers=layers, progress=progress, **how)
     curves = follow(pair, problems, traced, tokens=followed, **how) if followed else None
-    return Explorer(traced, curves, top_k=top_k, title=title)
+    said = _answers(pair, problems, max_new_tokens, **how) if max_new_tokens and pair.tokenizer else {}
+    return Explorer(traced, curves, top_k=top_k, title=title, said=said)
+
+
+def _answers(
+    pair: ModelPair,
+    problems: Sequence[Problem | EncodedPrompt],
+    max_new_tokens: int,
+    *,
+    batch_size: int,
+    interventions: Sequence[Intervention | None] | None,
+) -> Said:
+    """What both models answer, greedily, by problem; the RLVR model with the interventions."""
+    prompts = [pair.encode(problem) for problem in problems]
+    said: dict[str, dict[str, tuple[str, str, bool | None]]] = {prompt.problem_id: {} for prompt in prompts}
+    for model, made in (("base", None), ("rlvr", interventions)):
+        how: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "interventions": made,
+        }
+        responses = decode_many(pair, prompts, model=model, **how)
+        for problem, (response, *_) in zip(problems, responses, strict=True):
+            answer, right = response.text.strip(), None
+            if isinstance(problem, Problem) and problem.answer is not None:
+                outcome = verify(response.text, problem.answer, problem.verifier, choices=problem.choices)
+                answer, right = outcome.answer or "none", outcome.correct
+            said[response.problem_id][model] = (answer, response.text, right)
+    return said
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,6 +117,8 @@ class Explorer:
     top_k: int = 5
     """Top predictions per cell on the page, at most those traced."""
     title: str | None = None
+    said: Said = field(default_factory=dict)
+    """The models' answers by problem, as far as they are known."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -116,7 +150,7 @@ class Explorer:
             "explorer.html.j2",
             title=self._title(),
             css=source("explorer.css"),
-            explorer=embed(shown, self.top_k, self.followed),
+            explorer=embed(shown, self.top_k, self.followed, self.said),
             js=source(*SCRIPTS),
         )
 

@@ -22,7 +22,13 @@ from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
 from workbench.names import STATES, UNTESTED
-from workbench.studies.answers_changed import ON_BASE, changed_answer, greedy_changes, reverse_conditions
+from workbench.studies.answers_changed import (
+    ON_BASE,
+    changed_answer,
+    greedy_answers,
+    greedy_changes,
+    reverse_conditions,
+)
 from workbench.studies.explore import check_followed
 from workbench.studies.provenance import provenance
 from workbench.views.explorer import SCRIPTS, embed
@@ -123,7 +129,7 @@ def write_report(
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
         provenance=provenance(shift.provenance, spec or {}),
         figures_json=inline_json({"templates": _templates(), "figures": _bare(drawn)}),
-        explorer=embed(shown, top_k, followed),
+        explorer=embed(shown, top_k, followed, None if responses is None else greedy_answers(responses)),
         plotly_js=Markup(get_plotlyjs()),
         css=source("report.css", "explorer.css"),
         js=source("report.js", *SCRIPTS),

@@ -1,7 +1,7 @@
 """What the lens explorer needs of a trace, packed small: numbers as base64, tokens as one vocabulary."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,17 +22,22 @@ FOLLOWED_BYTES = 4_000_000
 STEPS = 2048
 """Probabilities are kept as -log p in 1/STEPS nats: within 0.025%, down to 1e-14."""
 _FLOOR = 65535
+Said = Mapping[str, Mapping[str, tuple[str, str, bool | None]]]
+"""Problem -> model ("base", "rlvr") -> its answer, its whole response, and whether that is right (None: not known)."""
 
 
 def pack(
-    traces: Sequence["LensTrace"], top_k: int, followed: Sequence["Followed | None"] = ()
+    traces: Sequence["LensTrace"],
+    top_k: int,
+    followed: Sequence["Followed | None"] = (),
+    said: Said | None = None,
 ) -> dict[str, Any]:
     """Everything the explorer's script reads, ready for JSON. Each trace holds one prompt, and so does each ``followed``.
 
     Arrays are base64, little-endian: entropies and KL in nats as float32 (layers, positions); top tokens as
     indices into ``vocabulary``, and their probabilities as -log p times ``steps``, as integers (layers, positions,
     topK); followed tokens likewise, (positions, follow), and their probabilities (positions, follow, layers). The
-    index ``len(vocabulary)`` stands for no token, 65535 for a probability of 1e-14 or less.
+    index ``len(vocabulary)`` stands for no token, 65535 for a probability of 1e-14 or less. ``said`` are the models' answers.
     """
     pairs = list(zip(traces, [*followed, *[None] * len(traces)], strict=False))
     cells = sum(one.kl.numel() for one in traces)
@@ -59,7 +64,10 @@ def pack(
         "ids": tokens.tolist(),
         "colours": {"magnitude": _scale("Cividis"), "change": _scale("PuOr")},
         "models": {model: COLOURS[model] for model in ("base", "rlvr")},
-        "problems": [_pack_one(one, top_k, tokens, more, follow) for one, more in pairs],
+        "problems": [
+            _pack_one(one, top_k, tokens, more, follow) | {"said": _said(one, said or {})}
+            for one, more in pairs
+        ],
     }
 
 
@@ -97,6 +105,13 @@ def _pack_one(
             log_p = getattr(followed, f"log_probs_{model}")[..., :follow].permute(1, 2, 0).numpy()
             packed[f"{model}Followed"] = _base64(_steps(np.nan_to_num(log_p, nan=-np.inf)), "<u2")
     return packed
+
+
+def _said(one: "LensTrace", said: Said) -> dict[str, dict[str, Any]]:
+    told = said.get(one.prompts[0].problem_id, {})
+    return {
+        model: dict(zip(("answer", "text", "right"), entry, strict=True)) for model, entry in told.items()
+    }
 
 
 def _view(info: "PromptInfo", index: int) -> dict[str, Any]:

@@ -284,7 +284,7 @@ def prediction_grid(predictions: pd.DataFrame, *, depth: int | None = None) -> g
     )
     return finish(
         figure,
-        f"Top predictions, {len(positions)} of {len(held)} positions",
+        f"Top predictions at positions {positions[0]} to {positions[-1]}",
         "Top token of both models, or base → RLVR where they differ; colour: KL(base‖RLVR), nats",
     )
 

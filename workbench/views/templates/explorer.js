@@ -25,21 +25,24 @@ function lensExplorer(root) {
     return `rgb(${colours[i].map((c, k) => Math.round(c + (place - i) * (colours[i + 1][k] - c))).join(",")})`;
   };
   const colour = () => ramp(state.measure === "entropyChange" ? "change" : "magnitude");
-  const range = () => cells.range(state.measure, state.scale === "all" ? null : state.layer);
+  const range = (words = false) => cells.range(state.measure, state.scale === "all" ? null : state.layer, words);
 
   function paint() { // everything that depends on layer, measure and scale, but not on the position
-    const { low, high } = range();
     const fill = colour();
-    const on = state.alpha > 0;
+    const on = state.alpha > 0, change = state.measure === "change";
+    const spans = { false: range(), true: range(true) }; // words have a scale of their own: theirs are other magnitudes
     for (const [position, mark] of marks) {
       const value = cells.value(state.measure, state.layer, position);
-      const found = state.measure === "change" ? (value ? CHANGED : null) : fill(high > low ? (value - low) / (high - low) : 0);
+      const { low, high } = spans[mark.tagName === "BUTTON"];
+      const found = change ? (value ? CHANGED : null) : fill(high > low ? (value - low) / (high - low) : 0);
       if (mark.tagName === "BUTTON") mark.style.borderBottomColor = found ?? "transparent";
       else {
         mark.setAttribute("fill", found ?? "#000");
         mark.setAttribute("fill-opacity", !on ? 0 : found ? state.alpha : 0.05);
+        mark.classList.toggle("changed", change && value > 0); // outlined, whatever the overlay's strength
       }
     }
+    parts.wordScale.textContent = change ? "" : `bars: ${lensNumber(spans.true.low)} to ${lensNumber(spans.true.high)} nats`;
     views.classList.toggle("covered", on);
     showLegend();
     const layer = data.layers[state.layer];
@@ -72,9 +75,15 @@ function lensExplorer(root) {
     picker.value = index;
     const raw = cells.raw;
     const answer = raw.answer === null ? [] : [lensMake("span", { className: "answer" }, lensMake("span", { className: "muted", textContent: "answer " }), raw.answer)];
-    question.replaceChildren(raw.question || "", " ", ...answer);
+    const said = lensModels.filter(([model]) => raw.said[model]).map(([model, name]) => {
+      const { answer, text, right } = raw.said[model];
+      const mark = right === null ? "" : right ? " ✓" : " ✗";
+      return lensMake("span", { className: `answer ${model}`, title: text }, lensMake("span", { className: "who", textContent: `${lensSymbols[model]} ${name} ` }), answer + mark);
+    });
+    question.replaceChildren(raw.question || "", " ", ...answer, ...said);
     if (state.chosen[index] === null) {
-      const first = cells.ranked({ ...state.filter, last: false })[0] ?? { layer: 0, position: cells.size - 1 };
+      const kind = cells.visual ? "visual" : "all"; // what the page is about
+      const first = cells.ranked({ ...state.filter, kind, last: false })[0] ?? { layer: 0, position: cells.size - 1 };
       state.chosen[index] = first.position;
       if (unpacked.filter(Boolean).length === 1) {
         state.layer = first.layer;
@@ -93,6 +102,8 @@ function lensExplorer(root) {
     const svg = lensSvg("svg", { class: "overlay", viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none", tabindex: 0, role: "group", "aria-label": `Visual tokens of ${view.name}, ${rows} rows by ${columns} columns` });
     frame.append(svg);
     const caption = lensMake("figcaption", {}, `${view.name} · ${rows} × ${columns} visual tokens`);
+    // Beside the overlay, which hides colours that a question may be about, the picture as it is.
+    if (view.image) caption.append(lensMake("img", { className: "plainly", src: view.image, alt: `${view.name} in its own colours` }));
     if (moments > 1) {
       const moment = lensMake("input", { type: "range", min: 0, max: moments - 1, step: 1, className: "moment", "aria-label": `Frame of ${view.name}` });
       moment.addEventListener("input", () => { frames[index] = Number(moment.value); layOut(); });
@@ -119,7 +130,7 @@ function lensExplorer(root) {
       if (moment) {
         moment.value = frames[view];
         const seen = raw.views[view].frames[frames[view]];
-        if (seen) figure.querySelector("img").src = seen;
+        if (seen) for (const image of figure.querySelectorAll("img")) image.src = seen;
         figure.querySelector(".moments output").textContent = `frame ${frames[view] + 1} of ${raw.views[view].grid[0]}`;
       }
     });
@@ -225,6 +236,8 @@ function lensExplorer(root) {
     const tops = [...new Set(lensModels.map(([model]) => cells.top(model, state.layer, at)))];
     const all = tops.every((word) => state.pins.includes(word));
     state.pins = all ? state.pins.filter((pin) => !tops.includes(pin)) : [...state.pins.filter((pin) => !tops.includes(pin)), ...tops].slice(-PINS);
+    parts.said.textContent = `${all ? "unpinned" : "pinned"}: ${tops.map(text).join(", ")}`;
+    heard.textContent = parts.said.textContent;
     show();
   }
   parts.scales.addEventListener("change", ({ target }) => { state.log = target.value === "true"; showPins(); });
@@ -267,6 +280,7 @@ function lensExplorer(root) {
   // ---- moving about ------------------------------------------------------------------------------------------
 
   function go(layer, at) {
+    parts.said.textContent = "";
     const moved = layer !== state.layer;
     state.layer = Math.min(Math.max(layer, 0), data.layers.length - 1);
     state.chosen[state.problem] = at;

@@ -47,14 +47,14 @@ class LensCells {
   }
   // Colours span the 2nd to the 98th percentile of the visual tokens (of all tokens where there is no image), so that
   // one extreme token does not flatten the rest. KL starts at 0; an entropy change spans as much on either side of 0.
-  range(measure, layer) { // layer: an index, or null for all layers
-    const key = `${measure} ${layer}`;
+  range(measure, layer, words = false) { // layer: an index, or null for all layers; words: of the tokens that are not visual
+    const key = `${measure} ${layer} ${words}`;
     if (this.ranges.has(key)) return this.ranges.get(key);
     const values = [];
     const span = layer === null ? [...this.data.layers.keys()] : [layer];
     for (const l of span)
       for (let i = 0; i < this.size; i++)
-        if (!this.visual || this.raw.places[i]) values.push(this.value(measure, l, i));
+        if (!this.visual || words !== Boolean(this.raw.places[i])) values.push(this.value(measure, l, i));
     const signed = measure === "entropyChange";
     const sorted = Float64Array.from(signed ? values.map(Math.abs) : values).sort();
     const at = (share) => sorted[Math.round(share * (sorted.length - 1))];

@@ -6,7 +6,7 @@ const lensMake = (tag, properties = {}, ...children) => {
   return element;
 };
 const lensMeasures = [["kl", "KL"], ["entropyBase", "Base entropy"], ["entropyRlvr", "RLVR entropy"], ["entropyChange", "Entropy change"], ["change", "Top-1 change"]];
-const lensKeys = [["← →", "layer"], ["↑ ↓", "position"], ["n p", "next, previous largest shift"], ["Enter", "pin the top prediction"], ["o", "overlay on, off"]];
+const lensKeys = [["← →", "layer"], ["↑ ↓", "position"], ["n p", "next, previous largest shift"], ["Enter", "pin or unpin the top prediction"], ["o", "overlay on, off"]];
 
 function lensParts(root, data, state) {
   const make = lensMake;
@@ -49,6 +49,8 @@ function lensParts(root, data, state) {
     scales: radios("Scale", "log", [[false, "linear"], [true, "log"]]),
     clear: make("button", { type: "button", className: "plain", textContent: "Clear" }),
     charts: make("div", { className: "charts" }),
+    said: make("span", { className: "muted said" }),
+    wordScale: make("span", { className: "muted" }),
     previous: step("‹", "Previous", "p"),
     next: step("›", "Next", "n"),
     filters: make("div", { className: "row filters" }, select("Kind of token", "", [["all", "all tokens"], ["visual", "visual only"], ["text", "text only"]]), tick("last", "last layer too"), tick("once", "one per position")),
@@ -67,12 +69,12 @@ function lensParts(root, data, state) {
     make("div", { className: "columns" },
       make("div", { className: "left" }, parts.views,
         make("div", { className: "row shade" }, parts.scale, make("label", { className: "strength", hidden: parts.views.hidden }, "overlay", parts.overlay)),
-        make("section", { className: "prompt" }, make("h3", { textContent: "Prompt" }), parts.words),
+        make("section", { className: "prompt" }, make("div", { className: "row" }, make("h3", { textContent: "Prompt" }), parts.wordScale), parts.words),
         make("section", { className: "jumps" },
           make("div", { className: "row" }, make("h3", { textContent: "Largest shifts" }), parts.previous, parts.next), parts.filters, parts.ranking)),
       make("div", { className: "right" }, parts.readout, parts.throughBox,
         make("section", { className: "pins", "aria-label": "Pinned tokens" },
-          make("div", { className: "row" }, make("h3", { textContent: "Pinned tokens" }), make("span", { className: "search" }, parts.search, parts.options), parts.scales, parts.clear), parts.charts))),
+          make("div", { className: "row" }, make("h3", { textContent: "Pinned tokens" }), parts.said, make("span", { className: "search" }, parts.search, parts.options), parts.scales, parts.clear), parts.charts))),
     parts.heard);
   root.tabIndex = -1;
   return parts;
