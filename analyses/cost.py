@@ -18,7 +18,7 @@ def analyse(given: Given) -> Finding:
     problems = None if run else given.problems(limit=PROBLEMS)
     names = [REPLAY, "patch, low"]
     responses = given.ablation(names, problems=problems, batch_size=BATCH, keep=False).responses
-    number, samples = responses["problem"].nunique(), responses["sample"].nunique() - 1
+    number, samples = len(set(responses["problem"])), len(set(responses["sample"])) - 1
     batch, rows = np.arange(number) // BATCH, []
     for name in ("rlvr", *names):
         part = responses.loc[responses["intervention"] == name]
@@ -39,7 +39,7 @@ def analyse(given: Given) -> Finding:
 
 
 def _by_problem(rows: pd.DataFrame, column: str) -> np.ndarray:
-    return rows.groupby("problem", sort=False)[column].sum().to_numpy(float)
+    return np.array([part[column].sum() for _, part in rows.groupby("problem", sort=False)], float)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
 def analyse(given: Given) -> Finding:
     responses, rows = given.ablation([REPLAY]).responses, []
     for condition, style in STYLES.items():
-        table = changes(responses, condition, measure="Pass@1", by="family", seed=given.options.seed)
+        table = changes(responses, condition, measure="Pass@1", by="family")
         rows.append(table.assign(condition=condition, style=style))
     table = pd.concat(rows, ignore_index=True).rename(columns={"part": "axis"})
     problems, samples = responses["problem"].nunique(), responses["sample"].nunique() - 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from workbench.errors import InputError
+from workbench.views.explorer_data import ModelAnswer
 from workbench.views.pictures import picture_uri
 
 if TYPE_CHECKING:
@@ -76,14 +77,14 @@ def greedy_changes(responses: pd.DataFrame, reverse: frozenset[str]) -> dict[str
     return told
 
 
-def greedy_answers(responses: pd.DataFrame) -> dict[str, dict[str, tuple[str, str, bool | None]]]:
+def greedy_answers(responses: pd.DataFrame) -> dict[str, dict[str, ModelAnswer]]:
     """What both plain models answer to each problem, as the explorer shows it."""
-    said: dict[str, dict[str, tuple[str, str, bool | None]]] = {}
+    answers: dict[str, dict[str, ModelAnswer]] = {}
     for model in ("base", "rlvr"):
         for problem, row in _greedy(responses, model).iterrows():
-            entry = (str(row["answer"]) or "none", str(row["text"]), bool(row["correct"]))
-            said.setdefault(str(problem), {})[model] = entry
-    return said
+            answer = ModelAnswer(str(row["answer"]) or "none", str(row["text"]), bool(row["correct"]))
+            answers.setdefault(str(problem), {})[model] = answer
+    return answers
 
 
 def reverse_conditions(spec: Mapping[str, Any] | None) -> frozenset[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench.conditions import Model
 from workbench.decoding.decode import decode_many
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
@@ -20,7 +21,7 @@ from workbench.tracing.follow import Followed, follow
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views.explorer import SCRIPTS, embed
-from workbench.views.explorer_data import Said
+from workbench.views.explorer_data import Answers, ModelAnswer
 from workbench.views.pages import frame, render, source, write_page
 
 HEIGHT = 860
@@ -72,8 +73,8 @@ def explore(
     how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
     traced = trace(pair, problems, top_k=top_k, null_draws=0, layers=layers, progress=progress, **how)
     curves = follow(pair, problems, traced, tokens=followed, **how) if followed else None
-    said = _answers(pair, problems, max_new_tokens, **how) if max_new_tokens and pair.tokenizer else {}
-    return Explorer(traced, curves, top_k=top_k, title=title, said=said)
+    answers = _answers(pair, problems, max_new_tokens, **how) if max_new_tokens and pair.tokenizer else {}
+    return Explorer(traced, curves, top_k=top_k, title=title, answers=answers)
 
 
 def _answers(
@@ -83,15 +84,16 @@ def _answers(
     *,
     batch_size: int,
     interventions: Sequence[Intervention | None] | None,
-) -> Said:
+) -> Answers:
     """What both models answer, greedily, by problem; the RLVR model with the interventions."""
     prompts = [pair.encode(problem) for problem in problems]
-    said: dict[str, dict[str, tuple[str, str, bool | None]]] = {prompt.problem_id: {} for prompt in prompts}
-    for model, made in (("base", None), ("rlvr", interventions)):
+    answers: dict[str, dict[str, ModelAnswer]] = {prompt.problem_id: {} for prompt in prompts}
+    models: tuple[Model, ...] = ("base", "rlvr")
+    for model in models:
         how: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
-            "interventions": made,
+            "interventions": interventions if model == "rlvr" else None,
         }
         responses = decode_many(pair, prompts, model=model, **how)
         for problem, (response, *_) in zip(problems, responses, strict=True):
@@ -99,8 +101,8 @@ def _answers(
             if isinstance(problem, Problem) and problem.answer is not None:
                 outcome = verify(response.text, problem.answer, problem.verifier, choices=problem.choices)
                 answer, right = outcome.answer or "none", outcome.correct
-            said[response.problem_id][model] = (answer, response.text, right)
-    return said
+            answers[response.problem_id][model] = ModelAnswer(answer, response.text, right)
+    return answers
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,7 +119,7 @@ class Explorer:
     top_k: int = 5
     """Top predictions per cell on the page, at most those traced."""
     title: str | None = None
-    said: Said = field(default_factory=dict)
+    answers: Answers = field(default_factory=dict)
     """The models' answers by problem, as far as they are known."""
 
     def __post_init__(self) -> None:
@@ -150,7 +152,7 @@ class Explorer:
             "explorer.html.j2",
             title=self._title(),
             css=source("explorer.css"),
-            explorer=embed(shown, self.top_k, self.followed, self.said),
+            explorer=embed(shown, self.top_k, self.followed, self.answers),
             js=source(*SCRIPTS),
         )
 

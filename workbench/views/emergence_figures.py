@@ -268,7 +268,8 @@ def _off_scale(
     """An arrow at a panel's edge, with the numbers, for a training that lies far outside what RL's curves need."""
     for above, part in rows.groupby(rows["estimate"] > room[1]):
         for name, own in part.groupby("condition", sort=False):
-            ends = [number(value, 2) for value in (own["estimate"].min(), own["estimate"].max())]
+            values = own["estimate"].to_numpy(float)
+            ends = [number(float(value), 2) for value in (values.min(), values.max())]
             figure.add_scatter(
                 x=[beside[str(name)]],
                 y=[room[1] - 0.04 * (room[1] - room[0]) if above else room[0] + 0.04 * (room[1] - room[0])],

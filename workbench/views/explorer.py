@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from workbench.views.explorer_data import Said, pack
+from workbench.views.explorer_data import Answers, pack
 from workbench.views.pages import inline_json
 
 if TYPE_CHECKING:
@@ -16,14 +16,17 @@ SCRIPTS = tuple(f"explorer{part}.js" for part in ("_cells", "_parts", "_lists", 
 
 
 def embed(
-    traces: "Sequence[LensTrace]", top_k: int, followed: "Followed | None" = None, said: Said | None = None
+    traces: "Sequence[LensTrace]",
+    top_k: int,
+    followed: "Followed | None" = None,
+    answers: Answers | None = None,
 ) -> Markup:
     """The element that the explorer's script fills, with its data, for a page that has its style and script.
 
-    ``traces`` hold one prompt each: the first so many prompts of what ``followed`` is of. ``said``: the models'
-    answers by problem.
+    ``traces`` hold one prompt each: the first so many prompts of what ``followed`` is of. ``answers``: the
+    models', by problem.
     """
     known = 0 if followed is None else min(len(followed.problem_ids), len(traces))
     curves: list[Any] = [followed.select(prompt=index) for index in range(known)] if followed else []
-    data = inline_json(pack(traces, top_k, curves, said))
+    data = inline_json(pack(traces, top_k, curves, answers))
     return Markup('<div class="lens"><script type="application/json">{}</script></div>').format(data)

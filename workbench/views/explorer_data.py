@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from plotly.colors import sample_colorscale
@@ -22,22 +22,34 @@ FOLLOWED_BYTES = 4_000_000
 STEPS = 2048
 """Probabilities are kept as -log p in 1/STEPS nats: within 0.025%, down to 1e-14."""
 _FLOOR = 65535
-Said = Mapping[str, Mapping[str, tuple[str, str, bool | None]]]
-"""Problem -> model ("base", "rlvr") -> its answer, its whole response, and whether that is right (None: not known)."""
+
+
+class ModelAnswer(NamedTuple):
+    """What a model answers to a problem."""
+
+    answer: str
+    text: str
+    """The whole response."""
+    right: bool | None
+    """None where it is not known."""
+
+
+Answers = Mapping[str, Mapping[str, ModelAnswer]]
+"""Problem -> model ("base", "rlvr") -> its answer."""
 
 
 def pack(
     traces: Sequence["LensTrace"],
     top_k: int,
     followed: Sequence["Followed | None"] = (),
-    said: Said | None = None,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Everything the explorer's script reads, ready for JSON. Each trace holds one prompt, and so does each ``followed``.
 
     Arrays are base64, little-endian: entropies and KL in nats as float32 (layers, positions); top tokens as
     indices into ``vocabulary``, and their probabilities as -log p times ``steps``, as integers (layers, positions,
     topK); followed tokens likewise, (positions, follow), and their probabilities (positions, follow, layers). The
-    index ``len(vocabulary)`` stands for no token, 65535 for a probability of 1e-14 or less. ``said`` are the models' answers.
+    index ``len(vocabulary)`` stands for no token, 65535 for a probability of 1e-14 or less. ``answers`` are the models'.
     """
     pairs = list(zip(traces, [*followed, *[None] * len(traces)], strict=False))
     cells = sum(one.kl.numel() for one in traces)
@@ -65,7 +77,7 @@ def pack(
         "colours": {"magnitude": _scale("Cividis"), "change": _scale("PuOr")},
         "models": {model: COLOURS[model] for model in ("base", "rlvr")},
         "problems": [
-            _pack_one(one, top_k, tokens, more, follow) | {"said": _said(one, said or {})}
+            _pack_one(one, top_k, tokens, more, follow) | {"answers": _answers(one, answers or {})}
             for one, more in pairs
         ],
     }
@@ -107,11 +119,9 @@ def _pack_one(
     return packed
 
 
-def _said(one: "LensTrace", said: Said) -> dict[str, dict[str, Any]]:
-    told = said.get(one.prompts[0].problem_id, {})
-    return {
-        model: dict(zip(("answer", "text", "right"), entry, strict=True)) for model, entry in told.items()
-    }
+def _answers(one: "LensTrace", answers: Answers) -> dict[str, dict[str, Any]]:
+    models = answers.get(one.prompts[0].problem_id, {})
+    return {model: answer._asdict() for model, answer in models.items()}
 
 
 def _view(info: "PromptInfo", index: int) -> dict[str, Any]:

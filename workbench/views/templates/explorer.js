@@ -75,12 +75,12 @@ function lensExplorer(root) {
     picker.value = index;
     const raw = cells.raw;
     const answer = raw.answer === null ? [] : [lensMake("span", { className: "answer" }, lensMake("span", { className: "muted", textContent: "answer " }), raw.answer)];
-    const said = lensModels.filter(([model]) => raw.said[model]).map(([model, name]) => {
-      const { answer, text, right } = raw.said[model];
+    const answers = lensModels.filter(([model]) => raw.answers[model]).map(([model, name]) => {
+      const { answer, text, right } = raw.answers[model];
       const mark = right === null ? "" : right ? " ✓" : " ✗";
       return lensMake("span", { className: `answer ${model}`, title: text }, lensMake("span", { className: "who", textContent: `${lensSymbols[model]} ${name} ` }), answer + mark);
     });
-    question.replaceChildren(raw.question || "", " ", ...answer, ...said);
+    question.replaceChildren(raw.question || "", " ", ...answer, ...answers);
     if (state.chosen[index] === null) {
       const kind = cells.visual ? "visual" : "all"; // what the page is about
       const first = cells.ranked({ ...state.filter, kind, last: false })[0] ?? { layer: 0, position: cells.size - 1 };
@@ -236,8 +236,8 @@ function lensExplorer(root) {
     const tops = [...new Set(lensModels.map(([model]) => cells.top(model, state.layer, at)))];
     const all = tops.every((word) => state.pins.includes(word));
     state.pins = all ? state.pins.filter((pin) => !tops.includes(pin)) : [...state.pins.filter((pin) => !tops.includes(pin)), ...tops].slice(-PINS);
-    parts.said.textContent = `${all ? "unpinned" : "pinned"}: ${tops.map(text).join(", ")}`;
-    heard.textContent = parts.said.textContent;
+    parts.pinned.textContent = `${all ? "unpinned" : "pinned"}: ${tops.map(text).join(", ")}`;
+    heard.textContent = parts.pinned.textContent;
     show();
   }
   parts.scales.addEventListener("change", ({ target }) => { state.log = target.value === "true"; showPins(); });
@@ -280,7 +280,7 @@ function lensExplorer(root) {
   // ---- moving about ------------------------------------------------------------------------------------------
 
   function go(layer, at) {
-    parts.said.textContent = "";
+    parts.pinned.textContent = "";
     const moved = layer !== state.layer;
     state.layer = Math.min(Math.max(layer, 0), data.layers.length - 1);
     state.chosen[state.problem] = at;

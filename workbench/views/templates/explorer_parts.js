@@ -49,7 +49,7 @@ function lensParts(root, data, state) {
     scales: radios("Scale", "log", [[false, "linear"], [true, "log"]]),
     clear: make("button", { type: "button", className: "plain", textContent: "Clear" }),
     charts: make("div", { className: "charts" }),
-    said: make("span", { className: "muted said" }),
+    pinned: make("span", { className: "muted pinned" }),
     wordScale: make("span", { className: "muted" }),
     previous: step("‹", "Previous", "p"),
     next: step("›", "Next", "n"),
@@ -74,7 +74,7 @@ function lensParts(root, data, state) {
           make("div", { className: "row" }, make("h3", { textContent: "Largest shifts" }), parts.previous, parts.next), parts.filters, parts.ranking)),
       make("div", { className: "right" }, parts.readout, parts.throughBox,
         make("section", { className: "pins", "aria-label": "Pinned tokens" },
-          make("div", { className: "row" }, make("h3", { textContent: "Pinned tokens" }), parts.said, make("span", { className: "search" }, parts.search, parts.options), parts.scales, parts.clear), parts.charts))),
+          make("div", { className: "row" }, make("h3", { textContent: "Pinned tokens" }), parts.pinned, make("span", { className: "search" }, parts.search, parts.options), parts.scales, parts.clear), parts.charts))),
     parts.heard);
   root.tabIndex = -1;
   return parts;
