@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from workbench.conditions import Patch
 from workbench.errors import InputError, nearest
+from workbench.interventions import Patch
 from workbench.problems.answers import Verifier
 from workbench.problems.problem import Problem, wording
 from workbench.problems.zoom import ZoomTool
@@ -371,3 +371,7 @@ def named_pair(name: str, base: Any = None, rlvr: Any = None) -> PairPreset:
     for adapter in filter(None, adapters.values()):
         check_installed(f"`name` {name!r}", adapter)
     return preset
+
+
+NO_PRESET = PairPreset("none", base="none", rlvr="none")
+"""What suits pairs that were not loaded by name: the defaults."""

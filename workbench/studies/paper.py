@@ -26,17 +26,16 @@ from workbench import __version__
 from workbench.analysis.shift import ShiftTable, stratified_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import Named, default_matrix
+from workbench.conditions import Named
 from workbench.digests import digest_of, versions
 from workbench.errors import InputError
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
 from workbench.models.bundled import controls_of
-from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
+from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
-from workbench.studies.claims import like_with_like
 from workbench.studies.scripts import find_scripts
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
@@ -159,7 +158,7 @@ class Given:
     @cached_property
     def matrix(self) -> dict[str, Any]:
         """The default interventions, in settings that suit the pair."""
-        return like_with_like(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
+        return dict(self.pair.matrix())
 
     def ablation(
         self,
