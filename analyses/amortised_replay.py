@@ -28,7 +28,6 @@ def trained(given: Given, width: int) -> Adapter:
         validation=given.problems(split="validation", limit=VALIDATION),
         width=width,
         rates=RATES,
-        batch_size=batch_of(given.pair),
         seed=given.options.seed,
         keep=given.options.cache / "adapters",
         progress=lambda done, total: given.progress(f"training, width {width}", done, total),

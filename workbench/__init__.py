@@ -75,7 +75,7 @@ _HOME = {
     "EncodedPrompt": "models.prompts",
     "TokenKind": "models.prompts",
     "ModelPair": "models.pairs",
-    "load_pair": "models.pairs",
+    "load_pair": "models.loading",
     "PairPreset": "models.presets",
     "LensHead": "lens.heads",
     "LensStats": "lens.fused",

@@ -14,6 +14,7 @@ from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.replay.replay import Replay, learn_tokens
+from workbench.sampling import Sampling
 from workbench.tracing.residuals import read_logits
 
 LEARN = Replay(layers=2, threshold="quantile", alpha=2000.0, iterations=3)
@@ -121,7 +122,7 @@ def test_an_unfinished_response_says_so(tiny_pair):
 def test_either_model_answers(tiny_pair):
     prompt = tiny_pair.encode(tiny.problem())
     base = decode(tiny_pair, prompt, model="base", max_new_tokens=8)
-    alone = respond(tiny_pair.base, tiny_pair.processor, [prompt], max_new_tokens=8)[0]
+    alone = respond(tiny_pair.base, tiny_pair.processor, [prompt], Sampling(max_new_tokens=8))[0]
     assert base == alone
 
 

@@ -12,12 +12,8 @@ from workbench.interfaces.cli import app
 from workbench.interfaces.options import LowCells
 from workbench.interventions import Patch, Replay, default_matrix
 from workbench.models.bundled import controls_of
-from workbench.models.pairs import (
-    batch_of,
-    is_bundled,
-    load_pair,
-    longest_answer,
-)
+from workbench.models.loading import load_pair
+from workbench.models.pairs import batch_of, is_bundled, longest_answer
 from workbench.models.presets import PACKAGED, pair_preset, read_presets
 from workbench.replay.from_checkpoints import learn_problems
 

@@ -15,7 +15,7 @@ from workbench.errors import InputError
 from workbench.experiments.ablation import ablate
 from workbench.experiments.agent import run_agent
 from workbench.interventions import Replay
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
 from workbench.replay import adapter_training

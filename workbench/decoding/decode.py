@@ -14,7 +14,7 @@ its own way, and has random streams of its own.
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -32,6 +32,7 @@ from workbench.models.positions import next_positions
 from workbench.models.prompts import EncodedPrompt
 from workbench.models.rope_memory import check_together, from_rest
 from workbench.problems.problem import listed
+from workbench.sampling import Sampling
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.residuals import prefill, refuse_not_finite
 from workbench.views import markup
@@ -70,7 +71,7 @@ def decode(
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> list[Response]:
@@ -84,7 +85,7 @@ def decode(
         samples: responses, all from one prefill.
         temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples; each problem has a random stream of its own, sample i reads row i of it.
-        max_new_tokens: where a response is cut off.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         stop: strings that end a response; it ends right after the first of them.
         engine: as in `decode_many`.
 
@@ -124,9 +125,9 @@ def decode_many(
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
-    batch_size: int = 8,
+    batch_size: int | None = None,
     engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Response]]:
@@ -140,9 +141,9 @@ def decode_many(
         samples: responses per prompt; all from one prefill.
         temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples.
-        max_new_tokens: where a response is cut off.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         stop: strings that end a response; it ends right after the first of them.
-        batch_size: prompts per prefill; an engine gets all prompts at once, and forms batches itself.
+        batch_size: prompts per prefill, None: what suits the pair; an engine gets all prompts at once, and forms batches itself.
         engine: what draws the responses: None for this process, ``"vllm"`` for the model's own checkpoint in vLLM, loaded
             once (extra ``vllm``), or a `VllmEngine`. Its samples are other draws than those in process.
         progress: called with (prompts done, prompts in all).
@@ -152,6 +153,30 @@ def decode_many(
             `vllm_request` refuses.
         NotFiniteError: a forward of a prompt gives NaN or infinity; it says where.
     """
+    sampling = pair.sampling(
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        engine=engine,
+    )
+    return draw(
+        pair, prompts, sampling, model=model, interventions=interventions, stop=stop, progress=progress
+    )
+
+
+def draw(
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    sampling: Sampling,
+    *,
+    model: Model = "rlvr",
+    interventions: Sequence[Intervention | None] | None = None,
+    stop: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Response]]:
+    """What `decode_many` does, of a `Sampling`."""
     if model not in ("base", "rlvr"):
         raise InputError(
             f"`model` is {model!r}; expected 'base' or 'rlvr': decode(pair, prompt, model='base')"
@@ -160,14 +185,9 @@ def decode_many(
         pair.base if model == "base" else pair.rlvr,
         pair.processor,
         prompts,
+        replace(sampling, engine=engine_for(pair, model, sampling.engine)),
         interventions=interventions,
-        samples=samples,
-        temperature=temperature,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
         stop=stop,
-        batch_size=batch_size,
-        engine=engine_for(pair, model, engine),
         progress=progress,
     )
 
@@ -176,19 +196,15 @@ def respond(
     anatomy: Anatomy,
     processor: Any,
     prompts: Sequence[EncodedPrompt],
+    sampling: Sampling,
     *,
     interventions: Sequence[Intervention | None] | None = None,
-    samples: int = 1,
-    temperature: float = 0.0,
-    seed: int = 0,
-    max_new_tokens: int = 256,
     stop: Sequence[str] = (),
-    batch_size: int = 8,
-    engine: VllmEngine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Response]]:
-    """What `decode_many` does, for one model with its processor or tokenizer."""
-    check_sampling(samples, temperature, max_new_tokens, seed)
+    """What `draw` does, for one model with its processor or tokenizer; ``sampling.engine`` is a `VllmEngine` or None."""
+    sampling.check()
+    samples, temperature, engine = sampling.samples, sampling.temperature, sampling.engine
     if temperature == 0 and samples > 1:
         warnings.warn(
             f"`samples` is {samples} with `temperature` 0, which is greedy: all {samples} texts of a prompt are the same; one is "
@@ -202,10 +218,14 @@ def respond(
     def answered(batch: Sequence[EncodedPrompt], here: slice) -> list[list[Response]]:
         begun = time.perf_counter()
         if engine is None:
-            uniforms = torch.stack([_uniforms(seed, p.problem_id, samples, max_new_tokens) for p in batch])
+            uniforms = torch.stack([_uniforms(sampling, prompt.problem_id) for prompt in batch])
             ids = generate_ids(anatomy, batch, given[here], uniforms, temperature, stops)
         else:
-            how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
+            how = {
+                "temperature": temperature,
+                "seed": sampling.seed,
+                "max_new_tokens": sampling.max_new_tokens,
+            }
             ids = engine.generate(
                 [
                     vllm_request(anatomy, prompt, stops, intervention=made, samples=samples, **how)
@@ -219,7 +239,7 @@ def respond(
         ]
 
     done: list[list[Response]] = []
-    groups = batches(prompts, batch_size if engine is None else max(1, len(prompts)))
+    groups = batches(prompts, sampling.batch_size if engine is None else max(1, len(prompts)))
     for _, responses in piecewise(groups, answered, model=anatomy, what="decoding"):
         done += responses
         if progress:
@@ -227,10 +247,15 @@ def respond(
     return done
 
 
-def _uniforms(seed: int, problem_id: str, samples: int, length: int) -> Tensor:
-    """(samples, length) uniform draws; more samples or more tokens leave the earlier ones as they are."""
-    rows = [torch.Generator().manual_seed(problem_seed(seed, f"{problem_id}/{i}")) for i in range(samples)]
-    return torch.stack([torch.rand(length, generator=row, dtype=torch.float64) for row in rows])
+def _uniforms(sampling: Sampling, problem_id: str) -> Tensor:
+    """(samples, tokens) uniform draws; more samples or more tokens leave the earlier ones as they are."""
+    rows = [
+        torch.Generator().manual_seed(problem_seed(sampling.seed, f"{problem_id}/{i}"))
+        for i in range(sampling.samples)
+    ]
+    return torch.stack(
+        [torch.rand(sampling.max_new_tokens, generator=row, dtype=torch.float64) for row in rows]
+    )
 
 
 @torch.no_grad()
@@ -316,27 +341,6 @@ def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
 def has_float64(device: torch.device) -> bool:
     """Whether a device computes in float64; Apple's GPUs (mps) do not."""
     return device.type != "mps"
-
-
-def check_sampling(samples: int, temperature: float, max_new_tokens: int, seed: int = 0) -> None:
-    """Refuse what no response can be drawn with.
-
-    Raises:
-        InputError: a number outside its range.
-    """
-    for name, value, least in (
-        ("samples", samples, 1),
-        ("max_new_tokens", max_new_tokens, 1),
-        ("seed", seed, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(
-                f"`{name}` is {value!r}; expected a whole number of at least {least}: decode(pair, prompt, {name}=16)"
-            )
-    if not 0 <= temperature < float("inf"):
-        raise InputError(
-            f"`temperature` is {temperature}; expected 0 (greedy) or more: decode(pair, prompt, temperature=1.0)"
-        )
 
 
 def response_html(response: Response) -> str:

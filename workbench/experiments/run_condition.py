@@ -6,7 +6,7 @@ A condition is ``"base"``, ``"rlvr"``, or any `Condition`. What several of them 
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 from workbench.backoff import piecewise
 from workbench.cache import Reuse
 from workbench.conditions import Named, condition_of
-from workbench.decoding.decode import decode_many
+from workbench.decoding.decode import draw
 from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
 from workbench.interventions import Replay
 from workbench.models.batches import batches
@@ -25,6 +25,7 @@ from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
 from workbench.replay.nothing_selected import BLIND, check_selected, unselected
 from workbench.replay.prepared import needs_pictures, prepare_seeing
+from workbench.sampling import Sampling
 from workbench.tracing.edits import Intervention, batch_edits
 
 
@@ -32,7 +33,7 @@ def measure(
     pair: ModelPair,
     condition: Named,
     problems: Sequence[Problem],
-    settings: Mapping[str, Any],
+    sampling: Sampling,
     reuse: Reuse | None = None,
     *,
     whole: bool = True,
@@ -43,7 +44,7 @@ def measure(
         pair: what `load_pair` returned.
         condition: what is done.
         problems: with answers.
-        settings: those of `ablate`, by name.
+        sampling: how its responses are drawn, beside the greedy one.
         reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
         whole: whether these are all problems, rather than a part of which nothing may be selected.
 
@@ -52,7 +53,7 @@ def measure(
     """
     reuse = reuse or Reuse()
     ids = tuple(problem.id for problem in problems)
-    seed, batch_size = settings["seed"], settings["batch_size"]
+    seed, batch_size = sampling.seed, sampling.batch_size
     prompts = reuse.of(("prompts", ids), lambda: [pair.encode(problem) for problem in problems])
     begun = time.perf_counter()
     how = {"seed": seed, "batch_size": batch_size, "reuse": reuse}
@@ -61,17 +62,9 @@ def measure(
     if whole and isinstance(condition, Replay) and len(empty := unselected(made)) == seeing:
         check_selected(empty, seeing, condition)
     making = (time.perf_counter() - begun) / len(problems)
-    shared = {
-        "model": condition_of(condition).answered_by,
-        "interventions": made,
-        "seed": seed,
-        "max_new_tokens": settings["max_new_tokens"],
-        "batch_size": batch_size,
-        "engine": settings.get("engine"),
-    }
-    greedy = decode_many(pair, prompts, **shared)
-    sampled = decode_many(
-        pair, prompts, samples=settings["samples"], temperature=settings["temperature"], **shared
+    model = condition_of(condition).answered_by
+    greedy, sampled = (
+        draw(pair, prompts, how, model=model, interventions=made) for how in (sampling.greedy, sampling)
     )
     rows = []
     for problem, prompt, intervention, first, others in zip(

@@ -12,17 +12,18 @@
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench.conditions import Condition, Named, condition_of
-from workbench.decoding.decode import Engine, Intervention, check_sampling, decode_many
+from workbench.decoding.decode import Engine, Intervention, draw
 from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError, nearest
 from workbench.interventions import Patch, Replay
 from workbench.models.chat import Message
-from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.from_rows import read_images, read_video
 from workbench.problems.images import SUFFIXES
@@ -133,22 +134,19 @@ class Responder:
             InputError: a number outside its range, or several questions of none of which replay selects anything.
         """
         stops, empty = tuple(stop), dict[str, None]()
-        longest = longest_answer(self.pair) if max_new_tokens is None else max_new_tokens
-        check_sampling(1, temperature, longest)
+        sampling = self.pair.sampling(
+            temperature=temperature, seed=self.seed, max_new_tokens=max_new_tokens, engine=self.engine
+        )
 
         def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[str]:
             empty.update(dict.fromkeys(unselected(made)))
-            responses = decode_many(
+            responses = draw(
                 self.pair,
                 prompts,
+                replace(sampling, batch_size=len(prompts)),
                 model=condition_of(self.condition).answered_by,
                 interventions=made,
-                temperature=temperature,
-                seed=self.seed,
-                max_new_tokens=longest,
                 stop=stops,
-                batch_size=len(prompts),
-                engine=self.engine,
             )
             return [before_stop(found.text, stops) for (found,) in responses]
 

@@ -138,7 +138,7 @@ class Models:
 
     def load(self, **settings: Any) -> "ModelPair":
         """Both models, loaded."""
-        from workbench.models.pairs import load_pair
+        from workbench.models.loading import load_pair
 
         dtype = self.dtype.value if self.dtype else None
         return load_pair(
@@ -298,9 +298,7 @@ class Drawing:
 
     def keywords(self, pair: "ModelPair") -> dict[str, Any]:
         """As the library's functions take them; what is not given suits the pair."""
-        from workbench.models.pairs import longest_answer
-
-        longest = longest_answer(pair) if self.max_new_tokens is None else self.max_new_tokens
+        longest = pair.sampling(max_new_tokens=self.max_new_tokens).max_new_tokens
         return {"max_new_tokens": longest, **({} if self.engine is None else {"engine": self.engine.value})}
 
 
@@ -315,9 +313,7 @@ class Answers(Drawing):
 
     def keywords(self, pair: "ModelPair") -> dict[str, Any]:
         """As the library's functions take them; what is not given suits the pair."""
-        from workbench.models.pairs import batch_of
-
-        size = batch_of(pair) if self.batch_size is None else self.batch_size
+        size = pair.sampling(batch_size=self.batch_size).batch_size
         return {"samples": self.samples, **super().keywords(pair), "batch_size": size}
 
 

@@ -29,7 +29,8 @@ from workbench.errors import InputError
 from workbench.interventions import Patch, Replay
 from workbench.lens.fused import compare
 from workbench.machine.cases import kind_of
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.replay.patching import prepare_patch
 from workbench.replay.replay import learn_tokens

@@ -17,7 +17,7 @@ from workbench.errors import InputError
 from workbench.interventions import Replay
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells, batches, collate
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import listed
 from workbench.replay.adapters import Adapter, check_pair, token_inputs
@@ -32,13 +32,14 @@ def predict_tokens(pair: ModelPair, prompt: EncodedPrompt, adapter: Adapter) -> 
 
 
 def predict_many(
-    pair: ModelPair, prompts: Sequence[EncodedPrompt], adapter: Adapter, *, batch_size: int = 8
+    pair: ModelPair, prompts: Sequence[EncodedPrompt], adapter: Adapter, *, batch_size: int | None = None
 ) -> list[LearnedTokens]:
     """What `learn_many` learns, predicted: no target is taken and no loss is computed, so ``losses`` and ``mask`` are empty.
 
     Raises:
         InputError: a prompt without visual tokens, or a pair that the adapter was not fitted to.
     """
+    batch_size = batch_of(pair, batch_size)
     if not isinstance(adapter, Adapter):
         raise InputError(
             f"`adapter` is a {type(adapter).__name__}; expected an Adapter: predict_tokens(pair, prompt, load_adapter('shapes'))"

@@ -30,7 +30,7 @@ from workbench.interventions import Replay
 from workbench.lens.fused import summarise
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells, batches, collate, seen
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.replay.chosen_cells import select
 from workbench.replay.descent import descend
@@ -89,7 +89,7 @@ def learn_many(
     *,
     students: Sequence[EncodedPrompt] | None = None,
     aims: Sequence[Aim] | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[LearnedTokens]:
     """Learn the tokens of several prompts, each independently of the others.
@@ -100,7 +100,7 @@ def learn_many(
         replay: the settings.
         students: for direction ``self``: the same prompts with disturbed pictures, which the tokens are learnt on.
         aims: what `aims_of` took before; None: taken as it goes along.
-        batch_size: prompts per forward; changes speed and memory, results only by rounding.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         progress: called with (prompts done, prompts in all).
 
     A prompt whose loss or tokens leave the finite numbers, or of which nothing is selected in any layer, keeps x = 0, says so in
@@ -109,6 +109,7 @@ def learn_many(
     Raises:
         InputError: a prompt without visual tokens, more layers than the models have, or ``students`` that do not fit.
     """
+    batch_size = batch_of(pair, batch_size)
     replay.loss_layers(pair.depth)
     learner = learner_of(pair, replay)
     _refuse_blind(prompts)

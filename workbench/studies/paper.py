@@ -33,7 +33,8 @@ from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
 from workbench.models.bundled import controls_of
-from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
 from workbench.studies.scripts import find_scripts
@@ -138,7 +139,6 @@ class Given:
                 self.pair,
                 problems,
                 seed=o.seed,
-                batch_size=batch_of(self.pair),
                 progress=lambda done, total: self.progress("tracing both models", done, total),
             )
             if not (kept / "manifest.json").exists():  # another process may have been faster
@@ -196,8 +196,7 @@ class Given:
             conditions,
             samples=samples or o.samples,
             seed=o.seed,
-            max_new_tokens=longest_answer(self.pair),
-            batch_size=batch_size or batch_of(self.pair),
+            batch_size=batch_size,
             keep=o.cache / "ablation" if keep else None,
             progress=lambda what, done, total: self.progress(f"answering: {what}", done, total),
         )
@@ -215,8 +214,6 @@ class Given:
             responses=responses_for(problems),
             samples=o.samples,
             seed=o.seed,
-            max_new_tokens=longest_answer(self.pair),
-            batch_size=batch_of(self.pair),
             keep=o.cache / "perturbation",
             progress=lambda done, total: self.progress("disturbing the pictures", done, total),
         )
@@ -240,7 +237,6 @@ class Given:
             self.problems(),
             others=controls_of(self.pair),
             seed=self.options.seed,
-            batch_size=batch_of(self.pair),
             progress=lambda what, done, total: self.progress(f"null model: {what}", done, total),
         )
 

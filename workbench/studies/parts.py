@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Named, check_depth, condition_of
@@ -17,6 +17,7 @@ from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.perturbation import Perturbation, perturb, responses_for
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
+from workbench.sampling import Sampling
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -61,9 +62,7 @@ class Answers:
     """Whether both models answer, under which interventions, and how many times."""
 
     interventions: Mapping[str, Named]
-    samples: int
-    max_new_tokens: int
-    engine: Literal["vllm"] | None
+    sampling: Sampling
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -71,8 +70,9 @@ class Answers:
         if not self.interventions:
             return {}
         made = {name: condition_of(c).described for name, c in self.interventions.items()}
-        told = {"interventions": made, "samples": self.samples, "max_new_tokens": self.max_new_tokens}
-        return told | ({} if self.engine is None else {"engine": self.engine})
+        settings = self.sampling.settings
+        kept = ("samples", "max_new_tokens", "engine")  # the others are of the whole study
+        return {"interventions": made, **{name: settings[name] for name in kept if name in settings}}
 
     def check(self, pair: ModelPair, problems: Sequence[Problem]) -> None:
         """Refuse what could only be refused after an hour of tracing.
@@ -80,8 +80,6 @@ class Answers:
         Raises:
             InputError: a number out of range, a condition that does not fit the models, a problem without an answer.
         """
-        _whole("samples", self.samples, 1)
-        _whole("max_new_tokens", self.max_new_tokens, 1)
         for condition in self.interventions.values():
             check_depth(condition_of(condition), pair.depth)
         absent = [problem.id for problem in problems if problem.answer is None]
@@ -99,9 +97,9 @@ class Answers:
             pair,
             problems,
             self.interventions,
-            samples=self.samples,
-            max_new_tokens=self.max_new_tokens,
-            engine=self.engine,
+            samples=self.sampling.samples,
+            max_new_tokens=self.sampling.max_new_tokens,
+            engine=self.sampling.engine,
             keep=work / "ablation",
             progress=lambda what, done, total: tell(f"answering: {what}", done, total),
             **how.judging,

@@ -104,10 +104,10 @@ def study(
     null_draws: int = 3,
     bins: int = 5,
     resamples: int = 1000,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     interventions: Mapping[str, Named] | None = None,
     samples: int = 16,
-    max_new_tokens: int = 1024,
+    max_new_tokens: int | None = None,
     engine: Literal["vllm"] | None = None,
     perturbed: bool = False,
     controls: Mapping[str, ModelPair] | None = None,
@@ -129,10 +129,10 @@ def study(
         null_draws: random directions per cell for the matched-noise null.
         bins: strata of base entropy.
         resamples: of the bootstrap over problems.
-        batch_size: prompts per forward.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         interventions: what `ablate` compares, such as `default_matrix(pair.depth)`; None leaves that part out.
         samples: sampled responses per problem and intervention.
-        max_new_tokens: where a response is cut off.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         engine: what draws the responses, as in `ablate`.
         perturbed: also disturb pictures (`perturb`) and weights (`weight_nulls`, which needs room for a third model).
         controls: for the latter, pairs of the same base that RL did not train, such as `controls_of(pair)`.
@@ -153,23 +153,22 @@ def study(
         >>> run.report.name, (run.folder / "tables" / "shift.csv").is_file()
         ('report.html', True)
     """
-    how = Measures(seed, top_k, null_draws, bins, resamples, batch_size)
-    answers = Answers(interventions or {}, samples, max_new_tokens, engine)
+    length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    sampling = pair.sampling(samples=samples, temperature=1.0, seed=seed, engine=engine, **length)
+    how = Measures(seed, top_k, null_draws, bins, resamples, sampling.batch_size)
+    answers = Answers(interventions or {}, sampling)
     disturbances = Disturbances(perturbed, controls or {})
     problems = check_problems(problems)
     how.check()
     answers.check(pair, problems)
     disturbances.check(problems)
-    spec = {
-        "pair": dict(pair.provenance),
-        "problems": _describe(problems),
-        "settings": asdict(how) | answers.settings | disturbances.settings,
-        **(notes or {}),
-    }
+    settings = asdict(how) | answers.settings | disturbances.settings
+    spec = {"pair": dict(pair.provenance), "problems": _describe(problems), "settings": settings}
+    spec |= notes or {}
     tell, attempts, begun = progress or (lambda what, done, total: None), Attempts(), time.time()
     with run_folder(Path(out), "study", spec, overwrite=overwrite) as work:
         found = _measured(pair, problems, how, answers, disturbances, attempts, work, tell)
-        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], found.trace, batch_size=batch_size)
+        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], found.trace, batch_size=how.batch_size)
         hint = _written(found, work / "run", spec, attempts, follow_on, begun, tell)
     return replace(found, folder=Path(out), hint=hint)
 
@@ -194,7 +193,7 @@ def _measured(
     if answers.interventions:
         ablation = attempts.at("interventions", lambda: answers.run(pair, problems, how, work, tell))
     if disturbances.wanted:
-        longest = answers.max_new_tokens
+        longest = answers.sampling.max_new_tokens
         moved = attempts.at(
             "perturbation", lambda: disturbances.pictures(pair, problems, how, longest, work, tell)
         )

@@ -27,7 +27,7 @@ from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.lens.token_probabilities import log_probabilities
 from workbench.models.batches import batches
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.tracing.edits import Intervention, batch_edits, one_each
@@ -194,7 +194,7 @@ def follow(
     trace: LensTrace,
     *,
     tokens: int = 24,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     interventions: Sequence[Intervention | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Followed:
@@ -205,13 +205,14 @@ def follow(
         problems: what was traced, in the same order; its first few will do, and only these are followed.
         trace: what `workbench.trace` returned for them.
         tokens: how many tokens to follow per position, at most.
-        batch_size: prompts per forward; changes speed and memory, results only by rounding.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         interventions: those of the trace.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Raises:
         InputError: no problems, problems that are not those of the trace, or numbers below 1.
     """
+    batch_size = batch_of(pair, batch_size)
     for name, value in (("tokens", tokens), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(
