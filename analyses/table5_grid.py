@@ -8,7 +8,8 @@ from workbench.conditions import Replay
 from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
 from workbench.models.pairs import settings_for
-from workbench.studies.paper import Finding, Given, published
+from workbench.studies.paper import Finding, Given
+from workbench.studies.published import published
 from workbench.views.paper_figures import settings_grid
 
 PROBLEMS, SAMPLES = 96, 8
@@ -16,6 +17,7 @@ TAUS, ALPHAS, ITERATIONS = (0.2, 0.4), (0.3, 1.0, 3.0), (5, 10, 50)
 
 
 def analyse(given: Given) -> Finding:
+    given.need_pictures("replay")
     kept = Replay(**settings_for(given.pair))
     depth = len(kept.loss_layers(given.pair.depth))
     kept = replace(kept, layers=depth)

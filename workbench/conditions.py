@@ -6,18 +6,15 @@ value that says what a `Condition` says and for which ``replay.prepared.prepare`
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from workbench.errors import InputError
+from workbench.selection import Select, Threshold, check_selection
 
-Select = Literal["low", "high", "all", "random"]
-Threshold = Literal["max_fraction", "quantile", "fixed"]
-SELECTS: tuple[str, ...] = get_args(Select)
-THRESHOLDS: tuple[str, ...] = get_args(Threshold)
 Site = Literal["tokens", "mid_tokens"]
 Direction = Literal["base_to_rlvr", "reverse", "self"]
 Alignment = Literal["paper", "released"]
@@ -123,6 +120,11 @@ def check_depth(value: Named, depth: int) -> None:
     check = getattr(value, "check_depth", None)
     if check is not None:
         check(depth)
+
+
+def needs_pictures(value: Named) -> bool:
+    """Whether a condition does nothing to a prompt without pictures."""
+    return getattr(value, "needs_pictures", False)
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,11 @@ class Patch:
         return False
 
     @property
+    def needs_pictures(self) -> bool:
+        """Where only visual tokens are patched."""
+        return self.positions == "visual"
+
+    @property
     def patched(self) -> tuple[int, ...]:
         """The layers whose input is overwritten."""
         return tuple(range(self.layers)) if isinstance(self.layers, int) else tuple(self.layers)
@@ -377,24 +384,3 @@ def default_matrix(
         "patch, low": overwritten,
         "patch, high": replace(overwritten, select="high"),
     }
-
-
-def check_selection(
-    select: str, threshold: str, tau: float, levels: Sequence[float] | None, layers: int
-) -> None:
-    """Raise InputError unless these are arguments that `select_cells` takes."""
-    for name, value, known in (("select", select, SELECTS), ("threshold", threshold, THRESHOLDS)):
-        if value not in known:
-            raise InputError(
-                f"`{name}` is {value!r}; expected one of {', '.join(known)}: {name}={known[0]!r}"
-            )
-    if not 0 <= tau <= 1:
-        raise InputError(f"`tau` is {tau}; expected a fraction from 0 to 1: tau=0.4")
-    if threshold == "fixed" and (levels is None or len(levels) != layers):
-        given = "none" if levels is None else len(levels)
-        raise InputError(
-            f"`levels` gives {given} entropies, expected {layers}, one for each layer, in nats: "
-            f"threshold='fixed', levels=({', '.join(['2.0'] * min(layers, 3))}{', ...' * (layers > 3)})"
-        )
-    if threshold != "fixed" and levels is not None:
-        raise InputError(f"`levels` belongs to threshold='fixed', not to {threshold!r}; leave it out")

@@ -13,7 +13,6 @@ from workbench.attribution.bridge import bridge
 from workbench.attribution.contributions import Answer, Component, split_change
 from workbench.attribution.final_head import FinalHead
 from workbench.attribution.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
-from workbench.conditions import Select, Threshold, check_selection
 from workbench.decoding.likelihoods import response_ids
 from workbench.errors import InputError
 from workbench.estimates import divide
@@ -23,6 +22,7 @@ from workbench.models.anatomy import Anatomy, frozen
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.names import Metric
+from workbench.selection import Select, Threshold, check_selection
 from workbench.tracing.model_heads import lens_head
 
 

@@ -25,7 +25,7 @@ import pandas as pd
 
 from workbench.cache import Reuse
 from workbench.columns import describe
-from workbench.conditions import Condition, Named, Replay, condition_of, signature_of
+from workbench.conditions import Condition, Named, Replay, condition_of, needs_pictures, signature_of
 from workbench.decoding.vllm_engine import engine_for
 from workbench.errors import InputError
 from workbench.experiments.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
@@ -35,7 +35,7 @@ from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import jittered
 from workbench.replay.nothing_selected import NOTHING, check_selected
-from workbench.replay.prepared import check_fits, needs_pictures
+from workbench.replay.prepared import check_fits
 from workbench.runs import kept
 from workbench.views import markup
 
@@ -194,10 +194,11 @@ def ablate(
         reuse = Reuse(share)
         for part, name in group:
             condition = conditions[name]
-            compute = partial(measure, pair, condition, part, settings, reuse, whole=whole)
+            tell = partial(_tell, progress, name, SHARD * len(tables[name]), len(problems))
+            compute = partial(measure, pair, condition, part, settings, reuse, whole=whole, tell=tell)
+            tell(0)
             tables[name].append(kept(folder, _spec(pair, condition, part, settings), NAMES, compute))
-            if progress:
-                progress(name, min(SHARD * len(tables[name]), len(problems)), len(problems))
+            tell(len(part))
     responses, drifts = (
         pd.concat(
             [
@@ -215,6 +216,11 @@ def ablate(
     made = {name: condition_of(value).described for name, value in conditions.items()}
     settings |= {"interventions": made, "pair": dict(pair.provenance)}
     return Ablation(responses, summary, moved, settings)
+
+
+def _tell(progress: Progress | None, name: str, before: int, total: int, done: int) -> None:
+    if progress:
+        progress(name, before + done, total)
 
 
 def _check_replays(conditions: Mapping[str, Named], responses: pd.DataFrame, total: int) -> None:

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.conditions import Select, Threshold, check_selection
 from workbench.errors import InputError
+from workbench.selection import Select, Threshold, check_selection
 
 
 def quantile_strata(entropy: Float[Tensor, "*layers cells"], bins: int) -> Int[Tensor, "*layers cells"]:

@@ -183,6 +183,7 @@ def load_pair(
     if preset is not None:
         base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint is None else "base")
         dtype = preset.dtype if dtype is None else dtype
+        attn_implementation = attn_implementation or preset.attention
         revision = tuple(map(preset.revision.get, ROLES)) if revision is None else revision
         image_pixels, frame_pixels = image_pixels or preset.image_pixels, frame_pixels or preset.frame_pixels
     if base is None or rlvr is None:
@@ -255,6 +256,7 @@ def load_pair(
             part: pixel_budget(getattr(chosen, f"{part}_processor", None)) for part in ("image", "video")
         },
         **({} if preset is None or not preset.in_words() else {"asked": preset.in_words()}),
+        **({} if preset is None or preset.matmul is None else {"matmul": preset.matmul}),
         **({} if settled.template is None else {"chat_template": settled.template}),
         **({"remarks": remarks} if remarks else {}),
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
@@ -332,6 +334,11 @@ def longest_answer(pair: ModelPair) -> int:
 def batch_of(pair: ModelPair) -> int:
     """Prompts per forward that suit a pair: many for tiny bundled ones, whose cost is mostly per call."""
     return (pair.preset or _NONE).batch_size
+
+
+def study_settings(pair: ModelPair) -> dict[str, int]:
+    """Draws of matched noise and null models of each kind that suit a pair."""
+    return (pair.preset or _NONE).study_settings
 
 
 _NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name

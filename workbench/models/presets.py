@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -43,8 +43,10 @@ _PATCH: dict[str, tuple[type, ...]] = {
     "positions": (str,),
 }
 _ZOOM: dict[str, tuple[type, ...]] = {"name": (str,), "relative_to": (float, int, str), "min_side": (int,)}
+_STUDY: dict[str, tuple[type, ...]] = dict.fromkeys(("null_draws", "null_models"), (int,))
 _LINES = {
     "replay": "replay: {tau: 0.4, layers: 16}",
+    "study": "study: {null_draws: 1, null_models: 1}",
     "patch": "patch: {threshold: fixed, layers: 2, levels: [4.8, 4.7]}",
     "zoom": "zoom: {relative_to: 1000}",
 }
@@ -80,6 +82,13 @@ class PairPreset:
     """Arguments of `ZoomTool`."""
     longest_answer: int = 1024
     batch_size: int = 8
+    problems: str = "shapes"
+    """The set that it is asked where none is named."""
+    matmul: Literal["highest", "high", "medium"] | None = None
+    """Of its products in float32 where it answers, as `torch.set_float32_matmul_precision` has them."""
+    attention: str | None = None
+    study: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of a study that suit it."""
     control: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where facts are from, by field."""
@@ -87,7 +96,17 @@ class PairPreset:
     """The file that it was read from."""
 
     def __post_init__(self) -> None:
-        for name in ("base", "rlvr", "processor", "dtype", "system", "template", "control"):
+        for name in (
+            "base",
+            "rlvr",
+            "processor",
+            "dtype",
+            "system",
+            "template",
+            "problems",
+            "attention",
+            "control",
+        ):
             value = getattr(self, name)
             if not (isinstance(value, str) and value.strip()) and (value is not None or name in ROLES):
                 raise self._wrong(name, "text", "base: Qwen/Qwen2.5-VL-7B-Instruct")
@@ -97,6 +116,7 @@ class PairPreset:
             ("replay", _REPLAY),
             ("patch", _PATCH),
             ("zoom", _ZOOM),
+            ("study", _STUDY),
         ):
             table, line = getattr(self, name) or {}, _LINES.get(name, _LINES["replay"])
             if not isinstance(table, Mapping) or not set(table) <= set(known):
@@ -117,6 +137,8 @@ class PairPreset:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise self._wrong(name, "a whole number of at least 1", f"{name}: 8")
+        if self.matmul not in (None, "highest", "high", "medium"):
+            raise self._wrong("matmul", "highest, high or medium", "matmul: medium")
         if self.template is not None and self.template.count("{question}") != 1:
             raise self._wrong(
                 "template", "text with one {question} in it", 'template: "{question}\\nThink first."'
@@ -152,6 +174,11 @@ class PairPreset:
         """
         own = {"patch": self.patch} if self.patch and _SHARED.isdisjoint(changed) else {}
         return {**self.replay, **own}
+
+    @property
+    def study_settings(self) -> dict[str, int]:
+        """``null_draws`` and ``null_models`` of a study."""
+        return {"null_draws": 3, "null_models": 3, **self.study}
 
     @property
     def bundled(self) -> bool:

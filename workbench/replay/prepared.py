@@ -13,7 +13,7 @@ from functools import singledispatch
 from typing import Any
 
 from workbench.cache import Reuse
-from workbench.conditions import Patch, Replay, check_depth
+from workbench.conditions import Patch, Replay, check_depth, needs_pictures
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
@@ -137,11 +137,6 @@ def prepare_seeing(
         for i, one in zip(here, prepare(condition, pair, shown, problems=asked, **others), strict=True):
             made[i] = one
     return made
-
-
-def needs_pictures(condition: Any) -> bool:
-    """Whether a condition does nothing to a prompt without pictures."""
-    return getattr(condition, "needs_pictures", False)
 
 
 @singledispatch

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.verdicts import Claim
-from workbench.conditions import Patch
+from workbench.conditions import Patch, needs_pictures
 from workbench.estimates import Interval, Settings, paired_difference, share_difference
 from workbench.experiments.outcomes import PASS_AT, scores
 from workbench.experiments.slopes import judge
@@ -56,6 +56,11 @@ def like_with_like(matrix: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = replace(condition, positions="visual")
             found[f"{name}{EVERYWHERE}"] = replace(condition, positions="all")
     return found
+
+
+def fitting(matrix: Mapping[str, Any], *, pictures: bool) -> dict[str, Any]:
+    """A matrix of conditions; without pictures, without those that need some: replay, and patches of visual tokens."""
+    return {name: value for name, value in matrix.items() if pictures or not needs_pictures(value)}
 
 
 def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:

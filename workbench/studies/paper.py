@@ -14,29 +14,35 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from workbench import __version__
 from workbench.analysis.shift import ShiftTable, stratified_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import Named, default_matrix
+from workbench.conditions import PLAIN, Named, default_matrix
 from workbench.digests import digest_of, versions
 from workbench.errors import InputError
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
 from workbench.models.bundled import controls_of
-from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
+from workbench.models.pairs import (
+    ModelPair,
+    batch_of,
+    load_pair,
+    longest_answer,
+    matrix_settings,
+    study_settings,
+)
+from workbench.models.presets import pair_preset
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
-from workbench.studies.claims import like_with_like
+from workbench.studies.claims import EVERYWHERE, fitting, like_with_like
 from workbench.studies.scripts import find_scripts
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
@@ -59,7 +65,8 @@ class Options:
     pair: str | None = None
     base: str | None = None
     rlvr: str | None = None
-    problems: str = "shapes"
+    problems: str = ""
+    """\"\": those that the pair is asked where none are named."""
     split: str = "test"
     limit: int = 300
     device: str | None = None
@@ -69,6 +76,14 @@ class Options:
     run: Path | None = None
     """A finished run of `workbench study` or `workbench ablate` to take tables from instead of computing them."""
     cache: Path = Path("runs/cache")
+
+    def __post_init__(self) -> None:
+        own = pair_preset(self.pair).problems if self.pair else "shapes"
+        object.__setattr__(self, "problems", self.problems or own)
+
+
+class Unsuited(InputError):
+    """An analysis is about something that the pair's problems do not have; nothing went wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +155,7 @@ class Given:
                 problems,
                 seed=o.seed,
                 batch_size=batch_of(self.pair),
+                null_draws=study_settings(self.pair)["null_draws"],
                 progress=lambda done, total: self.progress("tracing both models", done, total),
             )
             if not (kept / "manifest.json").exists():  # another process may have been faster
@@ -159,7 +175,31 @@ class Given:
     @cached_property
     def matrix(self) -> dict[str, Any]:
         """The default interventions, in settings that suit the pair."""
-        return like_with_like(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
+        matrix = like_with_like(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
+        return fitting(matrix, pictures=self.pictured)
+
+    @cached_property
+    def pictured(self) -> bool:
+        """Whether any of the problems has a picture."""
+        if self.options.run:
+            held = {*self.table("responses")["intervention"]} - {*PLAIN}
+            return not held or not all(str(name).endswith(EVERYWHERE) for name in held)
+        return any(problem.images or problem.video for problem in self.problems())
+
+    def need_pictures(self, what: str) -> None:
+        """Refuse problems without pictures.
+
+        Raises:
+            Unsuited: there is no picture, which ``what`` needs.
+        """
+        if not self.pictured:
+            raise Unsuited(f"{what} needs visual tokens, and none of the problems has a picture")
+
+    def suited(self, names: Iterable[str]) -> list[str]:
+        """Names of the default matrix; without pictures the patches of all positions instead, and no replay."""
+        if self.pictured:
+            return [*names]
+        return [f"{name}{EVERYWHERE}" for name in names if name.startswith("patch")]
 
     def ablation(
         self,
@@ -239,7 +279,9 @@ class Given:
         return weight_nulls(
             self.pair,
             self.problems(),
+            draws=study_settings(self.pair)["null_models"],
             others=controls_of(self.pair),
+            traced=self.trace,
             seed=self.options.seed,
             batch_size=batch_of(self.pair),
             progress=lambda what, done, total: self.progress(f"null model: {what}", done, total),
@@ -290,39 +332,6 @@ class Given:
     def _refuse_run(self, what: str) -> None:
         if self.options.run:
             raise InputError(f"`--run` {self.options.run} has no models; this analysis needs {what}")
-
-
-def published() -> pd.DataFrame:
-    """The paper's numbers: table, model, setting, benchmark, accuracy_percent."""
-    with (files("workbench.studies") / "published.csv").open() as file:
-        return pd.read_csv(file)
-
-
-def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.DataFrame:
-    """What the paper reports against its RLVR models, as `paper_figures.beside_published` reads it.
-
-    `settings` maps a setting of the paper's tables to what it is called here. Points; no intervals were published.
-    """
-    told = published()
-    told = told.loc[told["table"].isin(tables)]
-    plain = told.loc[told["setting"] == "rlvr"].set_index(["table", "model", "benchmark"])
-    rows = []
-    for row in told.loc[told["setting"].isin(list(settings))].to_dict("records"):
-        key, accuracy = (row["table"], row["model"], row["benchmark"]), row["accuracy_percent"]
-        if key in plain.index:
-            rows.append(
-                {
-                    "source": "published",
-                    "row": f"{row['model']} ({row['table']})",
-                    "benchmark": row["benchmark"],
-                    "setting": settings[row["setting"]],
-                    "accuracy": accuracy,
-                    "change": accuracy - float(plain.loc[key, "accuracy_percent"]),
-                    "change_low": np.nan,
-                    "change_high": np.nan,
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)

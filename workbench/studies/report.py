@@ -126,6 +126,7 @@ def write_report(
         accuracies=_intervention_rows(outcomes[0], responses, spec) if outcomes else [],
         predictions=[_predictions(one) for one in shown],
         shown=len(shown),
+        pictured=any(info.grids for info in trace.prompts),
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
         provenance=provenance(shift.provenance, spec or {}),
         figures_json=inline_json({"templates": _templates(), "figures": _bare(drawn)}),

@@ -40,6 +40,8 @@ from workbench.views.null_figures import null_figures
 from workbench.views.outcome_figures import ablation_figures
 from workbench.views.perturbation_figures import perturbation_figures
 
+NULL_MODELS = 3
+"""Of each kind, where pictures are disturbed."""
 SHARD = 32
 """Problems traced between two saves."""
 TABLED_PROBLEMS = 6
@@ -110,6 +112,7 @@ def study(
     max_new_tokens: int = 1024,
     engine: Literal["vllm"] | None = None,
     perturbed: bool = False,
+    null_models: int | None = None,
     controls: Mapping[str, ModelPair] | None = None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -134,8 +137,10 @@ def study(
         samples: sampled responses per problem and intervention.
         max_new_tokens: where a response is cut off.
         engine: what draws the responses, as in `ablate`.
-        perturbed: also disturb pictures (`perturb`) and weights (`weight_nulls`, which needs room for a third model).
-        controls: for the latter, pairs of the same base that RL did not train, such as `controls_of(pair)`.
+        perturbed: also disturb pictures (`perturb`).
+        null_models: random changes of the weights of each kind (`weight_nulls`, which needs room for a third model); 0 leaves
+            them out. None: 3 where pictures are disturbed.
+        controls: beside these, pairs of the same base that RL did not train, such as `controls_of(pair)`.
         notes: what else the spec should say, such as where the problems came from.
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
@@ -155,7 +160,9 @@ def study(
     """
     how = Measures(seed, top_k, null_draws, bins, resamples, batch_size)
     answers = Answers(interventions or {}, samples, max_new_tokens, engine)
-    disturbances = Disturbances(perturbed, controls or {})
+    if null_models is None:
+        null_models = NULL_MODELS if perturbed else 0
+    disturbances = Disturbances(perturbed, null_models, controls or {})
     problems = check_problems(problems)
     how.check()
     answers.check(pair, problems)
@@ -193,12 +200,13 @@ def _measured(
     ablation, moved, nulls = None, None, None
     if answers.interventions:
         ablation = attempts.at("interventions", lambda: answers.run(pair, problems, how, work, tell))
-    if disturbances.wanted:
+    if disturbances.pictured:
         longest = answers.max_new_tokens
         moved = attempts.at(
             "perturbation", lambda: disturbances.pictures(pair, problems, how, longest, work, tell)
         )
-        nulls = attempts.at("null models", lambda: disturbances.weights(pair, problems, how, tell))
+    if disturbances.null_models:
+        nulls = attempts.at("null models", lambda: disturbances.weights(pair, problems, traced, how, tell))
     contrasts = nulls.contrasts.to_dict("records") if nulls else None
     shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
     ways: dict[str, Callable[[], list[Claim]]] = {"claims": lambda: shift_claims(shift, agreement)}
