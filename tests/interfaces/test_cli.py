@@ -111,7 +111,7 @@ def test_an_engine_leaves_out_what_it_cannot_draw(tiny_pair, capsys):
     assert "tokens, low" in drawn
     assert "patch, low" not in drawn
     assert (
-        "no more: mid tokens, low; patch, low; patch, low, all positions; patch, high; patch, high, all positions."
+        "no more: mid tokens, low; patch, low; patch, high; patch, low, all positions; patch, high, all positions."
         in capsys.readouterr().err
     )
 

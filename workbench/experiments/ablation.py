@@ -25,12 +25,13 @@ import pandas as pd
 
 from workbench.cache import Reuse
 from workbench.columns import describe
-from workbench.conditions import Condition, Named, Replay, condition_of, needs_pictures, signature_of
+from workbench.conditions import Condition, Named, condition_of, needs_pictures, signature_of
 from workbench.decoding.vllm_engine import engine_for
 from workbench.errors import InputError
 from workbench.experiments.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.experiments.perturbation import Disturbance, Perturbation, perturb
 from workbench.experiments.run_condition import measure
+from workbench.interventions import Replay
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import jittered

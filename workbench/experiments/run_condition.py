@@ -14,9 +14,10 @@ import pandas as pd
 
 from workbench.backoff import piecewise
 from workbench.cache import Reuse
-from workbench.conditions import Named, Replay, condition_of, needs_pictures
+from workbench.conditions import Named, condition_of, needs_pictures
 from workbench.decoding.decode import decode_many
 from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
+from workbench.interventions import Replay
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind

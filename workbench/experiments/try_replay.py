@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from workbench.columns import describe
-from workbench.conditions import Replay
 from workbench.decoding.decode import decode
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.pairs import ModelPair
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem

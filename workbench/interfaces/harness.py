@@ -12,16 +12,17 @@
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.conditions import Condition, Named, Patch, Replay, condition_of, default_matrix
+from workbench.conditions import Condition, Named, condition_of
 from workbench.decoding.decode import Engine, Intervention, check_sampling, decode_many
 from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError, nearest
+from workbench.interventions import Patch, Replay
 from workbench.models.chat import Message
-from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
+from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.from_rows import read_images, read_video
 from workbench.problems.images import SUFFIXES
@@ -34,7 +35,6 @@ Part = tuple[Kind, Any]
 """What a question is made of: a text, an image or a video; pictures in memory, as a path, or as base64."""
 
 _CALL = "`pair='shapes', intervention='replay', tau=0.4`"
-_NAMED = {"replay": "tokens, low", "patch": "patch, low"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,9 +251,9 @@ def told(error: Exception) -> str:
 def _condition(pair: ModelPair, wanted: Named | str | None, settings: Mapping[str, Any]) -> Named:
     if isinstance(wanted, Condition):
         return wanted
-    if wanted in _NAMED:
-        chosen = default_matrix(pair.depth, **matrix_settings(pair, settings))[_NAMED[wanted]]
-        return replace(chosen, **{name: _value(value) for name, value in settings.items()})
+    if wanted in ("replay", "patch"):
+        make = pair.replay if wanted == "replay" else pair.patch
+        return make(**{name: _value(value) for name, value in settings.items()})
     return "base" if wanted == "base" else "rlvr"
 
 

@@ -289,7 +289,8 @@ class LowCells:
         Raises:
             InputError: a value out of range, or more layers than the models have.
         """
-        from workbench.conditions import check_depth, default_matrix
+        from workbench.conditions import check_depth
+        from workbench.interventions import default_matrix
 
         deep = depth or 10_000
         known = {} if preset is None else preset.matrix(self.given)
@@ -303,12 +304,7 @@ class LowCells:
 
         With an engine those that it can't draw are left out, and named on the terminal; without pictures those that need some.
         """
-        from workbench.conditions import default_matrix
-        from workbench.models.pairs import matrix_settings
-        from workbench.studies.claims import fitting, like_with_like
-
-        matrix = like_with_like(default_matrix(pair.depth, **matrix_settings(pair, self.given) | self.given))
-        matrix = fitting(matrix, pictures=pictures)
+        matrix = pair.matrix(**self.given, **({} if pictures else {"pictures": False}))
         left = [name for name, condition in matrix.items() if engine and not condition.drawn_by_engine]
         if left:
             said = f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}."

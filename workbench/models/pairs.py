@@ -6,18 +6,18 @@
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from workbench.errors import InputError
+from workbench.interventions import Patch, Replay, default_matrix
 from workbench.models.adapter_files import find_adapter
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
@@ -25,13 +25,13 @@ from workbench.models.checkpoints import Placement, load_model
 from workbench.models.comparability import check_precisions, remarks_on, with_one_set_of_ends
 from workbench.models.identity import config_digest, fingerprint, processor_digest
 from workbench.models.lora import apply_change
+from workbench.models.pair_html import pair_html
 from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
-from workbench.models.presets import ROLES, PairPreset, check_budget, named_pair
+from workbench.models.presets import NO_PRESET, ROLES, PairPreset, check_budget, named_pair
 from workbench.models.prompts import EncodedPrompt, encode, show_token
 from workbench.models.settling import settle
 from workbench.models.weight_deltas import read_delta
 from workbench.problems.problem import Problem
-from workbench.views import markup
 
 Source = str | Path | nn.Module
 """A hub id, a local folder, or a transformers module in memory."""
@@ -113,6 +113,49 @@ class ModelPair:
             )
         asked = problem if self.preset is None else self.preset.asked(problem)
         return encode(self.processor, self.base, asked, turns)
+
+    def replay(self, **changes: Any) -> Replay:
+        """A `Replay` with the settings that suit the pair, its preset's or the paper's, but for ``changes``.
+
+        Raises:
+            InputError: what `Replay` refuses.
+
+        Example:
+            >>> wb.load_pair("shapes").replay(select="high").layers
+            5
+        """
+        mid = changes.get("site") == "mid_tokens"
+        own = {name: value for name, value in self._default.replay.items() if not (mid and name == "layers")}
+        return Replay(**own | changes)
+
+    def patch(self, **changes: Any) -> Patch:
+        """A `Patch` with the settings that suit the pair, but for ``changes``.
+
+        Raises:
+            InputError: what `Patch` refuses.
+        """
+        suits = self._default.matrix(changes)
+        shared = {name: suits[name] for name in ("tau", "threshold") if name in suits}
+        layers = len(Replay(layers=suits.get("layers")).loss_layers(self.depth))
+        return Patch(**{"layers": layers, **shared, **suits.get("patch", {}), **changes})
+
+    def matrix(self, **changes: Any) -> dict[str, Replay | Patch]:
+        """`default_matrix` with the settings that suit the pair, but for ``changes`` (arguments of `default_matrix`).
+
+        Raises:
+            InputError: what `Replay` and `Patch` refuse.
+        """
+        settings = {**self._default.matrix(changes), "pictures": self.reads_pictures, **changes}
+        return default_matrix(self.depth, **settings)
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether the models have visual tokens."""
+        return bool(self.base.visual_token_ids)
+
+    @property
+    def _default(self) -> PairPreset:
+        return self.preset or NO_PRESET
 
     def decode_token(self, token_id: int) -> str:
         """Display string of a token id; ``"#17"`` when there is no tokenizer."""
@@ -311,16 +354,6 @@ def _short(source: Source) -> str:
     return type(source).__name__ if isinstance(source, nn.Module) else Path(source).name
 
 
-def settings_for(pair: ModelPair) -> dict[str, Any]:
-    """Arguments of `Replay` for a pair: its preset's, else none, which is the paper's."""
-    return dict(pair.preset.replay) if pair.preset else {}
-
-
-def matrix_settings(pair: ModelPair, changed: Iterable[str] = ()) -> dict[str, Any]:
-    """Arguments of `default_matrix` for a pair, before those named in ``changed`` are (`PairPreset.matrix`)."""
-    return (pair.preset or _NONE).matrix(changed)
-
-
 def is_bundled(pair: ModelPair) -> bool:
     """Whether the pair ships with the package."""
     return pair.preset is not None and pair.preset.bundled
@@ -328,51 +361,14 @@ def is_bundled(pair: ModelPair) -> bool:
 
 def longest_answer(pair: ModelPair) -> int:
     """Where `decode` may cut a pair's responses off without loss, in tokens."""
-    return (pair.preset or _NONE).longest_answer
+    return (pair.preset or NO_PRESET).longest_answer
 
 
 def batch_of(pair: ModelPair) -> int:
     """Prompts per forward that suit a pair: many for tiny bundled ones, whose cost is mostly per call."""
-    return (pair.preset or _NONE).batch_size
+    return (pair.preset or NO_PRESET).batch_size
 
 
 def study_settings(pair: ModelPair) -> dict[str, int]:
     """Draws of matched noise and null models of each kind that suit a pair."""
-    return (pair.preset or _NONE).study_settings
-
-
-_NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name
-
-
-def pair_html(pair: ModelPair) -> str:
-    """What was loaded: both models, one a column."""
-    described = {
-        role: found if isinstance(found := pair.provenance.get(role), Mapping) else {"id": found or "–"}
-        for role in ("base", "rlvr")
-    }
-    keys = dict.fromkeys(
-        key
-        for found in described.values()
-        for key, value in found.items()
-        if key != "family" and value is not None
-    )
-    rows = [
-        {"": key.replace("_", " ")} | {r: _text(f.get(key)) for r, f in described.items()} for key in keys
-    ]
-    together = {
-        "family": pair.base.family,
-        "size": f"{pair.depth} layers, hidden {pair.base.hidden_size}, vocabulary {pair.vocab_size:,}",
-        "checkpoint": pair.provenance.get("checkpoint"),
-        "processor": type(pair.processor).__name__ if pair.processor is not None else "none",
-    }
-    told = {name: value for name, value in together.items() if value is not None}
-    return (
-        markup.paragraph(f"Pair {pair.name}", strong=True)
-        + markup.facts(told)
-        + markup.table(pd.DataFrame(rows))
-    )
-
-
-def _text(value: Any) -> str:
-    text = "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-    return text if len(text) <= 40 else f"…{text[-38:]}"  # of a long path its end
+    return (pair.preset or NO_PRESET).study_settings

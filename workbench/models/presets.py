@@ -8,18 +8,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
-from workbench.conditions import Patch
 from workbench.errors import InputError, nearest
+from workbench.interventions import Patch
 from workbench.problems.answers import Verifier
 from workbench.problems.problem import Problem, wording
 from workbench.problems.zoom import ZoomTool
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 PACKAGED = Path(__file__).with_name("pairs.yaml")
 """The package's own presets."""
@@ -246,47 +243,6 @@ class PairPreset:
             return str(error).partition("pip install ")[2]
 
 
-def preset_table(presets: Iterable[PairPreset]) -> "Table":
-    """Presets as a table for the terminal, with which of the two models lie on this machine.
-
-    On 80 columns the package's names and hub ids stand whole on a line.
-    """
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 1, 0))
-    table.caption = (
-        "disk: which of the two models lie on this machine; the others are fetched when first loaded"
-    )
-    table.caption_justify = "left"
-    table.add_column("name", no_wrap=True)
-    table.add_column("base, RLVR", overflow="fold")
-    table.add_column("disk")
-    table.add_column("settings", max_width=23)
-    for preset in presets:
-        replay = {"layers": "16 of 28", "tau": 0.4, "alpha": 10.0, **preset.replay}
-        budgets = {"image": preset.image_pixels, "frame": preset.frame_pixels}
-        told = [f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}"]
-        told += [f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b]
-        told += ["patches of their own"] * bool(preset.patch)
-        told += [f"needs: pip install {needs}"] if (needs := preset.needs("base")) else []
-        here = [{"base": "base", "rlvr": "RLVR"}[role] for role in ROLES if preset.found(role)]
-        sizes = [
-            sum(f.stat().st_size for f in home.glob("*.safetensors"))
-            for role in ROLES
-            if (home := preset.found(role))
-        ]
-        told += [f"{sum(sizes) / 1e6:,.0f} MB on disk"] * bool(sizes)
-        told += [asked] if (asked := ", ".join(preset.in_words())) else []
-        table.add_row(
-            preset.name,
-            "\n".join(preset.id_of(role) for role in ROLES),
-            "both" if len(here) == 2 else "".join(here) or "none",
-            "\n".join(told),
-        )
-    return table
-
-
 def check_budget(here: str, value: Any) -> tuple[int, int]:
     """A pixel budget as (least, most).
 
@@ -398,3 +354,7 @@ def named_pair(name: str, base: Any = None, rlvr: Any = None) -> PairPreset:
     for adapter in filter(None, adapters.values()):
         check_installed(f"`name` {name!r}", adapter)
     return preset
+
+
+NO_PRESET = PairPreset("none", base="none", rlvr="none")
+"""What suits pairs that were not loaded by name: the defaults."""

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.conditions import Replay
 from workbench.digests import digest_of, versions
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.anatomy import frozen
 from workbench.models.batches import batches, problem_seed
 from workbench.models.pairs import ModelPair

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.backoff import piecewise
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells, batches, collate
 from workbench.models.pairs import ModelPair

@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import within_budget
 from workbench.models.checkpoints import Placement, load_model, load_processor, read_depth

@@ -13,8 +13,9 @@ from functools import singledispatch
 from typing import Any
 
 from workbench.cache import Reuse
-from workbench.conditions import Patch, Replay, check_depth, needs_pictures
+from workbench.conditions import check_depth, needs_pictures
 from workbench.errors import InputError
+from workbench.interventions import Patch, Replay
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem

@@ -25,20 +25,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.backoff import piecewise
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.lens.fused import summarise
-from workbench.lens.strata import select_cells
 from workbench.models.anatomy import Anatomy
-from workbench.models.batches import Cells, batches, collate, problem_seed, seen
+from workbench.models.batches import Cells, batches, collate, seen
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.replay.chosen_cells import select
 from workbench.replay.descent import descend
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.loss import Loss, Readout
 from workbench.replay.nothing_selected import NOTHING, check_selected, has_selection, unselected
 from workbench.replay.segment import Segment
 from workbench.replay.targets import Aim, Target, take_aim
+from workbench.selection import Selection
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import read_calls
 
@@ -180,7 +181,9 @@ def prepare(
         if replay.only_where_base_lower:
             own = [cells.take(calls[layer].output).to(device) for layer in loss_layers]
             below = torch.stack([summarise(h, lens_head(learner, vocabulary), top_k=1).entropy for h in own])
-        mask = _mask(torch.stack([target.entropy for target in targets]), below, cells, prompts, replay)
+        mask = _mask(
+            torch.stack([target.entropy for target in targets]), below, cells, prompts, replay, pair.depth
+        )
     after = replay.alignment == "paper"
     start = loss_layers[0] if replay.site == "mid_tokens" else 0
     segment = Segment(learner, calls, start, last + int(after), int(cells.position.min()))
@@ -226,7 +229,12 @@ def learner_of(pair: ModelPair, replay: Replay) -> Anatomy:
 
 
 def _mask(
-    entropy: Tensor, below: Tensor | None, cells: Cells, prompts: Sequence[EncodedPrompt], replay: Replay
+    entropy: Tensor,
+    below: Tensor | None,
+    cells: Cells,
+    prompts: Sequence[EncodedPrompt],
+    replay: Replay,
+    depth: int,
 ) -> Tensor:
     """Step 2, prompt by prompt, so that no other prompt of the batch changes a random draw."""
     masks = []
@@ -234,15 +242,14 @@ def _mask(
     parts = zip(prompts, entropy.split(cells.counts, 1), cells.image.split(cells.counts), belows, strict=True)
     for prompt, sure, image, other in parts:
         masks.append(
-            select_cells(
+            select(
+                Selection.of(replay),
+                prompt,
                 sure,
-                select=replay.select,
-                threshold=replay.threshold,
-                tau=replay.tau,
-                levels=replay.levels,
-                groups=image.to(sure.device),
-                below=None if other is None else other.to(sure.device),
-                seed=problem_seed(replay.seed, prompt.problem_id),
+                layers=replay.loss_layers(depth),
+                within=prompt.kinds == TokenKind.VISUAL,
+                groups=image,
+                below=other,
             )
         )
     return torch.cat(masks, 1)

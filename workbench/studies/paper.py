@@ -24,25 +24,17 @@ from workbench import __version__
 from workbench.analysis.shift import ShiftTable, stratified_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import PLAIN, Named, default_matrix
+from workbench.conditions import Named
 from workbench.digests import digest_of, versions
 from workbench.errors import InputError
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
 from workbench.models.bundled import controls_of
-from workbench.models.pairs import (
-    ModelPair,
-    batch_of,
-    load_pair,
-    longest_answer,
-    matrix_settings,
-    study_settings,
-)
+from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, study_settings
 from workbench.models.presets import pair_preset
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
-from workbench.studies.claims import EVERYWHERE, fitting, like_with_like
 from workbench.studies.scripts import find_scripts
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
@@ -175,16 +167,12 @@ class Given:
     @cached_property
     def matrix(self) -> dict[str, Any]:
         """The default interventions, in settings that suit the pair."""
-        matrix = like_with_like(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
-        return fitting(matrix, pictures=self.pictured)
+        return dict(self.pair.matrix(**({} if self.pictured else {"pictures": False})))
 
     @cached_property
     def pictured(self) -> bool:
-        """Whether any of the problems has a picture."""
-        if self.options.run:
-            held = {*self.table("responses")["intervention"]} - {*PLAIN}
-            return not held or not all(str(name).endswith(EVERYWHERE) for name in held)
-        return any(problem.images or problem.video for problem in self.problems())
+        """Whether any of the problems has a picture; that of a run is not asked."""
+        return bool(self.options.run) or any(problem.images or problem.video for problem in self.problems())
 
     def need_pictures(self, what: str) -> None:
         """Refuse problems without pictures.
@@ -196,10 +184,8 @@ class Given:
             raise Unsuited(f"{what} needs visual tokens, and none of the problems has a picture")
 
     def suited(self, names: Iterable[str]) -> list[str]:
-        """Names of the default matrix; without pictures the patches of all positions instead, and no replay."""
-        if self.pictured:
-            return [*names]
-        return [f"{name}{EVERYWHERE}" for name in names if name.startswith("patch")]
+        """Of names of the default matrix those that the problems allow: without pictures patches alone."""
+        return [name for name in names if self.options.run or name in self.matrix]
 
     def ablation(
         self,
