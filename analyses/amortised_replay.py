@@ -35,6 +35,7 @@ def trained(given: Given, width: int) -> Adapter:
 
 
 def analyse(given: Given) -> Finding:
+    given.need_pictures("replay")
     pair, size, replay = given.pair, batch_of(given.pair), given.matrix[REPLAY]
     adapter = load_adapter("shapes") if is_bundled(pair) and pair.name == "shapes" else trained(given, 64)
     vector = trained(given, 0)

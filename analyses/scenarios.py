@@ -17,6 +17,7 @@ STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
 
 
 def analyse(given: Given) -> Finding:
+    given.need_pictures("replay")
     rows = []
     for scenario, name in SCENARIOS.items():
         found = _agents(given) if scenario == "agent" else _responses(given, name)

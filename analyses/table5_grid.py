@@ -6,7 +6,8 @@ import pandas as pd
 
 from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
-from workbench.studies.paper import Finding, Given, published
+from workbench.studies.paper import Finding, Given
+from workbench.studies.published import published
 from workbench.views.paper_figures import settings_grid
 
 PROBLEMS, SAMPLES = 96, 8
@@ -14,6 +15,7 @@ TAUS, ALPHAS, ITERATIONS = (0.2, 0.4), (0.3, 1.0, 3.0), (5, 10, 50)
 
 
 def analyse(given: Given) -> Finding:
+    given.need_pictures("replay")
     kept = given.pair.replay()
     depth = len(kept.loss_layers(given.pair.depth))
     kept = replace(kept, layers=depth)

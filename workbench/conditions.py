@@ -113,3 +113,8 @@ def check_depth(value: Named, depth: int) -> None:
     check = getattr(value, "check_depth", None)
     if check is not None:
         check(depth)
+
+
+def needs_pictures(value: Any) -> bool:
+    """Whether a condition does nothing to a prompt without pictures."""
+    return getattr(value, "needs_pictures", False)

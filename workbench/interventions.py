@@ -225,6 +225,11 @@ class Patch:
         return False
 
     @property
+    def needs_pictures(self) -> bool:
+        """Where it names visual tokens."""
+        return self.positions == "visual"
+
+    @property
     def patched(self) -> tuple[int, ...]:
         """The layers whose input is overwritten."""
         return tuple(range(self.layers)) if isinstance(self.layers, int) else tuple(self.layers)

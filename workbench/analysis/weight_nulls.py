@@ -135,6 +135,7 @@ def weight_nulls(
     seed: int = 0,
     resamples: int = 1000,
     batch_size: int | None = None,
+    traced: LensTrace | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
     """Trace the pair, null models and other pairs, and compare what shifts where.
@@ -155,6 +156,7 @@ def weight_nulls(
         seed: of the null models and of the bootstrap.
         resamples: of the bootstrap over problems.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
+        traced: the pair's own trace of these problems, at all layers, where it has been made already.
         progress: called with (condition, prompts done, prompts in all).
 
     Raises:
@@ -170,7 +172,7 @@ def weight_nulls(
         tell = partial(progress, name) if progress else None
         return trace(some, prompts, top_k=1, null_draws=0, batch_size=batch_size, progress=tell)
 
-    real = look(RLVR, pair)
+    real = look(RLVR, pair) if traced is None else _same(traced, prompts, pair)
     groups, sizes = groups_of(real, bins), {kind: [] for kind in kinds}
     sums = {RLVR: [[group.sums(real) for group in groups]]} | {kind: [] for kind in kinds}
     for kind, draw in product(kinds, range(draws)):
@@ -197,6 +199,21 @@ def weight_nulls(
         bins,
         {**pair.provenance, "nulls": used},
     )
+
+
+def _same(traced: LensTrace, prompts: Sequence[EncodedPrompt], pair: ModelPair) -> LensTrace:
+    """The trace, if it is of these prompts at every layer.
+
+    Raises:
+        InputError: it is of others.
+    """
+    of = [info.problem_id for info in traced.prompts]
+    if of != [prompt.problem_id for prompt in prompts] or len(traced.layers) != pair.depth:
+        raise InputError(
+            f"`traced` is of {len(of)} problems at {len(traced.layers)} layers, which are not these {len(prompts)} at "
+            f"{pair.depth}; leave it out: weight_nulls(pair, problems)"
+        )
+    return traced
 
 
 def _compared(

@@ -13,7 +13,8 @@ its own way, and has random streams of its own.
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -181,15 +182,27 @@ def draw(
         raise InputError(
             f"`model` is {model!r}; expected 'base' or 'rlvr': decode(pair, prompt, model='base')"
         )
-    return respond(
-        pair.base if model == "base" else pair.rlvr,
-        pair.processor,
-        prompts,
-        replace(sampling, engine=engine_for(pair, model, sampling.engine)),
-        interventions=interventions,
-        stop=stop,
-        progress=progress,
-    )
+    with _products(None if pair.preset is None else pair.preset.matmul):
+        return respond(
+            pair.base if model == "base" else pair.rlvr,
+            pair.processor,
+            prompts,
+            replace(sampling, engine=engine_for(pair, model, sampling.engine)),
+            interventions=interventions,
+            stop=stop,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _products(precision: str | None) -> Iterator[None]:
+    """Products of float32 in the precision that the models were trained to answer with; None leaves it as it is."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision or before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def respond(

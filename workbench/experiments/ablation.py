@@ -25,7 +25,7 @@ import pandas as pd
 
 from workbench.cache import Reuse
 from workbench.columns import describe
-from workbench.conditions import Condition, Named, condition_of, signature_of
+from workbench.conditions import Condition, Named, condition_of, needs_pictures, signature_of
 from workbench.decoding.vllm_engine import engine_for
 from workbench.errors import InputError
 from workbench.experiments.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
@@ -36,7 +36,7 @@ from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import jittered
 from workbench.replay.nothing_selected import NOTHING, check_selected
-from workbench.replay.prepared import check_fits, needs_pictures
+from workbench.replay.prepared import check_fits
 from workbench.runs import kept
 from workbench.views import markup
 
@@ -183,17 +183,22 @@ def ablate(
         reuse = Reuse(share)
         for part, name in group:
             condition = conditions[name]
-            compute = partial(measure, pair, condition, part, sampling, reuse, whole=whole)
+            tell = partial(_tell, progress, name, SHARD * len(tables[name]), len(problems))
+            tell(0)
+            compute = partial(measure, pair, condition, part, sampling, reuse, whole=whole, tell=tell)
             tables[name].append(kept(folder, _spec(pair, condition, part, settings), NAMES, compute))
-            if progress:
-                progress(name, min(SHARD * len(tables[name]), len(problems)), len(problems))
+            tell(len(part))
     responses, drifts = (_joined(tables, conditions, part) for part in range(len(NAMES)))
     _check_replays(conditions, responses, len(problems))
     summary = summarise_responses(responses, samples=samples, pass_at=ks)
     moved = drift_table(drifts, resamples=resamples, seed=seed)
-    described = {name: condition_of(value).described for name, value in conditions.items()}
-    settings |= {"interventions": described, "pair": dict(pair.provenance)}
-    return Ablation(responses, summary, moved, settings)
+    settings |= {"interventions": {name: condition_of(value).described for name, value in conditions.items()}}
+    return Ablation(responses, summary, moved, settings | {"pair": dict(pair.provenance)})
+
+
+def _tell(progress: Progress | None, name: str, before: int, total: int, done: int) -> None:
+    if progress:
+        progress(name, before + done, total)
 
 
 def _groups(

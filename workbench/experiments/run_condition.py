@@ -6,7 +6,7 @@ A condition is ``"base"``, ``"rlvr"``, or any `Condition`. What several of them 
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from workbench.backoff import piecewise
 from workbench.cache import Reuse
-from workbench.conditions import Named, condition_of
+from workbench.conditions import Named, condition_of, needs_pictures
 from workbench.decoding.decode import draw
 from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
 from workbench.interventions import Replay
@@ -24,7 +24,7 @@ from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
 from workbench.replay.nothing_selected import BLIND, check_selected, unselected
-from workbench.replay.prepared import needs_pictures, prepare_seeing
+from workbench.replay.prepared import prepare_seeing
 from workbench.sampling import Sampling
 from workbench.tracing.edits import Intervention, batch_edits
 
@@ -37,6 +37,7 @@ def measure(
     reuse: Reuse | None = None,
     *,
     whole: bool = True,
+    tell: Callable[[int], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All responses of one condition to some problems, and the drift there.
 
@@ -47,6 +48,7 @@ def measure(
         sampling: how its responses are drawn, beside the greedy one.
         reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
         whole: whether these are all problems, rather than a part of which nothing may be selected.
+        tell: called with how many of the problems have been answered, samples and all.
 
     Raises:
         InputError: what the condition refuses; of the whole, also that nothing is selected of any problem.
@@ -63,8 +65,14 @@ def measure(
         check_selected(empty, seeing, condition)
     making = (time.perf_counter() - begun) / len(problems)
     model = condition_of(condition).answered_by
-    greedy, sampled = (
-        draw(pair, prompts, how, model=model, interventions=made) for how in (sampling.greedy, sampling)
+    greedy = draw(pair, prompts, sampling.greedy, model=model, interventions=made)
+    sampled = draw(
+        pair,
+        prompts,
+        sampling,
+        model=model,
+        interventions=made,
+        progress=None if tell is None else lambda done, _: tell(done),
     )
     rows = []
     for problem, prompt, intervention, first, others in zip(

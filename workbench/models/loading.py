@@ -102,6 +102,7 @@ def load_pair(
         base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint is None else "base")
         dtype = preset.dtype if dtype is None else dtype
         revision = tuple(map(preset.revision.get, ROLES)) if revision is None else revision
+        attn_implementation = attn_implementation or preset.attention
         asked = asked.by(preset)
     sources, revisions = _both(base, rlvr, revision)
     placement = {
@@ -181,6 +182,7 @@ def _load(
         **({} if asked.checkpoint is None else {"checkpoint": asked.checkpoint}),
         **_reading(chosen),
         **({} if preset is None or not preset.in_words() else {"asked": preset.in_words()}),
+        **({} if preset is None or preset.matmul is None else {"matmul": preset.matmul}),
         **({} if settled.template is None else {"chat_template": settled.template}),
         **({"remarks": remarks} if remarks else {}),
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},

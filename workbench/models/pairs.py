@@ -4,18 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
 import torch
 
 from workbench.errors import InputError
 from workbench.interventions import Patch, Replay, default_matrix
 from workbench.models.anatomy import Anatomy
 from workbench.models.chat import Message, tokenizer_of
+from workbench.models.pair_html import pair_html
 from workbench.models.presets import NO_PRESET, PairPreset
 from workbench.models.prompts import EncodedPrompt, encode, show_token
 from workbench.problems.problem import Problem
 from workbench.sampling import Sampling
-from workbench.views import markup
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,35 +167,6 @@ def batch_of(pair: ModelPair, given: int | None = None) -> int:
     return (pair.preset or NO_PRESET).batch_size if given is None else given
 
 
-def pair_html(pair: ModelPair) -> str:
-    """What was loaded: both models, one a column."""
-    described = {
-        role: found if isinstance(found := pair.provenance.get(role), Mapping) else {"id": found or "–"}
-        for role in ("base", "rlvr")
-    }
-    keys = dict.fromkeys(
-        key
-        for found in described.values()
-        for key, value in found.items()
-        if key != "family" and value is not None
-    )
-    rows = [
-        {"": key.replace("_", " ")} | {r: _text(f.get(key)) for r, f in described.items()} for key in keys
-    ]
-    together = {
-        "family": pair.base.family,
-        "size": f"{pair.depth} layers, hidden {pair.base.hidden_size}, vocabulary {pair.vocab_size:,}",
-        "checkpoint": pair.provenance.get("checkpoint"),
-        "processor": type(pair.processor).__name__ if pair.processor is not None else "none",
-    }
-    told = {name: value for name, value in together.items() if value is not None}
-    return (
-        markup.paragraph(f"Pair {pair.name}", strong=True)
-        + markup.facts(told)
-        + markup.table(pd.DataFrame(rows))
-    )
-
-
-def _text(value: Any) -> str:
-    text = "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-    return text if len(text) <= 40 else f"…{text[-38:]}"  # of a long path its end
+def study_settings(pair: ModelPair) -> dict[str, int]:
+    """Draws of matched noise and null models of each kind that suit a pair."""
+    return (pair.preset or NO_PRESET).study_settings

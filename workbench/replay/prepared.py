@@ -13,7 +13,7 @@ from functools import singledispatch
 from typing import Any
 
 from workbench.cache import Reuse
-from workbench.conditions import check_depth
+from workbench.conditions import check_depth, needs_pictures
 from workbench.errors import InputError
 from workbench.interventions import Patch, Replay
 from workbench.models.pairs import ModelPair, batch_of
@@ -145,11 +145,6 @@ def prepare_seeing(
         for i, one in zip(here, prepare(condition, pair, shown, problems=asked, **others), strict=True):
             made[i] = one
     return made
-
-
-def needs_pictures(condition: Any) -> bool:
-    """Whether a condition does nothing to a prompt without pictures."""
-    return getattr(condition, "needs_pictures", False)
 
 
 @singledispatch

@@ -18,6 +18,7 @@ from workbench.experiments.perturbation import Perturbation, perturb, responses_
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.sampling import Sampling
+from workbench.tracing.lens_trace import LensTrace
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -110,23 +111,27 @@ class Answers:
 class Disturbances:
     """Whether pictures and weights are disturbed, and which other trainings stand beside the latter."""
 
-    wanted: bool
+    pictured: bool
+    null_models: int
+    """Of each kind; 0: none, nor the other trainings."""
     controls: Mapping[str, ModelPair]
 
     @property
     def settings(self) -> dict[str, Any]:
         """What its tables depend on."""
         controls = {name: dict(control.provenance) for name, control in self.controls.items()}
-        return {"perturbed": True, "controls": controls} if self.wanted else {}
+        weights = {"null_models": self.null_models, "controls": controls} if self.null_models else {}
+        return weights | ({"perturbed": True} if self.pictured else {})
 
     def check(self, problems: Sequence[Problem]) -> None:
-        """Refuse problems that have no picture.
+        """Refuse a number out of range, and problems that have no picture where these are disturbed.
 
         Raises:
-            InputError: there are such.
+            InputError: names it.
         """
+        _whole("null_models", self.null_models, 0)
         blind = [problem.id for problem in problems if not (problem.images or problem.video)]
-        if self.wanted and blind:
+        if self.pictured and blind:
             raise InputError(
                 f"`perturbed`: {len(blind)} of {len(problems)} problems, such as {blind[0]!r}, have no picture to disturb; leave "
                 "them or the part out: study(..., perturbed=False)"
@@ -153,14 +158,21 @@ class Disturbances:
         )
 
     def weights(
-        self, pair: ModelPair, problems: Sequence[Problem], how: Measures, tell: Progress
+        self,
+        pair: ModelPair,
+        problems: Sequence[Problem],
+        traced: LensTrace,
+        how: Measures,
+        tell: Progress,
     ) -> NullShift:
         """The shift beside that of random changes of the weights, and of the controls."""
         return weight_nulls(
             pair,
             problems,
+            draws=self.null_models,
             others=self.controls,
             bins=how.bins,
+            traced=traced,
             progress=lambda what, done, total: tell(f"null model: {what}", done, total),
             **how.judging,
         )

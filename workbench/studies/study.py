@@ -40,6 +40,8 @@ from workbench.views.null_figures import null_figures
 from workbench.views.outcome_figures import ablation_figures
 from workbench.views.perturbation_figures import perturbation_figures
 
+NULL_MODELS = 3
+"""Of each kind, where pictures are disturbed."""
 SHARD = 32
 """Problems traced between two saves."""
 TABLED_PROBLEMS = 6
@@ -110,6 +112,7 @@ def study(
     max_new_tokens: int | None = None,
     engine: Literal["vllm"] | None = None,
     perturbed: bool = False,
+    null_models: int | None = None,
     controls: Mapping[str, ModelPair] | None = None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -134,8 +137,10 @@ def study(
         samples: sampled responses per problem and intervention.
         max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         engine: what draws the responses, as in `ablate`.
-        perturbed: also disturb pictures (`perturb`) and weights (`weight_nulls`, which needs room for a third model).
-        controls: for the latter, pairs of the same base that RL did not train, such as `controls_of(pair)`.
+        perturbed: also disturb pictures (`perturb`).
+        null_models: random changes of the weights of each kind (`weight_nulls`, which needs room for a third model); 0 leaves
+            them out. None: 3 where pictures are disturbed.
+        controls: beside these, pairs of the same base that RL did not train, such as `controls_of(pair)`.
         notes: what else the spec should say, such as where the problems came from.
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
@@ -157,19 +162,19 @@ def study(
     sampling = pair.sampling(samples=samples, temperature=1.0, seed=seed, engine=engine, **length)
     how = Measures(seed, top_k, null_draws, bins, resamples, sampling.batch_size)
     answers = Answers(interventions or {}, sampling)
-    disturbances = Disturbances(perturbed, controls or {})
+    nulls = (NULL_MODELS if perturbed else 0) if null_models is None else null_models
+    disturbances = Disturbances(perturbed, nulls, controls or {})
     problems = check_problems(problems)
     how.check()
     answers.check(pair, problems)
     disturbances.check(problems)
     settings = asdict(how) | answers.settings | disturbances.settings
     spec = {"pair": dict(pair.provenance), "problems": _describe(problems), "settings": settings}
-    spec |= notes or {}
     tell, attempts, begun = progress or (lambda what, done, total: None), Attempts(), time.time()
-    with run_folder(Path(out), "study", spec, overwrite=overwrite) as work:
+    with run_folder(Path(out), "study", spec | dict(notes or {}), overwrite=overwrite) as work:
         found = _measured(pair, problems, how, answers, disturbances, attempts, work, tell)
         follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], found.trace, batch_size=how.batch_size)
-        hint = _written(found, work / "run", spec, attempts, follow_on, begun, tell)
+        hint = _written(found, work / "run", spec | dict(notes or {}), attempts, follow_on, begun, tell)
     return replace(found, folder=Path(out), hint=hint)
 
 
@@ -192,12 +197,13 @@ def _measured(
     ablation, moved, nulls = None, None, None
     if answers.interventions:
         ablation = attempts.at("interventions", lambda: answers.run(pair, problems, how, work, tell))
-    if disturbances.wanted:
+    if disturbances.pictured:
         longest = answers.sampling.max_new_tokens
         moved = attempts.at(
             "perturbation", lambda: disturbances.pictures(pair, problems, how, longest, work, tell)
         )
-        nulls = attempts.at("null models", lambda: disturbances.weights(pair, problems, how, tell))
+    if disturbances.null_models:
+        nulls = attempts.at("null models", lambda: disturbances.weights(pair, problems, traced, how, tell))
     contrasts = nulls.contrasts.to_dict("records") if nulls else None
     shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
     ways: dict[str, Callable[[], list[Claim]]] = {"claims": lambda: shift_claims(shift, agreement)}
