@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -11,6 +12,7 @@ from workbench.decoding import decode as decoding
 from workbench.decoding.decode import decode, decode_many, respond
 from workbench.decoding.vllm_engine import export_visual_embeddings
 from workbench.errors import InputError
+from workbench.models.presets import PairPreset
 from workbench.models.prompts import TokenKind
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.replay.replay import Replay, learn_tokens
@@ -124,6 +126,22 @@ def test_either_model_answers(tiny_pair):
     base = decode(tiny_pair, prompt, model="base", max_new_tokens=8)
     alone = respond(tiny_pair.base, tiny_pair.processor, [prompt], Sampling(max_new_tokens=8))[0]
     assert base == alone
+
+
+@pytest.mark.parametrize("wanted", ["medium", None])
+def test_products_are_as_the_pair_wants_them_only_while_it_answers(tiny_pair, monkeypatch, wanted):
+    seen, real = [], decoding.respond
+    monkeypatch.setattr(
+        decoding,
+        "respond",
+        lambda *a, **k: seen.append(torch.get_float32_matmul_precision()) or real(*a, **k),
+    )
+    before = torch.get_float32_matmul_precision()
+    preset = PairPreset("mine", base="base", rlvr="rlvr", matmul=wanted)
+    prompt = tiny_pair.encode(tiny.problem("qwen2_5_vl"))
+    decoding.decode(replace(tiny_pair, preset=preset), prompt, max_new_tokens=2)
+    assert seen == [wanted or before]
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_interventions_act_in_a_batch_as_they_do_alone(tiny_pair):

@@ -287,6 +287,9 @@ def test_names_that_are_not_there(home, name, message):
         ({"template": "Think."}, r"`template` is 'Think.'; expected text with one \{question\} in it"),
         ({"endings": {"letters": "a"}}, r"`endings` is .*; expected entries among exact, choice"),
         ({"sources": "a"}, r"`sources` is 'a'; expected a text by field"),
+        ({"matmul": "low"}, "`matmul` is 'low'; expected highest, high or medium: matmul: medium"),
+        ({"study": {"draws": 1}}, "`study` is .*; expected entries among null_draws, null_models: study: "),
+        ({"study": {"null_draws": "one"}}, "`study` is .*; expected `null_draws` as int"),
     ],
 )
 def test_presets_that_are_wrong_are_refused(tmp_path, changes, message):
