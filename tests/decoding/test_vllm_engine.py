@@ -147,6 +147,33 @@ def test_an_engine_by_name_is_loaded_once_for_each_model_in_turn(stored, started
     assert started[3].settings["max_model_len"] == 512
 
 
+def test_qwen3_vl_keeps_the_tower_that_its_later_layers_need(stored, started):
+    pair = stored("qwen3_vl")
+    decode(pair, pair.encode(tiny.problem("qwen3_vl", images=0)), max_new_tokens=1, engine="vllm")
+    assert started[0].settings["limit_mm_per_prompt"] == {"image": 0, "video": 1}
+
+
+def test_a_family_that_vllm_cannot_import_is_refused_for_that(stored, started, monkeypatch):
+    def failing(**settings):
+        raise ValueError("1 validation error for ModelConfig")
+
+    def broken(name):
+        assert name == "vllm.model_executor.models.llava"
+        raise ImportError("cannot import name 'PixtralRotaryEmbedding'")
+
+    monkeypatch.setattr("vllm.LLM", failing)
+    monkeypatch.setattr("vllm.__version__", "0.30.0", raising=False)
+    pair = stored("llava")
+    prompt = pair.encode(tiny.problem("llava"))
+    with pytest.raises(ValueError, match="1 validation error"):  # for another reason: vLLM's own words
+        decode(pair, prompt, engine="vllm")
+    monkeypatch.setattr("workbench.decoding.vllm_engine.import_module", broken)
+    with pytest.raises(
+        InputError, match=r"can't import its own llava \(cannot import name 'PixtralRotaryEmbedding'\)"
+    ):
+        decode(pair, prompt, engine="vllm")
+
+
 def test_ablations_and_agents_draw_from_it(stored, started):
     pair, problems = stored("qwen2_5_vl"), [tiny.problem(seed=i) for i in range(2)]
     settings = {"samples": 2, "max_new_tokens": 3, "resamples": 20}

@@ -220,12 +220,12 @@ def config(family: str, **changes: Any) -> Any:
                 "spatial_merge_size": 2,
             }
             if family == "qwen2_vl":
-                vision |= {"embed_dim": 16, "hidden_size": HIDDEN, "mlp_ratio": 2}
+                vision |= {"embed_dim": 16, "hidden_size": text["hidden_size"], "mlp_ratio": 2}
             elif family == "qwen2_5_vl":
-                vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": HIDDEN}
+                vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": text["hidden_size"]}
                 vision |= {"window_size": 16, "fullatt_block_indexes": [1]}
             else:
-                vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": HIDDEN}
+                vision |= {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": text["hidden_size"]}
                 vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
             ids = {f"{n}_id": token_id(family, n) for n in _SPECIAL["qwen"]}
             cls = {

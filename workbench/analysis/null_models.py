@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import InputError
+from workbench.lens.precision import double
 from workbench.models.anatomy import dissect
 from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
@@ -101,4 +102,4 @@ def _randomise(weight: Tensor, start: Tensor, kind: str, scale: float, generator
     if update.any():  # else not even rounding moves it
         weight.copy_(start.to(wide) + scale * random)
     change = weight.to(wide) - start.to(wide)
-    return torch.stack([change.double().square().sum(), update.double().square().sum()]).cpu()
+    return torch.stack([double(change).square().sum(), double(update).square().sum()]).cpu()

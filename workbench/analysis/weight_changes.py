@@ -26,6 +26,7 @@ from workbench.analysis.null_models import check_update, named_weights
 from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide, spearman
+from workbench.lens.precision import double
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import collate
 from workbench.models.pairs import ModelPair
@@ -157,7 +158,7 @@ def weight_table(pair: ModelPair) -> pd.DataFrame:
 
 def effective_rank(matrix: Tensor) -> float:
     """exp of the entropy (nats) of the singular values over their sum (Roy & Vetterli 2007); the matrix must not be zero."""
-    values = torch.linalg.svdvals(matrix.double())
+    values = torch.linalg.svdvals(double(matrix))
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp())
 
@@ -177,7 +178,7 @@ def change_cosine(pair: ModelPair, other: ModelPair) -> float:
             raise InputError(
                 f"`other` has no {name} of {tuple(start.shape)}; expected a pair with the same base"
             )
-        one, two = ((some[name].double() - start.double()).flatten().cpu() for some in (mine, theirs))
+        one, two = ((double(some[name]) - double(start)).flatten().cpu() for some in (mine, theirs))
         sums += torch.stack([one @ two, one @ one, two @ two])
     return float(sums[0] / (sums[1] * sums[2]).sqrt())
 
@@ -250,7 +251,7 @@ def _squares(pair: ModelPair, prompt: EncodedPrompt, watched: Sequence[str]) -> 
             with torch.no_grad():
                 fed = theirs[name](given.to(other)) if given is not None else other
             parts = (output, fed.to(output) - output, other.to(output) - output)
-            sums[index] += [float(part.double().square().sum()) for part in parts]
+            sums[index] += [float(double(part).square().sum()) for part in parts]
     return sums
 
 

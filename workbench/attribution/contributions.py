@@ -12,7 +12,7 @@
    sum to the whole: KL(base || rlvr) in nats, a logit difference, a log probability in nats, or a probability.
 
 ``scale`` is the error of freezing the norm's scale, as transformer_lens.tools.analysis.direct_logit_attribution does.
-Everything here is computed in float64; what is added up are the models' own activations.
+Everything here is computed in float64 (on the CPU for a device that has none); what is added up are the models' own activations.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +27,7 @@ from torch import Tensor
 from workbench.attribution.final_head import FinalHead
 from workbench.errors import InputError
 from workbench.lens.kl import kl_of_logits
+from workbench.lens.precision import double
 from workbench.names import METRICS, Metric
 
 NODES = 16
@@ -120,7 +121,7 @@ def split_change(
     read, total, scale, unembedding = [], 0.0, 0.0, 0.0
     size = max(1, CHUNK // len(base.weight))
     for start in range(0, len(cells), size):
-        r_base, r_rlvr = (r[start : start + size].double() for r in residuals)
+        r_base, r_rlvr = (double(r[start : start + size]) for r in residuals)
         s_base, s_rlvr = base.scale(r_base), rlvr.scale(r_rlvr)
         z_base, z_rlvr = base.logits(r_base), rlvr.logits(r_rlvr)
         slope = mean_slope(metric, z_base, z_rlvr, answer)
@@ -135,7 +136,7 @@ def split_change(
     for component in components:
         seen = layer >= component.layer + (component.kind == "vision")
         for side, of in zip(found, writes, strict=True):
-            wrote = of(component, position[seen]).double()
+            wrote = double(of(component, position[seen]))
             side[component] = float((wrote * reading[seen]).sum()) / len(cells)
     count = len(cells)
     return Split(total / count, *found, scale / count, unembedding / count)

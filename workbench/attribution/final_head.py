@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.lens.precision import double
+
 
 @dataclass(frozen=True, eq=False)
 class FinalHead:
@@ -28,6 +30,6 @@ class FinalHead:
         return (logits if self.bias is None else logits + self.bias) * self.multiplier
 
     def double(self) -> "FinalHead":
-        """The same in float64."""
-        bias = None if self.bias is None else self.bias.double()
-        return FinalHead(self.gain.double(), self.eps, self.weight.double(), bias, self.multiplier)
+        """The same in float64, as `precision.double`."""
+        bias = None if self.bias is None else double(self.bias)
+        return FinalHead(double(self.gain), self.eps, double(self.weight), bias, self.multiplier)

@@ -25,6 +25,7 @@ from workbench.backoff import piecewise
 from workbench.decoding.stops import Stops
 from workbench.decoding.vllm_engine import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
+from workbench.lens.precision import has_float64
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import batches, collate, problem_seed
 from workbench.models.finite import NotFiniteError, naming
@@ -349,11 +350,6 @@ def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
     cumulative = (logits.to(draws.device).double() / temperature).softmax(-1).cumsum(-1)
     token = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
-
-
-def has_float64(device: torch.device) -> bool:
-    """Whether a device computes in float64; Apple's GPUs (mps) do not."""
-    return device.type != "mps"
 
 
 def response_html(response: Response) -> str:

@@ -2,7 +2,8 @@
 
 1. The prompt goes as token ids, with one placeholder for each picture, which vLLM expands again.
 2. Each picture goes as its embeddings at the input of layer 0, with an intervention's tokens added: the engine's weights stay
-   as they are, and its vision tower is not loaded. Plain models get the same without tokens.
+   as they are, and its vision tower is not loaded (Qwen3-VL's is: without it vLLM has no place for the features of later
+   layers). Plain models get the same without tokens.
 3. vLLM draws the samples with its own random streams: greedy answers are those of the in-process decoder beyond rounding,
    sampled ones are other draws from the same distribution.
 
@@ -14,6 +15,8 @@ version 0.30.0, the newest that goes with transformers 5.23: ``multi_modal_data`
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +29,7 @@ from workbench.decoding.stops import Stops
 from workbench.errors import InputError, install
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import problem_seed
+from workbench.models.checkpoints import read_config
 from workbench.models.identity import fingerprint
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
@@ -139,17 +143,45 @@ class VllmEngine:
 
     @cached_property
     def _llm(self) -> Any:
-        from vllm import LLM
+        import vllm
 
+        family = read_config("checkpoint", self.checkpoint, revision=self.settings.get("revision")).model_type
         settings = {
             "enable_mm_embeds": True,
-            "limit_mm_per_prompt": {"image": 0, "video": 0},  # embeddings don't count, and no vision tower
+            "limit_mm_per_prompt": _limits(family),
             **self.settings,
         }
         if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             settings.setdefault("gpu_memory_utilization", round(_SHARE * free / total, 3))
-        return LLM(model=self.checkpoint, **settings)
+        try:
+            return vllm.LLM(model=self.checkpoint, **settings)
+        except Exception as error:
+            if (why := _not_imported(family)) is None:
+                raise
+            raise InputError(
+                f"`engine` vLLM {vllm.__version__} beside transformers {version('transformers')} can't import its own {family} "
+                f"({why}), so it can't answer for {self.checkpoint!r}. Decode in process: decode(..., engine=None)"
+            ) from error
+
+
+def _limits(family: str) -> dict[str, int]:
+    """Pictures a prompt that vLLM takes as pixels; embeddings don't count where it is 0.
+
+    vLLM drops the vision tower where all limits are 0, and Qwen3-VL's buffers for later layers with it. One movie, which is
+    never sent, keeps both, and images still don't count.
+    """
+    return {"image": 0, "video": int(family == "qwen3_vl")}
+
+
+def _not_imported(family: str) -> str | None:
+    """Why vLLM can't import its model of a family, which it names as transformers does; it says so in a log alone."""
+    try:
+        import_module(f"vllm.model_executor.models.{family}")
+    except ImportError as error:
+        unknown = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("vllm")
+        return None if unknown else str(error)
+    return None
 
 
 def engine_for(pair: ModelPair, model: Model, engine: VllmEngine | str | None) -> VllmEngine | None:

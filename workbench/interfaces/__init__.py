@@ -17,7 +17,8 @@ runs any task of lmms-eval that generates a response on the pair: ``intervention
 ``filelock`` below 4), hence the environment. Beside our math-verify pip installs a ``latex2sympy2`` that can't be imported,
 so the tasks that need it (mathvision, emma, stare) don't run there.
 
-**VLMEvalKit**: ``wb.VLMEvalKitModel("vl-rethinker-7b", "replay")`` is a model for it. Both show pictures first.
+**VLMEvalKit**: ``wb.VLMEvalKitModel("vl-rethinker-7b", "replay")`` is a model for it, for sets of one turn and of
+several. Both show the pictures of a question first.
 
 A new command: a function in the file of its group that checks its options before it imports torch, then calls one function
 of the library; `pairs_cli` is the shortest to copy. Its bad inputs are rows of ``tests/interfaces/test_bad_input.py``.

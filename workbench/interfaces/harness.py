@@ -4,6 +4,7 @@
    (16 frames), then the texts in theirs, each on a line of its own. Where a picture stood between texts is lost.
 2. It is encoded as the pair is asked (the preset's system prompt, unless the question brings one, and its wording), the
    intervention is made on it, and the response decoded.
+   Of a conversation the first message is the problem, and turns after it keep the order of texts and pictures.
 3. A question that fails (a broken picture, too little memory) costs no other its answer: a batch is tried again one by one.
 
 `vlmevalkit_model` and `lmms_eval_models` give this the shapes that the harnesses expect.
@@ -11,7 +12,7 @@
 
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -222,6 +223,43 @@ def make_problem(name: str, parts: Sequence[Part], system: str | None = None) ->
         )
     frames, told = read_video(_local(videos[0]), f"{name}: video", Path()) if videos else ((), {})
     return Problem(name, "\n".join(texts), images=tuple(images), video=frames, system=system, metadata=told)
+
+
+def make_question(name: str, messages: Sequence[tuple[str, Sequence[Part]]]) -> Question:
+    """A conversation: one system message at most, the first user's message as the problem, then turns.
+
+    Args:
+        name: the problem's id.
+        messages: roles (``"system"``, ``"user"``, ``"assistant"``) with their texts and pictures; turns after the problem keep
+            the order of theirs.
+
+    Raises:
+        InputError: messages that don't begin or end with a user's, a video after the problem, and what `make_problem` refuses.
+    """
+    system, turns = None, [*messages]
+    if turns and turns[0][0] == "system":
+        system = "\n".join(value for _, value in turns.pop(0)[1])
+    roles = [role for role, _ in turns]
+    if not roles or roles[0] != "user" or roles[-1] != "user" or not {*roles} <= {"user", "assistant"}:
+        raise InputError(
+            f"{name} has messages of {', '.join(roles) or 'nobody'}; expected a user's first and last, after one of system"
+        )
+    first, *later = [parts for _, parts in turns]
+    after = [
+        Message("assistant" if role == "assistant" else "user", _in_order(name, parts))
+        for role, parts in zip(roles[1:], later, strict=True)
+    ]
+    return Question(make_problem(name, first, system), tuple(after))
+
+
+def _in_order(name: str, parts: Iterable[Part]) -> tuple[Any, ...]:
+    """The parts of a turn after the problem, which keeps their order."""
+    found: list[Any] = []
+    for kind, value in parts:
+        if kind not in ("text", "image"):
+            raise InputError(f"{name} has {kind} in a later message; expected text and images there")
+        found += [value] if kind == "text" else pictures(value, name)
+    return tuple(found)
 
 
 def pictures(value: Any, name: str) -> tuple[Any, ...]:

@@ -19,13 +19,12 @@ error is raised.
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from workbench.errors import InputError, install
-from workbench.interfaces.harness import Part, Question, Responder, kind_of, make_problem, pictures, told
-from workbench.models.chat import Message
+from workbench.interfaces.harness import Part, Question, Responder, kind_of, make_problem, make_question, told
 
 try:
     from lmms_eval.api.instance import GenerationResult
@@ -167,17 +166,7 @@ def _settings(args: Sequence[Any]) -> dict[str, Any]:
 def _from_messages(name: str, messages: Sequence[Any]) -> Question:
     """Chat messages as a question: system text, the first user's message as problem, then turns."""
     turns = [message if isinstance(message, Mapping) else message.model_dump() for message in messages]
-    system = None
-    if turns and turns[0]["role"] == "system":
-        system = "\n".join(value for _, value in _parts(turns.pop(0)))
-    roles = [turn["role"] for turn in turns]
-    if not roles or roles[0] != "user" or roles[-1] != "user" or not {*roles} <= {"user", "assistant"}:
-        raise InputError(
-            f"{name} has messages of {', '.join(roles) or 'nobody'}; expected a user's first and last, after one of system"
-        )
-    first, *others = map(_parts, turns)
-    after = [Message(role, _in_order(name, parts)) for role, parts in zip(roles[1:], others, strict=True)]
-    return Question(make_problem(name, first, system), tuple(after))
+    return make_question(name, [(turn["role"], _parts(turn)) for turn in turns])
 
 
 def _parts(message: Mapping[str, Any]) -> list[Part]:
@@ -188,16 +177,6 @@ def _parts(message: Mapping[str, Any]) -> list[Part]:
         ("text", _unmarked(part["text"])) if part["type"] == "text" else (part["type"], part["url"])
         for part in content
     ]
-
-
-def _in_order(name: str, parts: Iterable[Part]) -> tuple[Any, ...]:
-    """The parts of a turn after the problem, which keeps their order."""
-    found: list[Any] = []
-    for kind, value in parts:
-        if kind not in ("text", "image"):
-            raise InputError(f"{name} has {kind} in a later message; expected text and images there")
-        found += [value] if kind == "text" else pictures(value, name)
-    return tuple(found)
 
 
 def _unmarked(text: str) -> str:

@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from workbench.conditions import Named
+from workbench.digests import digest_of
 from workbench.errors import InputError
-from workbench.interfaces.harness import Question, Responder, kind_of, make_problem, told
+from workbench.interfaces.harness import (
+    Part,
+    Question,
+    Responder,
+    kind_of,
+    make_problem,
+    make_question,
+    told,
+)
+from workbench.models.chat import as_said, with_turns
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 
@@ -58,8 +68,7 @@ class VLMEvalKitModel:
 
     def generate(self, message: Any, dataset: str | None = None) -> str:
         """As `generate_inner`, of anything that VLMEvalKit takes for a message: texts and paths, alone or in a list."""
-        items = message if isinstance(message, list | tuple) else [message]
-        return self.generate_inner([_item(item) for item in items], dataset)
+        return self.generate_inner(_items(message), dataset)
 
     def generate_inner(self, message: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
         """The response to a list of ``{"type": "text" | "image" | "video", "value": text or path}``.
@@ -68,13 +77,47 @@ class VLMEvalKitModel:
         prompt. The problem is named by ``dataset`` and a digest of the message, pictures included: sampled responses have
         their random stream from that, whatever was asked before.
         """
-        (found,) = self.responder.answer(
-            [lambda: Question(_problem(dataset or "message", message))], **self.how
-        )
+        return self._answer(dataset, lambda name: Question(_problem(name, message)))
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
+        """As `chat_inner`, of contents in any form that `generate` takes; no turn is left out where it can't be answered."""
+        asked = [{**message, "content": _items(message.get("content"))} for message in messages]
+        return self.chat_inner(asked, dataset)
+
+    def chat_inner(self, messages: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
+        """The response to a conversation, a list of ``{"role": "user" | "assistant", "content": list as in generate_inner}``.
+
+        The first user's message is the problem, and shows its pictures before its text; later ones keep their order. What
+        the assistant said is a text that ends no turn, whatever it spells. Named as in `generate_inner`, by all of the
+        conversation.
+        """
+        return self._answer(dataset, lambda name: self._conversation(name, messages))
+
+    def _answer(self, dataset: str | None, asked: Callable[[str], Question]) -> str:
+        """The response to a question; `FAILED` and a warning where there is none."""
+        name = dataset or "message"
+        (found,) = self.responder.answer([lambda: asked(name)], **self.how)
         if isinstance(found, str):
             return found
-        warnings.warn(f"{dataset or 'message'} has no answer: {told(found)}", UserWarning, stacklevel=2)
+        warnings.warn(f"{name} has no answer: {told(found)}", UserWarning, stacklevel=3)
         return self.FAILED
+
+    def _conversation(self, name: str, messages: Sequence[Mapping[str, Any]]) -> Question:
+        """The messages as a problem and turns, named by all that they say and show."""
+        processor, turns = self.responder.pair.processor, list[tuple[str, list[Part]]]()
+        for message in messages:
+            role, items = message.get("role", "user"), _items(message.get("content"))
+            _check_items(name, items)
+            spoken = role == "assistant"
+            turns.append(
+                (role, [(i["type"], as_said(processor, i["value"]) if spoken else i["value"]) for i in items])
+            )
+        made = make_question(name, turns)
+        said = [
+            (t.role, [part if isinstance(part, str) else "image" for part in t.parts]) for t in made.turns
+        ]
+        shown = with_turns(made.problem, made.turns).fingerprint
+        return replace(made, problem=replace(made.problem, id=f"{name}/{digest_of([shown, said])}"))
 
     def use_custom_prompt(self, dataset: str) -> bool:
         """No: questions are worded by the data set; the pair's preset adds its own words around them."""
@@ -83,6 +126,11 @@ class VLMEvalKitModel:
     def set_dump_image(self, dump_image_func: Callable[..., Any]) -> None:
         """Told by VLMEvalKit how a data set writes its images to files; not needed, as questions come with their files."""
         self.dump_image_func = dump_image_func
+
+
+def _items(message: Any) -> list[Mapping[str, Any]]:
+    """Anything that VLMEvalKit takes for a message as a list of items."""
+    return [_item(item) for item in (message if isinstance(message, list | tuple) else [message])]
 
 
 def _item(item: Any) -> Mapping[str, Any]:
@@ -95,9 +143,9 @@ def _item(item: Any) -> Mapping[str, Any]:
     return {"type": kind_of(item) if path else "text", "value": item}
 
 
-def _problem(name: str, message: Sequence[Mapping[str, Any]]) -> Problem:
-    """The message as a problem, named by what it says and shows."""
-    for item in message:
+def _check_items(name: str, items: Sequence[Any]) -> None:
+    """Refuse an item that is no text, image or video."""
+    for item in items:
         if (
             not isinstance(item, Mapping)
             or item.get("type") not in VLMEvalKitModel.allowed_types
@@ -107,6 +155,11 @@ def _problem(name: str, message: Sequence[Mapping[str, Any]]) -> Problem:
                 f"{name}: an item of the message is {str(item)[:80]!r}; expected "
                 '{"type": "text", "value": "How many?"}, or type "image" or "video" with a path'
             )
+
+
+def _problem(name: str, message: Sequence[Mapping[str, Any]]) -> Problem:
+    """The message as a problem, named by what it says and shows."""
+    _check_items(name, message)
     roles = [item.get("role", "user") for item in message]
     if "assistant" in roles:
         raise InputError(f"{name}: the message puts words into the model's mouth; leave out role 'assistant'")

@@ -14,8 +14,8 @@ Entropy is log(sum e) - sum e s / sum e. With x = sum e_rlvr / sum e_base - 1, K
 sum e_base, plus log(1 + x) - x. Every term of that sum is >= 0 and of second order in the change, where the
 textbook formula subtracts two numbers of first order: small shifts are not lost in rounding.
 
-Logits are float32 whatever the models' precision (float64 if a residual is), sums over blocks float64. Even
-products of half-precision numbers are kept in float32: logits rounded to bfloat16, in steps of 0.125 at 16,
+Logits are float32 whatever the models' precision (float64 if a residual is), sums over blocks float64,
+where the device has it. Even products of half-precision numbers are kept in float32: logits rounded to bfloat16, in steps of 0.125 at 16,
 would drown the shift that is to be measured.
 """
 
@@ -31,6 +31,7 @@ from workbench.backoff import shrink
 from workbench.errors import InputError
 from workbench.lens.blocks import BLOCK_ELEMENTS, LEAST_BLOCK, STRETCH, Heads, blocks, working_sizes
 from workbench.lens.heads import LensHead
+from workbench.lens.precision import widest
 
 Residuals: TypeAlias = Float[Tensor, "positions hidden"]  # before the final norm
 
@@ -221,7 +222,7 @@ class _Running:
         self.vocabulary = len(head.weight)
         self.block, self.strip = working_sizes(len(hidden), count, self.vocabulary, hidden.device.type, block)
         self.peak = hidden.new_full((len(hidden), count), torch.finfo(dtype).min, dtype=dtype)
-        self.total = torch.zeros_like(self.peak, dtype=torch.float64)
+        self.total = torch.zeros_like(self.peak, dtype=widest(self.peak.device))
         self.moment, self.cross = torch.zeros_like(self.total[:, :2]), torch.zeros_like(self.total[:, 1:])
         self.top = hidden.new_full((*self.moment.shape, top_k), -math.inf, dtype=dtype)
         self.top_ids = torch.full_like(self.top, -1, dtype=torch.int64)
@@ -234,7 +235,7 @@ class _Running:
             maxima, peak, total, moment, cross = (torch.cat(part) for part in parts)
             self._keep_best(start, logits, maxima[:, :2])
             # What was summed relative to the old maxima becomes relative to the new ones.
-            step = self.peak.double() - peak.double()
+            step = self.peak.to(self.total.dtype) - peak.to(self.total.dtype)
             scale, change = step.exp(), step[:, :1] - step[:, 1:]
             self.cross = scale[:, :1] * (self.cross + self.total[:, :1] * change) + cross
             self.cross += self.total[:, 1:] * (scale[:, 1:] - scale[:, :1])
@@ -283,7 +284,7 @@ class _Running:
 
     def best(self) -> tuple[Tensor, Tensor]:
         """Ids and probabilities of the top predictions of base and RLVR model, (2, N, k)."""
-        probs = (self.top - self.peak[:, :2, None]).double().exp() / self.total[:, :2, None]
+        probs = (self.top - self.peak[:, :2, None]).to(self.total.dtype).exp() / self.total[:, :2, None]
         return self.top_ids.transpose(0, 1).contiguous(), self._result(probs)
 
     def jensen_shannon(self) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.lens.blocks import BLOCK_ELEMENTS, LEAST_BLOCK, blocks
 from workbench.lens.heads import LensHead
+from workbench.lens.precision import widest
 
 
 @torch.no_grad()
@@ -51,14 +52,15 @@ def log_probabilities(
     block = min(block or max(LEAST_BLOCK, BLOCK_ELEMENTS["cpu"] // len(h)), vocabulary)
     found = h.new_zeros(ids.shape, dtype=dtype)
     peak = h.new_full((len(h), 1), torch.finfo(dtype).min, dtype=dtype)
-    total = torch.zeros_like(peak, dtype=torch.float64)
+    wide = widest(peak.device)
+    total = torch.zeros_like(peak, dtype=wide)
     for start, logits in blocks([(head, normed)], dtype, block):
         logits, stop = logits[:, 0], start + logits.shape[2]
         inside = (ids >= start) & (ids < stop)
         found = torch.where(inside, logits.gather(1, (ids - start).clamp(0, stop - start - 1)), found)
         higher = torch.maximum(peak, logits.amax(1, keepdim=True))
-        total *= (peak.double() - higher.double()).exp()
-        total += logits.sub_(higher).exp_().sum(1, keepdim=True, dtype=torch.float64)
+        total *= (peak.to(wide) - higher.to(wide)).exp()
+        total += logits.sub_(higher).exp_().sum(1, keepdim=True, dtype=wide)
         peak = higher
-    log_p = (found.double() - peak.double() - total.log()).clamp(max=0)
+    log_p = (found.to(wide) - peak.to(wide) - total.log()).clamp(max=0)
     return log_p.masked_fill(head.masked()[ids], -math.inf).to(dtype)
