@@ -104,9 +104,8 @@ def write_report(
     figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
     interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
-    beside = {} if nulls is None else null_figures(nulls)
+    kinds, beside = _kinds(shift), {} if nulls is None else null_figures(nulls)
     drawn = figures | interventions | disturbed | beside
-    kinds = _kinds(shift)
     shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
     html = render(
         "report.html.j2",
