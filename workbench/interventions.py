@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from workbench.conditions import Model
-from workbench.errors import InputError
+from workbench.errors import InputError, knows_its_fields
 from workbench.selection import Chosen, Select, Selection, Threshold, described
 
 Site = Literal["tokens", "mid_tokens"]
@@ -17,6 +17,7 @@ EVERYWHERE = ", all positions"
 """Ends the name of a patch that selects among all positions of the prompt rather than visual tokens."""
 
 
+@knows_its_fields
 @dataclass(frozen=True)
 class Replay:
     """Which tokens to learn, and how. The defaults are the paper's, with K in proportion to the model's depth.
@@ -153,6 +154,7 @@ class Replay:
         return chosen
 
 
+@knows_its_fields
 @dataclass(frozen=True)
 class Patch:
     """Which cells to overwrite.

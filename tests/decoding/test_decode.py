@@ -204,10 +204,12 @@ def test_bad_settings(tiny_pair, changes, message):
         decode(tiny_pair, tiny_pair.encode(tiny.problem()), **changes)
 
 
-def test_problems_are_not_prompts(tiny_pair):
-    with pytest.raises(InputError, match=r"`prompts` holds a Problem; expected EncodedPrompt: .*pair.encode"):
-        decode(tiny_pair, tiny.problem())
-    with pytest.raises(InputError, match="`prompts` is a EncodedPrompt; expected a list of EncodedPrompt"):
+def test_what_is_no_prompt_is_refused(tiny_pair):
+    with pytest.raises(InputError, match="`prompts` holds a str; expected Problem or EncodedPrompt: decode"):
+        decode(tiny_pair, "How many?")
+    with pytest.raises(
+        InputError, match="`prompts` is a EncodedPrompt; expected a list of Problem or EncodedPrompt"
+    ):
         decode_many(tiny_pair, tiny_pair.encode(tiny.problem()))
 
 

@@ -15,13 +15,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from workbench.backoff import piecewise
+from workbench.conditions import Condition
+from workbench.decoding.responses import Response
 from workbench.decoding.stops import Stops
 from workbench.decoding.vllm_engine import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
@@ -33,11 +35,11 @@ from workbench.models.pairs import ModelPair
 from workbench.models.positions import next_positions
 from workbench.models.prompts import EncodedPrompt
 from workbench.models.rope_memory import check_together, from_rest
-from workbench.problems.problem import listed
+from workbench.problems.problem import Problem, listed
+from workbench.replay.prepared import prepare_seeing
 from workbench.sampling import Sampling
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.residuals import prefill, refuse_not_finite
-from workbench.views import markup
 
 Engine = VllmEngine | Literal["vllm"]
 """What can draw responses instead of the models in this process."""
@@ -46,30 +48,12 @@ DROP_AT = 0.25
 """Share of finished rows at which a batch goes on without them; above 1 it never does."""
 
 
-@dataclass(frozen=True)
-class Response:
-    """One response to one problem."""
-
-    problem_id: str
-    sample: int
-    text: str
-    tokens: int
-    """Tokens generated, the stop token included."""
-    finished: bool
-    """Whether it stopped by itself, rather than at `max_new_tokens`."""
-    seconds: float = field(compare=False)
-    """Its share of the wall time of its batch."""
-
-    def _repr_html_(self) -> str:
-        return response_html(self)
-
-
 def decode(
     pair: ModelPair,
-    prompt: EncodedPrompt,
+    prompt: Problem | EncodedPrompt,
     *,
     model: Model = "rlvr",
-    intervention: Intervention | None = None,
+    intervention: Intervention | Condition | None = None,
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
@@ -81,9 +65,10 @@ def decode(
 
     Args:
         pair: what `load_pair` returned, with a tokenizer.
-        prompt: an encoded prompt: ``pair.encode(problem)``.
+        prompt: a problem, or an encoded prompt: ``pair.encode(problem)``.
         model: which of the two answers.
-        intervention: made for this prompt: learnt tokens or a prepared patch; written into the prefill, and nowhere else.
+        intervention: a condition, or what was made for this prompt by it: learnt tokens or a prepared patch; written into the
+            prefill, and nowhere else.
         samples: responses, all from one prefill.
         temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples; each problem has a random stream of its own, sample i reads row i of it.
@@ -120,10 +105,10 @@ def decode(
 
 def decode_many(
     pair: ModelPair,
-    prompts: Sequence[EncodedPrompt],
+    prompts: Sequence[Problem | EncodedPrompt],
     *,
     model: Model = "rlvr",
-    interventions: Sequence[Intervention | None] | None = None,
+    interventions: Condition | Sequence[Intervention | Condition | None] | None = None,
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
@@ -137,9 +122,9 @@ def decode_many(
 
     Args:
         pair: what `load_pair` returned, with a tokenizer.
-        prompts: encoded prompts.
+        prompts: problems, or encoded prompts.
         model: which of the two answers.
-        interventions: one for each prompt, made for it; None for none.
+        interventions: a condition for all prompts, or one for each: a condition, or what was made for it; None for none.
         samples: responses per prompt; all from one prefill.
         temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples.
@@ -163,9 +148,50 @@ def decode_many(
         batch_size=batch_size,
         engine=engine,
     )
-    return draw(
-        pair, prompts, sampling, model=model, interventions=interventions, stop=stop, progress=progress
+    prompts = listed(
+        prompts, "decode(pair, load_problems('shapes', limit=1)[0])", Problem, EncodedPrompt, name="prompts"
     )
+    encoded = [pair.encode(prompt) for prompt in prompts]
+    made = _prepared(pair, prompts, encoded, interventions, model, sampling)
+    return draw(pair, encoded, sampling, model=model, interventions=made, stop=stop, progress=progress)
+
+
+def _prepared(
+    pair: ModelPair,
+    items: Sequence[Problem | EncodedPrompt],
+    prompts: Sequence[EncodedPrompt],
+    interventions: Condition | Sequence[Intervention | Condition | None] | None,
+    model: Model,
+    sampling: Sampling,
+) -> list[Intervention | None] | None:
+    """Interventions as they were made for the prompts, those of conditions made here.
+
+    Raises:
+        InputError: a condition that acts on the other model, or what it refuses.
+    """
+    if interventions is None:
+        return None
+    alike = isinstance(interventions, Condition)
+    given = [interventions] * len(prompts) if alike else [*interventions]
+    for condition in {id(one): one for one in given if isinstance(one, Condition)}.values():
+        if condition.answered_by != model:
+            raise InputError(
+                f"`intervention` {condition.title!r} acts on {condition.answered_by!r}, and `model` is {model!r}: "
+                f"decode(pair, prompt, model={condition.answered_by!r}, intervention=...)"
+            )
+    how: dict[str, Any] = {"seed": sampling.seed, "batch_size": sampling.batch_size}
+    problems = [item for item in items if isinstance(item, Problem)]
+    whole = problems if len(problems) == len(prompts) else None
+    if alike:
+        return prepare_seeing(interventions, pair, prompts, problems=whole, **how)
+    ready = [None if isinstance(one, Condition) else one for one in given]
+    one_each(ready, [prompt.problem_id for prompt in prompts])
+    return [
+        prepare_seeing(one, pair, [prompt], problems=whole and [whole[i]], **how)[0]
+        if isinstance(one, Condition)
+        else one
+        for i, (prompt, one) in enumerate(zip(prompts, given, strict=True))
+    ]
 
 
 def draw(
@@ -248,7 +274,10 @@ def respond(
             )
         seconds = (time.perf_counter() - begun) / (len(batch) * samples)
         return [
-            [Response(prompt.problem_id, i, *stops.read(row), seconds) for i, row in enumerate(rows)]
+            [
+                Response(prompt.problem_id, i, *stops.read(row), seconds, tuple(map(int, row)))
+                for i, row in enumerate(rows)
+            ]
             for prompt, rows in zip(batch, ids, strict=True)
         ]
 
@@ -350,10 +379,3 @@ def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
     cumulative = (logits.to(draws.device).double() / temperature).softmax(-1).cumsum(-1)
     token = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
-
-
-def response_html(response: Response) -> str:
-    """The text of a response and how it ended."""
-    ended = "finished" if response.finished else "cut off"
-    told = f"{response.problem_id}, sample {response.sample}: {response.tokens:,} tokens, {ended}"
-    return markup.paragraph(told) + markup.paragraph(response.text)

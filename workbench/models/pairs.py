@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.interventions import Patch, Replay, default_matrix
@@ -73,11 +75,20 @@ class ModelPair:
             return pad
         return next(i for i in range(self.vocab_size) if i not in self.base.visual_token_ids)
 
-    def encode(self, problem: Problem | EncodedPrompt, turns: Sequence[Message] = ()) -> EncodedPrompt:
+    def encode(
+        self,
+        problem: Problem | EncodedPrompt,
+        turns: Sequence[Message] = (),
+        *,
+        response: str | Sequence[int] | None = None,
+    ) -> EncodedPrompt:
         """Encode a problem, and the turns after it, for both models, on the CPU; raises what `prompts.encode` raises.
 
-        A pair loaded by name is asked in its preset's words. What is encoded already stays as it is.
+        A pair loaded by name is asked in its preset's words. What is encoded already stays as it is. A ``response`` (text, or the
+        ids of one: `Response.ids`) follows it, so that a trace also covers what a model said.
         """
+        if response is not None:
+            return self.encode(problem, turns).continued(self.ids_of(response))
         if isinstance(problem, EncodedPrompt):
             if turns:
                 raise InputError(
@@ -91,6 +102,24 @@ class ModelPair:
             )
         asked = problem if self.preset is None else self.preset.asked(problem)
         return encode(self.processor, self.base, asked, turns)
+
+    def ids_of(self, response: str | Sequence[int]) -> Int[Tensor, " tokens"]:
+        """Token ids of a response, as it follows a prompt; of text without the token that ends it.
+
+        Raises:
+            InputError: text without a tokenizer, or a response without tokens.
+        """
+        if isinstance(response, str) and self.tokenizer is None:
+            raise InputError(
+                "`pair` has no tokenizer, so a response can't be turned into tokens: load_pair(..., processor=<folder or hub id>)"
+            )
+        ids = response
+        if isinstance(response, str):
+            tokenizer: Any = self.tokenizer
+            ids = tokenizer(response, add_special_tokens=False)["input_ids"]
+        if not len(ids):
+            raise InputError(f"`response` {response!r} has no tokens; give one such as '<answer> 3</answer>'")
+        return torch.tensor([*map(int, ids)], dtype=torch.int64)
 
     def replay(self, **changes: Any) -> Replay:
         """A `Replay` with the settings that suit the pair, its preset's or the paper's, but for ``changes``.

@@ -26,6 +26,7 @@ from workbench.lens.fused import summarise
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.problems.problem import Problem
 from workbench.replay.chosen_cells import select
 from workbench.selection import Selection
 from workbench.tracing.model_heads import lens_head
@@ -122,7 +123,7 @@ class Readings:
 
 def prepare_patch(
     pair: ModelPair,
-    prompt: EncodedPrompt,
+    prompt: Problem | EncodedPrompt,
     patch: Patch,
     *,
     source: Recording | None = None,
@@ -154,7 +155,7 @@ def prepare_patch(
         >>> patch.sites, patch.mask.shape == (5, len(prompt))
         ((0, 1, 2, 3, 4), True)
     """
-    layers = patch.patched
+    prompt, layers = pair.encode(prompt), patch.patched
     patch.check_depth(pair.depth)
     if source is not None:
         if not torch.equal(source.input_ids, prompt.input_ids):

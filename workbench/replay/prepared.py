@@ -134,14 +134,14 @@ def prepare_seeing(
     pair: ModelPair,
     prompts: Sequence[EncodedPrompt],
     *,
-    problems: Sequence[Problem],
+    problems: Sequence[Problem] | None = None,
     **others: Any,
 ) -> list[Intervention | None]:
     """As `prepare`, but None for a prompt without pictures, where the condition needs them and so does nothing."""
     here = [i for i, prompt in enumerate(prompts) if prompt.grids or not needs_pictures(condition)]
     made: list[Intervention | None] = [None] * len(prompts)
     if here:
-        shown, asked = [prompts[i] for i in here], [problems[i] for i in here]
+        shown, asked = [prompts[i] for i in here], problems and [problems[i] for i in here]
         for i, one in zip(here, prepare(condition, pair, shown, problems=asked, **others), strict=True):
             made[i] = one
     return made

@@ -32,6 +32,7 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells, batches, collate, seen
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.problems.problem import Problem
 from workbench.replay.chosen_cells import select
 from workbench.replay.descent import descend
 from workbench.replay.learned_tokens import LearnedTokens
@@ -45,7 +46,7 @@ from workbench.tracing.residuals import read_calls
 
 
 def learn_tokens(
-    pair: ModelPair, prompt: EncodedPrompt, replay: Replay, *, student: EncodedPrompt | None = None
+    pair: ModelPair, prompt: Problem | EncodedPrompt, replay: Replay, *, student: EncodedPrompt | None = None
 ) -> LearnedTokens:
     """Learn one prompt's tokens (*Activation Replay*); `learn_many` does it for several prompts at a time.
 
@@ -57,7 +58,7 @@ def learn_tokens(
 
     Args:
         pair: what `load_pair` returned.
-        prompt: what the target is computed from: ``pair.encode(problem)``.
+        prompt: what the target is computed from: a problem, or ``pair.encode(problem)``.
         replay: the settings.
         student: for direction ``self``: the same prompt with a disturbed picture.
 
@@ -84,7 +85,7 @@ def learn_tokens(
 
 def learn_many(
     pair: ModelPair,
-    prompts: Sequence[EncodedPrompt],
+    prompts: Sequence[Problem | EncodedPrompt],
     replay: Replay,
     *,
     students: Sequence[EncodedPrompt] | None = None,
@@ -96,7 +97,7 @@ def learn_many(
 
     Args:
         pair: what `load_pair` returned.
-        prompts: what the target is computed from.
+        prompts: what the target is computed from: problems, or encoded prompts.
         replay: the settings.
         students: for direction ``self``: the same prompts with disturbed pictures, which the tokens are learnt on.
         aims: what `aims_of` took before; None: taken as it goes along.
@@ -109,7 +110,7 @@ def learn_many(
     Raises:
         InputError: a prompt without visual tokens, more layers than the models have, or ``students`` that do not fit.
     """
-    batch_size = batch_of(pair, batch_size)
+    batch_size, prompts = batch_of(pair, batch_size), [pair.encode(prompt) for prompt in prompts]
     replay.loss_layers(pair.depth)
     learner = learner_of(pair, replay)
     _refuse_blind(prompts)
