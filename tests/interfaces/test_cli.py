@@ -187,7 +187,7 @@ def test_a_study_says_what_it_left_out(workbench, tmp_path, monkeypatch):
     code, out, err = workbench("study", "--problems", "mine.jsonl", "--out", "run")
     assert code == 0, err
     assert "Left out: interventions. 1 of 1 problems, such as 'mine/q', have no answer" in out
-    assert "Left out: perturbation and null models. 1 of 1 problems, such as 'mine/q', have no picture" in out
+    assert "Left out: perturbation. 1 of 1 problems, such as 'mine/q', have no picture" in out
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Left out of this study" in page
     assert "have no picture to disturb" in page
