@@ -17,7 +17,10 @@ from workbench.studies.paper import Given, Options, Unsuited, find_analyses
 from workbench.studies.study import study
 
 SETTINGS = {"top_k": 3, "null_draws": 1, "bins": 2, "resamples": 20, "samples": 2, "max_new_tokens": 3}
-MADE = ("alternatives", "cost", "entropy_shift", "figure6_pass_at_k", "null_models", "radar")
+MADE = (
+    *("alternatives", "attribution", "cost", "entropy_shift", "figure6_pass_at_k", "null_models", "radar"),
+    *("table1_patching", "top_predictions", "weight_changes"),
+)
 LEFT_OUT = ("amortised_replay", "perturbation", "scenarios", "table5_grid", "tables2_4_replay")
 
 
