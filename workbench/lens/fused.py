@@ -257,8 +257,8 @@ class _Running:
         position, side, stretch = (maxima > floor).nonzero(as_tuple=True)
         if not len(position):
             return
-        found = stretches[position, side, stretch]
-        pair, offset = (found > floor[position, side]).nonzero(as_tuple=True)
+        survivors = stretches[position, side, stretch]
+        pair, offset = (survivors > floor[position, side]).nonzero(as_tuple=True)
         row = (position * maxima.shape[1] + side)[pair]
         # Candidates are ordered by row, then id. Each row's are laid behind its list, which holds lower ids,
         # so that a stable sort breaks ties by id.
@@ -267,7 +267,7 @@ class _Running:
         values = top.new_full((len(changed), k + int(counts.max())), -math.inf)
         ids = torch.full_like(values, -1, dtype=torch.int64)
         values[:, :k], ids[:, :k] = top[changed], top_ids[changed]
-        values[line, column] = found[pair, offset]
+        values[line, column] = survivors[pair, offset]
         ids[line, column] = start + stretch[pair] * length + offset
         values, order = values.sort(dim=1, descending=True, stable=True)
         top[changed], top_ids[changed] = values[:, :k], ids.gather(1, order[:, :k])

@@ -153,7 +153,7 @@ def mask(
     groups: Int[Tensor, " cells"] | None = None,
     below: Float[Tensor, "layers cells"] | None = None,
 ) -> Bool[Tensor, "layers cells"]:
-    """What a selection takes of the cells of some layers, as `select_cells` says it; ``selection.cells`` is not looked at.
+    """Which cells of some layers a selection takes, by the rules of `select_cells`; ``selection.cells`` is ignored.
 
     ``candidates`` may differ from layer to layer; each layer's ``random`` part is then drawn by itself.
 
@@ -163,13 +163,13 @@ def mask(
     selection.check(len(entropy))
     if candidates is not None and candidates.ndim == 2:
         rows = []
-        for layer, chosen in enumerate(candidates):
+        for layer, own in enumerate(candidates):
             one, here = selection, slice(layer, layer + 1)
             if selection.levels is not None:
                 one = replace(one, levels=selection.levels[here])
             other = None if below is None else below[here]
             one = replace(one, seed=selection.seed + layer)
-            rows.append(mask(entropy[here], one, candidates=chosen, groups=groups, below=other))
+            rows.append(mask(entropy[here], one, candidates=own, groups=groups, below=other))
         return torch.cat(rows)
     select, threshold, tau = selection.select, selection.threshold, selection.tau
     _check_finite(entropy)
@@ -192,12 +192,12 @@ def mask(
         return candidates.expand_as(low).clone()
     if select == "high":
         return candidates & ~low
-    drawn = torch.zeros_like(low)
+    sample = torch.zeros_like(low)
     generator = torch.Generator().manual_seed(selection.seed)
     for index in members:
         order = torch.rand(len(entropy), len(index), generator=generator).argsort(1).argsort(1)
-        drawn[:, index] = order.to(device) < low[:, index].sum(1, keepdim=True)
-    return drawn
+        sample[:, index] = order.to(device) < low[:, index].sum(1, keepdim=True)
+    return sample
 
 
 def _low(entropy: Tensor, threshold: Threshold, tau: float, levels: Sequence[float] | None) -> Tensor:

@@ -50,17 +50,19 @@ def log_probabilities(
     dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
     normed, ids = head.normed(h, dtype), ids.to(h.device, torch.int64)
     block = min(block or max(LEAST_BLOCK, BLOCK_ELEMENTS["cpu"] // len(h)), vocabulary)
-    found = h.new_zeros(ids.shape, dtype=dtype)
+    own_logits = h.new_zeros(ids.shape, dtype=dtype)
     peak = h.new_full((len(h), 1), torch.finfo(dtype).min, dtype=dtype)
     wide = widest(peak.device)
     total = torch.zeros_like(peak, dtype=wide)
     for start, logits in blocks([(head, normed)], dtype, block):
         logits, stop = logits[:, 0], start + logits.shape[2]
         inside = (ids >= start) & (ids < stop)
-        found = torch.where(inside, logits.gather(1, (ids - start).clamp(0, stop - start - 1)), found)
+        own_logits = torch.where(
+            inside, logits.gather(1, (ids - start).clamp(0, stop - start - 1)), own_logits
+        )
         higher = torch.maximum(peak, logits.amax(1, keepdim=True))
         total *= (peak.to(wide) - higher.to(wide)).exp()
         total += logits.sub_(higher).exp_().sum(1, keepdim=True, dtype=wide)
         peak = higher
-    log_p = (found.to(wide) - peak.to(wide) - total.log()).clamp(max=0)
+    log_p = (own_logits.to(wide) - peak.to(wide) - total.log()).clamp(max=0)
     return log_p.masked_fill(head.masked()[ids], -math.inf).to(dtype)
