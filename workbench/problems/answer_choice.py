@@ -119,11 +119,15 @@ def option(text: str, choices: Sequence[str], *, loose: bool = False) -> tuple[s
         return (same[0], "option's text") if len(same) == 1 else (None, "text of several options")
     text = text if loose else _ANNOUNCED.sub("", text)
     if not loose and (lead := _leading(text, allowed)):
-        found = _with_rest(*lead, choices, allowed)
-        if found[1] != "turned down":
-            return found
-    kept = _TURNED_DOWN.sub(" ", text)
-    if hedged(kept) or _DOUBT.search(kept) or (_letters(text, allowed) and negated(_ASIDE.sub(" ", kept))):
+        result = _with_rest(*lead, choices, allowed)
+        if result[1] != "turned down":
+            return result
+    remainder = _TURNED_DOWN.sub(" ", text)
+    if (
+        hedged(remainder)
+        or _DOUBT.search(remainder)
+        or (_letters(text, allowed) and negated(_ASIDE.sub(" ", remainder)))
+    ):
         return None, "a hedge"
     text = _without_reasons(text).strip() or text
     letters, pointed = _letters(text, allowed), _pointed_at(text, allowed)
@@ -189,16 +193,16 @@ def _without_reasons(text: str) -> str:
 
 def _letters(text: str, allowed: str) -> set[str]:
     """Capital letters that stand alone and are not words, but for those turned down."""
-    kept = _PRONOUN.sub(" ", _ARTICLE.sub(" ", _TURNED_DOWN.sub(" ", text)))
-    return {letter for letter in _TOKEN.findall(kept) if letter in allowed}
+    remainder = _PRONOUN.sub(" ", _ARTICLE.sub(" ", _TURNED_DOWN.sub(" ", text)))
+    return {letter for letter in _TOKEN.findall(remainder) if letter in allowed}
 
 
 def _pointed_at(text: str, allowed: str) -> set[str]:
     """Letters that a verb points at ("it is B", "so I'd pick B", "B is right"), or that only such words surround."""
-    kept = _PRONOUN.sub(" ", _ARTICLE.sub(" ", _TURNED_DOWN.sub(" ", text)))
-    bare = re.fullmatch(rf"(?:{_FILLER}|[\s.,:;!\"'])*{_HERE}(?:{_FILLER}|[\s.,:;!\"'])*", kept)
-    right = {match[1] or match[2] or match[3] for match in _IS_RIGHT.finditer(kept)}
-    return ({*_SAYS.findall(kept), *right} | ({bare[1]} if bare else set())) & set(allowed)
+    remainder = _PRONOUN.sub(" ", _ARTICLE.sub(" ", _TURNED_DOWN.sub(" ", text)))
+    bare = re.fullmatch(rf"(?:{_FILLER}|[\s.,:;!\"'])*{_HERE}(?:{_FILLER}|[\s.,:;!\"'])*", remainder)
+    right = {match[1] or match[2] or match[3] for match in _IS_RIGHT.finditer(remainder)}
+    return ({*_SAYS.findall(remainder), *right} | ({bare[1]} if bare else set())) & set(allowed)
 
 
 def _named(text: str, choices: Sequence[str]) -> set[str]:
@@ -207,17 +211,17 @@ def _named(text: str, choices: Sequence[str]) -> set[str]:
     if not text or len(text.split()) > _WORDS:
         return set()
     spans: list[tuple[int, int, str]] = []
-    found: set[str] = set()
+    letters: set[str] = set()
     for letter, choice in zip(LETTERS, choices, strict=False):
         own = plain(choice)
-        if (said := yes_or_no(own, whole=True)) is not None:
-            found |= {letter} if answers_truth(text) is said else set()
+        if (verdict := yes_or_no(own, whole=True)) is not None:
+            letters |= {letter} if answers_truth(text) is verdict else set()
         elif number := quantity(own):
-            told = quantities(text)
-            values = {q.value for q in told}
+            numbers = quantities(text)
+            values = {q.value for q in numbers}
             if len(values) > 1:
                 return set(LETTERS[: len(choices)])
-            found |= {letter} if told and told[0].agrees(number) else set()
+            letters |= {letter} if numbers and numbers[0].agrees(number) else set()
         elif own and len(own) > 1:
             words = re.sub(r"\s*-\s*", " ", own)
             spans += [
@@ -226,9 +230,9 @@ def _named(text: str, choices: Sequence[str]) -> set[str]:
     for start, end, letter in spans:
         inside = any(s <= start and end <= e and (s, e) != (start, end) for s, e, _ in spans)
         if not inside and not _MODIFIED.search(text[:start]):
-            found.add(letter)
+            letters.add(letter)
     return (
-        found
+        letters
         if not negated(re.sub(r"\bnot [\w ]+?,|, not [\w ]+$", " ", text)) or _whole(text, choices)
         else set()
     )

@@ -36,23 +36,23 @@ def says(text: str, reference: str) -> bool:
     """Whether a text is the reference, or a short sentence with nothing else in it ("It is red.", "red, because ...")."""
     if len(text) > 4 * len(reference) + LONGEST:
         return False
-    wanted = plain(reference)
-    if not wanted or plain(text) == wanted:
-        return bool(wanted) or text.strip() == reference.strip()
+    target = plain(reference)
+    if not target or plain(text) == target:
+        return bool(target) or text.strip() == reference.strip()
     if _parts(text) == _parts(reference):
         return True
     first = _REASONED.split(text, maxsplit=1)[0]
-    if plain(first) == wanted and not hedged(text):
+    if plain(first) == target and not hedged(text):
         return True
-    return any(_said(verb, wanted) for verb in _VERB.finditer(plain(text)))
+    return any(_said(verb, target) for verb in _VERB.finditer(plain(text)))
 
 
-def _said(verb: re.Match[str], wanted: str) -> bool:
+def _said(verb: re.Match[str], target: str) -> bool:
     """Whether the wanted text, and nothing else, stands after a verb, with nothing before it that denies it."""
     before, after = verb.string[: verb.start()], verb.string[verb.end() :]
     if _UNSAID.search(before) or hedged(before) or len(before.split()) > 10:
         return False
-    return plain(after) == wanted or plain(_REASONED.split(after, maxsplit=1)[0]) == wanted
+    return plain(after) == target or plain(_REASONED.split(after, maxsplit=1)[0]) == target
 
 
 def answers_truth(text: str) -> bool | None:

@@ -41,20 +41,20 @@ def equal(reference: str, answer: str, ask: Ask) -> tuple[bool, str]:
     """Whether the answer equals the reference, and the rule that decided."""
     if len(answer) > 10 * _LONGEST and answer.strip() != reference.strip():
         return False, "too long"
-    wanted, found = shaped(reference), shaped(answer)
-    if not found:
+    left, right = shaped(reference), shaped(answer)
+    if not right:
         return False, "empty"
-    if _bare(wanted) == _bare(found):
+    if _bare(left) == _bare(right):
         return True, "same text"
-    if max(len(wanted), len(found)) > _LONGEST:
+    if max(len(left), len(right)) > _LONGEST:
         return False, "too long"
     if is_words(reference):
         return len(plain(reference)) > 1 and plain(reference) == plain(answer), "text"
     if (decided := _numbers(reference, answer)) is not None:
         return decided, "numbers"
-    if any(re.search(r"\d\s*:\s*\d", side) for side in (wanted, found)):
+    if any(re.search(r"\d\s*:\s*\d", side) for side in (left, right)):
         return False, "time or ratio"
-    return _compare(wanted, found, ask)
+    return _compare(left, right, ask)
 
 
 def is_words(reference: str) -> bool:
@@ -83,16 +83,16 @@ def _numbers(reference: str, answer: str) -> bool | None:
     """Whether two plain numbers are the same; None where one is none."""
     if "!" in (reference + answer).replace("\\!", ""):
         return None
-    wanted, found = quantity(reference), quantity(answer)
-    if wanted is None or found is None:
+    left, right = quantity(reference), quantity(answer)
+    if left is None or right is None:
         return None
-    if found.agrees(wanted):
+    if right.agrees(left):
         return True
-    if wanted.percent is not found.percent:  # MATH asks "what percent", and its graders take the sign away
-        return wanted.percent and not found.unit and found.value >= 2 and found.value == wanted.value
-    if wanted.unit and found.unit and ratio(found.unit, wanted.unit) != 1:
+    if left.percent is not right.percent:  # MATH asks "what percent", and its graders take the sign away
+        return left.percent and not right.unit and right.value >= 2 and right.value == left.value
+    if left.unit and right.unit and ratio(right.unit, left.unit) != 1:
         return False
-    return _rounded(reference, answer, abs(wanted.value - found.value) / (100 if wanted.percent else 1))
+    return _rounded(reference, answer, abs(left.value - right.value) / (100 if left.percent else 1))
 
 
 def _rounded(reference: str, answer: str, difference: Fraction) -> bool:
@@ -104,11 +104,11 @@ def _rounded(reference: str, answer: str, difference: Fraction) -> bool:
     return len((whole + after).lstrip("0")) >= SURE and difference <= Fraction(1, 10 ** len(after))
 
 
-def _compare(wanted: str, found: str, ask: Ask) -> tuple[bool, str]:
-    wanted, found = _named(wanted, found)
-    if "\\pm" in wanted + found and _bare(wanted) != _bare(found):
-        wanted, found = both_signs(wanted), both_signs(found)
-    (kind, parts), (other, others) = (structure(interval(side)) for side in (wanted, found))
+def _compare(left: str, right: str, ask: Ask) -> tuple[bool, str]:
+    left, right = _named(left, right)
+    if "\\pm" in left + right and _bare(left) != _bare(right):
+        left, right = both_signs(left), both_signs(right)
+    (kind, parts), (other, others) = (structure(interval(side)) for side in (left, right))
     if kind == other == "one":
         return _single(parts[0], others[0], ask)
     if {kind, other} <= {"{}", "one", "list"}:
@@ -120,35 +120,35 @@ def _compare(wanted: str, found: str, ask: Ask) -> tuple[bool, str]:
     return all(_element(a, b, ask) for a, b in zip(parts, others, strict=True)), "in order"
 
 
-def _element(wanted: str, found: str, ask: Ask) -> bool:
-    wanted, found = (side.replace("⦃", "\\{").replace("⦄", "\\}") for side in (wanted, found))
-    return equal(wanted, found, ask)[0]
+def _element(left: str, right: str, ask: Ask) -> bool:
+    left, right = (side.replace("⦃", "\\{").replace("⦄", "\\}") for side in (left, right))
+    return equal(left, right, ask)[0]
 
 
-def _unordered(wanted: Sequence[str], found: Sequence[str], ask: Ask) -> bool:
+def _unordered(parts: Sequence[str], others: Sequence[str], ask: Ask) -> bool:
     """Whether two collections hold the same, each once."""
-    if len(wanted) != len(found):
+    if len(parts) != len(others):
         return False
-    left = list(found)
-    for part in wanted:
-        match = next((other for other in left if _element(part, other, ask)), None)
+    rest = list(others)
+    for part in parts:
+        match = next((other for other in rest if _element(part, other, ask)), None)
         if match is None:
             return False
-        left.remove(match)
+        rest.remove(match)
     return True
 
 
-def _named(wanted: str, found: str) -> tuple[str, str]:
+def _named(left: str, right: str) -> tuple[str, str]:
     """Both sides without a name before "=" or "in" that only one has, or that both have; approximations cut off."""
     cut = []
-    for side in (wanted, found):
+    for side in (left, right):
         exact, *about = side.split("\\approx")
         named = NAME.fullmatch(exact.replace(" ", "")) or not exact.strip()
         cut.append((about[0] if about and named else exact).strip())
     (name, rest), (other, others) = (name_of(side) for side in cut)
-    asked = re.fullmatch(r"([^\d=<>,;]{1,30})=([^=<>,;]+)", others)
-    if asked and not is_relation(cut[0]) and asked[1].count("{") == asked[1].count("}"):
-        others = asked[2].strip()  # a + b = 5, where a number was asked for
+    equation = re.fullmatch(r"([^\d=<>,;]{1,30})=([^=<>,;]+)", others)
+    if equation and not is_relation(cut[0]) and equation[1].count("{") == equation[1].count("}"):
+        others = equation[2].strip()  # a + b = 5, where a number was asked for
     if name and other:
         return (rest, others) if name == other else (cut[0], cut[1])
     if "\\in" not in cut[0] + cut[1] and ((name and is_relation(others)) or (other and is_relation(rest))):
@@ -156,33 +156,33 @@ def _named(wanted: str, found: str) -> tuple[str, str]:
     return rest, others
 
 
-def _single(wanted: str, found: str, ask: Ask) -> tuple[bool, str]:
-    (wanted, unit), (found, other) = without_unit(wanted), without_unit(found)
+def _single(left: str, right: str, ask: Ask) -> tuple[bool, str]:
+    (left, unit), (right, other) = without_unit(left), without_unit(right)
     if unit and other and ratio(unit, other) != 1:
         return False, "another unit"
-    if _bare(wanted) == _bare(found):
+    if _bare(left) == _bare(right):
         return True, "same text"
-    if (decided := _numbers(wanted, found)) is not None:
+    if (decided := _numbers(left, right)) is not None:
         return decided, "numbers"
-    for side in (wanted, found):
+    for side in (left, right):
         side = re.sub(r"\\[A-Za-z]+", "|", re.sub(r"\\log\s*_\s*(?:\d|\{\d+\})", r"\\log", side))
         if WORD.search(side) or re.search(r"\d\s*_(?!\{?0)|^\s*$", side):
             return False, "no expression"
-        if "\\int" not in (wanted, found)[0] + found and re.search(r"\d\s+\d", side):
+        if "\\int" not in (left, right)[0] + right and re.search(r"\d\s+\d", side):
             return False, "no expression"
-    if is_relation(wanted) is not is_relation(found):
+    if is_relation(left) is not is_relation(right):
         return False, "one is an equation"
-    if _TOWER.search(wanted) or _TOWER.search(found):
+    if _TOWER.search(left) or _TOWER.search(right):
         return False, "a tower of powers"
-    if _cased(wanted, found):
+    if _cased(left, right):
         return False, "another case"
-    result = ask(wanted, found)
+    result = ask(left, right)
     return bool(result), "expressions" if result is not None else "no expression"
 
 
-def _cased(wanted: str, found: str) -> bool:
+def _cased(left: str, right: str) -> bool:
     """Whether capital and small letters of the same name tell the sides apart; the parser takes X for x."""
-    letters = [set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", side))) for side in (wanted, found)]
+    letters = [set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", side))) for side in (left, right)]
     folded = [{letter.lower() for letter in side} for side in letters]
     mixed = any(len(a) != len(b) for a, b in zip(letters, folded, strict=True))
     return mixed or (folded[0] == folded[1] and letters[0] != letters[1])

@@ -33,27 +33,27 @@ def mathematics(place: Place) -> tuple[str, str] | None:
     text = _SO.sub("", text).strip().rstrip(".")
     if quantity(text) is not None or not _PROSE.search(re.sub(r"\\[a-z]+\s*\{[^{}]*\}", " ", text)):
         return (text, place.where) if text else None
-    if (found := stated(text)) is not None:
-        sign = "%" if found.percent else f" {found.unit}" if found.unit else ""
-        return f"{found.value}{sign}", place.where
+    if (number := stated(text)) is not None:
+        sign = "%" if number.percent else f" {number.unit}" if number.unit else ""
+        return f"{number.value}{sign}", place.where
     words = re.split(r",|;|\b(?:because|since|as)\b", text, maxsplit=1)[0].strip()
     short = place.where != "last sentence" and len(words.split()) <= 6
     return (words, place.where) if short and not hedged(text) else None
 
 
 def _last_formula(text: str, formulas: list[re.Match[str]], place: Place) -> tuple[str, str] | None:
-    kept = [formulas[-1]]
+    parts = [formulas[-1]]
     for before in formulas[-2::-1]:
-        if _GIVEN.match(text) or not _BESIDE.fullmatch(text[before.end() : kept[0].start()]):
+        if _GIVEN.match(text) or not _BESIDE.fullmatch(text[before.end() : parts[0].start()]):
             break
-        kept.insert(0, before)
-    outside = _FORMULA.sub(" ", f"{text[: kept[0].start()]} {text[kept[-1].end() :]}")
+        parts.insert(0, before)
+    outside = _FORMULA.sub(" ", f"{text[: parts[0].start()]} {text[parts[-1].end() :]}")
     if bounded(outside):
         return None
-    after = re.sub(r"^\s*(?:square |cubic )?[A-Za-z]+\^[23]", "", text[kept[-1].end() :])
+    after = re.sub(r"^\s*(?:square |cubic )?[A-Za-z]+\^[23]", "", text[parts[-1].end() :])
     if re.search(r"\d", after):
         return None
-    joined = ", ".join(next(filter(None, m.groups())).strip() for m in kept)
+    joined = ", ".join(next(filter(None, m.groups())).strip() for m in parts)
     unit = re.match(r"\s*(%|percent\b|degrees?\b)", after)
     where = place.where if place.where == "answer phrase" else "last formula"
-    return joined + (unit[1] if unit and len(kept) == 1 else ""), where
+    return joined + (unit[1] if unit and len(parts) == 1 else ""), where

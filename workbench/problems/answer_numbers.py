@@ -81,17 +81,17 @@ class Quantity:
 
     def agrees(self, reference: "Quantity", tolerance: float = 0.0) -> bool:
         """Whether this answers the reference, by value, unit and kind."""
-        value, wanted = self.value, reference.value
+        value, target = self.value, reference.value
         if self.unit and reference.unit:
             factor = ratio(self.unit, reference.unit)
             if factor is None:
                 return False
             value *= factor
         exact = self.whole and reference.whole and self.percent == reference.percent
-        if self.percent and not reference.percent and not reference.unit and wanted >= 2 and value == wanted:
+        if self.percent and not reference.percent and not reference.unit and target >= 2 and value == target:
             return True
-        value, wanted = (v / 100 if q.percent else v for v, q in ((value, self), (wanted, reference)))
-        return value == wanted or (not exact and abs(value - wanted) <= Fraction(tolerance) * abs(wanted))
+        value, target = (v / 100 if q.percent else v for v, q in ((value, self), (target, reference)))
+        return value == target or (not exact and abs(value - target) <= Fraction(tolerance) * abs(target))
 
 
 def written(text: str) -> str:

@@ -57,25 +57,25 @@ class Place:
 
 
 def without_thought(response: str) -> str:
-    """What stands outside the thinking; of thinking that never ends, a tag that ends the response."""
-    kept, begun, thinking = [], 0, False
+    """The text outside the thinking; where the thinking never ends, only a tag that ends the response."""
+    parts, begun, thinking = [], 0, False
     for mark in _THOUGHT.finditer(response):
         if mark[1]:
-            kept = [] if not thinking else kept  # the prompt opened it
+            parts = [] if not thinking else parts  # the prompt opened it
             begun, thinking = mark.end(), False
         elif not thinking:
-            kept.append(response[begun : mark.start()])
+            parts.append(response[begun : mark.start()])
             begun, thinking = mark.end(), True
     rest = response[begun:]
     if thinking:
         tags = list(_TAG.finditer(rest))
         final = len(tags) == 2 and not tags[0][1] and tags[1][1] and not rest[tags[1].end() :].strip()
         rest = rest[tags[0].start() :] if final else ""
-    return "\n".join([*kept, rest])
+    return "\n".join([*parts, rest])
 
 
 def places(text: str) -> Iterator[Place]:
-    """Every place of a response without its thinking, best first; only the first of tag and box."""
+    """The places, best first, of a response without its thinking; after a tag or a box nothing else is a place."""
     if (tagged := _tagged(text)) is not None:
         inner = _boxed(tagged)
         yield Place(tagged, "answer tag") if inner is None else Place(inner, "answer tag, boxed")
@@ -86,14 +86,14 @@ def places(text: str) -> Iterator[Place]:
     text = _TAG.sub(" ", text)
     if cut := _BOX.search(text):
         text = text[: cut.start()]  # a box that was cut off
-    found, text = _phrases(text)
-    yield from found
+    phrases, text = _phrases(text)
+    yield from phrases
     whole = text.strip()
     if 0 < len(whole) <= LONGEST and len(whole.split()) <= WORDS:
         yield Place(whole, "whole response")
     near = whole[-2 * LONGEST :]
-    if (said := sentences(near)) and len(said[-1]) <= LONGEST and not _REFUSES.search(near):
-        yield Place(said[-1], "last sentence")
+    if (lines := sentences(near)) and len(lines[-1]) <= LONGEST and not _REFUSES.search(near):
+        yield Place(lines[-1], "last sentence")
 
 
 def _tagged(text: str) -> str | None:
@@ -106,16 +106,16 @@ def _tagged(text: str) -> str | None:
             spans.append((tag.start(), end, text[tag.end() : end].strip()))
     if not spans:
         return None
-    kept = [span for span in spans if span[2]]
-    if not kept:
+    answers = [span for span in spans if span[2]]
+    if not answers:
         return ""
-    joined = kept[-1][2]
-    for before, after in zip(kept[-2::-1], kept[:0:-1], strict=False):
+    joined = answers[-1][2]
+    for before, after in zip(answers[-2::-1], answers[:0:-1], strict=False):
         between = _TAG.sub("", text[before[1] : after[0]])
         if not _OR.fullmatch(between.strip(" ,;")):
             break
         joined = f"{before[2]} or {joined}"
-    return "" if _RETRACTED.match(_TAG.sub("", text[kept[-1][1] :], count=1)) else joined
+    return "" if _RETRACTED.match(_TAG.sub("", text[answers[-1][1] :], count=1)) else joined
 
 
 def _boxed(text: str) -> str | None:
@@ -144,16 +144,16 @@ def _boxed(text: str) -> str | None:
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    found = list(deque(_BOX.finditer(text), maxlen=_PHRASES))
-    if not found:
+    matches = list(deque(_BOX.finditer(text), maxlen=_PHRASES))
+    if not matches:
         return
-    first, opened, closed = found[0].start(), [], {}
+    first, opened, closed = matches[0].start(), [], {}
     for brace in re.finditer(r"[{}]", text[first:]):
         if brace[0] == "{":
             opened.append(brace.start() + first)
         elif opened:
             closed[opened.pop()] = brace.start() + first
-    for match in found:
+    for match in matches:
         if text[match.end() : match.end() + 1] != "{":
             token = _TOKEN.match(text, match.end())
             if token:
@@ -210,7 +210,7 @@ def _phrases(text: str) -> tuple[list[Place], str]:
 
     Also the text without the sentences in which such a form is denied, or made a condition.
     """
-    found, denied = [], []
+    clauses, denied = [], []
     for pattern in (_ENGLISH, _CHINESE, _CHOSEN):
         for match in deque(pattern.finditer(text), maxlen=_PHRASES):
             begun = max(
@@ -223,15 +223,15 @@ def _phrases(text: str) -> tuple[list[Place], str]:
                 end = text.find(clause, match.end()) + len(clause) if clause else match.end()
                 denied.append((begun + 1, end))
             elif clause and len(clause) <= LONGEST:
-                found.append((bool(match.groupdict().get("final")), match.start(), clause))
+                clauses.append((bool(match.groupdict().get("final")), match.start(), clause))
     places = [
         Place(clause, "answer phrase")
-        for *_, clause in sorted(found, key=lambda item: item[:2], reverse=True)
+        for *_, clause in sorted(clauses, key=lambda item: item[:2], reverse=True)
     ]
     near = text[-20 * LONGEST :]
-    said = {m["x"].strip() for m in _REVERSED.finditer(near) if not _NOT_SAID.search(m["x"])}
-    if len(said) == 1:
-        places.append(Place(said.pop(), "answer phrase"))
+    subjects = {m["x"].strip() for m in _REVERSED.finditer(near) if not _NOT_SAID.search(m["x"])}
+    if len(subjects) == 1:
+        places.append(Place(subjects.pop(), "answer phrase"))
     for start, end in sorted(denied, reverse=True):
         text = text[:start] + text[end:]
     return places, text

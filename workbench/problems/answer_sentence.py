@@ -79,15 +79,15 @@ class _Seen:
 def quantities(text: str) -> list[Quantity]:
     """Every number of a text, in order: labels ("step 3") left out, number words counted, a range as its two ends.
 
-    None at all where one of them is part of something else.
+    The list is empty where one of the numbers is part of something else.
     """
-    found = _seen(written(text))
-    return [] if any(seen.spoiled for seen in found) else [seen.quantity for seen in found]
+    numbers = _seen(written(text))
+    return [] if any(number.spoiled for number in numbers) else [number.quantity for number in numbers]
 
 
 def _seen(text: str) -> list[_Seen]:
     """The numbers of a text as `written`, in order."""
-    found = []
+    numbers = []
     matches = [m for m in _SCAN.finditer(text) if not _LABEL.search(text[: m.start()])]
     for match, after in zip(matches, [*matches[1:], None], strict=False):
         value, tail = value_of(match), text[match.end() : after.start() if after else len(text)]
@@ -103,7 +103,7 @@ def _seen(text: str) -> list[_Seen]:
         value = (value or Fraction()) * scale * (-1 if head[:1] in "-\u2013" or head[1:2] == "-" else 1)
         point = "." in (match["plain"] or "").rstrip(".")
         number = Quantity(value, money or words, percent, value.denominator == 1 and not point)
-        found.append(_Seen(match.start() + len(match[0]) - len(head), match.end(), number, spoiled))
+        numbers.append(_Seen(match.start() + len(match[0]) - len(head), match.end(), number, spoiled))
     for match in _WORDS.finditer(text):
         before, value = text[: match.start()], number_in_words(match[0])
         alone = re.search(r"(?:\b(?:is|are|only|exactly|answer)|[:=]|^)\s*$", before, re.IGNORECASE)
@@ -112,14 +112,14 @@ def _seen(text: str) -> list[_Seen]:
         spoiled = value is None or bool(_SPOILED.match(text[match.end() :]))
         value = value or Fraction()
         number = Quantity(value, "", False, value.denominator == 1)
-        found.append(_Seen(match.start(), match.end(), number, spoiled))
-    return sorted(found, key=lambda seen: seen.start)
+        numbers.append(_Seen(match.start(), match.end(), number, spoiled))
+    return sorted(numbers, key=lambda item: item.start)
 
 
 def _attached(tail: str) -> bool:
     """Whether letters that are no unit hang on a number: 5x, 3rd, 2\\pi."""
-    known = unit_of(re.split(r"[\s.,;)]", tail)[0]) is not None
-    return bool(re.match(r"[-+]?[A-Za-z\\]", tail)) and not known and not SCALE.match(tail)
+    is_unit = unit_of(re.split(r"[\s.,;)]", tail)[0]) is not None
+    return bool(re.match(r"[-+]?[A-Za-z\\]", tail)) and not is_unit and not SCALE.match(tail)
 
 
 def bounded(text: str) -> bool:
@@ -128,7 +128,7 @@ def bounded(text: str) -> bool:
 
 
 def stated(text: str) -> Quantity | None:
-    """The one number that a sentence states, or that it is by its place in the sentence. None for anything else."""
+    """The one number that a sentence states, by a verb or by where the number stands in it. None for anything else."""
     if len(text) > LONGEST:
         return None
     if (whole := quantity(text)) is not None:
@@ -152,11 +152,11 @@ def stated(text: str) -> Quantity | None:
     text = re.sub(r",\s*not\s+\S+", "", text)
     if bounded(text):
         return None
-    found = _seen(text)
-    pointed = [seen for seen in found if not seen.spoiled and _POINTS.search(text[: seen.start])]
-    if len({(seen.quantity.value, seen.quantity.percent) for seen in found}) == 1:
-        begins = _SUBJECT.match(text[found[0].end :]) and not text[: found[0].start].strip(" *")
+    numbers = _seen(text)
+    pointed = [item for item in numbers if not item.spoiled and _POINTS.search(text[: item.start])]
+    if len({(item.quantity.value, item.quantity.percent) for item in numbers}) == 1:
+        begins = _SUBJECT.match(text[numbers[0].end :]) and not text[: numbers[0].start].strip(" *")
         total = re.search(r"\b(?:in total|altogether)\W*$", text)
-        return found[0].quantity if pointed or ((begins or total) and not found[0].spoiled) else None
-    settled = [seen for seen in pointed if not any(other.start > seen.end for other in found)]
+        return numbers[0].quantity if pointed or ((begins or total) and not numbers[0].spoiled) else None
+    settled = [item for item in pointed if not any(other.start > item.end for other in numbers)]
     return settled[0].quantity if len(settled) == 1 else None

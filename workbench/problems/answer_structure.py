@@ -56,8 +56,8 @@ def shaped(text: str) -> str:
         r"(?<!\\)\\[()\[\],;:> ]|\$|\\displaystyle|\\q?quad(?![A-Za-z])|~|\*\*(?=\s*$)|^\s*\*\*", " ", text
     )
     text = re.sub(r"\\m?(?:left|right|big[lr]?|Big[lr]?)(?![a-z])\s*\.?", "", text)
-    for sign, meant in _SIGNS:
-        text = text.replace(sign, meant)
+    for sign, spelling in _SIGNS:
+        text = text.replace(sign, spelling)
     text = re.sub(
         r"\\(?:mathrm|text|operatorname|mathbf|mathit|textbf)\s*\{\s*\(?([A-Za-z])\)?\s*\}", r"\1 ", text
     )

@@ -79,23 +79,23 @@ def _fraction(words: list[str]) -> Fraction | None:
 
 def _whole(words: list[str]) -> int | None:
     """Of "two hundred five": parts below a hundred, each followed by its scales."""
-    total, part, seen = 0, 0, ""
+    total, part, last = 0, 0, ""
     for word in ["one" if word == "a" and len(words) > 1 else word for word in words]:
         if word in _SMALL:
             value = _SMALL[word]
-            fits = not seen or seen == "scale" or (seen == "tens" and 0 < value < 10)
+            fits = not last or last == "scale" or (last == "tens" and 0 < value < 10)
             if not fits:
                 return None
-            part, seen = part + value, "tens" if value >= 20 else "ones"
-        elif word in SCALES and seen:
+            part, last = part + value, "tens" if value >= 20 else "ones"
+        elif word in SCALES and last:
             if SCALES[word] == 100:
                 part *= 100
             else:
                 total, part = total + part * SCALES[word], 0
-            seen = "scale"
+            last = "scale"
         else:
             return None
-    return total + part if seen else None
+    return total + part if last else None
 
 
 def _han(text: str) -> Fraction:
@@ -133,8 +133,8 @@ def yes_or_no(text: str, *, whole: bool = False) -> bool | None:
     match = _SAID.match(text.strip().strip("*\"'_ "))
     if match is None or (whole and match["rest"].strip()):
         return None
-    said = bool(match["yes"])
-    turned = _OPPOSITE[said].search(match["rest"]) or re.match(
+    yes = bool(match["yes"])
+    turned = _OPPOSITE[yes].search(match["rest"]) or re.match(
         r"[\s.,;:!]*(?:or|wait|actually|maybe|but)\b", match["rest"], re.I
     )
-    return None if turned else said
+    return None if turned else yes

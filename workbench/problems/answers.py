@@ -70,7 +70,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Judged:
-    """What one place says: whether right, as what it was read (None: as nothing of the kind), and the rule."""
+    """One place, judged: whether it is right, what was read there (None: nothing of the kind), and the rule."""
 
     correct: bool
     read: str | None
@@ -88,9 +88,9 @@ def extract(response: str, verifier: str = "exact", choices: Sequence[str] = ())
         if place.strict:
             return place.text, place.where
         if verifier == "choice":
-            read, rule = option(place.text, choices, loose=place.where == "last sentence")
-            if read is not None:
-                return (read, rule) if rule == "last letter" else (place.text, place.where)
+            letter, rule = option(place.text, choices, loose=place.where == "last sentence")
+            if letter is not None:
+                return (letter, rule) if rule == "last letter" else (place.text, place.where)
         elif verifier == "numeric":
             if _number_of(place) is not None:
                 return place.text, place.where
@@ -135,18 +135,18 @@ def verify(
     for place in places(without_thought(tidy(response))):
         judged = judge(place)
         if judged.read is not None or judged.last or place.strict:
-            found = place.text if place.strict and judged.read is None else judged.read
-            return Outcome(judged.correct, found, f"{place.where}, {judged.rule}")
+            answer_text = place.text if place.strict and judged.read is None else judged.read
+            return Outcome(judged.correct, answer_text, f"{place.where}, {judged.rule}")
     return Outcome(False, None, "no answer")
 
 
 def number(text: str) -> float | None:
     """The value of a text that is one number: 1,000, -2.5e3, 3/4, 40% (0.4), $12; None for anything else, a unit too."""
-    found = quantity(text)
-    if found is None or (found.unit and not re.fullmatch(r"[$€£₹¥]", found.unit)):
+    value = quantity(text)
+    if value is None or (value.unit and not re.fullmatch(r"[$€£₹¥]", value.unit)):
         return None
     try:
-        return float(found.value / 100 if found.percent else found.value)
+        return float(value.value / 100 if value.percent else value.value)
     except OverflowError:
         return None
 
@@ -154,9 +154,9 @@ def number(text: str) -> float | None:
 def _judge(answer: str, verifier: str, choices: Sequence[str], tolerance: float, seconds: float) -> _Judge:
     """How a place is judged, by verifier and reference."""
     if verifier == Verifier.CHOICE:
-        wanted = answer.strip().upper()
-        wanted = wanted if wanted in tuple(LETTERS) else option(answer, choices)[0]
-        return lambda place: _chosen(place, wanted, choices)
+        letter = answer.strip().upper()
+        letter = letter if letter in tuple(LETTERS) else option(answer, choices)[0]
+        return lambda place: _chosen(place, letter, choices)
     if verifier == Verifier.MATH:
         return lambda place: _worked_out(place, answer, seconds)
     reference = quantity(answer)
@@ -173,10 +173,10 @@ def _judge(answer: str, verifier: str, choices: Sequence[str], tolerance: float,
     return lambda place: _worded(place, answer)
 
 
-def _chosen(place: Place, wanted: str | None, choices: Sequence[str]) -> _Judged:
+def _chosen(place: Place, target: str | None, choices: Sequence[str]) -> _Judged:
     letter, rule = option(place.text, choices, loose=place.where == "last sentence")
     stop = place.where == "answer phrase" and rule in _STOPS
-    return _Judged(letter is not None and letter == wanted, letter, rule, stop)
+    return _Judged(letter is not None and letter == target, letter, rule, stop)
 
 
 def _number_of(place: Place) -> Quantity | None:
@@ -192,13 +192,13 @@ def _counted(
     if text is not None and place.where != "last sentence" and says(place.text, text):
         return _Judged(True, place.text, "exact")
     rooted = _EXPRESSION.search(place.text)
-    found = None if rooted else _number_of(place)
+    value = None if rooted else _number_of(place)
     announced = place.strict or place.where == "answer phrase"
     if rooted and (announced or place.where == "whole response"):
-        found = _evaluated(place.text, seconds)
-    if found is None:
+        value = _evaluated(place.text, seconds)
+    if value is None:
         return _Judged(False, None, "no single number", announced and bool(re.search(r"\d", place.text)))
-    return _Judged(found.agrees(reference, tolerance), place.text, rule)
+    return _Judged(value.agrees(reference, tolerance), place.text, rule)
 
 
 def _evaluated(text: str, seconds: float) -> Quantity | None:
@@ -211,9 +211,9 @@ def _evaluated(text: str, seconds: float) -> Quantity | None:
     return None if value is None else Quantity(Fraction(value))
 
 
-def _affirmed(place: Place, wanted: bool) -> _Judged:
-    said = None if place.where == "last sentence" else answers_truth(place.text)
-    return _Judged(said is wanted, None if said is None else place.text, "yes or no")
+def _affirmed(place: Place, target: bool) -> _Judged:
+    truth_value = None if place.where == "last sentence" else answers_truth(place.text)
+    return _Judged(truth_value is target, None if truth_value is None else place.text, "yes or no")
 
 
 def _worded(place: Place, answer: str) -> _Judged:
@@ -223,7 +223,7 @@ def _worded(place: Place, answer: str) -> _Judged:
 
 
 def _worked_out(place: Place, answer: str, seconds: float) -> _Judged:
-    found, late = mathematics(place), []
+    expression, late = mathematics(place), []
 
     def ask(left: str, right: str) -> bool | None:
         try:
@@ -232,9 +232,9 @@ def _worked_out(place: Place, answer: str, seconds: float) -> _Judged:
             late.append(True)
             return None
 
-    if found is None:
+    if expression is None:
         return _Judged(False, None, "no single expression", place.strict)
-    correct, rule = answer_math.equal(answer, found[0], ask)
+    correct, rule = answer_math.equal(answer, expression[0], ask)
     if not correct and not place.strict and place.where != "last sentence" and answer_math.is_words(answer):
         correct, rule = says(place.text, answer), "text"
-    return _Judged(correct, found[0], "out of time" if late and not correct else rule)
+    return _Judged(correct, expression[0], "out of time" if late and not correct else rule)

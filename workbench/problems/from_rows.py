@@ -95,17 +95,17 @@ def _flat(cell: Any) -> list[Any]:
 
 def _check_columns(row: Mapping[str, Any], reading: Reading, where: str) -> None:
     """The columns named must be there in the first row, and one of its columns must hold the question."""
-    found = ", ".join(map(str, row))
+    names = ", ".join(map(str, row))
     for field in reading.columns:
         for name in reading.names(field):
             if name not in row:
                 raise InputError(
                     f"`columns` maps {field!r} to {name!r}, which is no column of {where}{nearest(name, row)}; "
-                    f"found {found}: columns={{{field!r}: {next(iter(row), 'name')!r}}}"
+                    f"found {names}: columns={{{field!r}: {next(iter(row), 'name')!r}}}"
                 )
     if not any(name in row for name in reading.names("question")):
         raise InputError(
-            f"{where}: no column 'question'{nearest('question', row)}; found {found}: "
+            f"{where}: no column 'question'{nearest('question', row)}; found {names}: "
             "name the column with columns={'question': 'query'}"
         )
 
@@ -114,9 +114,9 @@ def _record(where: str, row: Mapping[str, Any], number: int, reading: Reading) -
     value = {field: reading.value(field, row) for field in FIELDS}
     question = value["question"]
     if not isinstance(question, str):
-        found = "none" if question is None else f"a {type(question).__name__}"
+        kind = "none" if question is None else f"a {type(question).__name__}"
         raise InputError(
-            f"{where}: expected a `question` as text, found {found}: "
+            f"{where}: expected a `question` as text, found {kind}: "
             '{"question": "How many circles are there?", "image": "1.png", "answer": "3"}'
         )
     if value["hint"] is not None:  # as in VLMEvalKit's own prompts
@@ -125,15 +125,15 @@ def _record(where: str, row: Mapping[str, Any], number: int, reading: Reading) -
     left = _left(row, len(choices), reading)
     _check_left(left, row, choices, where, reading)
     images = _images(value, where, reading.folder)
-    video, told = read_video(value["video"], f"{where}: `video`", reading.folder, reading.frames)
+    video, clip_facts = read_video(value["video"], f"{where}: `video`", reading.folder, reading.frames)
     question, choices, marks = place_marks(question, choices, len(images), bool(video), where)
     if marks:
         reading.notes.add("questions whose marks of pictures were taken out")
-    given = value["verifier"]
+    verifier = value["verifier"]
     answer = answer_of(
-        value["answer"], choices, where, labels, open_ended=reading.preset or given not in (None, "choice")
+        value["answer"], choices, where, labels, open_ended=reading.preset or verifier not in (None, "choice")
     )
-    kept = {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)}
+    extras = {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)}
     return {
         "id": f"{reading.prefix}/{number if value['id'] is None else value['id']}",
         "question": question,
@@ -142,10 +142,10 @@ def _record(where: str, row: Mapping[str, Any], number: int, reading: Reading) -
         "video": video,
         "choices": choices,
         "family": str(value["family"] or ""),
-        "verifier": given or verifier_of(answer, choices),
+        "verifier": verifier or verifier_of(answer, choices),
         "system": value["system"],
         "template": value["template"],
-        "metadata": told | kept,
+        "metadata": clip_facts | extras,
     }
 
 
@@ -158,13 +158,13 @@ def _images(value: Mapping[str, Any], where: str, folder: Path) -> tuple[Image.I
 
 def _left(row: Mapping[str, Any], options: int, reading: Reading) -> dict[str, Any]:
     """The cells that no field reads."""
-    taken = {name for field in FIELDS for name in (*reading.names(field), *FIELDS[field])} | set(
+    names = {name for field in FIELDS for name in (*reading.names(field), *FIELDS[field])} | set(
         LETTERS[:options]
     )
     if "image" not in reading.columns:  # `images` beside `image` is not read, and must not be forgotten
-        read = next((name for name in FIELDS["image"] if not blank(row.get(name))), None)
-        taken -= {name for name in FIELDS["image"] if name != read}
-    return {name: cell for name, cell in row.items() if name and name not in taken and not blank(cell)}
+        source = next((name for name in FIELDS["image"] if not blank(row.get(name))), None)
+        names -= {name for name in FIELDS["image"] if name != source}
+    return {name: cell for name, cell in row.items() if name and name not in names and not blank(cell)}
 
 
 def _check_left(

@@ -75,7 +75,7 @@ def as_rgb(image: Image.Image, where: str) -> Image.Image:
 
 
 def _upright(image: Image.Image, where: str) -> Image.Image:
-    """The image turned as its metadata says, and without them; as stored, with a warning, where they can't be read.
+    """The image turned as its metadata say, then without metadata; as stored, with a warning, where they can't be read.
 
     Only the orientation is asked for: metadata that can't be written again are no fault of the pixels.
     """
@@ -128,17 +128,17 @@ def decode_base64(text: str, where: str) -> bytes:
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        start = text if len(text) <= 40 else f"{text[:40]}..."
         raise InputError(
-            f"{where} is neither an existing file nor base64 ({error}): it starts with {shown!r}; "
+            f"{where} is neither an existing file nor base64 ({error}): it starts with {start!r}; "
             "write it with `base64.b64encode(path.read_bytes()).decode()`"
         ) from error
 
 
 def image_files(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """The image files directly in a folder, ordered by name with numbers counted as numbers."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
-    return sorted(found, key=lambda path: (_natural(path.name), path.name))
+    files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
+    return sorted(files, key=lambda path: (_natural(path.name), path.name))
 
 
 def open_frames(path: Path, where: str, frames: int = FRAME_LIMIT) -> tuple[Image.Image, ...]:
@@ -153,15 +153,15 @@ def open_frames(path: Path, where: str, frames: int = FRAME_LIMIT) -> tuple[Imag
             raise InputError(
                 f"{where} is a folder without images: {str(path)!r}; expected frames, for example 001.png"
             )
-        chosen = [files[i] for i in _spread(len(files), frames)]
-        return tuple(open_image(file, f"{where}, frame {file.name!r},") for file in chosen)
+        sample = [files[i] for i in _spread(len(files), frames)]
+        return tuple(open_image(file, f"{where}, frame {file.name!r},") for file in sample)
     first = open_image(path, where)  # its checks come first: size, truncation
     with Image.open(path) as animation:
         try:
             count = getattr(animation, "n_frames", 1)
-            wanted = set(_spread(count, frames))
-            shown = enumerate(ImageSequence.Iterator(animation)) if count > 1 else ()
-            return tuple(as_rgb(frame.copy(), where) for i, frame in shown if i in wanted) or (first,)
+            numbers = set(_spread(count, frames))
+            stills = enumerate(ImageSequence.Iterator(animation)) if count > 1 else ()
+            return tuple(as_rgb(frame.copy(), where) for i, frame in stills if i in numbers) or (first,)
         except InputError:
             raise
         except Exception as error:  # as in `as_rgb`

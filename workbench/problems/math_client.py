@@ -30,7 +30,7 @@ class MathWorker:
         self._owner = 0
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._lock = threading.Lock()
-        self._said: IO[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
 
     def ask(self, op: str, left: str, right: str = "", *, seconds: float) -> Any:
         """What `math_worker` answers; None where it can't say, TimeoutError where it takes too long or dies over it.
@@ -59,14 +59,14 @@ class MathWorker:
         if self.process is not None and self.process.poll() is None:
             return self.process
         self.stop()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the process)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the process)
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         try:
             process = subprocess.Popen(
                 [sys.executable or "python", "-P", "-m", self.module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._said,
+                stderr=self._stderr,
                 text=True,
                 encoding="utf-8",
                 env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
@@ -80,8 +80,8 @@ class MathWorker:
         except queue.Empty:
             ready = None
         if ready is None:
-            self._said.seek(0)
-            last = self._said.read().decode(errors="replace").strip().splitlines()[-1:]
+            self._stderr.seek(0)
+            last = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
             self.stop()
             raise self._failed(last[0] if last else f"nothing in {STARTING:g} s")
         return process
@@ -103,9 +103,9 @@ class MathWorker:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
-        if self._said is not None:
-            self._said.close()
-            self._said = None
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
 
 
 def _read(process: "subprocess.Popen[str]", lines: "queue.Queue[str | None]") -> None:

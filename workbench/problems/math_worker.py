@@ -37,12 +37,14 @@ def read(latex: str, real: bool) -> Any:
     config = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
     )
-    found: Any = latex2sympy(
+    expression: Any = latex2sympy(
         normalize_latex(latex, config), is_real=real, convert_degrees=False, normalization_config=None
     )
-    if isinstance(found, Basic):  # 0.1 is one tenth, not the nearest binary number
-        found = found.xreplace({number: Rational(str(number)) for number in found.atoms(Float)})
-    return found
+    if isinstance(expression, Basic):  # 0.1 is one tenth, not the nearest binary number
+        expression = expression.xreplace(
+            {number: Rational(str(number)) for number in expression.atoms(Float)}
+        )
+    return expression
 
 
 def equal(left: str, right: str) -> bool | None:
@@ -84,8 +86,8 @@ def _rounded(text: str, exact: Any) -> bool:
 def value(latex: str) -> str | None:
     """The real number that an expression without variables is, with 40 digits."""
     try:
-        found = read(latex, True)
-        number = None if found.free_symbols or _is_large(found) else found.evalf(40)
+        expression = read(latex, True)
+        number = None if expression.free_symbols or _is_large(expression) else expression.evalf(40)
     except Exception:
         return None
     return (
@@ -127,11 +129,11 @@ def _is_large(expression: Any) -> bool:
 def _at(expression: Any, point: dict[Any, Any], *, large: bool) -> Any:
     """The value at a point, rational where it is exact; None where it is no number."""
     if large:
-        found = expression.evalf(_DIGITS) if not point else None
+        number = expression.evalf(_DIGITS) if not point else None
     else:
-        found = expression.subs(point).doit()
-        found = found if found.is_Rational else found.evalf(_DIGITS, maxn=2000)
-    return found if found is not None and found.is_number and found.is_finite else None
+        number = expression.subs(point).doit()
+        number = number if number.is_Rational else number.evalf(_DIGITS, maxn=2000)
+    return number if number is not None and number.is_number and number.is_finite else None
 
 
 def _equal(one: Any, two: Any) -> bool:
@@ -200,9 +202,13 @@ def serve() -> None:
 
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
+        question = json.loads(line)
         try:
-            result = value(asked["left"]) if asked["op"] == "value" else equal(asked["left"], asked["right"])
+            result = (
+                value(question["left"])
+                if question["op"] == "value"
+                else equal(question["left"], question["right"])
+            )
         except Exception:  # sympy raises anything from TypeError to RecursionError on what it can't do
             result = None
         print(json.dumps({"result": result}), file=answers, flush=True)

@@ -1,6 +1,6 @@
 """Problem-set presets: the paper's sets by name, found on this machine, and how their rows become problems.
 
-Nothing is downloaded. ``data/problems.yaml`` says what each preset's fields mean; rows are adapted to the columns that
+Nothing is downloaded. ``problems.yaml`` says what each preset's fields mean; rows are adapted to the columns that
 ``rows`` knows, which does the rest.
 """
 
@@ -46,18 +46,18 @@ class Place:
         )
 
     def column(self, name: str, row: Mapping[str, Any], *, missing: str | None = None) -> str:
-        """The column of a row that holds a field; KeyError where there is none, unless told what to say instead."""
+        """The column of a row that holds a field; where there is none, ``missing``, or KeyError if that is None."""
         named = (self.columns[name],) if name in self.columns else FIELDS[name]
-        if found := [c for c in named if c in row]:
-            return found[0]
+        if present := [c for c in named if c in row]:
+            return present[0]
         if missing is None:
             raise KeyError(named[0])
         return missing
 
     def check(self, row: Mapping[str, Any]) -> None:
         """KeyError for a column that a row lacks and `ProblemPreset.adapt` does not make."""
-        made = ("choices", "video") if self.video else ("choices",)
-        needed = [column for name, column in self.columns.items() if column and name not in made]
+        optional = ("choices", "video") if self.video else ("choices",)
+        needed = [column for name, column in self.columns.items() if column and name not in optional]
         for column in (*self.where, *needed):
             if column not in row:
                 raise KeyError(column)
@@ -79,7 +79,7 @@ class Place:
 
 @dataclass(frozen=True)
 class ProblemPreset:
-    """A problem set; `data/problems.yaml` in the package says more on each field."""
+    """A problem set; `problems/problems.yaml` in the package says more on each field."""
 
     name: str
     title: str
@@ -95,28 +95,28 @@ class ProblemPreset:
         """A row with the columns that `rows` knows, or None for one that the set leaves out."""
         if any(str(row.get(column)) != value for column, value in place.where.items()):
             return None
-        made = dict(row)
+        adapted = dict(row)
         for name, text in place.remove.items():
             column = place.column(name, row)
             cell = row[column]
-            made[column] = (
+            adapted[column] = (
                 [str(part).replace(text, "", 1).strip() for part in cell]
                 if isinstance(cell, list)
                 else str(cell).replace(text, "", 1).strip()
             )
         if place.video is not None:
-            made["video"] = re.sub(r"\{([^}]+)\}", lambda match: str(row[match[1]]), place.video)
-        options, labels = _options(made, place)
-        verifier = self._verifier(made)
+            adapted["video"] = re.sub(r"\{([^}]+)\}", lambda match: str(row[match[1]]), place.video)
+        options, labels = _options(adapted, place)
+        verifier = self._verifier(adapted)
         field = place.columns.get("answer", "answer")
-        if (said := str(made.get(field, "")).strip().upper()) in labels:
-            made[field] = LETTERS[labels.index(said)]
+        if (label := str(adapted.get(field, "")).strip().upper()) in labels:
+            adapted[field] = LETTERS[labels.index(label)]
         if not options and self.letters and verifier == "choice":
             options = list(LETTERS[: self.letters])
         named = (
-            made.get(field)
-            if blank(made.get(field))
-            else answer_of(made[field], tuple(options), "", open_ended=True)
+            adapted.get(field)
+            if blank(adapted.get(field))
+            else answer_of(adapted[field], tuple(options), "", open_ended=True)
         )
         if verifier == "choice" and not blank(named) and named not in tuple(LETTERS[: len(options)]):
             verifier = None  # several letters, or an option that is not there: the answer's look decides
@@ -125,20 +125,20 @@ class ProblemPreset:
         if self.verifier == "math" and options:
             verifier = None
         for letter in LETTERS:
-            made.pop(letter, None)
+            adapted.pop(letter, None)
         column = place.columns.get("choices", "choices")
-        made.pop("options", None)
-        made[column] = options or None
-        made["verifier"] = verifier
+        adapted.pop("options", None)
+        adapted[column] = options or None
+        adapted["verifier"] = verifier
         listed = "{options}" in self.template
-        made["template"] = self.template if options or not listed else "{question}"
-        return made
+        adapted["template"] = self.template if options or not listed else "{question}"
+        return adapted
 
     def _verifier(self, row: Mapping[str, Any]) -> str | None:
         if self.verifier is None or isinstance(self.verifier, str):
             return self.verifier
-        ((column, known),) = self.verifier.items()
-        return known.get(str(row.get(column)))
+        ((column, verifiers),) = self.verifier.items()
+        return verifiers.get(str(row.get(column)))
 
 
 def _options(row: Mapping[str, Any], place: Place) -> tuple[list[str], tuple[str, ...]]:
@@ -148,8 +148,8 @@ def _options(row: Mapping[str, Any], place: Place) -> tuple[list[str], tuple[str
         cell = None
     if isinstance(cell, list | tuple) or (isinstance(cell, str) and cell.strip().startswith("[")):
         cell = [str(option).strip() for option in as_list(cell, "`choices`") if not blank(option)] or None
-    found, labels = options_of(cell, row, "`choices`")
-    return [option.strip() for option in found], labels
+    texts, labels = options_of(cell, row, "`choices`")
+    return [option.strip() for option in texts], labels
 
 
 def kit_folder() -> Path:
@@ -171,8 +171,8 @@ def read_problem_presets(file: Path | None = None) -> dict[str, ProblemPreset]:
             places = tuple(Place(**place) for place in table.get("places", ()))
             preset = ProblemPreset(**{**table, "name": name, "places": places})
         except TypeError as error:
-            known = ", ".join(f.name for f in (*fields(ProblemPreset), *fields(Place)))
-            raise InputError(f"{here}: {error}; the fields are {known}") from error
+            names = ", ".join(f.name for f in (*fields(ProblemPreset), *fields(Place)))
+            raise InputError(f"{here}: {error}; the fields are {names}") from error
         rules = preset.verifier
         verifiers = (
             [rules] if isinstance(rules, str) else [v for t in (rules or {}).values() for v in t.values()]
@@ -248,10 +248,10 @@ def _adapted(
                 if number == 0:
                     place.check(row)
             except KeyError as error:
-                found = ", ".join(map(str, row))
+                names = ", ".join(map(str, row))
                 missing = error.args[0]
                 raise InputError(
-                    f"{where}: no column {missing!r}{nearest(str(missing), row)}, which {preset.name!r} needs; found {found}"
+                    f"{where}: no column {missing!r}{nearest(str(missing), row)}, which {preset.name!r} needs; found {names}"
                 ) from error
             if adapted is None:
                 notes.add(f"rows that are not {' and '.join(f'{c} {v!r}' for c, v in place.where.items())}")

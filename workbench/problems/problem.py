@@ -76,11 +76,11 @@ class Problem:
                 )
             upright = tuple(as_rgb(p, f"{noun} {i} of problem {self.id!r}") for i, p in enumerate(pictures))
             object.__setattr__(self, name, upright)
-        known = tuple(v.value for v in Verifier)
-        if self.verifier not in known:
+        verifiers = tuple(v.value for v in Verifier)
+        if self.verifier not in verifiers:
             raise InputError(
-                f"`verifier` of problem {self.id!r} is {self.verifier!r}; expected one of {', '.join(known)}"
-                f"{nearest(str(self.verifier), known)}: Problem(..., verifier='exact')"
+                f"`verifier` of problem {self.id!r} is {self.verifier!r}; expected one of {', '.join(verifiers)}"
+                f"{nearest(str(self.verifier), verifiers)}: Problem(..., verifier='exact')"
             )
         letters = tuple(LETTERS[: len(self.choices)])
         if self.verifier == "choice" and (not letters or self.answer not in (None, *letters)):
@@ -135,7 +135,7 @@ class Problem:
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
             if name == "metadata":
-                value = {key: told for key, told in value.items() if key not in ANNOTATIONS}
+                value = {key: entry for key, entry in value.items() if key not in ANNOTATIONS}
             pictures = value if name in ("images", "video") else ()
             digest.update(repr((name, [p.size for p in pictures] if pictures else value)).encode())
             for picture in pictures:
@@ -275,7 +275,7 @@ def _rows(
     frames: int,
     notes: Notes,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row of a source stands, and what `Problem` is to be made of it."""
+    """For each row of a source: where it stands, for messages, and the fields of its `Problem`."""
     if _is_generated(source):
         return read_generated(source, split, limit, seed)
     if source == "easy-vqa":
@@ -284,8 +284,8 @@ def _rows(
         return read_hub(source, split, mapping, frames, notes)
     if isinstance(source, str | os.PathLike):
         rows = isinstance(source, str) and preset_rows(source, mapping, frames, notes)
-        known = (*NAMES, *read_problem_presets())
-        return rows or read_path(Path(source).expanduser(), mapping, question, known, frames, notes)
+        names = (*NAMES, *read_problem_presets())
+        return rows or read_path(Path(source).expanduser(), mapping, question, names, frames, notes)
     return read_dataset(source, split, mapping, frames=frames, notes=notes)
 
 
@@ -295,7 +295,7 @@ def listed(
     """An argument as a list, checked: at least one item, all of the ``kinds`` (Problem if none is named).
 
     Args:
-        items: what was given.
+        items: the argument's value.
         call: one that would work, for the messages.
         kinds: what an item may be.
         name: of the argument.
@@ -305,21 +305,21 @@ def listed(
         InputError: anything else.
     """
     kinds = kinds or (Problem,)
-    wanted = " or ".join(kind.__name__ for kind in kinds)
+    expected = " or ".join(kind.__name__ for kind in kinds)
     if isinstance(items, (str, Mapping, *kinds)) or not isinstance(items, Iterable):
-        raise InputError(f"`{name}` is a {type(items).__name__}; expected a list of {wanted}: {call}")
-    found = list(items)
-    if not found:
+        raise InputError(f"`{name}` is a {type(items).__name__}; expected a list of {expected}: {call}")
+    entries = list(items)
+    if not entries:
         raise InputError(f"`{name}` is empty; give at least one: {call}")
-    seen = set()
-    for item in found:
+    ids = set()
+    for item in entries:
         if not isinstance(item, kinds):
-            raise InputError(f"`{name}` holds a {type(item).__name__}; expected {wanted}: {call}")
+            raise InputError(f"`{name}` holds a {type(item).__name__}; expected {expected}: {call}")
         own = getattr(item, "problem_id", None) or getattr(item, "id", None)
-        if distinct and own in seen:
+        if distinct and own in ids:
             raise InputError(f"`{name}` holds {own!r} twice; give each once: {call}")
-        seen.add(own)
-    return found
+        ids.add(own)
+    return entries
 
 
 def _check_arguments(

@@ -65,21 +65,21 @@ def rejudge(responses: pd.DataFrame, problems: Sequence[Problem]) -> Rejudged:
                 f"`responses` has no column {column!r}{nearest(column, responses)}; expected {', '.join(NEEDED)}: the "
                 "tables/responses.parquet of a study, an ablation or a sweep"
             )
-    known = {problem.id: problem for problem in problems}
-    asked = list(dict.fromkeys(responses["problem"]))
-    missing = [name for name in asked if name not in known or known[name].answer is None]
+    by_id = {problem.id: problem for problem in problems}
+    ids = list(dict.fromkeys(responses["problem"]))
+    missing = [name for name in ids if name not in by_id or by_id[name].answer is None]
     if missing:
-        why = "is not among `problems`" if missing[0] not in known else "has no answer"
+        why = "is not among `problems`" if missing[0] not in by_id else "has no answer"
         raise InputError(
-            f"`responses` has {len(missing)} of {len(asked)} problems that can't be judged: {missing[0]!r} {why}"
-            f"{nearest(missing[0], known)}; give the problems that were asked: rejudge(responses, load_problems('set.tsv'))"
+            f"`responses` has {len(missing)} of {len(ids)} problems that can't be judged: {missing[0]!r} {why}"
+            f"{nearest(missing[0], by_id)}; give the problems that were asked: rejudge(responses, load_problems('set.tsv'))"
         )
     judged: dict[tuple[str, str], tuple[str, bool, str]] = {}
     for name, text in zip(responses["problem"], responses["text"], strict=True):
         if (name, text) not in judged:
-            problem = known[name]
-            found = verify(text, problem.answer or "", problem.verifier, choices=problem.choices)
-            judged[name, text] = (found.answer or "", found.correct, found.how)
+            problem = by_id[name]
+            outcome = verify(text, problem.answer or "", problem.verifier, choices=problem.choices)
+            judged[name, text] = (outcome.answer or "", outcome.correct, outcome.how)
     table = responses.copy()
     new = [judged[key] for key in zip(responses["problem"], responses["text"], strict=True)]
     for place, column in enumerate(("answer", "correct", "how")):

@@ -36,14 +36,14 @@ def as_list(value: Any, where: str) -> list[Any]:
     """A list as it is, the list that a text spells (JSON or Python literals; nothing runs), or one value."""
     if isinstance(value, list | tuple):
         return list(value)
-    found = _spelled(value, "[", "]")
-    if found is None:
+    spelled = _spelled(value, "[", "]")
+    if spelled is None:
         return [value]
-    if not isinstance(found, list | tuple):
+    if not isinstance(spelled, list | tuple):
         raise InputError(
             f'{where} starts with {str(value)[:40]!r} but is no list: expected for example ["1.png", "2.png"]'
         )
-    return list(found)
+    return list(spelled)
 
 
 def _spelled(value: Any, opens: str, closes: str) -> Any:
@@ -115,9 +115,9 @@ def _labelled(mapping: Mapping[Any, Any], where: str) -> tuple[list[str], list[A
 
 def _unlettered(options: Sequence[str]) -> tuple[str, ...]:
     """Options without the letters that stand before all of them."""
-    found = [_LETTERED.match(option) for option in options]
-    if options and all(m and m[1] == letter for m, letter in zip(found, LETTERS, strict=False)):
-        return tuple(option[m.end() :] for option, m in zip(options, found, strict=True) if m)
+    marks = [_LETTERED.match(option) for option in options]
+    if options and all(m and m[1] == letter for m, letter in zip(marks, LETTERS, strict=False)):
+        return tuple(option[m.end() :] for option, m in zip(options, marks, strict=True) if m)
     return tuple(options)
 
 
@@ -156,14 +156,14 @@ def answer_of(
         return LETTERS[named.pop()]
     if open_ended:
         return text
-    shown = "; ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, choices, strict=False))
-    found = (
+    texts = "; ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, choices, strict=False))
+    fault = (
         "names none of the options"
         if not named
         else f"names {' and '.join(LETTERS[i] for i in sorted(named))}"
     )
     raise InputError(
-        f"{where}: `answer` {value!r} {found} ({shown}); expected a letter, an option's text, or the verifier that compares it: "
+        f"{where}: `answer` {value!r} {fault} ({texts}); expected a letter, an option's text, or the verifier that compares it: "
         '"answer": "B"'
     )
 

@@ -52,9 +52,9 @@ def _image(item: Any, where: str, folder: Path) -> Image.Image:
     if isinstance(item, bytes):
         return open_image(item, where)
     if not isinstance(item, str) or blank(item):
-        found = f"a {type(item).__name__}" if item and not isinstance(item, str) else "empty"
+        kind = f"a {type(item).__name__}" if item and not isinstance(item, str) else "empty"
         raise InputError(
-            f"{where} is {found}; expected a path relative to the file, or base64: 'images/1.png'"
+            f"{where} is {kind}; expected a path relative to the file, or base64: 'images/1.png'"
         )
     if item.startswith(("http://", "https://")):
         raise InputError(
@@ -69,8 +69,8 @@ def _image(item: Any, where: str, folder: Path) -> Image.Image:
 
 def lost_pictures(left: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Columns that no field reads and that hold pictures or movies: name to "image" or "video"."""
-    found = {name: _holds(name, cell, folder) for name, cell in left.items()}
-    return {name: kind for name, kind in found.items() if kind}
+    kinds = {name: _holds(name, cell, folder) for name, cell in left.items()}
+    return {name: kind for name, kind in kinds.items() if kind}
 
 
 def _holds(name: str, cell: Any, folder: Path) -> str:
@@ -104,7 +104,9 @@ def refuse_lost(lost: Mapping[str, str], read: Sequence[str], where: str) -> Non
     """
     kind = next(iter(lost.values()))
     same = (
-        [*read, *(name for name, held in lost.items() if held == kind)] if kind == "image" else list(lost)[:1]
+        [*read, *(name for name, content in lost.items() if content == kind)]
+        if kind == "image"
+        else list(lost)[:1]
     )
     mapping = {kind: same[0] if len(same) == 1 else same}
     columns = " and ".join(map(repr, lost))

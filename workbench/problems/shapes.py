@@ -110,8 +110,8 @@ class Question:
 
     def response(self, style: Literal["careful", "hasty"] = "careful") -> str:
         """A response: a chain in ``<think>``, what it leads to in ``<answer>``. The careful one is the reference."""
-        chain, said = (self.careful, self.answer) if style == "careful" else (self.hasty, self.guess)
-        return f"<think> {chain}</think><answer> {said}</answer>"
+        chain, answer = (self.careful, self.answer) if style == "careful" else (self.hasty, self.guess)
+        return f"<think> {chain}</think><answer> {answer}</answer>"
 
 
 def sample_board(rng: Rng) -> Board:
@@ -195,14 +195,14 @@ def _kind(board: Board, odds: float, rng: Rng) -> tuple[str, tuple[str, ...], np
 
 
 def _counting(board: Board, family: str, rng: Rng) -> Question:
-    noun, names, held = _kind(board, 0.5, rng)
+    noun, names, grid = _kind(board, 0.5, rng)
     region = _region(rng)
     rows = REGIONS[region]
-    asked = rng.choice(len(names), size=1 if family == "count" else 2, replace=False)
-    read = [["none" if cell < 0 else names[cell] for cell in cells] for cells in held[rows]]
-    chain, answer, first = count_rows([names[i] for i in asked], ROWS[rows], read, family)
+    picks = rng.choice(len(names), size=1 if family == "count" else 2, replace=False)
+    cells_read = [["none" if cell < 0 else names[cell] for cell in cells] for cells in grid[rows]]
+    chain, answer, first = count_rows([names[i] for i in picks], ROWS[rows], cells_read, family)
     short_cut, guess = _worked_out(family, first)
-    text, tone = worded(WORDINGS[family], *(phrase(noun, names[i]) for i in asked), where=region, rng=rng)
+    text, tone = worded(WORDINGS[family], *(phrase(noun, names[i]) for i in picks), where=region, rng=rng)
     return Question(family, text, answer, chain, f"about {short_cut}", guess, tone)
 
 
@@ -235,14 +235,14 @@ def _worked_out(family: str, counts: list[int]) -> tuple[str, str]:
 def balanced(draw: Callable[[], T], answer: Callable[[T], str], rng: Rng) -> T:
     """Of eight draws, one whose answer is uniform over the answers that they offer: no constant guess pays."""
     candidates = [draw() for _ in range(8)]
-    chosen = rng.choice(sorted({answer(candidate) for candidate in candidates}))
-    return next(candidate for candidate in candidates if answer(candidate) == chosen)
+    target = rng.choice(sorted({answer(candidate) for candidate in candidates}))
+    return next(candidate for candidate in candidates if answer(candidate) == target)
 
 
 def _compare(board: Board, rng: Rng) -> Question | None:
-    noun, names, held = _kind(board, 0.6, rng)
+    noun, names, grid = _kind(board, 0.6, rng)
     region = _region(rng)
-    inside = held[REGIONS[region]]
+    inside = grid[REGIONS[region]]
     counts = np.array([(inside == i).sum() for i in range(len(names))])
     best = int(counts.argmax())
     if (counts == counts[best]).sum() > 1:
@@ -254,9 +254,9 @@ def _compare(board: Board, rng: Rng) -> Question | None:
 
 
 def _tally(board: Board, rng: Rng) -> Question:
-    noun, names, held = _kind(board, 0.6, rng)
+    noun, names, grid = _kind(board, 0.6, rng)
     region = _region(rng)
-    rows = held[REGIONS[region], :, None] == np.arange(len(names))  # (rows, columns, names)
+    rows = grid[REGIONS[region], :, None] == np.arange(len(names))  # (rows, columns, names)
     counts, first = (part.sum((0, 1)).tolist() for part in (rows, rows[:1]))
     careful = " ".join([noun, *(f"{name} {count}" for name, count in zip(names, counts, strict=True))])
     answer, guess = (" ".join(map(str, numbers)) for numbers in (counts, first))
@@ -269,23 +269,23 @@ def _lookup(board: Board, rng: Rng) -> Question | None:
     if not len(cells):
         return None
     row, column = cells[rng.integers(len(cells))]
-    noun, names, held = _kind(board, 0.5, rng)
-    said = ["none" if i < 0 else names[i] for i in held[row]]
-    reading = " ".join(f"{place + 1} {said[place]}" for place in range(column + 1))
-    guess = names[held[row][held[row] >= 0][0]]
+    noun, names, grid = _kind(board, 0.5, rng)
+    words = ["none" if i < 0 else names[i] for i in grid[row]]
+    reading = " ".join(f"{place + 1} {words[place]}" for place in range(column + 1))
+    guess = names[grid[row][grid[row] >= 0][0]]
     where = f" row {ROWS[row]} column {column + 1}"
     text, tone = worded(WORDINGS["lookup"], noun, where=where, rng=rng)
     careful = f"{noun} {ROWS[row]} {reading}"
-    return Question("lookup", text, said[column], careful, f"about {guess}", guess, tone)
+    return Question("lookup", text, words[column], careful, f"about {guess}", guess, tone)
 
 
 def read_aloud(board: Board, rng: Rng) -> Question:
     """What stands in one row, cell by cell: not among the problems, but what learning to find a cell starts from."""
     row = int(rng.integers(BOARD))
-    colors, held = list(COLORS), zip(board.color[row], board.shape[row], strict=True)
-    cells = (f"{i} {colors[c]} {SHAPES[s]}" if c >= 0 else f"{i} none" for i, (c, s) in enumerate(held, 1))
-    said, chain = " ".join(cells), f"row {ROWS[row]}"
-    return Question("read", f"What is in {chain}?", said, chain, chain, said)
+    colors, things = list(COLORS), zip(board.color[row], board.shape[row], strict=True)
+    cells = (f"{i} {colors[c]} {SHAPES[s]}" if c >= 0 else f"{i} none" for i, (c, s) in enumerate(things, 1))
+    answer, chain = " ".join(cells), f"row {ROWS[row]}"
+    return Question("read", f"What is in {chain}?", answer, chain, chain, answer)
 
 
 def mistaken(question: Question, rng: Rng) -> Question:
@@ -311,27 +311,27 @@ def mistaken(question: Question, rng: Rng) -> Question:
             off = int(rng.integers(len(names)))
             counts[off] += 1 if counts[off] == 0 or rng.random() < 0.5 else -1
             answer = " ".join(map(str, counts))
-        said = " ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
-        return replace(question, careful=f"{words[0]} {said}", answer=answer)
+        tally = " ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+        return replace(question, careful=f"{words[0]} {tally}", answer=answer)
     return _miscounted(question, rng)
 
 
 def _miscounted(question: Question, rng: Rng) -> Question:
     """A counting question with one cell misread: a random one of those that can change the answer."""
-    asked = question.careful.split()[: 1 if question.family == "count" else 2]
-    letters, read = "", []
-    for word in question.careful.partition(" so ")[0].split()[len(asked) :]:
+    targets = question.careful.split()[: 1 if question.family == "count" else 2]
+    letters, cells_read = "", []
+    for word in question.careful.partition(" so ")[0].split()[len(targets) :]:
         if word in ROWS:
             letters += word
-            read.append([])
+            cells_read.append([])
         elif not word.isdigit():
-            read[-1].append(word)
-    for place in rng.permutation(len(read) * BOARD).tolist():
+            cells_read[-1].append(word)
+    for place in rng.permutation(len(cells_read) * BOARD).tolist():
         row, column = divmod(place, BOARD)
-        for word in rng.permutation([*_names("color" if asked[0] in COLORS else "shape"), "none"]).tolist():
-            other = [cells.copy() for cells in read]
+        for word in rng.permutation([*_names("color" if targets[0] in COLORS else "shape"), "none"]).tolist():
+            other = [cells.copy() for cells in cells_read]
             other[row][column] = word
-            careful, answer, _ = count_rows(asked, letters, other, question.family)
+            careful, answer, _ = count_rows(targets, letters, other, question.family)
             if answer != question.answer:
                 return replace(question, careful=careful, answer=answer)
     raise AssertionError("one cell more or less of what is asked about changes any count")

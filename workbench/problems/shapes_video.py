@@ -133,7 +133,7 @@ def _draw(split: str, seed: int, index: int) -> tuple[Question, str, np.ndarray,
 def _ask(family: str, rng: Rng) -> tuple[Question, Clip, str]:
     """The question, its clip, and a response that misreads as little of it as makes it wrong."""
     draw = _moving if family == "move" else partial(_watching, family)
-    return balanced(lambda: draw(rng), lambda found: found[0].answer, rng)
+    return balanced(lambda: draw(rng), lambda drawing: drawing[0].answer, rng)
 
 
 def _response(chain: str, answer: str) -> str:
@@ -147,46 +147,46 @@ def _watching(family: str, rng: Rng) -> tuple[Question, Clip, str]:
         by_color = rng.random() < 0.5
         names = tuple(COLORS) if by_color else SHAPES
         words = np.array(["none", *names])
-        held = words[(clip.color if by_color else clip.shape) + 1].reshape(len(MOMENTS), -1)
+        grid = words[(clip.color if by_color else clip.shape) + 1].reshape(len(MOMENTS), -1)
         name = str(rng.choice(names))
-        if name in held:
+        if name in grid:
             break
     text, tone = worded(WORDINGS[family], phrase("color" if by_color else "shape", name), rng=rng)
     if family == "total":
-        chain, answer, counts = count_rows([name], MOMENTS, held.tolist(), "count")
+        chain, answer, counts = count_rows([name], MOMENTS, grid.tolist(), "count")
         guess = str(counts[0])
-        misread = _another_cell(name, held, words, rng)
+        misread = _another_cell(name, grid, words, rng)
         wrong, other, _ = count_rows([name], MOMENTS, misread.tolist(), "count")
     else:
-        chain, answer = _appearance(name, held)
+        chain, answer = _appearance(name, grid)
         guess = MOMENTS[0]
-        wrong, other = _appearance(name, _another_moment(name, held, rng))
+        wrong, other = _appearance(name, _another_moment(name, grid, rng))
     question = Question(family, text, answer, chain, f"about {guess}", guess, tone)
     return question, clip, _response(wrong, other)
 
 
-def _another_cell(name: str, held: np.ndarray, words: np.ndarray, rng: Rng) -> np.ndarray:
+def _another_cell(name: str, grid: np.ndarray, words: np.ndarray, rng: Rng) -> np.ndarray:
     """The clip with one cell misread so that a count changes."""
-    misread = held.copy()
-    place = rng.integers(held.size)
-    misread.flat[place] = rng.choice(words[words != name]) if held.flat[place] == name else name
+    misread = grid.copy()
+    place = rng.integers(grid.size)
+    misread.flat[place] = rng.choice(words[words != name]) if grid.flat[place] == name else name
     return misread
 
 
-def _another_moment(name: str, held: np.ndarray, rng: Rng) -> np.ndarray:
+def _another_moment(name: str, grid: np.ndarray, rng: Rng) -> np.ndarray:
     """The clip with as few cells misread as make the name appear first at another moment."""
-    first = int((held == name).any(1).argmax())
+    first = int((grid == name).any(1).argmax())
     moment = int(rng.choice([m for m in range(len(MOMENTS)) if m != first]))
-    misread = held.copy()
+    misread = grid.copy()
     misread[:moment][misread[:moment] == name] = "none"
     if name not in misread[moment]:
-        misread[moment, rng.integers(held.shape[1])] = name
+        misread[moment, rng.integers(grid.shape[1])] = name
     return misread
 
 
-def _appearance(name: str, held: np.ndarray) -> tuple[str, str]:
+def _appearance(name: str, grid: np.ndarray) -> tuple[str, str]:
     chain = [name]
-    for moment, cells in zip(MOMENTS, held.tolist(), strict=True):
+    for moment, cells in zip(MOMENTS, grid.tolist(), strict=True):
         chain += [moment, *cells]
         if name in cells:
             return " ".join([*chain, "so", moment]), moment
@@ -201,7 +201,9 @@ def _moving(rng: Rng) -> tuple[Question, Clip, str]:
     clip = sample_clip(rng)
     # Nothing else looks like it; half of the rest is cleared away, so that there is room to go.
     hidden = ((clip.color if by_color else clip.shape) == which) | (rng.random(clip.color.shape) < 0.5)
-    color, shape = (np.where(hidden, -1, held).reshape(len(MOMENTS), -1) for held in (clip.color, clip.shape))
+    color, shape = (
+        np.where(hidden, -1, codes).reshape(len(MOMENTS), -1) for codes in (clip.color, clip.shape)
+    )
     places = [int(rng.integers(SIDE**2))]
     moves = int(rng.integers(len(MOMENTS)))
     moving = set(rng.choice(len(MOMENTS) - 1, size=moves, replace=False).tolist())
@@ -220,8 +222,8 @@ def _moving(rng: Rng) -> tuple[Question, Clip, str]:
     while True:
         misread = [*places]
         misread[int(rng.integers(len(places)))] = int(rng.integers(SIDE**2))
-        if (found := _moved(names[which], misread))[1] != answer:
-            return question, Clip(color.reshape(size), shape.reshape(size)), _response(*found)
+        if (story := _moved(names[which], misread))[1] != answer:
+            return question, Clip(color.reshape(size), shape.reshape(size)), _response(*story)
 
 
 def _moved(name: str, places: Sequence[int]) -> tuple[str, str]:

@@ -67,12 +67,12 @@ def read_easy_vqa(split: str, limit: int | None, seed: int) -> Rows:
         )
     questions, answers, images = getattr(easy_vqa, f"get_{split}_questions")()
     paths = getattr(easy_vqa, f"get_{split}_image_paths")()
-    chosen = np.arange(len(questions))
+    rows = np.arange(len(questions))
     if limit is not None and limit < len(questions):
-        chosen = np.sort(np.random.default_rng(seed).choice(chosen, limit, replace=False))
+        rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
     families = {"yes": "yes-no", "no": "yes-no"} | dict.fromkeys(("circle", "rectangle", "triangle"), "shape")
     opened: dict[int, Image.Image] = {}
-    for i in chosen.tolist():
+    for i in rows.tolist():
         where, image = f"easy-vqa/{split}/{i}", images[i]
         if image not in opened:
             opened[image] = open_image(Path(paths[image]), f"{where}: image {image}")
@@ -95,10 +95,10 @@ def read_path(
             where = f"{path.name}/{file.name}"
             if file.suffix.lower() in MOVIES:
                 clip = read_clip(file, where, frames)
-                seen = {"video": clip.frames, "metadata": clip.metadata, "question": MOVIE_QUESTION}
+                content = {"video": clip.frames, "metadata": clip.metadata, "question": MOVIE_QUESTION}
             else:
-                seen = {"images": (open_image(file, where),), "question": FOLDER_QUESTION}
-            yield where, {"id": where, **seen, **({"question": question} if question else {})}
+                content = {"images": (open_image(file, where),), "question": FOLDER_QUESTION}
+            yield where, {"id": where, **content, **({"question": question} if question else {})}
     elif path.exists() and kind in KINDS:
         reading = Reading(columns, path.stem, path.parent, frames, notes or Notes())
         yield from to_records(read_rows(path, columns), reading)
@@ -268,23 +268,23 @@ def _tsv_with_images(path: Path, columns: Columns) -> Rows:
     """
     named = columns.get("image", "image")
     column = named if isinstance(named, str) else ""  # of several columns none refers to another row
-    seen: dict[str | None, tuple[Image.Image, ...]] = {}
+    pictures: dict[str | None, tuple[Image.Image, ...]] = {}
     for where, row in _tsv(path):
         cell, here = row.get(column) or "", f"{where}: `{column}`"
         if 0 < len(cell) <= _REFERENCE and not cell.startswith("[") and not is_file(path.parent / cell):
-            if cell not in seen:
+            if cell not in pictures:
                 target = next((r.get(column) or "" for _, r in _tsv(path) if r.get("index") == cell), "")
                 if len(target) <= _REFERENCE:
                     raise InputError(
                         f"{here} is {cell!r}, which is neither base64, nor a file next to {path.name}, nor "
                         "the index of a row with an image: base64.b64encode(picture.read_bytes()).decode()"
                     )
-                seen[cell] = read_images(target, f"{here} of the row with index {cell!r}", path.parent)
-            row[column] = seen[cell]
+                pictures[cell] = read_images(target, f"{here} of the row with index {cell!r}", path.parent)
+            row[column] = pictures[cell]
         elif cell:
             row[column] = read_images(cell, here, path.parent)
         if cell:
-            seen[row.get("index")] = row[column]
+            pictures[row.get("index")] = row[column]
         yield where, row
 
 
@@ -299,8 +299,8 @@ def _jsonl(path: Path) -> Rows:
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    known = isinstance(error, json.JSONDecodeError)
-                    reason = f"{error.msg}, column {error.colno}" if known else error
+                    is_syntax = isinstance(error, json.JSONDecodeError)
+                    reason = f"{error.msg}, column {error.colno}" if is_syntax else error
                     raise InputError(
                         f"{where}: malformed JSON ({reason}); expected one object a line: "
                         '{"question": "How many?", "image": "1.png", "answer": "3"}'

@@ -65,26 +65,26 @@ class Question:
     numbers: tuple[int, ...]
 
     def chain(self, slip: tuple[int, int] | None = None) -> tuple[str, int]:
-        """The worked operations with the answer said, and the answer; ``slip``: (a step, what is added to its result)."""
-        said, value = [], 0
+        """Sentences that work the answer out, and the answer; ``slip``: (number of a step, what its result is off by)."""
+        sentences, value = [], 0
         for place, step in enumerate(self.steps):
             a, b = step.work(value)
             value = _operate(a, step.sign, b) + (slip[1] if slip and slip[0] == place else 0)
-            said.append(
+            sentences.append(
                 f"{value} is the largest." if step.sign == "max" else f"{a} {step.sign} {b} = {value}."
             )
         if self.family == "largest":  # no operation to write down: a comparison of all
-            said = said[-1:]
-        return " ".join([*said, f"The answer is {value}."]), value
+            sentences = sentences[-1:]
+        return " ".join([*sentences, f"The answer is {value}."]), value
 
     @property
     def values(self) -> list[int]:
         """What each operation gives."""
-        found: list[int] = []
+        results: list[int] = []
         for step in self.steps:
-            a, b = step.work(found[-1] if found else 0)
-            found.append(_operate(a, step.sign, b))
-        return found
+            a, b = step.work(results[-1] if results else 0)
+            results.append(_operate(a, step.sign, b))
+        return results
 
 
 def _operate(a: int, sign: str, b: int) -> int:

@@ -48,12 +48,12 @@ class Clip:
     @property
     def metadata(self) -> dict[str, float]:
         """For ``Problem.metadata``: ``fps`` of what was sampled, ``video_seconds`` and ``video_frames`` of the file."""
-        told: dict[str, float] = {"video_frames": self.total}
+        metadata: dict[str, float] = {"video_frames": self.total}
         if self.seconds >= 0:  # not NaN
-            told["video_seconds"] = self.seconds
+            metadata["video_seconds"] = self.seconds
         if self.seconds > 0:
-            told["fps"] = (len(self.frames) - 1) / self.seconds
-        return told
+            metadata["fps"] = (len(self.frames) - 1) / self.seconds
+        return metadata
 
 
 def sample_frames(
@@ -88,18 +88,18 @@ def read_clip(
     av = _pyav(where)
     try:
         stamps, keys, base, missing = _stamps(av, source, where)
-        chosen = _spread(stamps, frames)
-        wanted = sorted(set(chosen))
+        sample = _spread(stamps, frames)
+        moments = sorted(set(sample))
         by_count = base is None
-        found = _decode(av, source, wanted, keys, max_pixels, by_count)
-        if list(found) != wanted and keys:  # a container that seeks inexactly
-            found = _decode(av, source, wanted, [], max_pixels, by_count)
+        pictures_at = _decode(av, source, moments, keys, max_pixels, by_count)
+        if list(pictures_at) != moments and keys:  # a container that seeks inexactly
+            pictures_at = _decode(av, source, moments, [], max_pixels, by_count)
     except av.error.FFmpegError as error:
         raise InputError(
             f"{where} could not be decoded ({type(error).__name__}: {error.strerror or error}); expected a complete "
             "movie file: write it again, `ffmpeg -i old.mp4 -c:v libx264 new.mp4`"
         ) from error
-    if not found:
+    if not pictures_at:
         raise InputError(
             f"{where} has no frame that can be decoded; write it again, `ffmpeg -i old.mp4 -c:v libx264 new.mp4`"
         )
@@ -115,9 +115,9 @@ def read_clip(
             UserWarning,
             stacklevel=2,
         )
-    at = sorted(found)
+    at = sorted(pictures_at)
     # Where the decoder left a frame out (damaged, or not to be shown), the one before it is still on the screen.
-    pictures = tuple(found[at[max(bisect_right(at, moment) - 1, 0)]] for moment in chosen)
+    pictures = tuple(pictures_at[at[max(bisect_right(at, moment) - 1, 0)]] for moment in sample)
     return Clip(pictures, seconds, len(stamps))
 
 
@@ -143,7 +143,7 @@ def _stream(av: Any, container: Any) -> Any | None:
 
 
 def _stamps(av: Any, source: Path | bytes, where: str) -> tuple[list[int], list[int], Fraction | None, float]:
-    """Time stamps of all frames in order, those of key frames, their unit in seconds, and how long it has none at its end.
+    """Time stamps of all frames in order, those of key frames, their unit in seconds, and the seconds at its end without any.
 
     Without usable time stamps: the frames' numbers, no key frames, and None.
     """
@@ -166,14 +166,16 @@ def _stamps(av: Any, source: Path | bytes, where: str) -> tuple[list[int], list[
             if p.size and not p.is_discard
         ]
         base = stream.time_base
-        told = float(stream.duration * base) if stream.duration and base else (container.duration or 0) / 1e6
+        length = (
+            float(stream.duration * base) if stream.duration and base else (container.duration or 0) / 1e6
+        )
     if not packets:
         raise InputError(f"{where} has a video stream without frames; expected at least one")
     stamps = sorted(pts for pts, _, _ in packets if pts is not None)
     if len(stamps) < len(packets) or base is None or (len(stamps) > 1 and stamps[0] == stamps[-1]):
         return list(range(len(packets))), [], None, 0.0
-    end = max(pts + shown for pts, shown, _ in packets)
-    return stamps, _keys(packets), base, told - float((end - stamps[0]) * base)
+    end = max(pts + duration for pts, duration, _ in packets)
+    return stamps, _keys(packets), base, length - float((end - stamps[0]) * base)
 
 
 def _keys(packets: Sequence[tuple[int, int, bool]]) -> list[int]:
@@ -189,15 +191,20 @@ def _spread(stamps: Sequence[int], count: int) -> list[int]:
 
 
 def _decode(
-    av: Any, source: Path | bytes, wanted: Sequence[int], keys: Sequence[int], max_pixels: int, by_count: bool
+    av: Any,
+    source: Path | bytes,
+    moments: Sequence[int],
+    keys: Sequence[int],
+    max_pixels: int,
+    by_count: bool,
 ) -> dict[int, Image.Image]:
     """The frames with these time stamps (or numbers); seeks where a key frame lies between two of them."""
-    found: dict[int, Image.Image] = {}
+    pictures: dict[int, Image.Image] = {}
     with _open(av, source) as container:
         stream: Any = _stream(av, container)
         stream.thread_type = "AUTO"
         frames = enumerate(container.decode(stream))
-        for before, moment in pairwise([*wanted[:1], *wanted]):
+        for before, moment in pairwise([*moments[:1], *moments]):
             key = keys[bisect_right(keys, moment) - 1] if keys and keys[0] <= moment else None
             if key is not None and key > before:
                 container.seek(key, stream=stream)
@@ -205,9 +212,9 @@ def _decode(
             for number, frame in frames:
                 stamp = number if by_count else frame.pts
                 if stamp is not None and stamp >= moment:
-                    found[stamp] = _picture(frame, stream.sample_aspect_ratio, max_pixels)
+                    pictures[stamp] = _picture(frame, stream.sample_aspect_ratio, max_pixels)
                     break
-    return found
+    return pictures
 
 
 def _picture(frame: Any, aspect: Fraction | None, max_pixels: int) -> Image.Image:

@@ -143,10 +143,10 @@ class ZoomTool:
             sizes: (width, height) in pixels of every image in the context.
             seen: the same of the images as they were resized for the model; None: as they are.
         """
-        found = [(at, tag) for tag in STOPS if (at := response.find(tag)) >= 0]
-        if not found:
+        tags = [(at, tag) for tag in STOPS if (at := response.find(tag)) >= 0]
+        if not tags:
             return Step(response, error=self._missing(response))
-        end, tag = min(found)
+        end, tag = min(tags)
         text = response[: end + len(tag)]
         start = text.rfind(OPENS if tag == CLOSES else ANSWERS, 0, end)
         if start < 0:
@@ -165,15 +165,15 @@ class ZoomTool:
         )
         if call["name"] != self.name:
             raise _Refusal(f"there is no tool {_shown(call['name'])}; the only one is {self.name!r}.")
-        known = {"bbox_2d", "label", "image_index"}
-        arguments = self._object(call["arguments"], "`arguments`", known, {"bbox_2d"})
+        fields = {"bbox_2d", "label", "image_index"}
+        arguments = self._object(call["arguments"], "`arguments`", fields, {"bbox_2d"})
         image, label = arguments.get("image_index", 0), arguments.get("label", "")
         if type(image) is not int or not 0 <= image < len(sizes):
             raise _Refusal(f"`image_index` is {_shown(image)}; there are images 0 to {len(sizes) - 1}.")
         if not isinstance(label, str):
             raise _Refusal(f"`label` is {_shown(label)}; it must be a text.")
-        asked = _numbers(arguments["bbox_2d"])
-        return Call(image, asked, self._box(asked, sizes[image], seen[image]), utf8(label)[:_LABEL])
+        box = _numbers(arguments["bbox_2d"])
+        return Call(image, box, self._box(box, sizes[image], seen[image]), utf8(label)[:_LABEL])
 
     def crop(self, call: Call, images: Sequence[Image.Image]) -> Image.Image:
         """The region of a call, at the image's own resolution."""
@@ -194,20 +194,20 @@ class ZoomTool:
                 return f"{opening} without {closing} after it."
         return f"neither a call nor an answer; write {OPENS}...{CLOSES} or {ANSWERS}...{ANSWERED}."
 
-    def _object(self, value: Any, what: str, known: set[str], needed: set[str]) -> Mapping[str, Any]:
+    def _object(self, value: Any, what: str, allowed: set[str], needed: set[str]) -> Mapping[str, Any]:
         if not isinstance(value, dict):
             raise _Refusal(f"{what} is {_shown(value)}; it must be a JSON object.")
         if missing := sorted(needed - value.keys()):
             raise _Refusal(f"{what} has no {missing[0]!r}.")
-        if unknown := [key for key in value if key not in known]:
-            raise _Refusal(f"{what} has {_shown(unknown[0])}; known are {', '.join(sorted(known))}.")
+        if unknown := [key for key in value if key not in allowed]:
+            raise _Refusal(f"{what} has {_shown(unknown[0])}; known are {', '.join(sorted(allowed))}.")
         return value
 
     def _box(
-        self, asked: tuple[float, ...], size: tuple[int, int], seen: tuple[int, int]
+        self, box: tuple[float, ...], size: tuple[int, int], seen: tuple[int, int]
     ) -> tuple[int, int, int, int]:
         (width, height), whole = size, self._whole(size, seen)
-        x1, y1, x2, y2 = (value * (size[i % 2] / whole[i % 2]) for i, value in enumerate(asked))
+        x1, y1, x2, y2 = (value * (size[i % 2] / whole[i % 2]) for i, value in enumerate(box))
         if not (x1 < x2 and y1 < y2):
             raise _Refusal("`bbox_2d` must have x1 < x2 and y1 < y2: [x1, y1, x2, y2].")
         left, right = math.floor(min(max(x1, 0), width)), math.ceil(min(max(x2, 0), width))
@@ -219,7 +219,7 @@ class ZoomTool:
         return left, top, right, bottom
 
     def _whole(self, size: tuple[int, int], seen: tuple[int, int]) -> tuple[float, float]:
-        """Width and height of an image in what boxes count."""
+        """Width and height of an image in the units of a call's box."""
         if self.relative_to is None or self.relative_to == "seen":
             return size if self.relative_to is None else seen
         return self.relative_to, self.relative_to
@@ -253,10 +253,10 @@ def _constant(name: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         raise _Refusal("the call has a key twice.")
-    return found
+    return table
 
 
 def _numbers(value: Any) -> tuple[float, float, float, float]:
