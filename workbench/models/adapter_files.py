@@ -47,8 +47,8 @@ def find_adapter(role: str, source: str | Path, revision: str | None = None) -> 
             f"adapter, and load_pair(base=..., rlvr={str(source)!r}) takes the weights alone"
         )
     try:
-        told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        base = told.get("base_model_name_or_path")
+        config_entries = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        base = config_entries.get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{here}: its {CONFIG} can't be read ({error}); fetch the adapter again") from error
     if not (folder / TENSORS).is_file():
@@ -65,19 +65,19 @@ def base_of(role: str, adapter: Adapter, beside: Any = None) -> str | Path:
     Raises:
         InputError: the two have different names, or there is neither.
     """
-    given = beside if isinstance(beside, str | Path) else None
-    if given is not None and adapter.base is not None and not _may_be_same(str(given), adapter.base):
+    own_base = beside if isinstance(beside, str | Path) else None
+    if own_base is not None and adapter.base is not None and not _may_be_same(str(own_base), adapter.base):
         raise InputError(
-            f"`{role}` {adapter.source!r} is an adapter of {adapter.base!r}, and `base` is {str(given)!r}: "
+            f"`{role}` {adapter.source!r} is an adapter of {adapter.base!r}, and `base` is {str(own_base)!r}: "
             f"load_pair(base={adapter.base!r}, {role}={adapter.source!r})"
         )
-    found = given or adapter.base
-    if found is None:
+    source = own_base or adapter.base
+    if source is None:
         raise InputError(
             f"`{role}` {adapter.source!r} is an adapter that does not say of which model (`base_model_name_or_path` in its "
             f"{CONFIG}); give the model beside it, load_pair(base=<folder or hub id>, rlvr={adapter.source!r}), or name it there"
         )
-    return found
+    return source
 
 
 def check_installed(here: str, adapter: Adapter) -> None:
@@ -113,12 +113,12 @@ def _weights(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_")]
 
 
-def _may_be_same(given: str, named: str) -> bool:
-    """Whether two names may stand for one model; where either is a path of some machine, names tell nothing."""
-    if packaged(given) or packaged(named):
-        return given == named or Path(given).expanduser().is_dir()
+def _may_be_same(base: str, named: str) -> bool:
+    """Whether two names may stand for one model; True where either is a path, of whatever machine, and decides nothing."""
+    if packaged(base) or packaged(named):
+        return base == named or Path(base).expanduser().is_dir()
     hub = [
         name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).is_dir()
-        for name in (given, named)
+        for name in (base, named)
     ]
-    return not all(hub) or given.rsplit("/")[-1].casefold() == named.rsplit("/")[-1].casefold()
+    return not all(hub) or base.rsplit("/")[-1].casefold() == named.rsplit("/")[-1].casefold()

@@ -105,11 +105,11 @@ class Anatomy:
 
         Pixels are in the model's dtype: not every family casts them itself.
         """
-        given = dict(inputs)
-        if "position_ids" not in given and takes_positions(self.model):
-            given["position_ids"] = positions_of(self.model, inputs)
-        dtypes = {name: self.model.dtype for name in given if name.startswith("pixel_values")}
-        return {name: value.to(self.device, dtypes.get(name)) for name, value in given.items()}
+        arguments = dict(inputs)
+        if "position_ids" not in arguments and takes_positions(self.model):
+            arguments["position_ids"] = positions_of(self.model, inputs)
+        dtypes = {name: self.model.dtype for name in arguments if name.startswith("pixel_values")}
+        return {name: value.to(self.device, dtypes.get(name)) for name, value in arguments.items()}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of residuals (..., hidden) taken before the final norm."""
@@ -140,10 +140,10 @@ def dissect(model: nn.Module) -> Anatomy:
         m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == text.num_hidden_layers
     ]
     norms = [m for m in decoder.children() if _is_vector(m, text.hidden_size)]
-    for found, what in ((layers, f"list of {text.num_hidden_layers} layers"), (norms, "final norm")):
-        if len(found) != 1:
+    for candidates, what in ((layers, f"list of {text.num_hidden_layers} layers"), (norms, "final norm")):
+        if len(candidates) != 1:
             raise InputError(
-                f"`model` {name} has {len(found)} candidates for the {what} in its decoder, expected 1{hint}"
+                f"`model` {name} has {len(candidates)} candidates for the {what} in its decoder, expected 1{hint}"
             )
     if unembedding.in_features != text.hidden_size:
         raise InputError(
@@ -188,8 +188,8 @@ def probe(anatomy: Anatomy) -> None:
     ids = torch.tensor([plain], device=anatomy.device)
     sites = {f"layers[{i}]": layer for i, layer in enumerate(anatomy.layers)} | {"norm": anatomy.norm}
     with torch.no_grad(), _recorded(sites) as calls:
-        given = anatomy.placed({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-        logits = model(**given, use_cache=False).logits
+        inputs = anatomy.placed({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        logits = model(**inputs, use_cache=False).logits
     called = [site for site, _, _ in calls]
     outputs = [output for _, _, output in calls[:-1] if isinstance(output, Tensor)]
     for layer, output in [*enumerate(outputs), (None, logits)]:
@@ -199,9 +199,9 @@ def probe(anatomy: Anatomy) -> None:
         raise InputError(f"`model` {name} called {called}, expected {list(sites)}, each once and in order")
     shape = (1, 2, anatomy.hidden_size)
     for site, _, output in calls:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        if found != shape:
-            raise InputError(f"`model` {name}: {site} returned {found}, expected a tensor of shape {shape}")
+        form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if form != shape:
+            raise InputError(f"`model` {name}: {site} returned {form}, expected a tensor of shape {shape}")
     with torch.no_grad():
         lens = anatomy.logits(calls[-1][1])
     # The same modules on the same numbers: hardly more than the rounding of one operation may differ.
@@ -234,12 +234,12 @@ def _recorded(sites: Mapping[str, nn.Module]) -> Iterator[list[tuple[str, Any, A
 
 def named_token_ids(model: PreTrainedModel) -> frozenset[int]:
     """Every token id that the model's config names: begin, end, padding, image markers and placeholders."""
-    found: set[int] = set()
+    ids: set[int] = set()
     for part in (model.config, model.config.get_text_config(decoder=True)):
         for name, value in part.to_dict().items():
             if name.endswith(("_token_id", "_token_index")):
-                found |= {i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)}
-    return frozenset(found)
+                ids |= {i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)}
+    return frozenset(ids)
 
 
 def _is_vector(module: nn.Module, size: int) -> bool:
@@ -269,11 +269,11 @@ def _logit_transform(model: PreTrainedModel) -> tuple[float | None, float]:
 
 def _geometry(config: Any) -> dict[str, Any]:
     vision = getattr(config, "vision_config", None)
-    found = {key: getattr(config, key) for key in _GEOMETRY if hasattr(config, key)}
+    geometry = {key: getattr(config, key) for key in _GEOMETRY if hasattr(config, key)}
     for key in _VISION_GEOMETRY:
         if hasattr(vision, key):
-            found[f"vision_config.{key}"] = getattr(vision, key)
-    return {key: _as_tuples(value) for key, value in found.items()}
+            geometry[f"vision_config.{key}"] = getattr(vision, key)
+    return {key: _as_tuples(value) for key, value in geometry.items()}
 
 
 def _as_tuples(value: Any) -> Any:

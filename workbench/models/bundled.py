@@ -41,11 +41,11 @@ def checkpoints_of(pair: ModelPair) -> dict[int | str, Callable[[], ModelPair]]:
         )
     load = partial(load_pair, preset.name, dtype=pair.dtype, device=pair.device)
     start = {**pair.provenance, "rlvr": pair.provenance["base"], "checkpoint": 0}
-    found: dict[int | str, Callable[[], ModelPair]] = {
+    loaders: dict[int | str, Callable[[], ModelPair]] = {
         0: lambda: replace(pair, rlvr=pair.base, provenance=start)
     }
     for saved in preset.changes:
         steps = saved - RESTARTED.get(preset.name, 0) if isinstance(saved, int) else 0
         name = steps if steps > 0 else saved if isinstance(saved, str) else f"{FIRST} {saved}"
-        found[name] = partial(load, checkpoint=saved)
-    return found
+        loaders[name] = partial(load, checkpoint=saved)
+    return loaders

@@ -1,8 +1,8 @@
 """From a problem to what a processor is called with: one text with placeholders, and the pictures beside it.
 
 The chat template is the processor's, else the tokenizer's, else none. Pictures come before the question,
-images before the video. Options are appended to the question as VLMEvalKit does. Turns may follow: what the model said,
-and what it was told, with further pictures in their places.
+images before the video. Options are appended to the question as VLMEvalKit does. Turns may follow: the model's responses
+and the replies to them, with further pictures in their places.
 """
 
 import copy
@@ -55,7 +55,7 @@ def as_said(processor: Any, text: str) -> str:
         "|".join(re.escape(token) for token in sorted(special - {""}, key=len, reverse=True))
     )
     while spelled.pattern and spelled.search(text):
-        text = spelled.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", text)
+        text = spelled.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}" if len(mark[0]) > 1 else " ", text)
     return text
 
 
@@ -139,7 +139,7 @@ def shown_pictures(processor: Any, anatomy: Anatomy, problem: Problem) -> list[I
 def within_budget(
     processor: Any, anatomy: Anatomy, image: tuple[int, int] | None, frame: tuple[int, int] | None
 ) -> Any:
-    """A processor that resizes pictures to no less and no more pixels than told; the given one stays as it is.
+    """A copy of the processor that resizes pictures to no less and no more pixels than these; the one passed in is unchanged.
 
     Raises:
         InputError: the family does not cut pictures of any size into patches.
@@ -204,9 +204,9 @@ def _check_pictures(processor: Any, anatomy: Anatomy, problem: Problem, turns: S
         )
     marks = {tokenizer_of(processor).convert_ids_to_tokens(token) for token in anatomy.visual_token_ids}
     marks |= {getattr(processor, name, None) for name in ("image_token", "video_token") if marks}
-    said = [part for turn in turns for part in turn.parts if isinstance(part, str)]
+    texts = [part for turn in turns for part in turn.parts if isinstance(part, str)]
     for mark in sorted(marks - {None}):
-        if mark in "\n".join([problem.system or "", question_text(problem), *said]):
+        if mark in "\n".join([problem.system or "", question_text(problem), *texts]):
             raise InputError(
                 f"{here}: its text holds the placeholder {mark!r}; take it out: pictures come from `images` "
                 "and `video`, and are placed before the question"

@@ -31,10 +31,10 @@ def located(role: str, source: str | Path) -> str:
                 "'owner/name'"
             )
         return source
-    found = sorted(path.name for path in folder.iterdir())[:8]
+    names = sorted(path.name for path in folder.iterdir())[:8]
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"{here} has no config.json, found {found}; give a folder that `save_pretrained` wrote"
+            f"{here} has no config.json, found {names}; give a folder that `save_pretrained` wrote"
         )
     index = folder / "model.safetensors.index.json"
     sharded = index.is_file() and not (folder / "model.safetensors").is_file()
@@ -45,7 +45,7 @@ def located(role: str, source: str | Path) -> str:
     weights = shards or set(folder.glob("*.safetensors"))
     if not weights:
         raise InputError(
-            f"{here} has no safetensors weights, found {found}; other formats can run code and are not "
+            f"{here} has no safetensors weights, found {names}; other formats can run code and are not "
             "read: convert them with `model.save_pretrained(folder)`"
         )
     for file in sorted(weights):
@@ -53,9 +53,9 @@ def located(role: str, source: str | Path) -> str:
             with safe_open(file, "np"):
                 pass
         except (SafetensorError, OSError) as error:
-            said = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
             raise InputError(
-                f"{here}: {file.name} is corrupt or cut short ({said}); fetch it again"
+                f"{here}: {file.name} is corrupt or cut short ({reason}); fetch it again"
             ) from error
     return str(folder)
 
@@ -116,11 +116,11 @@ def depth_in_files(
         InputError: what `config_in` refuses, or two models that differ in family, depth or width.
     """
     configs = {role: _config_of(role, sources, (revisions or {}).get(role)) for role in sources}
-    known = [config for config in configs.values() if config is not None]
+    readable = [config for config in configs.values() if config is not None]
     facts = {
-        "model families": [config.get("model_type") for config in known],
-        "depths (decoder layers)": [decoder_fact(config, "num_hidden_layers") for config in known],
-        "hidden sizes": [decoder_fact(config, "hidden_size") for config in known],
+        "model families": [config.get("model_type") for config in readable],
+        "depths (decoder layers)": [decoder_fact(config, "num_hidden_layers") for config in readable],
+        "hidden sizes": [decoder_fact(config, "hidden_size") for config in readable],
     }
     for what, values in facts.items():
         if len({value for value in values if value is not None}) > 1:

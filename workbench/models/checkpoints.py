@@ -103,8 +103,8 @@ def load_model(
             raise InputError(f"{here} is an adapter, and `layers` is for whole models; leave `layers` out")
         own = None if beside is None else find_adapter("base", beside)
         body = base_of(role, adapter, beside if own is None else own.base)
-        known = {"revision": None, "trust_remote_code": trust_remote_code}
-        merged = merge(role, adapter, load_model(role, body, placement, **known))
+        options = {"revision": None, "trust_remote_code": trust_remote_code}
+        merged = merge(role, adapter, load_model(role, body, placement, **options))
         merged.adapter_of = str(body)  # for provenance
         return merged
     where = located(role, unpacked(source))
@@ -248,9 +248,9 @@ def _check_report(here: str, report: Mapping[str, Any], anatomy: Anatomy, *, tru
         (surplus, "has more layers than its config.json says, with"),
     ):
         if keys:
-            shown = ", ".join([*sorted(keys)[:3], *["..."][: len(keys) - 3]])
+            names = ", ".join([*sorted(keys)[:3], *["..."][: len(keys) - 3]])
             raise InputError(
-                f"{here} {what} {len(keys)} weights: {shown}; config.json and weights must come from the "
+                f"{here} {what} {len(keys)} weights: {names}; config.json and weights must come from the "
                 "same checkpoint: fetch or save it again"
             )
 

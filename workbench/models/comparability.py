@@ -61,22 +61,22 @@ def check_precisions(base: Anatomy, rlvr: Anatomy) -> None:
 
 def remarks_on(base: Anatomy, rlvr: Anatomy) -> list[str]:
     """What makes the two comparable only in part, a sentence each; none where training is all that differs."""
-    said = []
+    remarks = []
     if equal := equality(base, rlvr):
-        said.append(
+        remarks.append(
             f"`base` and `rlvr` have weights that are {equal}: no shift between them comes from training"
         )
     if different := differing_settings(base.model.config, rlvr.model.config):
-        shown = "; ".join(f"{name}: {left} and {right}" for name, (left, right) in [*different.items()][:4])
-        said.append(
-            f"`base` and `rlvr` compute differently by their configs ({shown}): a shift holds that beside the training"
+        values = "; ".join(f"{name}: {left} and {right}" for name, (left, right) in [*different.items()][:4])
+        remarks.append(
+            f"`base` and `rlvr` compute differently by their configs ({values}): a shift holds that beside the training"
         )
     elif table := _other_table(base, rlvr):
-        said.append(
+        remarks.append(
             f"`base` and `rlvr` have rotary tables that differ ({table}) under equal configs; was one cast by `.to(dtype)` after "
             "loading? Load both with `dtype=`"
         )
-    return said
+    return remarks
 
 
 def equality(base: Anatomy, rlvr: Anatomy) -> str | None:
@@ -92,13 +92,13 @@ def equality(base: Anatomy, rlvr: Anatomy) -> str | None:
 def differing_settings(base: Any, rlvr: Any) -> dict[str, tuple[str, str]]:
     """Entries of two configs that change what a forward computes, with both values.
 
-    What one of them alone has is a note of some other program, which the model's own class does not know; but for rope.
+    An entry that only one config has is left out, except of rope: the model's own class does not read it.
     """
     left, right = (dict(_flat(config.to_dict())) for config in (base, rlvr))
-    known = [n for n in sorted({*left, *right}) if (n in left and n in right) or "rope_parameters." in n]
+    names = [n for n in sorted({*left, *right}) if (n in left and n in right) or "rope_parameters." in n]
     return {
         name: (f"{left.get(name)!s:.60}", f"{right.get(name)!s:.60}")
-        for name in known
+        for name in names
         if left.get(name) != right.get(name)
     }
 
@@ -106,18 +106,18 @@ def differing_settings(base: Any, rlvr: Any) -> dict[str, tuple[str, str]]:
 def with_one_set_of_ends(
     base: Anatomy, rlvr: Anatomy, tokenizer: Any | None
 ) -> tuple[Anatomy, Anatomy, list[str]]:
-    """The two, ending responses at the same tokens, and what is to be said of it."""
+    """Both models with one set of tokens that end a response, and the remarks on that."""
     own = getattr(tokenizer, "eos_token_id", None)
     shared = frozenset[int]() if own is None else frozenset({int(own)})
     mine, its = (ends_of(anatomy) | shared for anatomy in (base, rlvr))
     if mine == its:
         return base, rlvr, []
     both = mine | its
-    said = (
+    remark = (
         f"`base` ends a response at tokens {sorted(mine)}, `rlvr` at {sorted(its)} (generation_config.json); both end at any of "
         "them here"
     )
-    return replace(base, ends=both), replace(rlvr, ends=both), [said]
+    return replace(base, ends=both), replace(rlvr, ends=both), [remark]
 
 
 def ends_of(anatomy: Anatomy) -> frozenset[int]:

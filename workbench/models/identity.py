@@ -35,7 +35,7 @@ _NAMES_AND_PLACES = frozenset(
 def fingerprint(model: nn.Module) -> str:
     """16 hexadecimal digits that stand for a model's weights: every name, shape and value.
 
-    The values count, not their type: an exact copy in a wider one has the same digits.
+    The values count, not their type: an exact copy in a wider type has the same digits.
     """
     state = model.state_dict()
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as threads:
@@ -72,7 +72,7 @@ def processor_digest(processor: Any) -> str:
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "templates": [getattr(part, "chat_template", None) for part in (processor, tokenizer)],
         "special": getattr(tokenizer, "special_tokens_map", None),
         "tokenizer": backend.to_str() if backend is not None else getattr(tokenizer, "get_vocab", dict)(),
@@ -80,9 +80,11 @@ def processor_digest(processor: Any) -> str:
     for name in ("image_processor", "video_processor", "feature_extractor"):
         part = getattr(processor, name, None)
         if part is not None:
-            told[name] = _plain(part.to_dict())
-    told["own"] = {k: v for k, v in vars(processor).items() if isinstance(v, int | float | str | bool | None)}
-    return digest_of(_plain(told))
+            content[name] = _plain(part.to_dict())
+    content["own"] = {
+        k: v for k, v in vars(processor).items() if isinstance(v, int | float | str | bool | None)
+    }
+    return digest_of(_plain(content))
 
 
 def _plain(value: Any) -> Any:

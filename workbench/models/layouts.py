@@ -299,13 +299,13 @@ def _needed(inputs: Mapping[str, Tensor], name: str) -> Tensor:
     return inputs[name]
 
 
-def _mismatch(what: str, token: int | None, found: int, expected: int) -> str:
+def _mismatch(what: str, token: int | None, count: int, expected: int) -> str:
     if expected == 0:
         return (
-            f"`input_ids` holds {found} {what} placeholders (token {token}) but no {what} was given; give "
+            f"`input_ids` holds {count} {what} placeholders (token {token}) but no {what} was given; give "
             "the pixels too, or a text without placeholders"
         )
     return (
-        f"`input_ids` holds {found} {what} placeholders (token {token}), the pixels stand for {expected}; "
+        f"`input_ids` holds {count} {what} placeholders (token {token}), the pixels stand for {expected}; "
         f"encode text and {what}s together with `pair.encode(problem)`, or insert {expected} placeholders"
     )

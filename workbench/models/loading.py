@@ -97,13 +97,13 @@ def load_pair(
         'sft'
     """
     preset = None if name is None else named_pair(name, base, rlvr)
-    asked = _Asked(checkpoint, processor, chat_template, image_pixels, frame_pixels, trust_remote_code)
+    request = _Asked(checkpoint, processor, chat_template, image_pixels, frame_pixels, trust_remote_code)
     if preset is not None:
         base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint is None else "base")
         dtype = preset.dtype if dtype is None else dtype
         revision = tuple(map(preset.revision.get, ROLES)) if revision is None else revision
         attn_implementation = attn_implementation or preset.attention
-        asked = asked.by(preset)
+        request = request.by(preset)
     sources, revisions = _both(base, rlvr, revision)
     placement = {
         "dtype": dtype,
@@ -111,12 +111,12 @@ def load_pair(
         "device_map": device_map,
         "attn_implementation": attn_implementation,
     }
-    return _load(sources, revisions, placement, asked, preset)
+    return _load(sources, revisions, placement, request, preset)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """How two models are to be read, as `load_pair` was asked."""
+    """The arguments of `load_pair` that say how two models are read."""
 
     checkpoint: int | str | None
     processor: Any | None
@@ -126,7 +126,7 @@ class _Asked:
     trust_remote_code: bool
 
     def by(self, preset: PairPreset) -> "_Asked":
-        """With what the preset has to say where nothing was asked."""
+        """The request, with the preset's settings where it has none of its own."""
         own = None if preset.processor is None else preset.source(preset.processor)
         return replace(
             self,
@@ -148,25 +148,25 @@ def _load(
     sources: Mapping[str, Source],
     revisions: Mapping[str, str | None],
     placement: Mapping[str, Any],
-    asked: _Asked,
+    request: _Asked,
     preset: PairPreset | None,
 ) -> ModelPair:
     """Both models, checked, with their processor."""
-    budgets = asked.budgets
-    anatomies = _models(sources, revisions, placement, asked.trust_remote_code)
+    budgets = request.budgets
+    anatomies = _models(sources, revisions, placement, request.trust_remote_code)
     settled = settle(
         sources,
         revisions,
         anatomies["base"],
-        processor=asked.processor,
-        chat_template=asked.chat_template,
-        trust_remote_code=asked.trust_remote_code,
+        processor=request.processor,
+        chat_template=request.chat_template,
+        trust_remote_code=request.trust_remote_code,
     )
-    chosen, remarks = _checked(anatomies, settled, budgets, templates=asked.chat_template is None)
-    if asked.checkpoint is not None:
-        _advance(anatomies["rlvr"].model, asked.checkpoint, preset)
-    *both, said = with_one_set_of_ends(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
-    remarks += [*said, *remarks_on(*both)]
+    reader, remarks = _checked(anatomies, settled, budgets, templates=request.chat_template is None)
+    if request.checkpoint is not None:
+        _advance(anatomies["rlvr"].model, request.checkpoint, preset)
+    *both, ends_remarks = with_one_set_of_ends(anatomies["base"], anatomies["rlvr"], tokenizer_of(reader))
+    remarks += [*ends_remarks, *remarks_on(*both)]
     for remark in remarks:
         warnings.warn(remark, UserWarning, stacklevel=3)
     for anatomy in both:
@@ -179,15 +179,15 @@ def _load(
             role: _describe(ids[role], revisions[role], anatomy)
             for role, anatomy in zip(ROLES, both, strict=True)
         },
-        **({} if asked.checkpoint is None else {"checkpoint": asked.checkpoint}),
-        **_reading(chosen),
+        **({} if request.checkpoint is None else {"checkpoint": request.checkpoint}),
+        **_reading(reader),
         **({} if preset is None or not preset.in_words() else {"asked": preset.in_words()}),
         **({} if preset is None or preset.matmul is None else {"matmul": preset.matmul}),
         **({} if settled.template is None else {"chat_template": settled.template}),
         **({"remarks": remarks} if remarks else {}),
         "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
     }
-    return ModelPair(title, both[0], both[1], chosen, provenance, preset)
+    return ModelPair(title, both[0], both[1], reader, provenance, preset)
 
 
 def _both(
@@ -234,18 +234,18 @@ def _checked(
     *,
     templates: bool,
 ) -> tuple[Any | None, list[str]]:
-    """The processor within its budgets, and remarks on the two, once everything that can be refused has been looked at."""
-    chosen, remarks = settled.processor, list[str]()
-    check_pair(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
+    """The processor within its budgets, and remarks on the two models; whatever can be refused is checked first."""
+    reader, remarks = settled.processor, list[str]()
+    check_pair(anatomies["base"], anatomies["rlvr"], tokenizer_of(reader))
     check_precisions(anatomies["base"], anatomies["rlvr"])
-    if chosen is not None:
-        check_processor(chosen, anatomies["base"])
-        chosen = within_budget(chosen, anatomies["base"], *budgets)
+    if reader is not None:
+        check_processor(reader, anatomies["base"])
+        reader = within_budget(reader, anatomies["base"], *budgets)
     if len(settled.beside) == 2 and None not in settled.beside.values():
         remarks += check_processors(*settled.beside.values(), templates=templates)
     for role, anatomy in anatomies.items():
         check_weights(role, anatomy)
-    return chosen, remarks
+    return reader, remarks
 
 
 def _reading(processor: Any | None) -> dict[str, Any]:

@@ -33,9 +33,9 @@ def merge(role: str, adapter: Adapter, model: nn.Module) -> Any:
         merged = PeftModel.from_pretrained(model, str(adapter.folder))
         loaded = get_peft_model_state_dict(merged)
     except Exception as error:  # peft raises its own, torch's and safetensors', of any type
-        told = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{here} could not be put on its base: {told} (expected an adapter that this peft can read, of this model)"
+            f"{here} could not be put on its base: {reason} (expected an adapter that this peft can read, of this model)"
         ) from error
     saved = read_tensors(here, adapter.folder / TENSORS)
     if strange := sorted(saved.keys() ^ loaded.keys()):
@@ -73,10 +73,10 @@ def _check_fit(here: str, adapter: Adapter, model: nn.Module) -> None:
             )
         if isinstance(modules[name], nn.Linear):
             expected = weight.shape[1 if part[0] == "A" else 0]
-            found = tensor.shape[1 if part[0] == "A" else 0]
-            if expected != found:
+            size = tensor.shape[1 if part[0] == "A" else 0]
+            if expected != size:
                 raise InputError(
-                    f"{here} was not trained on this base: its {name} is for {found} {'inputs' if part[0] == 'A' else 'outputs'} "
+                    f"{here} was not trained on this base: its {name} is for {size} {'inputs' if part[0] == 'A' else 'outputs'} "
                     f"and the base's has {expected}; its {CONFIG} names {adapter.base!r}"
                 )
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 def pair_html(pair: "ModelPair") -> str:
     """What was loaded: both models, one a column."""
     described = {
-        role: found if isinstance(found := pair.provenance.get(role), Mapping) else {"id": found or "–"}
+        role: entry if isinstance(entry := pair.provenance.get(role), Mapping) else {"id": entry or "–"}
         for role in ("base", "rlvr")
     }
     keys = dict.fromkeys(
         key
-        for found in described.values()
-        for key, value in found.items()
+        for entry in described.values()
+        for key, value in entry.items()
         if key != "family" and value is not None
     )
     rows = [
@@ -32,10 +32,10 @@ def pair_html(pair: "ModelPair") -> str:
         "checkpoint": pair.provenance.get("checkpoint"),
         "processor": type(pair.processor).__name__ if pair.processor is not None else "none",
     }
-    told = {name: value for name, value in together.items() if value is not None}
+    facts = {name: value for name, value in together.items() if value is not None}
     return (
         markup.paragraph(f"Pair {pair.name}", strong=True)
-        + markup.facts(told)
+        + markup.facts(facts)
         + markup.table(pd.DataFrame(rows))
     )
 

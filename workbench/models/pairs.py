@@ -100,8 +100,8 @@ class ModelPair:
                 f"`problem` is a {type(problem).__name__}; expected a Problem: "
                 "pair.encode(load_problems('shapes', limit=1)[0])"
             )
-        asked = problem if self.preset is None else self.preset.asked(problem)
-        return encode(self.processor, self.base, asked, turns)
+        own = problem if self.preset is None else self.preset.asked(problem)
+        return encode(self.processor, self.base, own, turns)
 
     def ids_of(self, response: str | Sequence[int]) -> Int[Tensor, " tokens"]:
         """Token ids of a response, as it follows a prompt; of text without the token that ends it.
@@ -162,8 +162,8 @@ class ModelPair:
             InputError: a number outside its range.
         """
         own = {"max_new_tokens": self._default.longest_answer, "batch_size": self._default.batch_size}
-        given = {name: value for name, value in changes.items() if value is not None}
-        sampling = Sampling(**own | given)
+        settings = {name: value for name, value in changes.items() if value is not None}
+        sampling = Sampling(**own | settings)
         sampling.check()
         return sampling
 

@@ -32,8 +32,8 @@ def positions_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Int[Tensor, 
         return plain
     if not any(name in inputs for name in _GRIDS):
         return plain.expand(3, -1, -1)
-    known = inspect.signature(indexer).parameters
-    laid_out, _ = indexer(**{name: value for name, value in inputs.items() if name in known})
+    parameters = inspect.signature(indexer).parameters
+    laid_out, _ = indexer(**{name: value for name, value in inputs.items() if name in parameters})
     return laid_out
 
 

@@ -67,10 +67,10 @@ def check_processor(processor: Any, anatomy: Anatomy) -> None:
         InputError: it is another model's processor.
     """
     parts: list[Any] = [processor, tokenizer_of(processor)]
-    written = [part.image_token_id for part in parts if getattr(part, "image_token_id", None) is not None]
-    if anatomy.visual_token_ids and written and anatomy.image_token_id not in written:
+    marks = [part.image_token_id for part in parts if getattr(part, "image_token_id", None) is not None]
+    if anatomy.visual_token_ids and marks and anatomy.image_token_id not in marks:
         raise InputError(
-            f"`processor` marks images with token {written[0]}, the models with "
+            f"`processor` marks images with token {marks[0]}, the models with "
             f"{anatomy.image_token_id}; give the pair's own processor"
         )
     image_processor = getattr(processor, "image_processor", None)
@@ -113,10 +113,10 @@ def check_processors(base: Any, rlvr: Any, *, templates: bool = True) -> list[st
             f"`base` and `rlvr` have tokenizers of one vocabulary that cut {_WORDS!r} into {len(ids[0])} and {len(ids[1])} "
             'tokens, not the same ones; choose one tokenizer with `processor="FOLDER"`'
         )
-    told = []
+    remarks = []
     for name, (mine, its) in _differences(base, rlvr).items():
         if name.endswith(_BUDGETS) and getattr(base.image_processor, "merge_size", None) is not None:
-            told.append(
+            remarks.append(
                 f"`base` and `rlvr` have processors that differ in {name}: {mine} and {its}; both read pictures as the base's "
                 "makes them: set it for both with `image_pixels=` and `frame_pixels=`"
             )
@@ -127,8 +127,8 @@ def check_processors(base: Any, rlvr: Any, *, templates: bool = True) -> list[st
             'choose the right one with `processor="FOLDER"`'
         )
     if templates:
-        told += _check_templates(base, rlvr)
-    return told
+        remarks += _check_templates(base, rlvr)
+    return remarks
 
 
 _WORDS = "How many? 12+3.5 = x\n\n  Ünïcode 漢字 <think>so</think> <answer>B</answer>"
@@ -152,7 +152,7 @@ def _differences(base: Any, rlvr: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _settings(processor: Any) -> Iterator[tuple[str, Any]]:
-    """Settings of a processor and its parts by name, as they compare; those that no picture feels are left out."""
+    """Settings of a processor and its parts by name, in comparable form; those that change no picture are left out."""
     if processor is tokenizer_of(processor):
         return
     for part in ("image_processor", "video_processor"):
@@ -188,13 +188,13 @@ def _check_templates(base: Any, rlvr: Any) -> list[str]:
         if texts[0] == texts[1]:
             continue
         when = f" when {what}" if what else ""
-        shown = " and ".join(repr(_around(text, texts)) for text in texts)
+        parts = " and ".join(repr(_around(text, texts)) for text in texts)
         if "tools" in turns:
             return [
-                f"`base` and `rlvr` have chat templates that differ{when}, which nothing here does, {shown}"
+                f"`base` and `rlvr` have chat templates that differ{when}, which nothing here does, {parts}"
             ]
         raise InputError(
-            f"`base` and `rlvr` have chat templates that differ{when}, {shown}, but both models must read the same text; {choose}"
+            f"`base` and `rlvr` have chat templates that differ{when}, {parts}, but both models must read the same text; {choose}"
         )
     return []
 
@@ -223,20 +223,22 @@ def rendered(processor: Any, *, system: bool, turns: bool = False, tools: bool =
         TemplateError: it refuses the conversation.
     """
 
-    def said(text: str) -> Any:
+    def content(text: str) -> Any:
         return text if tokenizer_of(processor) is processor else [{"type": "text", "text": text}]
 
-    asked: Any = said("Q")
+    question: Any = content("Q")
     if getattr(processor, "image_processor", None) is not None:
-        asked = [{"type": "image"}, *asked]
-    messages = [{"role": "system", "content": said("S")}] * system + [{"role": "user", "content": asked}]
+        question = [{"type": "image"}, *question]
+    messages = [{"role": "system", "content": content("S")}] * system + [
+        {"role": "user", "content": question}
+    ]
     if turns:
         messages += [
-            {"role": "assistant", "content": said("<think>T</think> A")},
-            {"role": "user", "content": asked},
+            {"role": "assistant", "content": content("<think>T</think> A")},
+            {"role": "user", "content": question},
         ]
-    given: dict[str, Any] = {"tools": [_TOOL]} if tools else {}
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **given)
+    options: dict[str, Any] = {"tools": [_TOOL]} if tools else {}
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
 
 def _around(text: str | None, texts: Sequence[str | None]) -> str:

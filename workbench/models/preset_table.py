@@ -29,22 +29,22 @@ def preset_table(presets: Iterable[PairPreset]) -> "Table":
     for preset in presets:
         replay = {"layers": "16 of 28", "tau": 0.4, "alpha": 10.0, **preset.replay}
         budgets = {"image": preset.image_pixels, "frame": preset.frame_pixels}
-        told = [f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}"]
-        told += [f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b]
-        told += ["patches of their own"] * bool(preset.patch)
-        told += [f"needs: pip install {needs}"] if (needs := preset.needs("base")) else []
+        lines = [f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}"]
+        lines += [f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b]
+        lines += ["patches of their own"] * bool(preset.patch)
+        lines += [f"needs: pip install {needs}"] if (needs := preset.needs("base")) else []
         here = [{"base": "base", "rlvr": "RLVR"}[role] for role in ROLES if preset.found(role)]
         sizes = [
             sum(f.stat().st_size for f in home.glob("*.safetensors"))
             for role in ROLES
             if (home := preset.found(role))
         ]
-        told += [f"{sum(sizes) / 1e6:,.0f} MB on disk"] * bool(sizes)
-        told += [asked] if (asked := ", ".join(preset.in_words())) else []
+        lines += [f"{sum(sizes) / 1e6:,.0f} MB on disk"] * bool(sizes)
+        lines += [additions] if (additions := ", ".join(preset.in_words())) else []
         table.add_row(
             preset.name,
             "\n".join(preset.id_of(role) for role in ROLES),
             "both" if len(here) == 2 else "".join(here) or "none",
-            "\n".join(told),
+            "\n".join(lines),
         )
     return table

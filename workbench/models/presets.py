@@ -107,7 +107,7 @@ class PairPreset:
             value = getattr(self, name)
             if not (isinstance(value, str) and value.strip()) and (value is not None or name in ROLES):
                 raise self._wrong(name, "text", "base: Qwen/Qwen2.5-VL-7B-Instruct")
-        for name, known in (
+        for name, types in (
             ("revision", dict.fromkeys(ROLES, (str,))),
             ("endings", dict.fromkeys(Verifier, (str,))),
             ("replay", _REPLAY),
@@ -116,16 +116,16 @@ class PairPreset:
             ("study", _STUDY),
         ):
             table, line = getattr(self, name) or {}, _LINES.get(name, _LINES["replay"])
-            if not isinstance(table, Mapping) or not set(table) <= set(known):
-                raise self._wrong(name, f"entries among {', '.join(known)}", line)
-            kept = {key: value for key, value in table.items() if value is not None}
-            for key, value in kept.items():
-                if not isinstance(value, known[key]) or isinstance(value, bool) is not (
-                    known[key] == (bool,)
+            if not isinstance(table, Mapping) or not set(table) <= set(types):
+                raise self._wrong(name, f"entries among {', '.join(types)}", line)
+            entries = {key: value for key, value in table.items() if value is not None}
+            for key, value in entries.items():
+                if not isinstance(value, types[key]) or isinstance(value, bool) is not (
+                    types[key] == (bool,)
                 ):
-                    raise self._wrong(name, f"`{key}` as {known[key][0].__name__}", line)
-            lists = {key: tuple(value) for key, value in kept.items() if isinstance(value, list)}
-            object.__setattr__(self, name, kept | lists)
+                    raise self._wrong(name, f"`{key}` as {types[key][0].__name__}", line)
+            lists = {key: tuple(value) for key, value in entries.items() if isinstance(value, list)}
+            object.__setattr__(self, name, entries | lists)
         self._check_values()
         for name in ("image_pixels", "frame_pixels"):
             if (value := getattr(self, name)) is not None:
@@ -161,11 +161,11 @@ class PairPreset:
             try:
                 kind(**settings)
             except InputError as error:
-                said = f"settings of `{kind.__name__}` ({error})"
-                raise self._wrong(name, said, _LINES[name]) from error
+                expectation = f"settings of `{kind.__name__}` ({error})"
+                raise self._wrong(name, expectation, _LINES[name]) from error
 
     def matrix(self, changed: Iterable[str] = ()) -> dict[str, Any]:
-        """Arguments of `default_matrix`, of which those named in ``changed`` will be given other values.
+        """Arguments of `default_matrix`; the caller will replace those named in ``changed``.
 
         A changed tau, threshold or number of layers holds for patches too, which then have no settings of their own.
         """
@@ -211,15 +211,15 @@ class PairPreset:
 
     def to_yaml(self) -> str:
         """As it could stand in a file of your own."""
-        told = {name: value for name, value in asdict(self).items() if name not in ("name", "file")}
-        told |= {role: str(self.source(role)) for role in ROLES}
-        told |= {name: list(told[name]) for name in ("image_pixels", "frame_pixels") if told[name]}
-        return yaml.safe_dump({self.name: told}, sort_keys=False, allow_unicode=True, width=110).rstrip()
+        table = {name: value for name, value in asdict(self).items() if name not in ("name", "file")}
+        table |= {role: str(self.source(role)) for role in ROLES}
+        table |= {name: list(table[name]) for name in ("image_pixels", "frame_pixels") if table[name]}
+        return yaml.safe_dump({self.name: table}, sort_keys=False, allow_unicode=True, width=110).rstrip()
 
     def in_words(self) -> dict[str, Any]:
         """What it adds to a problem's text, for provenance."""
-        told = {"system": self.system, "template": self.template, "endings": dict(self.endings)}
-        return {name: value for name, value in told.items() if value}
+        words = {"system": self.system, "template": self.template, "endings": dict(self.endings)}
+        return {name: value for name, value in words.items() if value}
 
     def found(self, role: str) -> Path | None:
         """Where a model's weights lie on this machine: its folder, or in the cache of the hub; None if nowhere."""
@@ -264,12 +264,12 @@ def read_presets(file: Path | None = None) -> dict[str, PairPreset]:
     """
     file = file or PACKAGED
     tables = read_tables(file, "pairs", "mine:\n  base: Qwen/Qwen2.5-VL-7B-Instruct\n  rlvr: runs/my-model")
-    known = [f.name for f in fields(PairPreset) if f.name not in ("name", "file")]
+    names = [f.name for f in fields(PairPreset) if f.name not in ("name", "file")]
     presets = {}
     for name, table in tables.items():
-        check_fields(f"preset {name!r} in {file.name}", table, known, ROLES)
-        given = {key: value for key, value in table.items() if value is not None}
-        presets[name] = PairPreset(**given, name=name, file=file)
+        check_fields(f"preset {name!r} in {file.name}", table, names, ROLES)
+        entries = {key: value for key, value in table.items() if value is not None}
+        presets[name] = PairPreset(**entries, name=name, file=file)
     return presets
 
 
@@ -282,9 +282,9 @@ def read_tables(file: Path, what: str, example: str) -> dict[str, dict[str, Any]
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{file} could not be read as YAML ({told}); expected {what} by name:\n{example}"
+            f"{file} could not be read as YAML ({reason}); expected {what} by name:\n{example}"
         ) from error
     if not isinstance(content, dict) or not content or not all(isinstance(t, dict) for t in content.values()):
         raise InputError(f"{file} holds a {type(content).__name__}; expected {what} by name:\n{example}")

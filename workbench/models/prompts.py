@@ -206,8 +206,8 @@ def encode(
         encoding = processor(**call)
     except Exception as error:  # processors raise whatever their arithmetic on sizes leads to
         raise InputError(f"{here}: {type(processor).__name__} refused it: {error}") from error
-    known = _known_inputs(anatomy)
-    inputs = {name: torch.as_tensor(value) for name, value in encoding.items() if name in known}
+    names = _known_inputs(anatomy)
+    inputs = {name: torch.as_tensor(value) for name, value in encoding.items() if name in names}
     try:
         fields = _describe(processor, anatomy, _completed(anatomy, inputs), problem)
     except InputError as error:
@@ -241,7 +241,7 @@ def _describe(
     kinds = torch.zeros(len(ids), dtype=torch.int8)
     kinds[torch.isin(ids, torch.tensor(sorted(_special_ids(tokenizer, anatomy))))] = TokenKind.SPECIAL
     kinds[torch.isin(ids, torch.tensor(sorted(anatomy.visual_token_ids)))] = TokenKind.VISUAL
-    shown = {i: show_token(tokenizer, i) for i in set(ids.tolist())}
+    spelling = {i: show_token(tokenizer, i) for i in set(ids.tolist())}
     return {
         "model_inputs": inputs,
         "kinds": kinds,
@@ -249,7 +249,7 @@ def _describe(
         "grid": layout.grid,
         "grids": layout.grids,
         "sources": layout.sources,
-        "tokens": tuple(shown[i] for i in ids.tolist()),
+        "tokens": tuple(spelling[i] for i in ids.tolist()),
         **({} if problem is None else _pictures(processor, anatomy, problem, layout)),
     }
 
@@ -262,12 +262,12 @@ def _special_ids(tokenizer: Any, anatomy: Anatomy) -> set[int]:
 
 
 def _pictures(processor: Any, anatomy: Anatomy, problem: Problem, layout: Layout) -> dict[str, Any]:
-    shown = shown_pictures(processor, anatomy, problem)
-    if len(shown) != len(set(layout.sources)):  # Gemma 3's pan-and-scan crops the problem does not hold
+    pictures = shown_pictures(processor, anatomy, problem)
+    if len(pictures) != len(set(layout.sources)):  # Gemma 3's pan-and-scan crops the problem does not hold
         return {}
     frames = [()] * len(problem.images) + [problem.video] * bool(problem.video)
     return {
-        "images": tuple(shown[source] for source in layout.sources),
+        "images": tuple(pictures[source] for source in layout.sources),
         "frames": tuple(frames[source] for source in layout.sources),
     }
 
@@ -287,9 +287,9 @@ def _completed(anatomy: Anatomy, inputs: dict[str, Tensor]) -> dict[str, Tensor]
     types = torch.zeros_like(ids)
     for value, token in ((1, anatomy.image_token_id), (2, anatomy.video_token_id)):
         types[ids == (-1 if token is None else token)] = value
-    known = _known_inputs(anatomy)
-    name = "mm_token_type_ids" if "mm_token_type_ids" in known else "token_type_ids"
-    if anatomy.visual_token_ids and name in known:
+    names = _known_inputs(anatomy)
+    name = "mm_token_type_ids" if "mm_token_type_ids" in names else "token_type_ids"
+    if anatomy.visual_token_ids and name in names:
         inputs.setdefault(name, types)
     return inputs
 
@@ -298,11 +298,11 @@ def _checked(anatomy: Anatomy, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     call = "`EncodedPrompt.from_tensors(pair, input_ids=ids)` with `ids` of shape (1, positions)"
     if "input_ids" not in tensors:
         raise InputError(f"`input_ids` is missing, got {sorted(tensors)}: {call}")
-    known = _known_inputs(anatomy)
-    if unknown := sorted(set(tensors) - known):
+    names = _known_inputs(anatomy)
+    if unknown := sorted(set(tensors) - names):
         raise InputError(
             f"`{unknown[0]}` is no input of a prompt for {type(anatomy.model).__name__}, known are "
-            f"{sorted(known)}; leave it out"
+            f"{sorted(names)}; leave it out"
         )
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
@@ -324,8 +324,8 @@ def _checked(anatomy: Anatomy, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
         )
     for name in PER_POSITION:
         if name in tensors and tensors[name].shape != ids.shape:
-            found = tuple(tensors[name].shape)
-            raise InputError(f"`{name}` has shape {found}, expected {tuple(ids.shape)} like `input_ids`")
+            shape = tuple(tensors[name].shape)
+            raise InputError(f"`{name}` has shape {shape}, expected {tuple(ids.shape)} like `input_ids`")
     if "attention_mask" in tensors and not bool((tensors["attention_mask"] == 1).all()):
         raise InputError(
             "`attention_mask` hides positions; give the prompt without padding, `collate` adds it"
@@ -360,9 +360,9 @@ def prompt_html(prompt: EncodedPrompt, kinds: Sequence[str]) -> str:
 
 def _chips(prompt: EncodedPrompt, kinds: Sequence[str]) -> list[str]:
     """A chip a token, but one for all visual tokens in a row that belong to one picture."""
-    made: list[str] = []
+    chips: list[str] = []
     views, position = prompt.visual_index.tolist(), 0
-    while position < len(kinds) and len(made) < TOKENS:
+    while position < len(kinds) and len(chips) < TOKENS:
         end = position + 1
         if kinds[position] == "visual":
             while end < len(kinds) and kinds[end] == "visual" and views[end] == views[position]:
@@ -373,8 +373,8 @@ def _chips(prompt: EncodedPrompt, kinds: Sequence[str]) -> list[str]:
             text += f", picture {views[position] + 1}"
         else:
             place = f"position {position}"
-        made.append(markup.chip(text, kinds[position], f"{place}, {kinds[position]}"))
+        chips.append(markup.chip(text, kinds[position], f"{place}, {kinds[position]}"))
         position = end
     if position < len(kinds):
-        made.append(f" … and {len(kinds) - position:,} more positions")
-    return made
+        chips.append(f" … and {len(kinds) - position:,} more positions")
+    return chips

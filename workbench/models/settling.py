@@ -1,4 +1,4 @@
-"""Which processor and which chat template both models read: given, or found beside the checkpoints."""
+"""Which processor and which chat template both models read: the caller's, or those beside the checkpoints."""
 
 import copy
 from collections.abc import Mapping
@@ -55,42 +55,42 @@ def settle(
         commit = revisions.get(same[0]) if same else None
         return load_processor(name, source, anatomy, revision=commit, trust_remote_code=trust_remote_code)
 
-    wanted = [role for role in named if processor is None or role == chat_template]
-    beside = {role: loaded(role, named[role]) for role in wanted}
-    chosen = processor
+    roles = [role for role in named if processor is None or role == chat_template]
+    beside = {role: loaded(role, named[role]) for role in roles}
+    reader = processor
     if isinstance(processor, str | Path):
-        chosen = loaded("processor", processor)
-        if chosen is None:
+        reader = loaded("processor", processor)
+        if reader is None:
             raise InputError(
                 f"`processor` {str(processor)!r} has no processor or tokenizer files; name one that has"
             )
-    if chosen is not None and not isinstance(chosen, ProcessorMixin | PreTrainedTokenizerBase):
+    if reader is not None and not isinstance(reader, ProcessorMixin | PreTrainedTokenizerBase):
         raise InputError(
-            f"`processor` is a {type(chosen).__name__}, expected a transformers processor or tokenizer, or "
+            f"`processor` is a {type(reader).__name__}, expected a transformers processor or tokenizer, or "
             "its folder or hub id: `AutoProcessor.from_pretrained(...)`"
         )
-    if chosen is None:
-        chosen = next((p for p in beside.values() if p is not None), None)
+    if reader is None:
+        reader = next((p for p in beside.values() if p is not None), None)
     if chat_template is not None:
-        chosen = _with_template(chosen, chat_template, beside)
+        reader = _with_template(reader, chat_template, beside)
     return Settled(
-        chosen, beside if processor is None else {}, None if chat_template is None else str(chat_template)
+        reader, beside if processor is None else {}, None if chat_template is None else str(chat_template)
     )
 
 
-def _with_template(processor: Any | None, wanted: str | Path, beside: Mapping[str, Any | None]) -> Any:
+def _with_template(processor: Any | None, choice: str | Path, beside: Mapping[str, Any | None]) -> Any:
     """A copy of the processor that writes another chat template."""
     call = 'load_pair(..., chat_template="rlvr")'
     if processor is None:
         raise InputError(
-            f"`chat_template` {str(wanted)!r} needs a processor, and there is none; give `processor=<folder or hub id>`"
+            f"`chat_template` {str(choice)!r} needs a processor, and there is none; give `processor=<folder or hub id>`"
         )
-    words = template_in(wanted)
+    words = template_in(choice)
     if words is None:
-        words = getattr(beside.get(str(wanted)), "chat_template", None)
+        words = getattr(beside.get(str(choice)), "chat_template", None)
     if words is None:
         raise InputError(
-            f"`chat_template` is {wanted!r}, but `{wanted}` brings none (a module in memory has none); name a file with the "
+            f"`chat_template` is {choice!r}, but `{choice}` brings none (a module in memory has none); name a file with the "
             f"template, or the other model: {call}"
         )
     changed = copy.copy(processor)
@@ -99,6 +99,6 @@ def _with_template(processor: Any | None, wanted: str | Path, beside: Mapping[st
         rendered(changed, system=False)
     except TemplateError as error:
         raise InputError(
-            f"`chat_template` {str(wanted)!r} is no Jinja template that writes a question ({error}); {call}"
+            f"`chat_template` {str(choice)!r} is no Jinja template that writes a question ({error}); {call}"
         ) from error
     return changed

@@ -1,4 +1,4 @@
-"""Which of a folder's weights are meant: one set, whole and alone. No torch, and nothing but names and an index is read.
+"""Whether a folder holds one complete set of weights and nothing beside it. No torch; only names and an index are read.
 
 transformers takes `model.safetensors` before the shards of an index, and leaves adapters and stray shards aside, without a word.
 """
