@@ -1,4 +1,4 @@
-"""On the PYTHONPATH of a driver and of the jobs that Slurm starts for it: with WORKBENCH_STANDIN they compute stand-in results."""
+"""On the PYTHONPATH of a driver and of the jobs that Slurm starts: with WORKBENCH_STANDIN they compute stand-in results."""
 
 import os
 import sys
