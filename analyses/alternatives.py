@@ -14,8 +14,9 @@ def analyse(given: Given) -> Finding:
     figures = {
         "": accuracy_differences(found.summary.loc[~found.summary["intervention"].isin(ON_BASE)]),
         "against_base": accuracy_differences(found.summary, against="base"),
-        "drift": drift_bars(found.drift),
     }
+    if len(found.drift):  # of visual tokens
+        figures["drift"] = drift_bars(found.drift)
     claims = [c for c in outcome_claims(found.responses, found.drift) if c.place == "ablations"]
     return Finding(figures, found.summary, claims)
 

@@ -28,7 +28,6 @@ def trained(given: Given, width: int) -> Adapter:
         validation=given.problems(split="validation", limit=VALIDATION),
         width=width,
         rates=RATES,
-        batch_size=batch_of(given.pair),
         seed=given.options.seed,
         keep=given.options.cache / "adapters",
         progress=lambda done, total: given.progress(f"training, width {width}", done, total),
@@ -36,6 +35,7 @@ def trained(given: Given, width: int) -> Adapter:
 
 
 def analyse(given: Given) -> Finding:
+    given.need_pictures("replay")
     pair, size, replay = given.pair, batch_of(given.pair), given.matrix[REPLAY]
     adapter = load_adapter("shapes") if is_bundled(pair) and pair.name == "shapes" else trained(given, 64)
     vector = trained(given, 0)

@@ -47,6 +47,7 @@ def analyse(given: Given) -> Finding:
                 found.summary, metric=metric, direction=direction, most=most
             )
         drawn[f"approximations{end}"] = exact_scatter(found.effects, found.correlations, metric=metric)
+    kind = "visual " * given.pictured
     files = {"low": ""} | {name: name.replace(", ", "_").replace(" ", "_") for name in others}
     drawn |= {
         files[name]: component_heatmap(parts[name], most=largest(*parts.values(), metric="kl"))
@@ -55,7 +56,7 @@ def analyse(given: Given) -> Finding:
     for name, file in files.items():
         figure, (cells, _, model) = drawn[file], name.partition(", ")
         subtitle = figure.layout.title.subtitle
-        subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy visual cells")
+        subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy {kind}cells")
         if model:
             subtitle.text = subtitle.text.replace("RLVR", "control")
             figure.update_layout(title_text=f"Direct contributions to the change of KL, {model}")

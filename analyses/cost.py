@@ -16,7 +16,7 @@ PROBLEMS, BATCH = 128, 8
 def analyse(given: Given) -> Finding:
     run = given.options.run is not None
     problems = None if run else given.problems(limit=PROBLEMS)
-    names = [REPLAY, "patch, low"]
+    names = given.suited([REPLAY, "patch, low"])
     responses = given.ablation(names, problems=problems, batch_size=BATCH, keep=False).responses
     number, samples = len(set(responses["problem"])), len(set(responses["sample"])) - 1
     batch, rows = np.arange(number) // BATCH, []

@@ -7,7 +7,7 @@ from workbench.errors import InputError
 from workbench.experiments.emergence import follow_training
 from workbench.interfaces.cli import run_analysis
 from workbench.models.bundled import FIRST, checkpoints_of
-from workbench.models.pairs import batch_of, is_bundled, longest_answer
+from workbench.models.pairs import is_bundled
 from workbench.studies.claims import emergence_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.emergence_figures import emergence_curves
@@ -27,8 +27,6 @@ def analyse(given: Given) -> Finding:
         samples=o.samples,
         further={"contributions": contributions},
         seed=o.seed,
-        max_new_tokens=longest_answer(given.pair),
-        batch_size=batch_of(given.pair),
         keep=o.cache / "emergence",
         progress=lambda name, done, total: given.progress(f"checkpoint {name}", done, total),
     )

@@ -12,11 +12,12 @@ from workbench.views.paper_figures import coverage_bars
 
 
 def analyse(given: Given) -> Finding:
-    found = given.ablation([REPLAY])
+    replay = given.suited([REPLAY])
+    found = given.ablation(replay)
     drawn = found.responses.loc[found.responses["sample"] >= 0]
     solved = drawn.groupby(["intervention", "problem"])["correct"].any().unstack("intervention")
     rows = []
-    for first, second in pairwise(["base", "rlvr", REPLAY]):
+    for first, second in pairwise(["base", "rlvr", *replay]):
         a, b = solved[first], solved[second]
         parts = {"both": a & b, "only the first": a & ~b, "only the second": b & ~a, "neither": ~a & ~b}
         for part, where in parts.items():

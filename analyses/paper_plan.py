@@ -6,8 +6,8 @@ Problem counts are those that the sets' authors give, rounded; prompt and respon
 
 import pandas as pd
 
-from workbench.conditions import default_matrix
 from workbench.interfaces.cli import run_analysis
+from workbench.interventions import default_matrix
 from workbench.models.presets import read_presets
 from workbench.studies.paper import Finding, Given
 from workbench.sweeps.costs import CARD, Cost, Prompt, Shape, group_cost, memory, released_cost

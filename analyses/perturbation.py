@@ -7,6 +7,7 @@ from workbench.views.perturbation_figures import perplexity_against_drift, slope
 
 
 def analyse(given: Given) -> Finding:
+    given.need_pictures("noise in pictures")
     found = given.perturbation
     figures = {
         "": slope_forest(found["slopes"]),

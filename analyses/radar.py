@@ -12,8 +12,10 @@ STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
 
 
 def analyse(given: Given) -> Finding:
-    responses, rows = given.ablation([REPLAY]).responses, []
+    responses, rows = given.ablation(given.suited([REPLAY])).responses, []
     for condition, style in STYLES.items():
+        if condition not in set(responses["intervention"]):  # replay, without visual tokens
+            continue
         table = changes(responses, condition, measure="Pass@1", by="family")
         rows.append(table.assign(condition=condition, style=style))
     table = pd.concat(rows, ignore_index=True).rename(columns={"part": "axis"})

@@ -5,7 +5,6 @@ import pandas as pd
 from workbench.experiments.agent import run_agents
 from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
-from workbench.models.pairs import longest_answer
 from workbench.problems.problem import load_problems
 from workbench.studies.claims import REPLAY
 from workbench.studies.paper import Finding, Given
@@ -18,6 +17,7 @@ STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
 
 
 def analyse(given: Given) -> Finding:
+    given.need_pictures("replay")
     rows = []
     for scenario, name in SCENARIOS.items():
         found = _agents(given) if scenario == "agent" else _responses(given, name)
@@ -59,7 +59,6 @@ def _agents(given: Given) -> pd.DataFrame:
             model="base" if name == "base" else "rlvr",
             intervention=given.matrix.get(name),
             turns=TURNS,
-            max_new_tokens=longest_answer(given.pair),
             progress=lambda what, done, total, name=name: given.progress(f"{what}: {name}", done, total),
         )
         rows.append(found["agents"].assign(intervention=name, sample=-1))

@@ -5,16 +5,18 @@ import pandas as pd
 from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
 from workbench.studies.claims import outcome_claims
-from workbench.studies.paper import Finding, Given, published_changes
+from workbench.studies.paper import Finding, Given
+from workbench.studies.published import published_changes
 from workbench.views.paper_figures import beside_published
 
 SETTINGS = {"patch low-entropy": "patch, low", "patch high-entropy": "patch, high"}
 
 
 def analyse(given: Given) -> Finding:
-    found = given.ablation(SETTINGS.values())
+    settings = dict(zip(SETTINGS, given.suited(SETTINGS.values()), strict=True))
+    found = given.ablation(settings.values())
     measured = []
-    for setting, name in SETTINGS.items():
+    for setting, name in settings.items():
         part = changes(found.responses, name)
         here = {
             "source": "measured",

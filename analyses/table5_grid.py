@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from workbench.conditions import Replay
 from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
-from workbench.models.pairs import settings_for
-from workbench.studies.paper import Finding, Given, published
+from workbench.studies.paper import Finding, Given
+from workbench.studies.published import published
 from workbench.views.paper_figures import settings_grid
 
 PROBLEMS, SAMPLES = 96, 8
@@ -16,7 +15,8 @@ TAUS, ALPHAS, ITERATIONS = (0.2, 0.4), (0.3, 1.0, 3.0), (5, 10, 50)
 
 
 def analyse(given: Given) -> Finding:
-    kept = Replay(**settings_for(given.pair))
+    given.need_pictures("replay")
+    kept = given.pair.replay()
     depth = len(kept.loss_layers(given.pair.depth))
     kept = replace(kept, layers=depth)
     varied = {"tau x alpha": [replace(kept, tau=t, alpha=a * kept.alpha) for t in TAUS for a in ALPHAS]}

@@ -8,11 +8,13 @@ from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
 from workbench.problems.problem import load_problems
 from workbench.studies.claims import REPLAY, outcome_claims
-from workbench.studies.paper import Finding, Given, published_changes
+from workbench.studies.paper import Finding, Given
+from workbench.studies.published import published_changes
 from workbench.views.paper_figures import beside_published
 
 
 def analyse(given: Given) -> Finding:
+    given.need_pictures("replay")
     o, found = given.options, given.ablation([REPLAY])
     measured = [changes(found.responses, REPLAY).assign(row=f"{o.problems}, all")]
     if len(set(found.responses["family"])) > 1:

@@ -116,7 +116,7 @@ def patch(case: Case) -> None:
         mine.load_state_dict(theirs.state_dict())
     other.unembedding.load_state_dict(base.unembedding.state_dict())
     pair = replace(case.pair, rlvr=other)
-    prepared = prepare_patch(pair, prompt, Patch(select="all", layers=(pair.depth - 1,)))
+    prepared = prepare_patch(pair, prompt, Patch(select="all", layers=(pair.depth - 1,), positions="all"))
     assert prepared.mask.all()
     wanted = oracle.own_logits(base.model, prompt.model_inputs)
     assert not torch.equal(oracle.own_logits(model, prompt.model_inputs), wanted)

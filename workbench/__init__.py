@@ -32,7 +32,7 @@ The code lies in rooms, each with a guide:
 | `workbench.organism` | how the bundled pair was made |
 | `workbench.views` | what is drawn: figures, tables, pages |
 
-Settings of interventions are values in `workbench.conditions`, intervals come from `workbench.estimates`, bad input raises
+Settings of interventions are values in `workbench.interventions`, intervals come from `workbench.estimates`, bad input raises
 `InputError`. A *cell* is one layer at one position of a prompt; entropy and KL are in nats.
 
 Every public name is imported on first use, so that ``import workbench`` stays instant.
@@ -75,7 +75,7 @@ _HOME = {
     "EncodedPrompt": "models.prompts",
     "TokenKind": "models.prompts",
     "ModelPair": "models.pairs",
-    "load_pair": "models.pairs",
+    "load_pair": "models.loading",
     "PairPreset": "models.presets",
     "LensHead": "lens.heads",
     "LensStats": "lens.fused",
@@ -85,7 +85,7 @@ _HOME = {
     "follow": "tracing.follow",
     "Explorer": "studies.explore",
     "explore": "studies.explore",
-    "Replay": "conditions",
+    "Replay": "interventions",
     "LearnedTokens": "replay.learned_tokens",
     "learn_tokens": "replay.replay",
     "learn_many": "replay.replay",
@@ -95,7 +95,7 @@ _HOME = {
     "load_adapter": "replay.adapters",
     "train_adapter": "replay.adapter_training",
     "predict_tokens": "replay.amortised",
-    "Patch": "conditions",
+    "Patch": "interventions",
     "prepare_patch": "replay.patching",
     "record": "replay.patching",
     "decode": "decoding.decode",
@@ -110,7 +110,7 @@ _HOME = {
     "ZoomTool": "problems.zoom",
     "Transcript": "experiments.transcript",
     "VLMEvalKitModel": "interfaces.vlmevalkit",
-    "default_matrix": "conditions",
+    "default_matrix": "interventions",
     "perturb": "experiments.perturbation",
     "Perturbation": "experiments.perturbation",
     "Disturbance": "replay.disturbances",

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 
 class InputError(ValueError):
@@ -16,6 +17,32 @@ class InputError(ValueError):
 def install(extra: str) -> str:
     """The command that installs an extra of the workbench, which is on no package index: from a clone."""
     return f'`pip install -e ".[{extra}]"` in the folder of pyproject.toml'
+
+
+_Kind = TypeVar("_Kind")
+
+
+def knows_its_fields(kind: type[_Kind]) -> type[_Kind]:
+    """Class decorator of a dataclass: a field that it does not have is refused by name, with the nearest that it has.
+
+    Raises:
+        InputError: (when one is built) an unknown field.
+    """
+    build = kind.__init__
+    known = tuple(kind.__dataclass_fields__)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @wraps(build)
+    def checked(self: Any, *args: Any, **fields: Any) -> None:
+        for name in fields:
+            if name not in known:
+                raise InputError(
+                    f"`{name}` is no field of {kind.__name__}{nearest(name, known)}; it has {', '.join(known)}: "
+                    f"{kind.__name__}({known[0]}=...)"
+                )
+        build(self, *args, **fields)
+
+    kind.__init__ = checked
+    return kind
 
 
 def nearest(name: str, known: Iterable[Any]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench.analysis.cell_table import cell_table
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.problems import shapes, shapes_video
 from workbench.problems.problem import load_problems
 

@@ -13,7 +13,7 @@ from workbench.analysis.covariates import covariate_claims, rank_correlations, r
 from workbench.analysis.shift import stratified_shift
 from workbench.errors import InputError
 from workbench.estimates import Interval
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.problems import shapes
 from workbench.problems.problem import load_problems
 from workbench.tracing.trace import trace

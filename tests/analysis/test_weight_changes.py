@@ -12,7 +12,7 @@ from workbench.analysis.null_models import null_pair
 from workbench.analysis.weight_changes import change_cosine, compare_weights, effective_rank, weight_table
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.views.tables import NothingToDraw
 from workbench.views.weight_figures import prediction_scatter, weight_heatmap
 

@@ -15,7 +15,7 @@ from workbench.analysis.shift import stratified_shift
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.tracing.trace import trace
 from workbench.views.null_figures import null_shift
 from workbench.views.tables import NothingToDraw

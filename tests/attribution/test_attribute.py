@@ -22,7 +22,7 @@ from workbench.errors import InputError
 from workbench.estimates import pearson
 from workbench.lens import fused as lens
 from workbench.models.anatomy import frozen, sharing
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.problems.problem import load_problems
 from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import read_residuals

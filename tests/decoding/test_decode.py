@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -11,9 +12,11 @@ from workbench.decoding import decode as decoding
 from workbench.decoding.decode import decode, decode_many, respond
 from workbench.decoding.vllm_engine import export_visual_embeddings
 from workbench.errors import InputError
+from workbench.models.presets import PairPreset
 from workbench.models.prompts import TokenKind
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.replay.replay import Replay, learn_tokens
+from workbench.sampling import Sampling
 from workbench.tracing.residuals import read_logits
 
 LEARN = Replay(layers=2, threshold="quantile", alpha=2000.0, iterations=3)
@@ -121,8 +124,24 @@ def test_an_unfinished_response_says_so(tiny_pair):
 def test_either_model_answers(tiny_pair):
     prompt = tiny_pair.encode(tiny.problem())
     base = decode(tiny_pair, prompt, model="base", max_new_tokens=8)
-    alone = respond(tiny_pair.base, tiny_pair.processor, [prompt], max_new_tokens=8)[0]
+    alone = respond(tiny_pair.base, tiny_pair.processor, [prompt], Sampling(max_new_tokens=8))[0]
     assert base == alone
+
+
+@pytest.mark.parametrize("wanted", ["medium", None])
+def test_products_are_as_the_pair_wants_them_only_while_it_answers(tiny_pair, monkeypatch, wanted):
+    seen, real = [], decoding.respond
+    monkeypatch.setattr(
+        decoding,
+        "respond",
+        lambda *a, **k: seen.append(torch.get_float32_matmul_precision()) or real(*a, **k),
+    )
+    before = torch.get_float32_matmul_precision()
+    preset = PairPreset("mine", base="base", rlvr="rlvr", matmul=wanted)
+    prompt = tiny_pair.encode(tiny.problem("qwen2_5_vl"))
+    decoding.decode(replace(tiny_pair, preset=preset), prompt, max_new_tokens=2)
+    assert seen == [wanted or before]
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_interventions_act_in_a_batch_as_they_do_alone(tiny_pair):
@@ -185,10 +204,12 @@ def test_bad_settings(tiny_pair, changes, message):
         decode(tiny_pair, tiny_pair.encode(tiny.problem()), **changes)
 
 
-def test_problems_are_not_prompts(tiny_pair):
-    with pytest.raises(InputError, match=r"`prompts` holds a Problem; expected EncodedPrompt: .*pair.encode"):
-        decode(tiny_pair, tiny.problem())
-    with pytest.raises(InputError, match="`prompts` is a EncodedPrompt; expected a list of EncodedPrompt"):
+def test_what_is_no_prompt_is_refused(tiny_pair):
+    with pytest.raises(InputError, match="`prompts` holds a str; expected Problem or EncodedPrompt: decode"):
+        decode(tiny_pair, "How many?")
+    with pytest.raises(
+        InputError, match="`prompts` is a EncodedPrompt; expected a list of Problem or EncodedPrompt"
+    ):
         decode_many(tiny_pair, tiny_pair.encode(tiny.problem()))
 
 

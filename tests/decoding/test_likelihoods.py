@@ -75,5 +75,5 @@ def test_a_continued_prompt_keeps_its_places(tiny_pair):
 
 
 def test_a_response_without_tokens_is_refused(tiny_pair):
-    with pytest.raises(InputError, match="`text` '' has no tokens; give a response such as"):
+    with pytest.raises(InputError, match="`response` '' has no tokens; give one such as"):
         response_ids(tiny_pair, "")

@@ -14,7 +14,7 @@ from workbench.decoding.vllm_engine import VllmEngine, _engine, vllm_request
 from workbench.errors import InputError
 from workbench.experiments.ablation import ablate
 from workbench.experiments.agent import run_agent
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.replay.replay import Replay, learn_tokens

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import tiny
 
-from workbench.conditions import default_matrix
 from workbench.errors import InputError
 from workbench.experiments import ablation as experiments
 from workbench.experiments.ablation import Ablation, ablate, jittered
+from workbench.interventions import default_matrix
 from workbench.replay.patching import Patch
 from workbench.replay.replay import Replay
 from workbench.views import outcome_figures
@@ -127,7 +127,7 @@ def test_jitter_is_seeded_small_and_changes_every_picture(tiny_pair):
 
 
 def test_results_show_and_draw_themselves(matrix):
-    assert "11 conditions, 3 problems" in repr(matrix)
+    assert "13 conditions, 3 problems" in repr(matrix)
     assert "self-smoothing" in matrix._repr_html_()
     assert len(matrix.plot().data) == 2
     assert {t.name for t in outcome_figures.pass_at_k_curves(matrix.summary).data if t.name} >= {

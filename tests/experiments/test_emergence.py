@@ -14,7 +14,7 @@ from workbench.experiments import emergence as module
 from workbench.experiments.emergence import follow_training
 from workbench.experiments.half_times import RL, WHOLE, half_times
 from workbench.models.bundled import checkpoints_of
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.studies.claims import emergence_claims
 from workbench.tracing.trace import trace
 from workbench.views.emergence_figures import emergence_curves, further_heatmap

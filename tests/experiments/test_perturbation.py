@@ -200,7 +200,10 @@ def test_it_shows_and_draws_itself(found):
     figure = found.plot()
     points = [t for t in figure.data if t.mode == "markers"]
     assert len(points) == 4
-    assert all(len(t.x) == 20 and abs(np.sum(t.x)) < 1e-6 for t in points)
+    assert all(1 < len(t.x) <= 20 and list(t.x) == sorted(t.x) for t in points)  # medians of parts, by drift
+    low = found.table.loc[found.table["scope"] == "without last layer"].dropna(subset=["drift_low"])
+    drift = low["drift_low"] - low.groupby("problem")["drift_low"].transform("mean")
+    assert points[0].x[0] == pytest.approx(np.median(np.array_split(np.sort(drift), len(points[0].x))[0]))
     lines = [t for t in figure.data if t.mode == "lines" and t.name]
     chosen = found.slopes[
         (found.slopes["kind"] == "all")

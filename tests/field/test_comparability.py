@@ -17,8 +17,8 @@ from transformers import GenerationConfig
 import workbench as wb
 from workbench.decoding.stops import Stops
 from workbench.errors import InputError
-from workbench.models import pairs
-from workbench.models.pairs import load_pair
+from workbench.models import loading
+from workbench.models.loading import load_pair
 from workbench.replay.from_checkpoints import learn_problems
 
 THINKS = tiny.chat_template("qwen2_5_vl").replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
@@ -47,7 +47,7 @@ def home(saved, tmp_path) -> Path:
 @pytest.fixture
 def no_forward(monkeypatch) -> None:
     """Whatever runs a model is a failure."""
-    monkeypatch.setattr(pairs, "probe", lambda anatomy: pytest.fail("a model ran"))
+    monkeypatch.setattr(loading, "probe", lambda anatomy: pytest.fail("a model ran"))
 
 
 def load(home: Path, **more: Any) -> wb.ModelPair:

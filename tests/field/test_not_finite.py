@@ -18,7 +18,8 @@ from workbench.decoding.likelihoods import response_scores
 from workbench.decoding.stops import Stops
 from workbench.models.anatomy import dissect
 from workbench.models.finite import NotFiniteError
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.replay.replay import Replay, learn_tokens

@@ -18,9 +18,7 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 import workbench as wb
-from workbench.conditions import default_matrix
 from workbench.decoding.likelihoods import response_ids, response_nats
-from workbench.models.pairs import settings_for
 from workbench.problems.answers import verify
 from workbench.replay.prepared import prepare
 
@@ -141,7 +139,7 @@ def compare(pair, problems, colored, word, condition, plain):
 def main():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     pair = wb.load_pair("shapes", device="cpu")
-    matrix = default_matrix(pair.depth, **settings_for(pair))
+    matrix = pair.matrix()
     problems = wb.load_problems("shapes", limit=LIMIT)
     colored = [p for p in wb.load_problems("shapes", limit=4 * LIMIT) if p.answer in scoring.COLORS][:LIMIT]
     same, plain = True, {}

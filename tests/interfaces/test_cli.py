@@ -111,7 +111,7 @@ def test_an_engine_leaves_out_what_it_cannot_draw(tiny_pair, capsys):
     assert "tokens, low" in drawn
     assert "patch, low" not in drawn
     assert (
-        "no more: mid tokens, low; patch, low; patch, low, all positions; patch, high; patch, high, all positions."
+        "no more: mid tokens, low; patch, low; patch, high; patch, low, all positions; patch, high, all positions."
         in capsys.readouterr().err
     )
 
@@ -187,7 +187,7 @@ def test_a_study_says_what_it_left_out(workbench, tmp_path, monkeypatch):
     code, out, err = workbench("study", "--problems", "mine.jsonl", "--out", "run")
     assert code == 0, err
     assert "Left out: interventions. 1 of 1 problems, such as 'mine/q', have no answer" in out
-    assert "Left out: perturbation and null models. 1 of 1 problems, such as 'mine/q', have no picture" in out
+    assert "Left out: perturbation. 1 of 1 problems, such as 'mine/q', have no picture" in out
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Left out of this study" in page
     assert "have no picture to disturb" in page

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from workbench.errors import InputError
 from workbench.machine.conform import ConformReport, Deviation, conform
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 
 PARITY = Path(__file__).parents[1] / "parity"
 

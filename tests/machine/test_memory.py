@@ -19,7 +19,7 @@ from workbench.machine.memory import MemoryForecast, on_meta, predict_memory
 from workbench.machine.meter import metered
 from workbench.machine.pair_memory import forecast_pair
 from workbench.machine.prompt_sizes import configured_budget, visual_grid
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.replay.replay import Replay
 
 sys.path.append(str(Path(__file__).parents[1] / "perf"))

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from workbench.models.identity import fingerprint
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 
 
 @pytest.fixture

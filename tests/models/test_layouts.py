@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from workbench.errors import InputError
 from workbench.models.anatomy import dissect
 from workbench.models.layouts import locate
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.models.tilings import Tiling
 

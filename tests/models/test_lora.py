@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from workbench.errors import InputError
 from workbench.models import adapter_files, lora
 from workbench.models.checkpoints import read_config
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.sweeps.cells import digests
 
 FAMILIES = ("llama", "qwen2_5_vl")

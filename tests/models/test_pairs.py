@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import workbench.models.presets
 from workbench.errors import InputError
 from workbench.models.identity import fingerprint
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.models.presets import PACKAGED
 from workbench.models.prompts import EncodedPrompt
 

@@ -7,22 +7,15 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from workbench.conditions import Patch, default_matrix
 from workbench.errors import InputError
 from workbench.interfaces.cli import app
 from workbench.interfaces.options import LowCells
+from workbench.interventions import Patch, Replay, default_matrix
 from workbench.models.bundled import controls_of
-from workbench.models.pairs import (
-    batch_of,
-    is_bundled,
-    load_pair,
-    longest_answer,
-    matrix_settings,
-    settings_for,
-)
+from workbench.models.loading import load_pair
+from workbench.models.pairs import batch_of, is_bundled, longest_answer
 from workbench.models.presets import PACKAGED, pair_preset, read_presets
 from workbench.replay.from_checkpoints import learn_problems
-from workbench.replay.replay import Replay
 
 PAPER = (
     "mm-eureka-qwen-7b",
@@ -98,10 +91,14 @@ def test_the_agents_and_the_video_pair_have_the_released_patch(name):
         positions="all",
     )
     made = default_matrix(28, **preset.matrix())
-    assert (made["patch, low"], made["patch, high"]) == (released, replace(released, select="high"))
+    visual = replace(
+        released, positions=None
+    )  # like tokens; the released patch, of all positions, stands beside it
+    assert (made["patch, low"], made["patch, high"]) == (visual, replace(visual, select="high"))
+    assert made["patch, low, all positions"] == released
     assert made["tokens, low"] == Replay(**preset.replay)
     # What tokens and patches share can be changed for both.
-    assert default_matrix(28, **preset.matrix(["alpha"]) | {"alpha": 20.0})["patch, low"] == released
+    assert default_matrix(28, **preset.matrix(["alpha"]) | {"alpha": 20.0})["patch, low"] == visual
     changed = default_matrix(28, **preset.matrix(["tau"]) | {"tau": 0.2})
     assert changed["patch, low"] == Patch(tau=0.2, layers=16)
     assert "patch" in preset.sources
@@ -110,14 +107,19 @@ def test_the_agents_and_the_video_pair_have_the_released_patch(name):
 def test_the_command_line_takes_the_presets_patch(mine):
     own = replace(mine, preset=replace(mine.preset, patch={"layers": [0, 2], "positions": "visual"}))
     assert LowCells(alpha=5.0).matrix(own)["patch, low"] == Patch(tau=0.3, layers=(0, 2), positions="visual")
-    assert LowCells(layers=1).matrix(own)["patch, low"] == Patch(tau=0.3, layers=1, positions="visual")
-    assert matrix_settings(own)["patch"] == {"layers": (0, 2), "positions": "visual"}
+    assert LowCells(layers=1).matrix(own)["patch, low"] == Patch(tau=0.3, layers=1)
+    assert own.patch(layers=1) == Patch(tau=0.3, layers=1)
+    assert own.matrix()["patch, low"] == own.patch()
 
 
 def test_the_bundled_pair_is_a_preset():
     pair = load_pair("shapes", device="cpu")
     assert is_bundled(pair)
-    assert settings_for(pair) == {"threshold": "quantile", "tau": 0.4, "alpha": 100.0, "layers": 5}
+    assert pair.replay() == Replay(threshold="quantile", tau=0.4, alpha=100.0, layers=5)
+    assert pair.replay(site="mid_tokens", layer=3).layers is None
+    assert pair.patch(select="high") == Patch(select="high", threshold="quantile", tau=0.4, layers=5)
+    assert pair.matrix()["patch, high"] == pair.patch(select="high")
+    assert pair.matrix(alpha=7.0)["tokens, low"] == pair.replay(alpha=7.0)
     assert (longest_answer(pair), batch_of(pair)) == (64, 32)
     assert list(controls_of(pair)) == ["fine-tuned without RL"]
     assert controls_of(load_pair("shapes", checkpoint="sft", device="cpu")) == {}
@@ -134,14 +136,15 @@ def test_a_preset_of_ones_own_file_is_loaded_with_its_settings(mine, home):
         "endings": {"choice": " One letter."},
     }
     assert (longest_answer(mine), batch_of(mine), is_bundled(mine), controls_of(mine)) == (7, 3, False, {})
-    matrix = default_matrix(mine.depth, **settings_for(mine))
+    matrix = mine.matrix()
     tokens = matrix["tokens, low"]
     assert (tokens.tau, tokens.iterations, tokens.layers, tokens.alpha) == (0.3, 3, 2, 10.0)
 
 
 def test_without_a_preset_there_are_the_papers_settings(pair_of):
     pair = pair_of("qwen2_5_vl")
-    assert (settings_for(pair), longest_answer(pair), batch_of(pair)) == ({}, 1024, 8)
+    assert pair.replay() == Replay()
+    assert (longest_answer(pair), batch_of(pair)) == (1024, 8)
     assert pair.encode(tiny.problem(system=None)).tokens  # and nothing is added
 
 
@@ -284,6 +287,9 @@ def test_names_that_are_not_there(home, name, message):
         ({"template": "Think."}, r"`template` is 'Think.'; expected text with one \{question\} in it"),
         ({"endings": {"letters": "a"}}, r"`endings` is .*; expected entries among exact, choice"),
         ({"sources": "a"}, r"`sources` is 'a'; expected a text by field"),
+        ({"matmul": "low"}, "`matmul` is 'low'; expected highest, high or medium: matmul: medium"),
+        ({"study": {"draws": 1}}, "`study` is .*; expected entries among null_draws, null_models: study: "),
+        ({"study": {"null_draws": "one"}}, "`study` is .*; expected `null_draws` as int"),
     ],
 )
 def test_presets_that_are_wrong_are_refused(tmp_path, changes, message):

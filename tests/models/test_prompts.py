@@ -10,7 +10,8 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.models.batches import batches, collate
 from workbench.models.chat import tokenizer_of
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind, encode, show_token
 
 # (family, images, frames of a video)

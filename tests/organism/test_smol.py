@@ -54,7 +54,7 @@ def test_provenance_names_adapter_and_model(pair):
 def test_controls_and_checkpoints_load(pair):
     saved = pair_preset("smol").changes
     steps = [key for key in saved if isinstance(key, int)]
-    assert len(steps) == 6
+    assert len(steps) == 5
     assert [key for key in checkpoints_of(pair) if isinstance(key, int)] == [
         0,
         *steps,

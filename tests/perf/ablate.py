@@ -10,7 +10,6 @@ import time
 import pandas as pd
 
 import workbench as wb
-from workbench.models.pairs import matrix_settings
 
 BOUND = 1.25
 TIMED = ("seconds", "making_seconds")
@@ -24,7 +23,7 @@ def main() -> None:
     chosen = options.parse_args()
     pair = wb.load_pair("shapes")
     problems = wb.load_problems("shapes", limit=chosen.problems)
-    matrix = wb.default_matrix(pair.depth, **matrix_settings(pair))
+    matrix = pair.matrix()
     seconds: dict[int, list[float]] = {0: [], 2 * 10**9: []}
     tables: dict[int, wb.Ablation] = {}
     for _ in range(chosen.rounds):

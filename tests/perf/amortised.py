@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from replay import SETTINGS, random_pair, seconds
 
 from workbench import Adapter, EncodedPrompt, Replay, learn_many, load_adapter, load_pair, load_problems
-from workbench.models.pairs import ModelPair, settings_for
+from workbench.models.pairs import ModelPair
 from workbench.replay.amortised import predict_many, weights_of
 
 BOUND = 8.0
@@ -65,7 +65,7 @@ def main() -> int:
     if given.only != "mid":
         pair = load_pair("shapes", device="cpu")
         prompts = [pair.encode(p) for p in load_problems("shapes", split="validation", limit=32)]
-        replay = Replay(**settings_for(pair))
+        replay = pair.replay()
         held.append(compare("bundled", pair, prompts, replay, load_adapter("shapes"), given.rounds))
     if given.only != "bundled":
         pair, prompt = random_pair(512, 32768)

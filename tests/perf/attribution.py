@@ -20,7 +20,7 @@ from workbench.attribution.attribute import attribute
 from workbench.attribution.one_prompt import AttributedPrompt, Cells
 from workbench.attribution.swaps import DIRECTIONS, Aim, exact, slopes
 from workbench.models.anatomy import frozen
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.problems.problem import load_problems
 
 SECONDS, FASTER = 20.0, 10.0

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.tracing.trace import trace
 

@@ -9,13 +9,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from workbench.conditions import Replay
 from workbench.decoding.decode import decode
 from workbench.decoding.vllm_engine import export_visual_embeddings
 from workbench.errors import InputError
 from workbench.experiments.ablation import ablate
 from workbench.experiments.agent import run_agent
-from workbench.models.pairs import load_pair
+from workbench.interventions import Replay
+from workbench.models.loading import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
 from workbench.replay import adapter_training

@@ -9,7 +9,7 @@ import torch
 
 from workbench.decoding.decode import decode
 from workbench.errors import InputError
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.replay import from_checkpoints as placement
 from workbench.replay.from_checkpoints import learn_problems
 from workbench.replay.replay import Replay, learn_many

@@ -1,5 +1,7 @@
 """Patching: earlier layers bit-equal, patched cells equal to the source, models as they were."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -41,20 +43,27 @@ def test_masks_are_those_of_the_lens(tiny_pair):
     prompt = tiny_pair.encode(tiny.problem())
     lens = trace(tiny_pair, [prompt], null_draws=0)
     levels = tuple(lens.entropy_base.quantile(0.6, dim=1).tolist())
-    released = Patch(layers=3, threshold="fixed", levels=levels, only_where_base_lower=True)
+    released = Patch(layers=3, threshold="fixed", levels=levels, only_where_base_lower=True, positions="all")
     expected = (lens.entropy_base < torch.tensor(levels)[:, None]) & (lens.entropy_base < lens.entropy_rlvr)
     assert torch.equal(prepare_patch(tiny_pair, prompt, released).mask, expected)
 
 
-def test_visual_positions_only(tiny_pair):
+@pytest.mark.parametrize("positions", ["visual", None])
+def test_visual_positions_only(tiny_pair, positions):
     prompt = tiny_pair.encode(tiny.problem())
-    mask = prepare_patch(tiny_pair, prompt, Patch(select="all", layers=2, positions="visual")).mask
+    mask = prepare_patch(tiny_pair, prompt, Patch(select="all", layers=2, positions=positions)).mask
     assert torch.equal(mask, (prompt.kinds == TokenKind.VISUAL).expand(2, -1))
+
+
+def test_a_prompt_without_a_picture_is_patched_at_all_positions(tiny_pair):
+    prompt = tiny_pair.encode(replace(tiny.problem(), images=()))
+    assert prepare_patch(tiny_pair, prompt, Patch(select="all", layers=2)).mask.all()
+    assert not prepare_patch(tiny_pair, prompt, Patch(select="all", layers=2, positions="visual")).mask.any()
 
 
 def test_patching_all_cells_of_all_layers_gives_the_bases_last_input(tiny_pair):
     prompt = tiny_pair.encode(tiny.problem())
-    prepared = prepare_patch(tiny_pair, prompt, Patch(select="all", layers=3))
+    prepared = prepare_patch(tiny_pair, prompt, Patch(select="all", layers=3, positions="all"))
     patched = read_calls(tiny_pair.rlvr, prompt.model_inputs, 3, write=edits(prepared))
     own = tiny_pair.rlvr.layers[2](prepared.source.hidden[2:3], **patched[2].arguments)
     torch.testing.assert_close(patched[2].output, own)

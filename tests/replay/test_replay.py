@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from workbench.errors import InputError
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.replay import descent
 from workbench.replay import segment as segments

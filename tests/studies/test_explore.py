@@ -18,11 +18,12 @@ from synthetic import SCRIPT, picture, pictured_trace, synthetic_followed, synth
 import workbench as wb
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
+from workbench.problems.answers import verify
 from workbench.studies.explore import Explorer, explore
 from workbench.tracing.follow import Followed
 from workbench.tracing.lens_trace import LensTrace
 from workbench.views import explorer_data as packing
-from workbench.views.explorer_data import pack
+from workbench.views.explorer_data import ModelAnswer, pack
 from workbench.views.panels import COLOURS
 from workbench.views.pictures import picture_uri
 from workbench.views.tables import visible
@@ -382,7 +383,8 @@ def test_the_list_of_largest_shifts_is_ranked_and_filtered(page, trace):
 
     best = ranked(one, everything, last=False)
     assert listed() == best[:100]
-    assert page.locator(".ranking [aria-current]").get_attribute("data-cell") == f"{best[0][0]} {best[0][1]}"
+    opened = ranked(one, visual, last=False)[0]  # the page opens at the largest shift of a visual token
+    assert page.locator(".ranking [aria-current]").get_attribute("data-cell") == f"{opened[0]} {opened[1]}"
     page.get_by_label("last layer too").check()
     assert listed() == ranked(one, everything, last=True)[:100]
     page.locator(".filters select").select_option("visual")
@@ -417,12 +419,14 @@ def test_keys_move_layer_position_and_rank(page, trace):
         assert found is not None
         return layer, int(found[1])
 
-    assert at() == best[0]  # the page opens at the largest shift
+    opened = ranked(one, one.kind == TokenKind.VISUAL, last=False)[0]
+    assert at() == opened  # the largest shift of a visual token; keys go through those of all tokens
+    rank = best.index(opened)
     page.keyboard.press("n")
     page.keyboard.press("n")
-    assert at() == best[2]
+    assert at() == best[rank + 2]
     page.keyboard.press("p")
-    assert at() == best[1]
+    assert at() == best[rank + 1]
     click(page, 3)
     page.keyboard.press("ArrowUp")
     assert at()[1] == 2
@@ -447,11 +451,12 @@ INSIDE = """([box, item]) => {
 
 def test_what_is_chosen_is_in_sight_without_the_page_scrolling(page):
     page.set_viewport_size({"width": 1280, "height": 1400})
+    opened = int(page.locator(".ranking [aria-current] .rank").inner_text())
     for key, times in (("n", 50), ("p", 30)):
         for _ in range(times):
             page.keyboard.press(key)
             assert page.evaluate(INSIDE, [".ranking", ".ranking [aria-current]"])
-    assert page.locator(".ranking [aria-current] .rank").inner_text() == "21"
+    assert page.locator(".ranking [aria-current] .rank").inner_text() == str(opened + 20)
     assert page.evaluate("document.querySelector('.ranking').scrollTop") > 0
     assert page.evaluate("scrollY") == 0
     page.set_viewport_size({"width": 1280, "height": 900})
@@ -518,17 +523,17 @@ def test_each_frame_of_a_video_has_its_own_picture(browser, trace, tmp_path):
     assert "picture: the first of its 2 frames" in page.locator(".view figcaption").inner_text()
     for moment in (1, 0, 2):
         page.locator(".moment").fill(str(moment))
-        assert page.locator(".view img").get_attribute("src") == picture_uri(shades[2 * moment])
+        assert page.locator(".view .frame img").get_attribute("src") == picture_uri(shades[2 * moment])
     click(page, 10)
-    assert page.locator(".view img").get_attribute("src") == picture_uri(shades[4])
+    assert page.locator(".view .frame img").get_attribute("src") == picture_uri(shades[4])
     page.keyboard.press("ArrowUp")  # the picture follows the position, as the overlay does
-    assert page.locator(".view img").get_attribute("src") == picture_uri(shades[2])
+    assert page.locator(".view .frame img").get_attribute("src") == picture_uri(shades[2])
     assert trouble == []
     page.context.close()
 
 
 def test_pictures(page):
-    images = page.locator(".view img")
+    images = page.locator(".view .frame img")
     assert images.evaluate_all("all => all.map(i => i.alt)") == ["image of p0"]
     wait_until(
         page, "[...document.querySelectorAll('.view img')].every(i => i.complete && i.naturalWidth > 0)"
@@ -741,8 +746,29 @@ def test_explore_traces_follows_and_shows(tmp_path):
     assert "2 prompts" in repr(explorer)
     path = explorer.save(tmp_path / "e.html")
     assert path.stat().st_size < 500_000
+    for problem in problems:
+        response = wb.decode(pair, pair.encode(problem), model="base", max_new_tokens=256)[0]
+        outcome = verify(response.text, problem.answer, problem.verifier, choices=problem.choices)
+        known = explorer.answers[problem.id]["base"]
+        assert (known.text, known.right) == (response.text, outcome.correct)
     assert "<title>Lens explorer: shapes</title>" in path.read_text()
-    assert explore(pair, problems, followed=0).followed is None
+    alone = explore(pair, problems, followed=0, max_new_tokens=0)
+    assert alone.followed is None
+    assert alone.answers == {}
+
+
+def test_the_models_answers_stand_beside_the_right_one(browser, trace, tmp_path):
+    answers = {"p0": {"base": ModelAnswer("3", "so 3", False), "rlvr": ModelAnswer(SCRIPT, "so 4", True)}}
+    explorer = replace(Explorer.of(trace), answers=answers)
+    page, trouble = open_page(browser, explorer.save(tmp_path / "e.html"))
+    shown = page.locator(".question .answer").all_inner_texts()
+    assert len(shown) == 3
+    assert shown[1].endswith("Base 3 ✗")
+    assert shown[2].endswith(f"RLVR {SCRIPT} ✓")
+    choose(page, 1)
+    assert page.locator(".question .answer").count() <= 1
+    assert trouble == []
+    page.context.close()
 
 
 def test_bad_arguments_are_refused(trace, followed, tmp_path):

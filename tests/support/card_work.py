@@ -39,7 +39,8 @@ SPREAD = (
 
 
 def problems(family: str, count: int = 2) -> list[wb.Problem]:
-    return [tiny.problem(family, seed=seed) for seed in range(count)]
+    said = {"chain": "so 3", "wrong": "so 4"}
+    return [tiny.problem(family, seed=seed, metadata=said) for seed in range(count)]
 
 
 def prompts(pair: ModelPair, family: str) -> list[wb.EncodedPrompt]:
@@ -71,7 +72,7 @@ def said(pair: ModelPair, family: str, **how: Any) -> list[list[str]]:
 def traced(pair: ModelPair, family: str, condition: Any = None, **how: Any) -> Any:
     interventions = None if condition is None else made(pair, family, condition)
     found = wb.trace(pair, prompts(pair, family), interventions=interventions, **how)
-    return [found.kl, found.kl_null, found.entropy_base, found.entropy_rlvr, found.topk_ids_base]
+    return [found.kl, found.kl_null, found.entropy_base, found.entropy_rlvr, found.top_ids_base]
 
 
 def followed(pair: ModelPair, family: str) -> Any:
@@ -104,7 +105,7 @@ def drifted(pair: ModelPair, family: str) -> Any:
 
 def ablated(pair: ModelPair, family: str) -> Any:
     found = wb.ablate(pair, problems(family), [REPLAY, PATCH, "base"], **FEW)
-    return [found.table.select_dtypes("number").round(3), found.responses["text"].tolist()]
+    return [found.summary.select_dtypes("number").round(3), found.responses["text"].tolist()]
 
 
 def perturbed(pair: ModelPair, family: str) -> Any:
@@ -142,7 +143,7 @@ def explored(pair: ModelPair, family: str) -> Any:
 
 def recorded(pair: ModelPair, family: str) -> Any:
     found = wb.record(pair.base, prompts(pair, family)[0], [0, 1])
-    return [found.hidden[layer] for layer in (0, 1)]
+    return found.hidden.cpu()  # stays where it was recorded
 
 
 def nulled(pair: ModelPair, family: str) -> Any:
@@ -150,7 +151,8 @@ def nulled(pair: ModelPair, family: str) -> Any:
 
 
 def weighed(pair: ModelPair, family: str) -> Any:
-    return wb.compare_weights(pair, problems(family, 1), resamples=20).matrices
+    found = wb.compare_weights(pair, problems(family, 1), resamples=20)
+    return [found.table, found.outputs]
 
 
 WORKS: dict[str, Work] = {
@@ -160,7 +162,7 @@ WORKS: dict[str, Work] = {
     "trace, patch": partial(traced, condition=PATCH),
     "followed tokens": followed,
     "attention": lambda pair, family: attention_received(pair.base, prompts(pair, family), pair.pad_id),
-    "agreement": lambda pair, family: agreement_by_layer(pair, prompts(pair, family)),
+    "agreement": lambda pair, family: agreement_by_layer(wb.trace(pair, prompts(pair, family))),
     "translators": translated,
     "shift": lambda pair, family: wb.stratified_shift(
         wb.trace(pair, prompts(pair, family)), bins=2, resamples=20
@@ -169,7 +171,7 @@ WORKS: dict[str, Work] = {
     "tokens": learnt,
     "tokens, base lower": partial(learnt, only_where_base_lower=True),
     "tokens, in the middle": partial(learnt, site="mid_tokens", layer=1),
-    "tokens, of the base": partial(learnt, direction="rlvr_to_base"),
+    "tokens, of the base": partial(learnt, direction="reverse"),
     "tokens, random cells": partial(learnt, select="random"),
     "patch": partial(answered, condition=PATCH),
     "patch, high": partial(answered, condition=wb.Patch(layers=2, select="high")),

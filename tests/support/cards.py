@@ -203,7 +203,7 @@ def try_family(family: str) -> list[str]:
     head = {"lm_head"} if hasattr(whole.base.model, "lm_head") else set()
     for pair, places in (
         (one, {f"{text}.layers.1", whole.base.norm_path}),
-        (other, {f"{text}.embed_tokens", f"{text}.layers.2", *head}),
+        (other, {f"{text}.embed_tokens", f"{text}.rotary_emb", f"{text}.layers.2", *head}),
     ):
         for anatomy in (pair.base, pair.rlvr):
             spread(anatomy.model, places)

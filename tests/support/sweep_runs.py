@@ -18,13 +18,18 @@ EXACT = ("cells", "responses", "drift", "interventions")
 def home(tmp_path, monkeypatch):
     """A pair that is planned but never loaded, five problems, and workers that compute nothing."""
     monkeypatch.setattr(engines, "WORKER", (sys.executable, STANDIN))
+    return furnish(tmp_path)
+
+
+def furnish(home: Path) -> Path:
+    """What `spec` names: a pair that is planned but never loaded, and five problems."""
     for role in ("base", "rlvr"):
-        (tmp_path / role).mkdir()
-        (tmp_path / role / "config.json").write_text(json.dumps({"num_hidden_layers": 8}))
-        (tmp_path / role / "model.safetensors").write_bytes(role.encode() * 100)
+        (home / role).mkdir()
+        (home / role / "config.json").write_text(json.dumps({"num_hidden_layers": 8}))
+        (home / role / "model.safetensors").write_bytes(role.encode() * 100)
     rows = [json.dumps({"id": f"q{i}", "question": f"How many? {i}", "answer": "3"}) for i in range(5)]
-    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
-    return tmp_path
+    (home / "mine.jsonl").write_text("\n".join(rows))
+    return home
 
 
 def spec(home: Path, interventions: str = "{t: {replay: {tau: [0.2, 0.4]}}}", **keys: str) -> Path:

@@ -15,7 +15,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 
 QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -297,7 +298,7 @@ def model(
     """A random model in eval mode; weights are large enough for every layer to change its input visibly."""
     settings = config(family, **changes)
     auto = tf.AutoModelForImageTextToText if family in MULTIMODAL else tf.AutoModelForCausalLM
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = auto.from_config(settings, dtype=dtype).eval()
         with torch.no_grad():

@@ -14,7 +14,7 @@ from sweep_runs import contents, recorded, spec
 import workbench
 from workbench.errors import InputError
 from workbench.machine import hardware as machine
-from workbench.sweeps import worker
+from workbench.sweeps import slurm_engine, slurm_jobs, worker
 from workbench.sweeps.cells import plan_cells
 from workbench.sweeps.driver import resume_sweep, run_sweep
 from workbench.sweeps.ledger import Ledger
@@ -45,8 +45,8 @@ class TestSlurm:
     @pytest.fixture(autouse=True)
     def _debug(self, monkeypatch):
         pytest.importorskip("submitit")
-        monkeypatch.setattr(worker, "Bench", sweep_standin.Bench)
-        monkeypatch.setattr("workbench.sweeps.slurm_engine.POLL", 0)
+        monkeypatch.setattr(slurm_jobs, "BENCH", sweep_standin.Bench)
+        monkeypatch.setattr(slurm_engine, "POLL", 0)
 
     def test_same_tables(self, home):
         file = spec(home, "{bad: {patch: {layers: 2}}, t: {replay: {}}}")
@@ -62,29 +62,29 @@ class TestSlurm:
         with Ledger(home / "out", write=True) as book, book.base:
             book.base.execute("DELETE FROM outcomes")
             book.base.execute("DELETE FROM results")
-        monkeypatch.setattr(worker, "Bench", None)  # nothing runs
+        monkeypatch.setattr(slurm_jobs, "BENCH", None)  # nothing runs
         assert resume_sweep(home / "out", engine="slurm").done == 20
 
     def test_cells_whose_jobs_end_without_them_fail(self, home, monkeypatch):
-        monkeypatch.setattr("workbench.sweeps.slurm_engine.Shard.__call__", lambda self: None)
+        monkeypatch.setattr(slurm_jobs.Shard, "__call__", lambda self: None)
         last = run_sweep(spec(home, slurm="{cluster: debug}"), home / "out", engine="slurm", workers=1)
         assert last.failed == 20
 
     def test_failed_cells_are_run_again(self, home, monkeypatch):
         file = spec(home, "{bad: {patch: {layers: 2}}}", slurm="{cluster: debug}")
         assert run_sweep(file, home / "out", engine="slurm", workers=1).failed == 5
-        monkeypatch.setattr(worker, "Bench", Mended)
+        monkeypatch.setattr(slurm_jobs, "BENCH", Mended)
         last = resume_sweep(home / "out", engine="slurm", workers=1, retry_failed=True)
         assert (last.done, last.failed, last.now) == (15, 0, 5)
 
     def test_a_job_whose_time_is_over_goes_on_where_it_was(self, home, tmp_path):
-        from workbench.sweeps.slurm_engine import Shard
-
         sweep = parse_sweep(spec(home).read_text())
         cells = plan_cells(sweep, "cpu")[:4]
         inbox = tmp_path / "inbox"
         inbox.mkdir()
-        shard = Shard(worker.Job(spec(home).read_text(), "cpu", 0, 1), cells, inbox)
+        shard = slurm_jobs.Shard(worker.Job(spec(home).read_text(), "cpu", 0, 1), cells, inbox, inbox / "at")
+        assert shard.checkpoint() is None, "no cell was finished: more of the same would not help"
+        shard.landed = 1
         (inbox / f"{cells[0].key}.json").write_text("done before")
         again = shard.checkpoint()
         again.function()

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from workbench.conditions import Patch, Replay
 from workbench.errors import InputError
+from workbench.interventions import Patch, Replay
 from workbench.models.presets import pair_preset
 from workbench.sweeps.spec import EXAMPLE, SCHEMA, parse_sweep, read_sweep, schema, seeded
 
@@ -42,7 +42,7 @@ def test_a_list_in_a_list_is_one_value():
 
 def test_the_default_matrix_is_an_entry():
     made = conditions("{m: {matrix: {tau: [0.2, 0.4]}}}", plain="[rlvr]")
-    assert len(made) == 1 + 2 * 9
+    assert len(made) == 1 + 2 * 11
     assert made["m tau=0.2: patch, low"].tau == 0.2
 
 
@@ -51,7 +51,8 @@ def test_a_preset_can_have_patches_of_their_own():
     sweep = parse_sweep(f"pairs: [deepeyes-7b]\nproblems: [shapes]\ninterventions: {grids}\n")
     made = sweep.conditions(sweep.pairs[0])
     released = Patch(**pair_preset("deepeyes-7b").patch)
-    assert made["m: patch, low"] == made["p select=low"] == released
+    assert made["m: patch, low, all positions"] == made["p select=low"] == released
+    assert made["m: patch, low"] == replace(released, positions=None)
     assert made["p select=high"] == replace(released, select="high")
     assert made["t"] == Patch(tau=0.2, layers=16)
     assert made["r"] == Replay(**pair_preset("deepeyes-7b").replay)

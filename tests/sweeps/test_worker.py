@@ -10,7 +10,7 @@ from workbench.cache import Reuse, bytes_of
 from workbench.experiments import run_condition
 from workbench.experiments.ablation import ablate
 from workbench.experiments.drift import Reference
-from workbench.models.pairs import load_pair
+from workbench.models.loading import load_pair
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
 from workbench.replay import prepared

@@ -152,7 +152,7 @@ def test_a_pair_in_half_precision_is_traced_in_float32():
 
 
 def test_your_own_tensors_can_be_traced_and_shown_without_a_tokenizer():
-    from workbench.models.pairs import load_pair
+    from workbench.models.loading import load_pair
 
     pair = load_pair(base=tiny.model("llama"), rlvr=tiny.model("llama", seed=1))
     prompt = EncodedPrompt.from_tensors(pair, input_ids=torch.tensor([[17, 5, 9]]))
@@ -362,7 +362,7 @@ def test_it_plots_kl_by_layer():
 def test_interventions_are_in_place_in_the_rlvr_model_alone(tiny_pair):
     problems = [tiny.problem(seed=seed) for seed in (0, 1)]
     prompts = [tiny_pair.encode(problem) for problem in problems]
-    patch = prepare_patch(tiny_pair, prompts[0], Patch(layers=(1,), select="all"))
+    patch = prepare_patch(tiny_pair, prompts[0], Patch(layers=(1,), select="all", positions="all"))
     plain, changed = (trace(tiny_pair, problems, interventions=i) for i in (None, [patch, None]))
     assert torch.equal(plain.entropy_base, changed.entropy_base)
     other = plain.prompt == 1

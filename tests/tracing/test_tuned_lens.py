@@ -26,7 +26,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def bundled():
-    from workbench.models.pairs import load_pair
+    from workbench.models.loading import load_pair
 
     return load_pair("shapes")
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from workbench.errors import InputError
-from workbench.studies.paper import published, published_changes
+from workbench.studies.published import published, published_changes
 from workbench.views.paper_figures import (
     beside_published,
     cost_bars,

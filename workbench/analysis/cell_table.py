@@ -25,7 +25,7 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.estimates import Array, divide
 from workbench.lens.fused import summarise
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.attention import attention_received
@@ -73,7 +73,7 @@ def cell_table(
     *,
     translators: Translators | None = None,
     traced: LensTrace | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -92,13 +92,14 @@ def cell_table(
         problems: what to look at.
         translators: of the pair's base model; without them there is no ``entropy_translated``.
         traced: a trace of the same problems by the same pair, if there is one.
-        batch_size: prompts per forward.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         seed: of the matched noise.
         progress: called with (what, prompts done, prompts in all).
 
     Raises:
         InputError: no problems, translators of another model, a trace of other problems or without matched noise.
     """
+    batch_size = batch_of(pair, batch_size)
     problems = listed(problems, _CALL)
     _check_cells(pair, problems, translators, traced)
     report = progress or (lambda what, done, total: None)

@@ -13,6 +13,7 @@ Only one null model is in memory at a time, beside the pair.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
 from workbench.lens.strata import check_bins
 from workbench.models.batches import problem_seed
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.names import SCOPES
 from workbench.problems.problem import Problem, listed
@@ -119,6 +120,9 @@ class NullShift:
         return null_shift(self.table, kind=kind, scale=self.provenance["nulls"]["scale"])
 
 
+_CALL = "weight_nulls(pair, load_problems('shapes', limit=64))"
+
+
 def weight_nulls(
     pair: ModelPair,
     problems: Sequence[Problem | EncodedPrompt],
@@ -130,7 +134,8 @@ def weight_nulls(
     scale: float = 1.0,
     seed: int = 0,
     resamples: int = 1000,
-    batch_size: int = 8,
+    batch_size: int | None = None,
+    traced: LensTrace | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
     """Trace the pair, null models and other pairs, and compare what shifts where.
@@ -150,15 +155,16 @@ def weight_nulls(
             size that was trained; a larger one tells whether the contrast depends on how much is shifted.
         seed: of the null models and of the bootstrap.
         resamples: of the bootstrap over problems.
-        batch_size: prompts per forward.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
+        traced: the pair's own trace of these problems, at all layers, where it has been made already.
         progress: called with (condition, prompts done, prompts in all).
 
     Raises:
         InputError: equal models, an unknown kind, draws below 1, another pair with another base, nothing to compare with.
     """
+    batch_size = batch_of(pair, batch_size)
     others = dict(others or {})
-    call = "weight_nulls(pair, load_problems('shapes', limit=64))"
-    problems = listed(problems, call, Problem, EncodedPrompt)
+    problems = listed(problems, _CALL, Problem, EncodedPrompt)
     _check(pair, kinds, draws, others, bins, scale)
     prompts = [pair.encode(item) for item in problems]
 
@@ -166,20 +172,17 @@ def weight_nulls(
         tell = partial(progress, name) if progress else None
         return trace(some, prompts, top_k=1, null_draws=0, batch_size=batch_size, progress=tell)
 
-    real = look(RLVR, pair)
-    groups = groups_of(real, bins)
-    sums = {RLVR: [[group.sums(real) for group in groups]]}
-    sizes = {}
-    for kind in kinds:
-        sums[kind], sizes[kind] = [], []
-        for draw in range(draws):
-            null = null_pair(pair, kind, problem_seed(seed, f"null/{draw}"), scale=scale)
-            sizes[kind].append(null.provenance["null"]["size"])
-            found = look(f"{kind} {draw + 1}", null)
-            sums[kind].append([group.sums(found) for group in groups])
+    real = look(RLVR, pair) if traced is None else _same(traced, prompts, pair)
+    groups, sizes = groups_of(real, bins), {kind: [] for kind in kinds}
+    sums = {RLVR: [[group.sums(real) for group in groups]]} | {kind: [] for kind in kinds}
+    for kind, draw in product(kinds, range(draws)):
+        null = null_pair(pair, kind, problem_seed(seed, f"null/{draw}"), scale=scale)
+        sizes[kind].append(null.provenance["null"]["size"])
+        drawn = look(f"{kind} {draw + 1}", null)
+        sums[kind].append([group.sums(drawn) for group in groups])
     for name, other in others.items():
-        found = look(name, other)
-        sums[name] = [[group.sums(found) for group in groups]]
+        trained = look(name, other)
+        sums[name] = [[group.sums(trained) for group in groups]]
     table, contrasts = [], []
     for index, group in enumerate(groups):
         per_draw = {name: np.stack([draw[index] for draw in found]) for name, found in sums.items()}
@@ -187,21 +190,30 @@ def weight_nulls(
         table += rows
         contrasts += compared
     frame = pd.DataFrame(contrasts)
-    used = {
-        "kinds": [*kinds],
-        "draws": draws,
-        "others": [*others],
-        "bins": bins,
-        "scale": scale,
-        "seed": seed,
-    }
+    used = {"kinds": [*kinds], "draws": draws, "others": [*others], "bins": bins, "scale": scale}
+    used |= {"seed": seed, "resamples": resamples, "sizes": sizes}
     return NullShift(
         pd.DataFrame(table),
         frame,
         _headline(frame, bins, scale),
         bins,
-        {**pair.provenance, "nulls": used | {"resamples": resamples, "sizes": sizes}},
+        {**pair.provenance, "nulls": used},
     )
+
+
+def _same(traced: LensTrace, prompts: Sequence[EncodedPrompt], pair: ModelPair) -> LensTrace:
+    """The trace, if it is of these prompts at every layer.
+
+    Raises:
+        InputError: it is of others.
+    """
+    of = [info.problem_id for info in traced.prompts]
+    if of != [prompt.problem_id for prompt in prompts] or len(traced.layers) != pair.depth:
+        raise InputError(
+            f"`traced` is of {len(of)} problems at {len(traced.layers)} layers, which are not these {len(prompts)} at "
+            f"{pair.depth}; leave it out: weight_nulls(pair, problems)"
+        )
+    return traced
 
 
 def _compared(

@@ -191,25 +191,16 @@ def attribute(
     wanted = check_metrics(metrics)
     chosen = Cells() if cells is None else cells
     problems = listed(problems, _CALL, Problem, EncodedPrompt, distinct=True)
-    _check_cells(chosen, pair)
-    _check_responses(problems, wanted, responses)
     _check(pair, approximations, rows)
-    if keep is not None and not all(isinstance(item, Problem) for item in problems):
-        raise InputError(
-            "`keep` needs problems, found prompts already encoded: attribute(pair, problems, keep='runs/kept')"
-        )
-    prompts = [pair.encode(item) for item in problems]
-    for prompt in prompts:
-        _check_positions(chosen, prompt)
+    _check_responses(problems, wanted, responses)
+    _check_kept(problems, keep)
+    prompts, folder = _encoded(pair, problems, chosen), None if keep is None else Path(keep)
     told = responses or [_brought(item) for item in problems] if _of_answer(wanted) else None
-    settings = {"resamples": resamples, "seed": seed}
-    used: dict[str, Any] = {"metrics": [*wanted], "approximations": [*approximations], "rows": rows}
-    used["cells"] = asdict(chosen) if isinstance(chosen, Cells) else [list(cell) for cell in chosen]
+    settings, used = {"resamples": resamples, "seed": seed}, _used(wanted, approximations, rows, chosen)
 
     def measured(prompt: EncodedPrompt, said: tuple[str, str] | None) -> list[pd.DataFrame]:
         one, totals = AttributedPrompt.of(pair, prompt, chosen, wanted, said), []
-        direct = one.direct(totals)
-        effects = one.effects(approximations, rows) if swaps else []
+        direct, effects = one.direct(totals), one.effects(approximations, rows) if swaps else []
         return [pd.DataFrame(part) for part in (direct, effects, totals)]
 
     parts = []
@@ -217,20 +208,48 @@ def attribute(
         said = None if told is None else told[index]
         spec = {"pair": {**pair.provenance}, **used, "swaps": swaps, "responses": said}
         spec["problem"] = item.fingerprint
-        folder = None if keep is None else Path(keep)
         parts.append(kept(folder, spec, TABLES, lambda prompt=prompt, said=said: measured(prompt, said)))
         if progress:
             progress(index + 1, len(prompts))
-    tables = {
-        name: pd.concat(part, ignore_index=True)
-        for name, part in zip(TABLES, zip(*parts, strict=True), strict=True)
-    }
+    tables = _joined(parts)
     return Attribution(
         **tables,
         summary=summarise(tables["direct"], tables["effects"], **settings),
         correlations=correlate(tables["effects"], approximations, **settings),
         provenance={**pair.provenance, "attribution": used | settings},
     )
+
+
+def _used(wanted: Sequence[Any], approximations: Sequence[str], rows: int, chosen: Any) -> dict[str, Any]:
+    """What a problem's tables depend on, as JSON's types."""
+    cells = asdict(chosen) if isinstance(chosen, Cells) else [list(cell) for cell in chosen]
+    return {"metrics": [*wanted], "approximations": [*approximations], "rows": rows, "cells": cells}
+
+
+def _encoded(
+    pair: ModelPair, problems: Sequence[Problem | EncodedPrompt], chosen: Any
+) -> list[EncodedPrompt]:
+    """The problems, encoded, once the cells are known to be there."""
+    _check_cells(chosen, pair)
+    prompts = [pair.encode(item) for item in problems]
+    for prompt in prompts:
+        _check_positions(chosen, prompt)
+    return prompts
+
+
+def _check_kept(problems: Sequence[Problem | EncodedPrompt], keep: str | Path | None) -> None:
+    if keep is not None and not all(isinstance(item, Problem) for item in problems):
+        raise InputError(
+            "`keep` needs problems, found prompts already encoded: attribute(pair, problems, keep='runs/kept')"
+        )
+
+
+def _joined(parts: Sequence[Sequence[pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """The tables of all problems, by name."""
+    return {
+        name: pd.concat(part, ignore_index=True)
+        for name, part in zip(TABLES, zip(*parts, strict=True), strict=True)
+    }
 
 
 def contributions(pair: ModelPair, problems: Sequence[Problem]) -> dict[str, Array]:

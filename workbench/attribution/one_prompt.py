@@ -13,16 +13,16 @@ from workbench.attribution.bridge import bridge
 from workbench.attribution.contributions import Answer, Component, split_change
 from workbench.attribution.final_head import FinalHead
 from workbench.attribution.swaps import DIRECTIONS, Aim, Side, Swap, exact, slopes, write_of
-from workbench.conditions import Select, Threshold, check_selection
 from workbench.decoding.likelihoods import response_ids
 from workbench.errors import InputError
 from workbench.estimates import divide
 from workbench.lens.fused import summarise
-from workbench.lens.strata import select_cells
+from workbench.lens.strata import mask
 from workbench.models.anatomy import Anatomy, frozen
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.names import Metric
+from workbench.selection import Select, Selection, Threshold
 from workbench.tracing.model_heads import lens_head
 
 
@@ -61,7 +61,12 @@ class Cells:
                     f"`layers` is {layers!r}; expected decoder layers, from 0: Cells(layers=(3,))"
                 )
             object.__setattr__(self, "layers", tuple(layers))
-        check_selection(self.select, self.threshold, self.tau, None, 1)
+        self.selection.check(1)
+
+    @property
+    def selection(self) -> Selection:
+        """Which are low, and which of them to take."""
+        return Selection(self.select, self.threshold, self.tau, seed=self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,14 +271,7 @@ def _choose(
     entropy = [summarise(hidden, head, top_k=1).entropy for hidden in residuals[:, :length]]
     tokens = chosen.tokens or ("visual" if visual.any() else "all")
     candidates = {"visual": visual, "text": ~visual, "all": torch.ones_like(visual)}[tokens]
-    cells = select_cells(
-        torch.stack(entropy),
-        select=chosen.select,
-        threshold=chosen.threshold,
-        tau=chosen.tau,
-        candidates=candidates,
-        seed=chosen.seed,
-    )
+    cells = mask(torch.stack(entropy), chosen.selection, candidates=candidates)
     if chosen.layers is not None:
         kept = torch.zeros(depth, 1, dtype=torch.bool, device=cells.device)
         kept[list(chosen.layers)] = True

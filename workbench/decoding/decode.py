@@ -13,14 +13,17 @@ its own way, and has random streams of its own.
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from workbench.backoff import piecewise
+from workbench.conditions import Condition
+from workbench.decoding.responses import Response
 from workbench.decoding.stops import Stops
 from workbench.decoding.vllm_engine import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
@@ -32,10 +35,11 @@ from workbench.models.pairs import ModelPair
 from workbench.models.positions import next_positions
 from workbench.models.prompts import EncodedPrompt
 from workbench.models.rope_memory import check_together, from_rest
-from workbench.problems.problem import listed
+from workbench.problems.problem import Problem, listed
+from workbench.replay.prepared import prepare_seeing
+from workbench.sampling import Sampling
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.residuals import prefill, refuse_not_finite
-from workbench.views import markup
 
 Engine = VllmEngine | Literal["vllm"]
 """What can draw responses instead of the models in this process."""
@@ -44,34 +48,16 @@ DROP_AT = 0.25
 """Share of finished rows at which a batch goes on without them; above 1 it never does."""
 
 
-@dataclass(frozen=True)
-class Response:
-    """One response to one problem."""
-
-    problem_id: str
-    sample: int
-    text: str
-    tokens: int
-    """Tokens generated, the stop token included."""
-    finished: bool
-    """Whether it stopped by itself, rather than at `max_new_tokens`."""
-    seconds: float = field(compare=False)
-    """Its share of the wall time of its batch."""
-
-    def _repr_html_(self) -> str:
-        return response_html(self)
-
-
 def decode(
     pair: ModelPair,
-    prompt: EncodedPrompt,
+    prompt: Problem | EncodedPrompt,
     *,
     model: Model = "rlvr",
-    intervention: Intervention | None = None,
+    intervention: Intervention | Condition | None = None,
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
     engine: Engine | None = None,
 ) -> list[Response]:
@@ -79,13 +65,14 @@ def decode(
 
     Args:
         pair: what `load_pair` returned, with a tokenizer.
-        prompt: an encoded prompt: ``pair.encode(problem)``.
+        prompt: a problem, or an encoded prompt: ``pair.encode(problem)``.
         model: which of the two answers.
-        intervention: made for this prompt: learnt tokens or a prepared patch; written into the prefill, and nowhere else.
+        intervention: a condition, or what was made for this prompt by it: learnt tokens or a prepared patch; written into the
+            prefill, and nowhere else.
         samples: responses, all from one prefill.
         temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples; each problem has a random stream of its own, sample i reads row i of it.
-        max_new_tokens: where a response is cut off.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         stop: strings that end a response; it ends right after the first of them.
         engine: as in `decode_many`.
 
@@ -118,16 +105,16 @@ def decode(
 
 def decode_many(
     pair: ModelPair,
-    prompts: Sequence[EncodedPrompt],
+    prompts: Sequence[Problem | EncodedPrompt],
     *,
     model: Model = "rlvr",
-    interventions: Sequence[Intervention | None] | None = None,
+    interventions: Condition | Sequence[Intervention | Condition | None] | None = None,
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
-    batch_size: int = 8,
+    batch_size: int | None = None,
     engine: Engine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Response]]:
@@ -135,15 +122,15 @@ def decode_many(
 
     Args:
         pair: what `load_pair` returned, with a tokenizer.
-        prompts: encoded prompts.
+        prompts: problems, or encoded prompts.
         model: which of the two answers.
-        interventions: one for each prompt, made for it; None for none.
+        interventions: a condition for all prompts, or one for each: a condition, or what was made for it; None for none.
         samples: responses per prompt; all from one prefill.
         temperature: 0 is greedy, and then every sample is the same, which a warning says.
         seed: of the samples.
-        max_new_tokens: where a response is cut off.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         stop: strings that end a response; it ends right after the first of them.
-        batch_size: prompts per prefill; an engine gets all prompts at once, and forms batches itself.
+        batch_size: prompts per prefill, None: what suits the pair; an engine gets all prompts at once, and forms batches itself.
         engine: what draws the responses: None for this process, ``"vllm"`` for the model's own checkpoint in vLLM, loaded
             once (extra ``vllm``), or a `VllmEngine`. Its samples are other draws than those in process.
         progress: called with (prompts done, prompts in all).
@@ -153,43 +140,111 @@ def decode_many(
             `vllm_request` refuses.
         NotFiniteError: a forward of a prompt gives NaN or infinity; it says where.
     """
-    if model not in ("base", "rlvr"):
-        raise InputError(
-            f"`model` is {model!r}; expected 'base' or 'rlvr': decode(pair, prompt, model='base')"
-        )
-    return respond(
-        pair.base if model == "base" else pair.rlvr,
-        pair.processor,
-        prompts,
-        interventions=interventions,
+    sampling = pair.sampling(
         samples=samples,
         temperature=temperature,
         seed=seed,
         max_new_tokens=max_new_tokens,
-        stop=stop,
         batch_size=batch_size,
-        engine=engine_for(pair, model, engine),
-        progress=progress,
+        engine=engine,
     )
+    prompts = listed(
+        prompts, "decode(pair, load_problems('shapes', limit=1)[0])", Problem, EncodedPrompt, name="prompts"
+    )
+    encoded = [pair.encode(prompt) for prompt in prompts]
+    made = _prepared(pair, prompts, encoded, interventions, model, sampling)
+    return draw(pair, encoded, sampling, model=model, interventions=made, stop=stop, progress=progress)
+
+
+def _prepared(
+    pair: ModelPair,
+    items: Sequence[Problem | EncodedPrompt],
+    prompts: Sequence[EncodedPrompt],
+    interventions: Condition | Sequence[Intervention | Condition | None] | None,
+    model: Model,
+    sampling: Sampling,
+) -> list[Intervention | None] | None:
+    """Interventions as they were made for the prompts, those of conditions made here.
+
+    Raises:
+        InputError: a condition that acts on the other model, or what it refuses.
+    """
+    if interventions is None:
+        return None
+    alike = isinstance(interventions, Condition)
+    given = [interventions] * len(prompts) if alike else [*interventions]
+    for condition in {id(one): one for one in given if isinstance(one, Condition)}.values():
+        if condition.answered_by != model:
+            raise InputError(
+                f"`intervention` {condition.title!r} acts on {condition.answered_by!r}, and `model` is {model!r}: "
+                f"decode(pair, prompt, model={condition.answered_by!r}, intervention=...)"
+            )
+    how: dict[str, Any] = {"seed": sampling.seed, "batch_size": sampling.batch_size}
+    problems = [item for item in items if isinstance(item, Problem)]
+    whole = problems if len(problems) == len(prompts) else None
+    if alike:
+        return prepare_seeing(interventions, pair, prompts, problems=whole, **how)
+    ready = [None if isinstance(one, Condition) else one for one in given]
+    one_each(ready, [prompt.problem_id for prompt in prompts])
+    return [
+        prepare_seeing(one, pair, [prompt], problems=whole and [whole[i]], **how)[0]
+        if isinstance(one, Condition)
+        else one
+        for i, (prompt, one) in enumerate(zip(prompts, given, strict=True))
+    ]
+
+
+def draw(
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    sampling: Sampling,
+    *,
+    model: Model = "rlvr",
+    interventions: Sequence[Intervention | None] | None = None,
+    stop: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Response]]:
+    """What `decode_many` does, of a `Sampling`."""
+    if model not in ("base", "rlvr"):
+        raise InputError(
+            f"`model` is {model!r}; expected 'base' or 'rlvr': decode(pair, prompt, model='base')"
+        )
+    with _products(None if pair.preset is None else pair.preset.matmul):
+        return respond(
+            pair.base if model == "base" else pair.rlvr,
+            pair.processor,
+            prompts,
+            replace(sampling, engine=engine_for(pair, model, sampling.engine)),
+            interventions=interventions,
+            stop=stop,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _products(precision: str | None) -> Iterator[None]:
+    """Products of float32 in the precision that the models were trained to answer with; None leaves it as it is."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision or before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def respond(
     anatomy: Anatomy,
     processor: Any,
     prompts: Sequence[EncodedPrompt],
+    sampling: Sampling,
     *,
     interventions: Sequence[Intervention | None] | None = None,
-    samples: int = 1,
-    temperature: float = 0.0,
-    seed: int = 0,
-    max_new_tokens: int = 256,
     stop: Sequence[str] = (),
-    batch_size: int = 8,
-    engine: VllmEngine | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Response]]:
-    """What `decode_many` does, for one model with its processor or tokenizer."""
-    check_sampling(samples, temperature, max_new_tokens, seed)
+    """What `draw` does, for one model with its processor or tokenizer; ``sampling.engine`` is a `VllmEngine` or None."""
+    sampling.check()
+    samples, temperature, engine = sampling.samples, sampling.temperature, sampling.engine
     if temperature == 0 and samples > 1:
         warnings.warn(
             f"`samples` is {samples} with `temperature` 0, which is greedy: all {samples} texts of a prompt are the same; one is "
@@ -203,10 +258,14 @@ def respond(
     def answered(batch: Sequence[EncodedPrompt], here: slice) -> list[list[Response]]:
         begun = time.perf_counter()
         if engine is None:
-            uniforms = torch.stack([_uniforms(seed, p.problem_id, samples, max_new_tokens) for p in batch])
+            uniforms = torch.stack([_uniforms(sampling, prompt.problem_id) for prompt in batch])
             ids = generate_ids(anatomy, batch, given[here], uniforms, temperature, stops)
         else:
-            how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
+            how = {
+                "temperature": temperature,
+                "seed": sampling.seed,
+                "max_new_tokens": sampling.max_new_tokens,
+            }
             ids = engine.generate(
                 [
                     vllm_request(anatomy, prompt, stops, intervention=made, samples=samples, **how)
@@ -215,12 +274,15 @@ def respond(
             )
         seconds = (time.perf_counter() - begun) / (len(batch) * samples)
         return [
-            [Response(prompt.problem_id, i, *stops.read(row), seconds) for i, row in enumerate(rows)]
+            [
+                Response(prompt.problem_id, i, *stops.read(row), seconds, tuple(map(int, row)))
+                for i, row in enumerate(rows)
+            ]
             for prompt, rows in zip(batch, ids, strict=True)
         ]
 
     done: list[list[Response]] = []
-    groups = batches(prompts, batch_size if engine is None else max(1, len(prompts)))
+    groups = batches(prompts, sampling.batch_size if engine is None else max(1, len(prompts)))
     for _, responses in piecewise(groups, answered, model=anatomy, what="decoding"):
         done += responses
         if progress:
@@ -228,10 +290,15 @@ def respond(
     return done
 
 
-def _uniforms(seed: int, problem_id: str, samples: int, length: int) -> Tensor:
-    """(samples, length) uniform draws; more samples or more tokens leave the earlier ones as they are."""
-    rows = [torch.Generator().manual_seed(problem_seed(seed, f"{problem_id}/{i}")) for i in range(samples)]
-    return torch.stack([torch.rand(length, generator=row, dtype=torch.float64) for row in rows])
+def _uniforms(sampling: Sampling, problem_id: str) -> Tensor:
+    """(samples, tokens) uniform draws; more samples or more tokens leave the earlier ones as they are."""
+    rows = [
+        torch.Generator().manual_seed(problem_seed(sampling.seed, f"{problem_id}/{i}"))
+        for i in range(sampling.samples)
+    ]
+    return torch.stack(
+        [torch.rand(sampling.max_new_tokens, generator=row, dtype=torch.float64) for row in rows]
+    )
 
 
 @torch.no_grad()
@@ -312,31 +379,3 @@ def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
     cumulative = (logits.to(draws.device).double() / temperature).softmax(-1).cumsum(-1)
     token = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
-
-
-def check_sampling(samples: int, temperature: float, max_new_tokens: int, seed: int = 0) -> None:
-    """Refuse what no response can be drawn with.
-
-    Raises:
-        InputError: a number outside its range.
-    """
-    for name, value, least in (
-        ("samples", samples, 1),
-        ("max_new_tokens", max_new_tokens, 1),
-        ("seed", seed, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(
-                f"`{name}` is {value!r}; expected a whole number of at least {least}: decode(pair, prompt, {name}=16)"
-            )
-    if not 0 <= temperature < float("inf"):
-        raise InputError(
-            f"`temperature` is {temperature}; expected 0 (greedy) or more: decode(pair, prompt, temperature=1.0)"
-        )
-
-
-def response_html(response: Response) -> str:
-    """The text of a response and how it ended."""
-    ended = "finished" if response.finished else "cut off"
-    told = f"{response.problem_id}, sample {response.sample}: {response.tokens:,} tokens, {ended}"
-    return markup.paragraph(told) + markup.paragraph(response.text)

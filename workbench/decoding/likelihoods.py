@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import collate
 from workbench.models.finite import naming
@@ -22,14 +20,7 @@ def response_ids(pair: ModelPair, text: str) -> Int[Tensor, " tokens"]:
     Raises:
         InputError: no tokenizer, or a response without tokens.
     """
-    if pair.tokenizer is None:
-        raise InputError(
-            "`pair` has no tokenizer, so a response can't be turned into tokens: load_pair(..., processor=<folder or hub id>)"
-        )
-    ids = torch.tensor(pair.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
-    if not len(ids):
-        raise InputError(f"`text` {text!r} has no tokens; give a response such as '<answer> 3</answer>'")
-    return ids
+    return pair.ids_of(text)
 
 
 def response_nats(

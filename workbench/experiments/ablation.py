@@ -25,17 +25,18 @@ import pandas as pd
 
 from workbench.cache import Reuse
 from workbench.columns import describe
-from workbench.conditions import Condition, Named, Replay, condition_of, signature_of
+from workbench.conditions import Condition, Named, condition_of, needs_pictures, signature_of
 from workbench.decoding.vllm_engine import engine_for
 from workbench.errors import InputError
 from workbench.experiments.outcomes import PASS_AT, accuracy_rows, drift_table, summarise_responses
 from workbench.experiments.perturbation import Disturbance, Perturbation, perturb
 from workbench.experiments.run_condition import measure
+from workbench.interventions import Replay
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import jittered
 from workbench.replay.nothing_selected import NOTHING, check_selected
-from workbench.replay.prepared import check_fits, needs_pictures
+from workbench.replay.prepared import check_fits
 from workbench.runs import kept
 from workbench.views import markup
 
@@ -121,8 +122,8 @@ def ablate(
     samples: int = 16,
     temperature: float = 1.0,
     seed: int = 0,
-    max_new_tokens: int = 256,
-    batch_size: int = 8,
+    max_new_tokens: int | None = None,
+    batch_size: int | None = None,
     engine: Literal["vllm"] | None = None,
     pass_at: Sequence[int] | None = None,
     resamples: int = 1000,
@@ -144,8 +145,8 @@ def ablate(
         samples: sampled responses per problem and condition, beside the greedy one.
         temperature: of the samples.
         seed: of samples, random selections, jitter and bootstrap.
-        max_new_tokens: where a response is cut off.
-        batch_size: prompts per forward.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         engine: what draws the responses, as in `decode_many`; ``"vllm"`` holds one of the two models at a time.
         pass_at: K of Pass@K; default: those of 1, 2, 4, ... that the samples allow.
         resamples: of the bootstrap over problems.
@@ -171,50 +172,58 @@ def ablate(
     ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
     conditions = _named(interventions)
     problems = listed(problems, "ablate(pair, load_problems('shapes', limit=64), ...)", distinct=True)
-    _check(pair, problems, conditions, samples, ks)
-    if engine is not None:
-        _check_engine(pair, conditions, engine)
-    settings = {
-        "samples": samples,
-        "temperature": temperature,
-        "seed": seed,
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        **({} if engine is None else {"engine": engine}),
-    }
-    folder = Path(keep) if keep is not None else None
-    alone = sum(isinstance(value, Replay) for value in conditions.values()) == 1
-    parts = [problems[start : start + SHARD] for start in range(0, len(problems), SHARD)]
-    groups = [[(part, name) for name in conditions] for part in parts]
-    if engine is not None:  # it holds one model at a time: all problems of a condition first
-        groups = [[(part, name) for name in conditions for part in parts]]
+    _check(pair, problems, conditions, samples, ks, engine)
+    length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    sampling = pair.sampling(samples=samples, temperature=temperature, seed=seed, engine=engine, **length)
+    settings, folder = sampling.settings, Path(keep) if keep is not None else None
+    whole = sum(isinstance(value, Replay) for value in conditions.values()) == 1 and len(problems) <= SHARD
+    groups = _groups(problems, [*conditions], by_condition=engine is not None)
     tables: dict[str, list[list[pd.DataFrame]]] = {name: [] for name in conditions}
-    whole = alone and len(parts) == 1
     for group in groups:
         reuse = Reuse(share)
         for part, name in group:
             condition = conditions[name]
-            compute = partial(measure, pair, condition, part, settings, reuse, whole=whole)
+            tell = partial(_tell, progress, name, SHARD * len(tables[name]), len(problems))
+            tell(0)
+            compute = partial(measure, pair, condition, part, sampling, reuse, whole=whole, tell=tell)
             tables[name].append(kept(folder, _spec(pair, condition, part, settings), NAMES, compute))
-            if progress:
-                progress(name, min(SHARD * len(tables[name]), len(problems)), len(problems))
-    responses, drifts = (
-        pd.concat(
-            [
-                shard[i].assign(intervention=name, model=condition_of(conditions[name]).answered_by)
-                for name, shards in tables.items()
-                for shard in shards
-            ],
-            ignore_index=True,
-        )
-        for i in range(len(NAMES))
-    )
+            tell(len(part))
+    responses, drifts = (_joined(tables, conditions, part) for part in range(len(NAMES)))
     _check_replays(conditions, responses, len(problems))
     summary = summarise_responses(responses, samples=samples, pass_at=ks)
     moved = drift_table(drifts, resamples=resamples, seed=seed)
-    made = {name: condition_of(value).described for name, value in conditions.items()}
-    settings |= {"interventions": made, "pair": dict(pair.provenance)}
-    return Ablation(responses, summary, moved, settings)
+    settings |= {"interventions": {name: condition_of(value).described for name, value in conditions.items()}}
+    return Ablation(responses, summary, moved, settings | {"pair": dict(pair.provenance)})
+
+
+def _tell(progress: Progress | None, name: str, before: int, total: int, done: int) -> None:
+    if progress:
+        progress(name, before + done, total)
+
+
+def _groups(
+    problems: Sequence[Problem], names: Sequence[str], *, by_condition: bool
+) -> list[list[tuple[Sequence[Problem], str]]]:
+    """Parts of the problems under each condition, in groups that share their work.
+
+    ``by_condition``: all problems of a condition first, for an engine that holds one model at a time.
+    """
+    parts = [problems[start : start + SHARD] for start in range(0, len(problems), SHARD)]
+    if by_condition:
+        return [[(part, name) for name in names for part in parts]]
+    return [[(part, name) for name in names] for part in parts]
+
+
+def _joined(
+    tables: Mapping[str, Sequence[Sequence[pd.DataFrame]]], conditions: Mapping[str, Named], part: int
+) -> pd.DataFrame:
+    """One of the tables of all conditions and shards, with the condition's name and the model that answered."""
+    rows = [
+        shard[part].assign(intervention=name, model=condition_of(conditions[name]).answered_by)
+        for name, shards in tables.items()
+        for shard in shards
+    ]
+    return pd.concat(rows, ignore_index=True)
 
 
 def _check_replays(conditions: Mapping[str, Named], responses: pd.DataFrame, total: int) -> None:
@@ -254,7 +263,9 @@ def _spec(
     }
 
 
-def _check_engine(pair: ModelPair, conditions: Mapping[str, Named], engine: str) -> None:
+def _check_engine(pair: ModelPair, conditions: Mapping[str, Named], engine: str | None) -> None:
+    if engine is None:
+        return
     others = [name for name, condition in conditions.items() if not condition_of(condition).drawn_by_engine]
     if others:
         raise InputError(
@@ -271,7 +282,9 @@ def _check(
     conditions: Mapping[str, Named],
     samples: int,
     ks: Sequence[int],
+    engine: str | None,
 ) -> None:
+    _check_engine(pair, conditions, engine)
     for problem in problems:
         if problem.answer is None:
             raise InputError(

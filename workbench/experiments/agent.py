@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from workbench.conditions import Condition, condition_of, signature_of
-from workbench.decoding.decode import Engine, Intervention, Model, Response, check_sampling, decode
+from workbench.decoding.decode import Engine, Intervention, Model, Response, decode
 from workbench.errors import InputError
 from workbench.experiments.transcript import Ended, Transcript, Turn
 from workbench.models.chat import Message, as_said, pixel_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
-from workbench.problems.zoom import STOPS, ZoomTool, utf8
+from workbench.problems.zoom import STOPS, Step, ZoomTool, utf8
 from workbench.replay.nothing_selected import NOTHING
 from workbench.replay.prepared import prepare
 from workbench.runs import kept
@@ -54,7 +55,7 @@ def run_agent(
     turns: int = 10,
     temperature: float = 0.0,
     seed: int = 0,
-    max_new_tokens: int = 1024,
+    max_new_tokens: int | None = None,
     max_context: int | None = None,
     tool: ZoomTool | None = None,
     lens: bool = False,
@@ -77,7 +78,7 @@ def run_agent(
         turns: responses at most.
         temperature: 0 is greedy.
         seed: of the samples.
-        max_new_tokens: where a response is cut off.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         max_context: tokens of prompt and response together at most; default: what the models' config allows.
         tool: how calls are read; None: as the pair's preset says, else a `ZoomTool()`.
         lens: also trace both models on every turn's prompt, for overlays on the transcript's page.
@@ -93,12 +94,10 @@ def run_agent(
     tool = tool or tool_of(pair)
     _check_tool(pair, tool)
     _check(problem, model, intervention, turns, limit)
-    check_sampling(1, temperature, max_new_tokens, seed)
-    how = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
+    length = pair.sampling(temperature=temperature, seed=seed, max_new_tokens=max_new_tokens).max_new_tokens
+    how = {"temperature": temperature, "seed": seed, "max_new_tokens": length}
     answer = respond or _decoder(model, {**how, "engine": engine})
-    theirs = (pair.preset and pair.preset.system) or ""
-    explained = problem.system is not None or tool.name in theirs
-    asked = problem if explained else replace(problem, system=tool.instructions)
+    asked = _explained(pair, problem, tool)
     images, said, done = [*problem.images], list[Message](), list[Turn]()
     ended: Ended = "turns"
     for number in range(1, turns + 1):
@@ -106,62 +105,82 @@ def run_agent(
             ended = "context"
             break
         prompt = pair.encode(replace(asked, id=f"{problem.id}/turn {number}"), said)
-        if len(prompt) + max_new_tokens > limit:
-            if not done:
-                raise InputError(
-                    f"`problem` {problem.id!r} has {len(prompt)} tokens, with `max_new_tokens` {max_new_tokens} more than "
-                    f"the context of {limit}; lower max_new_tokens, or shrink the images"
-                )
+        if len(prompt) + length > limit:
+            _check_room(problem, prompt, length, limit, done)
             ended = "context"
             break
-        begun = time.perf_counter()
-        made = None if intervention is None else prepare(intervention, pair, [prompt])[0]
-        making = time.perf_counter()
-        response = answer(pair, prompt, made)
-        seconds = time.perf_counter() - making
-        seen = _seen(pair, prompt) if tool.relative_to == "seen" else None
-        step = tool.read(utf8(response.text), [image.size for image in images], seen)
-        crop = tool.crop(step.call, images) if step.call else None
-        done.append(
-            Turn(
-                number=number,
-                positions=len(prompt),
-                visual=int((prompt.kinds == TokenKind.VISUAL).sum()),
-                images=len(images),
-                text=utf8(response.text),
-                tokens=response.tokens,
-                call=step.call,
-                error=step.error,
-                crop=crop,
-                made=getattr(made, "summary", {}),
-                making_seconds=making - begun if made else 0.0,
-                seconds=seconds,
-                trace=trace(pair, [prompt], top_k=5, null_draws=0) if lens else None,
-            )
-        )
+        turn, step = _turn(pair, prompt, intervention, answer, tool, images, number, lens=lens)
+        done.append(turn)
         if step.answered:
             ended = "answer"
             break
-        reply = tool.reply(step, crop, len(images))
-        images += [crop] if crop else []
+        reply = tool.reply(step, turn.crop, len(images))
+        images += [turn.crop] if turn.crop else []
         if len(step.text) > _CHARACTERS * limit:  # before its special tokens are looked for
             ended = "context"
             break
         said.append(Message("assistant", (as_said(pair.processor, step.text),)))
-        said.append(
-            Message("user", tuple(as_said(pair.processor, p) if isinstance(p, str) else p for p in reply))
-        )
-    settings = {
-        "pair": pair.name,
-        "model": model,
-        "intervention": None if intervention is None else signature_of(intervention),
-        "turns": turns,
-        **how,
-        **({} if engine is None else {"engine": str(engine)}),
-        "max_context": limit,
-        "tool": asdict(tool),
-    }
+        parts = (as_said(pair.processor, part) if isinstance(part, str) else part for part in reply)
+        said.append(Message("user", tuple(parts)))
+    settings = {"pair": pair.name, "model": model, "turns": turns, **how, "max_context": limit}
+    settings |= {} if engine is None else {"engine": str(engine)}
+    settings |= {"tool": asdict(tool), "intervention": intervention and signature_of(intervention)}
     return Transcript(problem, tuple(done), ended, settings)
+
+
+def _explained(pair: ModelPair, problem: Problem, tool: ZoomTool) -> Problem:
+    """The problem, with the tool's instructions where neither it nor the pair's preset explains the tool."""
+    theirs = (pair.preset and pair.preset.system) or ""
+    explained = problem.system is not None or tool.name in theirs
+    return problem if explained else replace(problem, system=tool.instructions)
+
+
+def _check_room(
+    problem: Problem, prompt: EncodedPrompt, length: int, limit: int, done: Sequence[Turn]
+) -> None:
+    """A later turn that does not fit ends the conversation; a first one is refused."""
+    if not done:
+        raise InputError(
+            f"`problem` {problem.id!r} has {len(prompt)} tokens, with `max_new_tokens` {length} more than "
+            f"the context of {limit}; lower max_new_tokens, or shrink the images"
+        )
+
+
+def _turn(
+    pair: ModelPair,
+    prompt: EncodedPrompt,
+    intervention: Condition | None,
+    answer: Respond,
+    tool: ZoomTool,
+    images: Sequence[Image.Image],
+    number: int,
+    *,
+    lens: bool,
+) -> tuple[Turn, Step]:
+    """One response, with the intervention made for its prompt, and what the tool reads in it."""
+    begun = time.perf_counter()
+    made = None if intervention is None else prepare(intervention, pair, [prompt])[0]
+    making = time.perf_counter()
+    response = answer(pair, prompt, made)
+    seconds = time.perf_counter() - making
+    seen = _seen(pair, prompt) if tool.relative_to == "seen" else None
+    step = tool.read(utf8(response.text), [image.size for image in images], seen)
+    turn = Turn(
+        number=number,
+        positions=len(prompt),
+        visual=int((prompt.kinds == TokenKind.VISUAL).sum()),
+        images=len(images),
+        text=utf8(response.text),
+        tokens=response.tokens,
+        call=step.call,
+        error=step.error,
+        crop=tool.crop(step.call, images) if step.call else None,
+        made=getattr(made, "summary", {}),
+        making_seconds=making - begun if made else 0.0,
+        seconds=seconds,
+        trace=trace(pair, [prompt], top_k=5, null_draws=0) if lens else None,
+    )
+    return turn, step
 
 
 def run_agents(

@@ -1,7 +1,7 @@
 """Drift: how far one model's activations are from another's at the visual cells of prompts, by the other's entropy.
 
-A visual cell is one (layer, visual position). Low are the ``LOW_SHARE`` of each layer's cells of one image that are
-lowest in the reference's entropy, high are the others. The last layer, whose lens is the model's own output, is a
+A visual cell is one (layer, visual position). Low are the cells that `LOW` selects of each layer and image by
+the reference's entropy, high are the others. The last layer, whose lens is the model's own output, is a
 scope of its own.
 """
 
@@ -13,15 +13,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.lens.fused import compare
-from workbench.lens.strata import select_cells
+from workbench.lens.strata import mask
 from workbench.models.batches import Cells, collate
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.selection import Selection
 from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import Edit, read_residuals
 
-LOW_SHARE = 0.4
-"""The part of a layer's visual positions, lowest in entropy, that drift calls low."""
+LOW = Selection(threshold="quantile", tau=0.4)
+"""What drift calls low: a fixed part of a layer's visual positions, so that every condition is measured at as many cells."""
 SCOPES = {"without last layer": slice(-1), "last layer": slice(-1, None)}
 """Name -> layers."""
 
@@ -80,7 +81,7 @@ def drift(
 def low_cells(prompt: EncodedPrompt, entropy: CellValues) -> Bool[Tensor, "layers visual"]:
     """Which of a prompt's visual cells are low in each layer, image by image."""
     groups = prompt.image_index[prompt.kinds == TokenKind.VISUAL]
-    return select_cells(entropy, threshold="quantile", tau=LOW_SHARE, groups=groups)
+    return mask(entropy, LOW, groups=groups)
 
 
 def by_stratum(

@@ -16,6 +16,7 @@ and by ``kl`` itself beside it. Whatever else is followed, such as what each com
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from workbench.lens.strata import check_bins
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.runs import kept
+from workbench.sampling import Sampling
 from workbench.tracing.cells import groups_of
 from workbench.tracing.trace import trace
 from workbench.views import markup
@@ -139,8 +141,8 @@ def follow_training(
     bins: int = 5,
     further: Further | None = None,
     seed: int = 0,
-    max_new_tokens: int = 256,
-    batch_size: int = 8,
+    max_new_tokens: int | None = None,
+    batch_size: int | None = None,
     resamples: int = 1000,
     keep: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -160,8 +162,8 @@ def follow_training(
         bins: strata of base entropy per layer and token kind.
         further: more to measure, such as ``{"contributions": workbench.contributions}``.
         seed: of samples, noise and bootstrap.
-        max_new_tokens: where a response is cut off.
-        batch_size: prompts per forward.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         resamples: of the bootstrap over problems.
         keep: a folder for finished checkpoints; the same call with the same folder goes on from there.
         progress: told what is going on: (checkpoint, checkpoints done, checkpoints in all).
@@ -171,13 +173,15 @@ def follow_training(
     """
     problems = listed(problems, _CALL, distinct=True)
     steps, further = _check(checkpoints, bins, further or {})
-    settings = {"samples": samples, "temperature": 1.0, "seed": seed, "bins": bins}
-    settings |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    found, told = {}, {}
+    asked = {"samples": samples, "temperature": 1.0, "seed": seed}
+    asked |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    found, told, settings = {}, {}, {}
     for number, (name, load) in enumerate(checkpoints.items()):
         if progress:
             progress(str(name), number, len(checkpoints))
         pair = load()
+        sampling = pair.sampling(**asked)
+        settings = sampling.settings | {"bins": bins}
         told[str(name)] = {role: pair.provenance[role]["weights"] for role in ("base", "rlvr")}
         spec = {
             "pair": {**pair.provenance},
@@ -188,7 +192,7 @@ def follow_training(
             Path(keep) if keep is not None else None,
             spec | settings,
             ["emergence"],
-            lambda pair=pair: [measure_checkpoint(pair, problems, settings, further)],
+            partial(_shard, pair, problems, sampling, bins, further),
         )
     names = [*steps, *(name for name in checkpoints if isinstance(name, str))]
     curves = Curves.of([found[name] for name in names], bins)
@@ -196,15 +200,19 @@ def follow_training(
     return Emergence(table, timing, order, tuple(steps), {"checkpoints": told, "settings": settings})
 
 
+def _shard(*parts: Any) -> list[pd.DataFrame]:
+    return [measure_checkpoint(*parts)]
+
+
 def measure_checkpoint(
-    pair: ModelPair, problems: Sequence[Problem], settings: Mapping[str, Any], further: Further
+    pair: ModelPair, problems: Sequence[Problem], sampling: Sampling, bins: int, further: Further
 ) -> pd.DataFrame:
     """What one checkpoint, the pair's RLVR model, does on each problem.
 
     One row a problem and KEYS; a mean over problems is the sum of ``amount`` over the sum of ``weight``.
     """
-    samples, bins = settings["samples"], settings["bins"]
-    responses, _ = measure(pair, "rlvr", problems, settings)
+    samples = sampling.samples
+    responses, _ = measure(pair, "rlvr", problems, sampling)
     right = scores(
         responses.assign(intervention=RL), samples=samples, pass_at=[k for k in PASS_AT if k <= samples]
     )
@@ -225,9 +233,7 @@ def measure_checkpoint(
         for group, measured in values.items()
         for name, value in measured.items()
     ]
-    traced = trace(
-        pair, problems, top_k=1, null_draws=1, seed=settings["seed"], batch_size=settings["batch_size"]
-    )
+    traced = trace(pair, problems, top_k=1, null_draws=1, seed=sampling.seed, batch_size=sampling.batch_size)
     ids = np.unique(ids)  # the order of the sums
     for group in groups_of(traced, bins):
         cells, kl, noise = (group.sums(traced, name) for name in ("cells", "kl", "kl_null"))

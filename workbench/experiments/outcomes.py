@@ -18,6 +18,12 @@ from workbench.estimates import (
 )
 
 PASS_AT = (1, 2, 4, 8, 16, 32, 64)
+DRIFT = (
+    *("intervention", "model", "scope", "stratum", "problems", "before"),
+    *Interval.names("kl"),
+    *Interval.names("change"),
+)
+"""Columns of a table of drift."""
 REFERENCES = ("rlvr", "base")
 """Conditions that every other one is compared with, problem by problem."""
 
@@ -164,7 +170,7 @@ def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) ->
 
     ``drift`` has one row per problem, intervention, scope and stratum, with ``before`` and ``kl``; a problem without
     cells in a stratum has NaN there and is left out. ``change`` is negative where an intervention pulled the
-    activations closer. Intervals resample problems.
+    activations closer. Intervals resample problems. Without visual tokens in any problem the table has no rows.
     """
     rows, models = [], _models(drift)
     for key, part in drift.dropna(subset=["kl", "before"]).groupby(
@@ -184,4 +190,4 @@ def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) ->
         row |= mean(after, clusters, resamples=resamples, seed=seed).columns("kl")
         row |= paired_difference(before, after, clusters, resamples=resamples, seed=seed).columns("change")
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(DRIFT))

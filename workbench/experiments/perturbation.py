@@ -17,6 +17,7 @@ the right one, so what makes every token less probable moves both.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -139,8 +140,8 @@ def perturb(
     responses: Responses = "reference",
     samples: int = 16,
     seed: int = 0,
-    batch_size: int = 8,
-    max_new_tokens: int = 256,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
     resamples: int = 1000,
     keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -163,8 +164,8 @@ def perturb(
             are left out and counted.
         samples: per problem, for ``"sampled"``, at temperature 1.
         seed: of noise, samples and bootstrap.
-        batch_size: problems per forward; changes speed and memory, results only by rounding.
-        max_new_tokens: where a sample is cut off.
+        batch_size: problems per forward; changes speed and memory, results only by rounding. None: what suits the pair.
+        max_new_tokens: where a sample is cut off; None: what suits the pair.
         resamples: of the bootstrap over problems.
         keep: a folder for finished shards; the same call with the same folder goes on from there.
         progress: called with (problems done, problems in all).
@@ -185,42 +186,39 @@ def perturb(
     """
     problems = listed(problems, _CALL)
     _check(problems, disturbances, draws, reference, responses, samples)
-    settings = {
-        "disturbances": [asdict(how) for how in disturbances],
-        "draws": draws,
-        "reference": reference,
-        "responses": responses,
-        "seed": seed,
-        "batch_size": batch_size,
-        **({"samples": samples, "max_new_tokens": max_new_tokens} if responses == "sampled" else {}),
-    }
+    length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    sampling = pair.sampling(samples=samples, temperature=1.0, seed=seed, **length)
+    settings: dict[str, Any] = {"disturbances": [asdict(how) for how in disturbances], "draws": draws}
+    settings |= {"reference": reference, "responses": responses, "seed": seed}
+    settings |= {"batch_size": sampling.batch_size} if responses == "reference" else sampling.settings
     folder, parts = Path(keep) if keep is not None else None, []
     for start in range(0, len(problems), SHARD):
         part = problems[start : start + SHARD]
-        (rows,) = kept(
-            folder,
-            {
-                "pair": pair.provenance,
-                "problems": [p.fingerprint for p in part],
-                "settings": settings,
-            },
-            ["perturbation"],
-            lambda part=part: [_run(pair, part, disturbances, settings)],
-        )
-        parts.append(rows)
+        spec = {"pair": pair.provenance, "problems": [p.fingerprint for p in part], "settings": settings}
+        compute = partial(_shard, pair, part, disturbances, settings)
+        parts += kept(folder, spec, ["perturbation"], compute)
         if progress:
             progress(min(start + SHARD, len(problems)), len(problems))
     table = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     found = len(set(table["problem"]))
+    _check_found(found, len(problems), samples)
+    slopes, per_problem = slope_table(table, resamples=resamples, seed=seed)
+    verdicts = judge(slopes)
+    settings |= {"resamples": resamples, "pair": dict(pair.provenance)}
+    parts = (table, slopes, per_problem, verdicts, headline(verdicts))
+    return Perturbation(*parts, len(problems) - found, settings)
+
+
+def _check_found(found: int, total: int, samples: int) -> None:
     if not found:
         raise InputError(
             f"`responses` 'sampled' found a right and a wrong response among {samples} samples for none of the "
-            f"{len(problems)} problems; draw more: perturb(..., samples={4 * samples})"
+            f"{total} problems; draw more: perturb(..., samples={4 * samples})"
         )
-    slopes, per_problem = slope_table(table, resamples=resamples, seed=seed)
-    verdicts = judge(slopes)
-    used = settings | {"resamples": resamples, "pair": dict(pair.provenance)}
-    return Perturbation(table, slopes, per_problem, verdicts, headline(verdicts), len(problems) - found, used)
+
+
+def _shard(*work: Any) -> list[pd.DataFrame]:
+    return [_run(*work)]
 
 
 def responses_for(problems: Sequence[Problem]) -> Responses:

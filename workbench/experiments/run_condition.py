@@ -6,7 +6,7 @@ A condition is ``"base"``, ``"rlvr"``, or any `Condition`. What several of them 
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +14,18 @@ import pandas as pd
 
 from workbench.backoff import piecewise
 from workbench.cache import Reuse
-from workbench.conditions import Named, Replay, condition_of
-from workbench.decoding.decode import decode_many
+from workbench.conditions import Named, condition_of, needs_pictures
+from workbench.decoding.decode import draw
 from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
+from workbench.interventions import Replay
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
 from workbench.replay.nothing_selected import BLIND, check_selected, unselected
-from workbench.replay.prepared import needs_pictures, prepare_seeing
+from workbench.replay.prepared import prepare_seeing
+from workbench.sampling import Sampling
 from workbench.tracing.edits import Intervention, batch_edits
 
 
@@ -31,10 +33,11 @@ def measure(
     pair: ModelPair,
     condition: Named,
     problems: Sequence[Problem],
-    settings: Mapping[str, Any],
+    sampling: Sampling,
     reuse: Reuse | None = None,
     *,
     whole: bool = True,
+    tell: Callable[[int], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All responses of one condition to some problems, and the drift there.
 
@@ -42,16 +45,17 @@ def measure(
         pair: what `load_pair` returned.
         condition: what is done.
         problems: with answers.
-        settings: those of `ablate`, by name.
+        sampling: how its responses are drawn, beside the greedy one.
         reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
         whole: whether these are all problems, rather than a part of which nothing may be selected.
+        tell: called with how many of the problems have been answered, samples and all.
 
     Raises:
         InputError: what the condition refuses; of the whole, also that nothing is selected of any problem.
     """
     reuse = reuse or Reuse()
     ids = tuple(problem.id for problem in problems)
-    seed, batch_size = settings["seed"], settings["batch_size"]
+    seed, batch_size = sampling.seed, sampling.batch_size
     prompts = reuse.of(("prompts", ids), lambda: [pair.encode(problem) for problem in problems])
     begun = time.perf_counter()
     how = {"seed": seed, "batch_size": batch_size, "reuse": reuse}
@@ -60,17 +64,15 @@ def measure(
     if whole and isinstance(condition, Replay) and len(empty := unselected(made)) == seeing:
         check_selected(empty, seeing, condition)
     making = (time.perf_counter() - begun) / len(problems)
-    shared = {
-        "model": condition_of(condition).answered_by,
-        "interventions": made,
-        "seed": seed,
-        "max_new_tokens": settings["max_new_tokens"],
-        "batch_size": batch_size,
-        "engine": settings.get("engine"),
-    }
-    greedy = decode_many(pair, prompts, **shared)
-    sampled = decode_many(
-        pair, prompts, samples=settings["samples"], temperature=settings["temperature"], **shared
+    model = condition_of(condition).answered_by
+    greedy = draw(pair, prompts, sampling.greedy, model=model, interventions=made)
+    sampled = draw(
+        pair,
+        prompts,
+        sampling,
+        model=model,
+        interventions=made,
+        progress=None if tell is None else lambda done, _: tell(done),
     )
     rows = []
     for problem, prompt, intervention, first, others in zip(

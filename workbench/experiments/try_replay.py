@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from workbench.columns import describe
-from workbench.conditions import Replay
 from workbench.decoding.decode import decode
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.pairs import ModelPair
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
@@ -60,7 +60,7 @@ def try_replay(
     layer: int | None = None,
     samples: int = 8,
     seed: int = 0,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     **settings: Any,
 ) -> Attempt:
     """Learn one problem's tokens, and let base, RLVR model and RLVR model with the tokens answer it.
@@ -72,7 +72,7 @@ def try_replay(
             that of the first layer.
         samples: responses of each at temperature 1, beside the greedy one; all three get equal random draws.
         seed: of the samples.
-        max_new_tokens: where a response is cut off.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         settings: of `Replay`: tau, alpha, layers, ...
 
     Raises:

@@ -18,6 +18,12 @@ def unanswerable(problems: "Sequence[Problem]") -> str | None:
     return None if not absent else f"{_named(absent, problems)} no answer to judge responses by"
 
 
+def blind(problems: "Sequence[Problem]") -> str | None:
+    """Why nothing can be done at visual tokens, if none of the problems has a picture."""
+    lacking = [problem.id for problem in problems if not (problem.images or problem.video)]
+    return f"{_named(lacking, problems)} no picture" if len(lacking) == len(problems) else None
+
+
 def undisturbable(problems: "Sequence[Problem]") -> str | None:
     """Why problems can't be disturbed, if they can't."""
     blind = [problem.id for problem in problems if not (problem.images or problem.video)]

@@ -16,12 +16,14 @@ from workbench.interfaces import (
     organism_cli,
     pairs_cli,
     problems_cli,
+    questions,
     sweep_cli,
 )
 from workbench.interfaces.flags import Commands
 from workbench.interfaces.terminal import Progress, plain_warnings, progress_bars, quiet, refusals
 
 if TYPE_CHECKING:
+    from workbench.models.presets import PairPreset
     from workbench.studies.paper import Analysis, Given
 
 app = Commands(
@@ -37,7 +39,13 @@ app.command("conform")(machine_cli.conform)
 app.command("doctor")(machine_cli.doctor)
 
 
-_PAPER, _SCENES = options.Questions(limit=300), options.Questions("shapes-agent", limit=8)
+_PAPER, _SCENES = questions.Questions(limit=300), questions.Questions("shapes-agent", limit=8)
+
+
+LONG = {"ablate": "interventions", "perturb": "perturbation"}
+"""What options of a study are about, in words."""
+NULLS = 3
+"""Draws of matched noise and null models of each kind, where no preset says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +53,57 @@ class Measures:
     """What a study measures at every cell."""
 
     top_k: Annotated[int, typer.Option(help="Top predictions kept per layer and position.", min=1)] = 10
-    null_draws: Annotated[int, typer.Option(help="Matched-noise draws per layer and position.", min=0)] = 3
+    null_draws: Annotated[
+        int | None,
+        typer.Option(
+            help="Matched-noise draws per layer and position; the default is the pair's preset, else 3.",
+            min=0,
+        ),
+    ] = None
     bins: Annotated[int, typer.Option(help="Strata of base entropy.", min=2)] = 5
+
+    def keywords(self, preset: "PairPreset | None") -> dict[str, Any]:
+        """As `study` takes them; what is not given suits the pair."""
+        draws = preset.study_settings["null_draws"] if preset else NULLS
+        return {**vars(self), "null_draws": draws if self.null_draws is None else self.null_draws}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a study does that takes long."""
+
+    ablate: Annotated[
+        options.When,
+        typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
+    ] = options.When.AUTO
+    perturb: Annotated[
+        options.When, typer.Option(help="Also disturb the pictures; auto: for a bundled pair.")
+    ] = options.When.AUTO
+    nulls: Annotated[
+        options.When,
+        typer.Option(
+            help="Also change the weights at random, and trace controls; auto: for a bundled pair unless --perturb says "
+            "otherwise."
+        ),
+    ] = options.When.AUTO
+
+    def wanted(self, name: str, preset: "PairPreset | None", against: Mapping[str, str | None]) -> bool:
+        """Whether to do a part, which ``against`` may say can't be done."""
+        when: options.When = getattr(self, name)
+        if name == "nulls" and when is options.When.AUTO:
+            when = self.perturb
+        return options.wanted(name, when, preset, against.get(name))
 
 
 @app.command()
 def study(
     models: options.ModelsHere,
-    problems: options.Clips,
+    problems: questions.Clips,
     place: options.RunFolder,
     measures: Measures,
     answers: options.Answers,
     cells: options.LowCells,
-    ablate: Annotated[
-        options.When,
-        typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
-    ] = options.When.AUTO,
-    perturb: Annotated[
-        options.When,
-        typer.Option(help="Also disturb pictures, and weights for null models; auto: for a bundled pair."),
-    ] = options.When.AUTO,
+    parts: Parts,
 ) -> None:
     """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
     quiet()
@@ -72,29 +111,32 @@ def study(
     answers.check()
     cells.check(preset, depth)
     with progress_bars() as progress:
+        problems = problems.of(preset)
         listed = problems.load(progress)
-        against = {
-            "interventions": checks.unanswerable(listed),
-            "perturbation and null models": checks.undisturbable(listed),
-        }
-        asked = options.wanted("ablate", ablate, preset, against["interventions"])
-        perturbed = options.wanted("perturb", perturb, preset, against["perturbation and null models"])
-        left_out = {what: why for what, why in against.items() if why and preset and preset.bundled}
+        against = {"ablate": checks.unanswerable(listed), "perturb": checks.undisturbable(listed)}
+        wanted = {name: parts.wanted(name, preset, against) for name in ("ablate", "perturb", "nulls")}
+        blind, bundled = checks.blind(listed), preset is not None and preset.bundled
+        left_out = {LONG[what]: why for what, why in against.items() if why and bundled}
+        if wanted["ablate"] and blind:
+            left_out["interventions at visual tokens"] = blind
 
         from workbench.models.bundled import controls_of
         from workbench.studies.study import study as run
 
-        loaded = models.load()
+        loaded = models.load(progress)
         result = run(
             loaded,
             listed,
             out,
             seed=problems.seed,
-            **vars(measures),
-            interventions=cells.matrix(loaded, answers.engine) if asked else None,
+            **measures.keywords(preset),
+            interventions=cells.matrix(loaded, answers.engine, pictures=not blind)
+            if wanted["ablate"]
+            else None,
             **answers.keywords(loaded),
-            perturbed=perturbed,
-            controls=controls_of(loaded) if perturbed else None,
+            perturbed=wanted["perturb"],
+            null_models=(preset.study_settings["null_models"] if preset else NULLS) if wanted["nulls"] else 0,
+            controls=controls_of(loaded) if wanted["nulls"] else None,
             notes={"source": problems.described} | ({"left out": left_out} if left_out else {}),
             overwrite=place.overwrite,
             progress=progress,
@@ -111,7 +153,7 @@ def study(
 @app.command()
 def ablate(
     models: options.ModelsHere,
-    problems: options.Clips,
+    problems: questions.Clips,
     place: options.RunFolder,
     answers: options.Answers,
     cells: options.LowCells,
@@ -123,6 +165,7 @@ def ablate(
     answers.check()
     cells.check(preset, depth)
     with progress_bars() as progress:
+        problems = problems.of(preset)
         listed = problems.load(progress)
         if against := checks.unanswerable(listed):
             raise InputError(f"`problems`: {against}; add it to the rows, or take others: problems='shapes'")
@@ -132,8 +175,10 @@ def ablate(
         from workbench.views.figure_files import write_figures
         from workbench.views.outcome_figures import ablation_figures
 
-        loaded = models.load()
-        matrix = cells.matrix(loaded, answers.engine)
+        loaded = models.load(progress)
+        if blind := checks.blind(listed):
+            typer.echo(f"Left out: interventions at visual tokens. {blind}", err=True)
+        matrix = cells.matrix(loaded, answers.engine, pictures=not blind)
         settings = {"temperature": temperature, "seed": problems.seed, **answers.keywords(loaded)}
         spec = {"pair": dict(loaded.provenance), "settings": settings, "interventions": matrix}
         spec |= {"source": problems.described}
@@ -152,7 +197,7 @@ def ablate(
 @app.command("figures")
 def make_figures(
     models: options.Models,
-    problems: options.Questions = _PAPER,
+    problems: questions.Questions = _PAPER,
     names: Annotated[
         list[str] | None, typer.Argument(help="Which analyses; the default is all of them.")
     ] = None,
@@ -175,6 +220,7 @@ def make_figures(
     find_scripts(names=names)
     for name, folder in (("out", out), ("cache", cache)):
         checks.check_folder(name, folder)
+    problems = problems.of(None if run else models.preset)
     if run is None:
         models.check()
         problems.load(limit=1)
@@ -184,7 +230,7 @@ def make_figures(
     from workbench.studies.paper import Given, Options, find_analyses
 
     kind = models.dtype.value if models.dtype else None
-    source = (problems.problems, problems.split, problems.limit)
+    source = (problems.problems or questions.SHAPES, problems.split, problems.limit)
     given = Options(
         models.pair,
         models.base,
@@ -200,7 +246,8 @@ def make_figures(
     out.mkdir(parents=True, exist_ok=True)
     busy = f"`out` {out}: other figures are being made there; wait for them, or name another folder: out='{out}-2'"
     with alone(out / ".figures.lock", busy), progress_bars() as progress:
-        made, failed = _make(find_analyses(names=names), Given(given, progress), out, force, progress)
+        chosen = find_analyses(names=names)
+        made, failed = _make(chosen, Given(given, progress), out, force, bool(names), progress)
     typer.echo("\n".join([*made, *failed, f"Figures  {out}"]))
     raise typer.Exit(2 if failed else 0)
 
@@ -231,7 +278,7 @@ def agent(
     work: Work,
     drawing: options.Drawing,
     cells: options.LowCells,
-    problems: options.Questions = _SCENES,
+    problems: questions.Questions = _SCENES,
 ) -> None:
     """Let the RLVR model work with the zoom tool, turn by turn: a page per problem, and a table."""
     quiet()
@@ -247,7 +294,7 @@ def agent(
         from workbench.experiments.agent import run_agents
         from workbench.runs import made_with, run_folder, write_json, write_tables
 
-        loaded = models.load()
+        loaded = models.load(progress)
         named = {options.Agents.TOKENS: "tokens, low", options.Agents.PATCH: "patch, low"}
         chosen = named.get(work.intervention)
         condition = cells.matrix(loaded)[chosen] if chosen else None
@@ -294,9 +341,11 @@ def main() -> None:
 
 
 def _make(
-    analyses: "list[Analysis]", given: "Given", out: Path, force: bool, progress: Progress
+    analyses: "list[Analysis]", given: "Given", out: Path, force: bool, named: bool, progress: Progress
 ) -> tuple[list[str], list[str]]:
-    """Run analyses; what became of each, and which could not be made."""
+    """Run analyses; what became of each, and which could not be made; what doesn't suit the pair counts there if it was named."""
+    from workbench.studies.paper import Unsuited
+
     made: list[str] = []
     failed: list[str] = []
     for number, analysis in enumerate(analyses, 1):
@@ -306,6 +355,8 @@ def _make(
             else:
                 finding, hint = analysis.make(given, out)
                 made += [f"{analysis.name}: made", *([hint] if hint else []), *map(str, finding.claims)]
+        except Unsuited as error:
+            (failed if named else made).append(f"{analysis.name}: left out, {error}")
         except InputError as error:  # what one analysis can't show must not cost the others
             failed.append(f"{analysis.name}: {error}")
         progress("figures", number, len(analyses))

@@ -40,6 +40,7 @@ EXAMPLES = {
     "out": "--out my-run",
     "engine": "",
     "tau": "--tau 0.4",
+    "null_draws": "--null-draws 3",
     "alpha": "--alpha 10",
     "layers": "--layers 5",
     "threshold": "--threshold quantile",

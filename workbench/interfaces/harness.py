@@ -17,12 +17,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.conditions import Condition, Named, Patch, Replay, condition_of, default_matrix
-from workbench.decoding.decode import Engine, Intervention, check_sampling, decode_many
+from workbench.conditions import Condition, Named, condition_of
+from workbench.decoding.decode import Engine, Intervention, draw
 from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError, nearest
+from workbench.interventions import Patch, Replay
 from workbench.models.chat import Message
-from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.from_rows import read_images, read_video
 from workbench.problems.images import SUFFIXES
@@ -35,7 +37,6 @@ Part = tuple[Kind, Any]
 """What a question is made of: a text, an image or a video; pictures in memory, as a path, or as base64."""
 
 _CALL = "`pair='shapes', intervention='replay', tau=0.4`"
-_NAMED = {"replay": "tokens, low", "patch": "patch, low"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,22 +135,19 @@ class Responder:
             InputError: a number outside its range, or several questions of none of which replay selects anything.
         """
         stops, empty = tuple(stop), dict[str, None]()
-        longest = longest_answer(self.pair) if max_new_tokens is None else max_new_tokens
-        check_sampling(1, temperature, longest)
+        sampling = self.pair.sampling(
+            temperature=temperature, seed=self.seed, max_new_tokens=max_new_tokens, engine=self.engine
+        )
 
         def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[str]:
             empty.update(dict.fromkeys(unselected(made)))
-            responses = decode_many(
+            responses = draw(
                 self.pair,
                 prompts,
+                replace(sampling, batch_size=len(prompts)),
                 model=condition_of(self.condition).answered_by,
                 interventions=made,
-                temperature=temperature,
-                seed=self.seed,
-                max_new_tokens=longest,
                 stop=stops,
-                batch_size=len(prompts),
-                engine=self.engine,
             )
             return [before_stop(found.text, stops) for (found,) in responses]
 
@@ -289,9 +287,9 @@ def told(error: Exception) -> str:
 def _condition(pair: ModelPair, wanted: Named | str | None, settings: Mapping[str, Any]) -> Named:
     if isinstance(wanted, Condition):
         return wanted
-    if wanted in _NAMED:
-        chosen = default_matrix(pair.depth, **matrix_settings(pair, settings))[_NAMED[wanted]]
-        return replace(chosen, **{name: _value(value) for name, value in settings.items()})
+    if wanted in ("replay", "patch"):
+        make = pair.replay if wanted == "replay" else pair.patch
+        return make(**{name: _value(value) for name, value in settings.items()})
     return "base" if wanted == "base" else "rlvr"
 
 

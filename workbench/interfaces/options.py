@@ -15,18 +15,14 @@ import typer
 
 from workbench.errors import InputError, install, nearest
 from workbench.interfaces.checks import check_device, check_processor_name
-from workbench.interfaces.columns import Columns, column_mapping
 from workbench.interfaces.terminal import Progress
 
 if TYPE_CHECKING:
     from workbench.models.pairs import ModelPair
     from workbench.models.presets import PairPreset
-    from workbench.problems.problem import Problem
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 """Attention kernels that transformers has by name; one with a slash is fetched from the hub."""
-MANY = 1000
-"""Problems from which on reading them is worth a bar."""
 
 
 class Dtype(StrEnum):
@@ -136,14 +132,18 @@ class Models:
             )
         return depth_in_files(given)
 
-    def load(self, **settings: Any) -> "ModelPair":
+    def load(self, progress: Progress | None = None, **settings: Any) -> "ModelPair":
         """Both models, loaded."""
-        from workbench.models.pairs import load_pair
+        from workbench.models.loading import load_pair
 
+        tell = progress or (lambda what, done, total: None)
+        tell("loading the models", 0, 1)
         dtype = self.dtype.value if self.dtype else None
-        return load_pair(
+        pair = load_pair(
             self.name, base=self.base, rlvr=self.rlvr, device=self.device, dtype=dtype, **settings
         )
+        tell("loading the models", 1, 1)
+        return pair
 
 
 @dataclass(frozen=True)
@@ -184,69 +184,10 @@ class ModelsHere(Models):
             )
         return super().check()
 
-    def load(self, **settings: Any) -> "ModelPair":
+    def load(self, progress: Progress | None = None, **settings: Any) -> "ModelPair":
         """Both models, loaded."""
         read = {"processor": self.processor, "chat_template": self.chat_template}
-        return super().load(attn_implementation=self.attn_implementation, **read, **settings)
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Which problems."""
-
-    problems: Annotated[
-        str,
-        typer.Option(
-            help="shapes, easy-vqa, a set of the paper (mathvista, ...), a .tsv or .jsonl file, a folder of images or movies, "
-            "hf:owner/name."
-        ),
-    ] = "shapes"
-    split: Annotated[str, typer.Option(help="Split of the problem set.")] = "test"
-    limit: Annotated[int, typer.Option(help="How many problems.", min=1)] = 64
-    seed: Annotated[int, typer.Option(help="Of problems, draws, samples and bootstrap.", min=0)] = 0
-    columns: Columns = None
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """For the run's specification."""
-        return {name: value for name, value in vars(self).items() if name != "seed"}
-
-    def load(self, progress: Progress | None = None, *, limit: int | None = None) -> "list[Problem]":
-        """The problems, or only so many of them.
-
-        Raises:
-            InputError: what `load_problems` refuses.
-        """
-        from workbench.problems.problem import load_problems
-
-        wanted = self.limit if limit is None else limit
-        found = load_problems(
-            self.problems,
-            split=self.split,
-            limit=wanted,
-            seed=self.seed,
-            columns=column_mapping(self.columns),
-            progress=(lambda done, total: progress("reading the problems", done, total))
-            if progress and wanted >= MANY
-            else None,
-            **self._more(),
-        )
-        if found.read:
-            typer.echo(f"{self.problems}: {found.told}", err=True)
-        return found
-
-    def _more(self) -> dict[str, Any]:
-        return {}
-
-
-@dataclass(frozen=True)
-class Clips(Questions):
-    """The same, where videos may be among them."""
-
-    frames: Annotated[int, typer.Option(help="Of every video at most, evenly spaced in time.", min=1)] = 16
-
-    def _more(self) -> dict[str, Any]:
-        return {"frames": self.frames}
+        return super().load(progress, attn_implementation=self.attn_implementation, **read, **settings)
 
 
 @dataclass(frozen=True)
@@ -298,9 +239,7 @@ class Drawing:
 
     def keywords(self, pair: "ModelPair") -> dict[str, Any]:
         """As the library's functions take them; what is not given suits the pair."""
-        from workbench.models.pairs import longest_answer
-
-        longest = longest_answer(pair) if self.max_new_tokens is None else self.max_new_tokens
+        longest = pair.sampling(max_new_tokens=self.max_new_tokens).max_new_tokens
         return {"max_new_tokens": longest, **({} if self.engine is None else {"engine": self.engine.value})}
 
 
@@ -315,9 +254,7 @@ class Answers(Drawing):
 
     def keywords(self, pair: "ModelPair") -> dict[str, Any]:
         """As the library's functions take them; what is not given suits the pair."""
-        from workbench.models.pairs import batch_of
-
-        size = batch_of(pair) if self.batch_size is None else self.batch_size
+        size = pair.sampling(batch_size=self.batch_size).batch_size
         return {"samples": self.samples, **super().keywords(pair), "batch_size": size}
 
 
@@ -348,23 +285,22 @@ class LowCells:
         Raises:
             InputError: a value out of range, or more layers than the models have.
         """
-        from workbench.conditions import check_depth, default_matrix
+        from workbench.conditions import check_depth
+        from workbench.interventions import default_matrix
 
         deep = depth or 10_000
         known = {} if preset is None else preset.matrix(self.given)
         for condition in default_matrix(deep, **known | self.given).values():
             check_depth(condition, deep)
 
-    def matrix(self, pair: "ModelPair", engine: Engines | None = None) -> dict[str, Any]:
+    def matrix(
+        self, pair: "ModelPair", engine: Engines | None = None, *, pictures: bool = True
+    ) -> dict[str, Any]:
         """The default interventions with what the options change; a pair loaded by name has settings of its own.
 
-        With an engine those that it can't draw are left out, and named on the terminal.
+        With an engine those that it can't draw are left out, and named on the terminal; without pictures those that need some.
         """
-        from workbench.conditions import default_matrix
-        from workbench.models.pairs import matrix_settings
-        from workbench.studies.claims import like_with_like
-
-        matrix = like_with_like(default_matrix(pair.depth, **matrix_settings(pair, self.given) | self.given))
+        matrix = pair.matrix(**self.given, **({} if pictures else {"pictures": False}))
         left = [name for name, condition in matrix.items() if engine and not condition.drawn_by_engine]
         if left:
             said = f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}."

@@ -17,7 +17,8 @@ def pairs_list(
     """List them, with where their models lie on this machine."""
     from rich.console import Console
 
-    from workbench.models.presets import preset_table, read_presets
+    from workbench.models.preset_table import preset_table
+    from workbench.models.presets import read_presets
 
     Console().print(preset_table(read_presets(file).values()))
 

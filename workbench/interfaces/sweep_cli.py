@@ -230,6 +230,8 @@ def _shown() -> Iterator[Callable[[Any], None]]:
         task = bars.add_task("", total=None)
 
         def update(found: Any) -> None:
+            for said in found.said:
+                bars.console.print(said, markup=False, highlight=False, soft_wrap=True)
             told = [f"{found.failed} failed"] if found.failed else []
             told += [f"{found.rate:.2f} a second"] if found.now else []
             told += [f"{duration(found.left)} to go"] if found.left else []

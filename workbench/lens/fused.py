@@ -14,9 +14,9 @@ Entropy is log(sum e) - sum e s / sum e. With x = sum e_rlvr / sum e_base - 1, K
 sum e_base, plus log(1 + x) - x. Every term of that sum is >= 0 and of second order in the change, where the
 textbook formula subtracts two numbers of first order: small shifts are not lost in rounding.
 
-Logits are float32 whatever the models' precision (float64 if a residual is), sums over blocks float64,
-where the device has it. Even products of half-precision numbers are kept in float32: logits rounded to bfloat16,
-in steps of 0.125 at 16, would drown the shift that is to be measured.
+Logits are float32 whatever the models' precision (float64 if a residual is), sums over blocks float64, where the device has
+it. Even products of half-precision numbers are kept in float32: logits rounded to bfloat16, in steps of 0.125 at 16, would
+drown the shift that is to be measured.
 """
 
 import math

@@ -5,13 +5,14 @@
 3. ``fraction_strata`` cuts at fractions of the layer's largest entropy within a prompt. With the one fraction
    tau, stratum 0 is the low-entropy mask ``e <= tau * max(e)`` of Activation Replay (arXiv 2511.19972 and its
    released code; the maximum is taken over the positions of one prompt).
-4. ``select_cells`` picks the cells that an intervention acts on.
+4. ``mask`` makes what a `Selection` takes of them, ``select_cells`` the same from keywords: what an intervention acts on.
 
 In both strata, stratum 0 is the lowest, a cell that lies on an edge belongs to the stratum below it, and cells with
 equal entropy (and equal maximum) share a stratum: the order of positions never decides where a cell goes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral
 
@@ -19,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.conditions import Select, Threshold, check_selection
 from workbench.errors import InputError
+from workbench.selection import Select, Selection, Threshold
 
 
 def quantile_strata(entropy: Float[Tensor, "*layers cells"], bins: int) -> Int[Tensor, "*layers cells"]:
@@ -140,7 +141,37 @@ def select_cells(
     Raises:
         InputError: an unknown ``select`` or ``threshold``, tau outside [0, 1], or levels that do not fit.
     """
-    check_selection(select, threshold, tau, levels, len(entropy))
+    selection = Selection(select, threshold, tau, None if levels is None else tuple(levels), seed=seed)
+    return mask(entropy, selection, candidates=candidates, groups=groups, below=below)
+
+
+def mask(
+    entropy: Float[Tensor, "layers cells"],
+    selection: Selection,
+    *,
+    candidates: Bool[Tensor, " cells"] | Bool[Tensor, "layers cells"] | None = None,
+    groups: Int[Tensor, " cells"] | None = None,
+    below: Float[Tensor, "layers cells"] | None = None,
+) -> Bool[Tensor, "layers cells"]:
+    """What a selection takes of the cells of some layers, as `select_cells` says it; ``selection.cells`` is not looked at.
+
+    ``candidates`` may differ from layer to layer; each layer's ``random`` part is then drawn by itself.
+
+    Raises:
+        InputError: what `Selection.check` refuses, or entropies that are not finite.
+    """
+    selection.check(len(entropy))
+    if candidates is not None and candidates.ndim == 2:
+        rows = []
+        for layer, chosen in enumerate(candidates):
+            one, here = selection, slice(layer, layer + 1)
+            if selection.levels is not None:
+                one = replace(one, levels=selection.levels[here])
+            other = None if below is None else below[here]
+            one = replace(one, seed=selection.seed + layer)
+            rows.append(mask(entropy[here], one, candidates=chosen, groups=groups, below=other))
+        return torch.cat(rows)
+    select, threshold, tau = selection.select, selection.threshold, selection.tau
     _check_finite(entropy)
     device, cells = entropy.device, entropy.shape[-1]
     if candidates is None:
@@ -152,7 +183,7 @@ def select_cells(
         (candidates & (groups == group)).nonzero()[:, 0] for group in groups[candidates].unique().tolist()
     ]
     for index in members:
-        low[:, index] = _low(entropy[:, index], threshold, tau, levels)
+        low[:, index] = _low(entropy[:, index], threshold, tau, selection.levels)
     if below is not None:
         low &= entropy < below
     if select == "low":
@@ -162,7 +193,7 @@ def select_cells(
     if select == "high":
         return candidates & ~low
     drawn = torch.zeros_like(low)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(selection.seed)
     for index in members:
         order = torch.rand(len(entropy), len(index), generator=generator).argsort(1).argsort(1)
         drawn[:, index] = order.to(device) < low[:, index].sum(1, keepdim=True)

@@ -25,11 +25,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workbench.conditions import Patch, Replay
 from workbench.errors import InputError
+from workbench.interventions import Patch, Replay
 from workbench.lens.fused import compare
 from workbench.machine.cases import kind_of
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.replay.patching import prepare_patch
 from workbench.replay.replay import learn_tokens
@@ -216,7 +217,11 @@ def _cross_model(
     pair: ModelPair, prompt: EncodedPrompt, case: _Settings, expected: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     patch = Patch(
-        layers=case["layers"], threshold="fixed", levels=tuple(case["thresholds"]), only_where_base_lower=True
+        layers=case["layers"],
+        threshold="fixed",
+        levels=tuple(case["thresholds"]),
+        only_where_base_lower=True,
+        positions="all",
     )
     prepared = prepare_patch(pair, prompt, patch)
     write = {layer: (lambda h, layer=layer: prepared.apply(layer, h)) for layer in prepared.sites}

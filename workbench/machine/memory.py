@@ -20,8 +20,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.lens.blocks import STRETCH, working_sizes
 from workbench.machine.meter import metered
 from workbench.machine.prompt_sizes import prompt_size

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.machine.memory import MemoryForecast, predict_memory
 from workbench.machine.prompt_sizes import QWEN_VL, configured_budget
 from workbench.models.checkpoints import Placement, read_config

@@ -5,7 +5,8 @@ from dataclasses import replace
 from functools import partial
 
 from workbench.errors import InputError
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 
 RESTARTED = {"shapes": 25}
 """Where the RL of a bundled pair was resumed without its weights: but for the unembedding it began again from the base."""

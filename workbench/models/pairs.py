@@ -1,42 +1,22 @@
-"""A base model and the RLVR model post-trained from it: load, check, place.
+"""A base model and the RLVR model post-trained from it, and what suits them. `loading.load_pair` makes one."""
 
-1. Load both from hub ids, local folders (``checkpoints``) or modules in memory.
-2. Preflight (``preflight``), before any forward: refuse what would break a comparison position by position.
-3. Probe each model with two text tokens (``anatomy``): its lens must reproduce its own logits.
-"""
-
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from jaxtyping import Int
+from torch import Tensor
 
 from workbench.errors import InputError
-from workbench.models.adapter_files import find_adapter
-from workbench.models.anatomy import Anatomy, dissect, probe
-from workbench.models.chat import Message, pixel_budget, tokenizer_of, within_budget
-from workbench.models.checkpoints import Placement, load_model
-from workbench.models.comparability import check_precisions, remarks_on, with_one_set_of_ends
-from workbench.models.identity import config_digest, fingerprint, processor_digest
-from workbench.models.lora import apply_change
-from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
-from workbench.models.presets import ROLES, PairPreset, check_budget, named_pair
+from workbench.interventions import Patch, Replay, default_matrix
+from workbench.models.anatomy import Anatomy
+from workbench.models.chat import Message, tokenizer_of
+from workbench.models.pair_html import pair_html
+from workbench.models.presets import NO_PRESET, PairPreset
 from workbench.models.prompts import EncodedPrompt, encode, show_token
-from workbench.models.settling import settle
-from workbench.models.weight_deltas import read_delta
 from workbench.problems.problem import Problem
-from workbench.views import markup
-
-Source = str | Path | nn.Module
-"""A hub id, a local folder, or a transformers module in memory."""
-
-_CALL = 'load_pair(base="Qwen/Qwen2.5-VL-7B-Instruct", rlvr="TIGER-Lab/VL-Rethinker-7B")'
+from workbench.sampling import Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +75,20 @@ class ModelPair:
             return pad
         return next(i for i in range(self.vocab_size) if i not in self.base.visual_token_ids)
 
-    def encode(self, problem: Problem | EncodedPrompt, turns: Sequence[Message] = ()) -> EncodedPrompt:
+    def encode(
+        self,
+        problem: Problem | EncodedPrompt,
+        turns: Sequence[Message] = (),
+        *,
+        response: str | Sequence[int] | None = None,
+    ) -> EncodedPrompt:
         """Encode a problem, and the turns after it, for both models, on the CPU; raises what `prompts.encode` raises.
 
-        A pair loaded by name is asked in its preset's words. What is encoded already stays as it is.
+        A pair loaded by name is asked in its preset's words. What is encoded already stays as it is. A ``response`` (text, or the
+        ids of one: `Response.ids`) follows it, so that a trace also covers what a model said.
         """
+        if response is not None:
+            return self.encode(problem, turns).continued(self.ids_of(response))
         if isinstance(problem, EncodedPrompt):
             if turns:
                 raise InputError(
@@ -114,209 +103,82 @@ class ModelPair:
         asked = problem if self.preset is None else self.preset.asked(problem)
         return encode(self.processor, self.base, asked, turns)
 
+    def ids_of(self, response: str | Sequence[int]) -> Int[Tensor, " tokens"]:
+        """Token ids of a response, as it follows a prompt; of text without the token that ends it.
+
+        Raises:
+            InputError: text without a tokenizer, or a response without tokens.
+        """
+        if isinstance(response, str) and self.tokenizer is None:
+            raise InputError(
+                "`pair` has no tokenizer, so a response can't be turned into tokens: load_pair(..., processor=<folder or hub id>)"
+            )
+        ids = response
+        if isinstance(response, str):
+            tokenizer: Any = self.tokenizer
+            ids = tokenizer(response, add_special_tokens=False)["input_ids"]
+        if not len(ids):
+            raise InputError(f"`response` {response!r} has no tokens; give one such as '<answer> 3</answer>'")
+        return torch.tensor([*map(int, ids)], dtype=torch.int64)
+
+    def replay(self, **changes: Any) -> Replay:
+        """A `Replay` with the settings that suit the pair, its preset's or the paper's, but for ``changes``.
+
+        Raises:
+            InputError: what `Replay` refuses.
+
+        Example:
+            >>> wb.load_pair("shapes").replay(select="high").layers
+            5
+        """
+        mid = changes.get("site") == "mid_tokens"
+        own = {name: value for name, value in self._default.replay.items() if not (mid and name == "layers")}
+        return Replay(**own | changes)
+
+    def patch(self, **changes: Any) -> Patch:
+        """A `Patch` with the settings that suit the pair, but for ``changes``.
+
+        Raises:
+            InputError: what `Patch` refuses.
+        """
+        suits = self._default.matrix(changes)
+        shared = {name: suits[name] for name in ("tau", "threshold") if name in suits}
+        layers = len(Replay(layers=suits.get("layers")).loss_layers(self.depth))
+        return Patch(**{"layers": layers, **shared, **suits.get("patch", {}), **changes})
+
+    def matrix(self, **changes: Any) -> dict[str, Replay | Patch]:
+        """`default_matrix` with the settings that suit the pair, but for ``changes`` (arguments of `default_matrix`).
+
+        Raises:
+            InputError: what `Replay` and `Patch` refuse.
+        """
+        settings = {**self._default.matrix(changes), "pictures": self.reads_pictures, **changes}
+        return default_matrix(self.depth, **settings)
+
+    def sampling(self, **changes: Any) -> Sampling:
+        """How responses are drawn, with what suits the pair where ``changes`` has nothing or None.
+
+        Raises:
+            InputError: a number outside its range.
+        """
+        own = {"max_new_tokens": self._default.longest_answer, "batch_size": self._default.batch_size}
+        given = {name: value for name, value in changes.items() if value is not None}
+        sampling = Sampling(**own | given)
+        sampling.check()
+        return sampling
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether the models have visual tokens."""
+        return bool(self.base.visual_token_ids)
+
+    @property
+    def _default(self) -> PairPreset:
+        return self.preset or NO_PRESET
+
     def decode_token(self, token_id: int) -> str:
         """Display string of a token id; ``"#17"`` when there is no tokenizer."""
         return show_token(self.tokenizer, token_id)
-
-
-def load_pair(
-    name: str | None = None,
-    *,
-    checkpoint: int | str | None = None,
-    base: Source | None = None,
-    rlvr: Source | None = None,
-    processor: Any | None = None,
-    chat_template: str | Path | None = None,
-    revision: str | Sequence[str | None] | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    device_map: Any | None = None,
-    attn_implementation: str | None = None,
-    image_pixels: tuple[int, int] | None = None,
-    frame_pixels: tuple[int, int] | None = None,
-    trust_remote_code: bool = False,
-) -> ModelPair:
-    """Load a pair by name, or any two checkpoints or modules of the same family.
-
-    Args:
-        name: a preset: ``"shapes"``, the bundled pair, ``"vl-rethinker-7b"``, ... (`workbench pairs list`), or
-            ``"FILE.yaml:NAME"``, one of yours. Its revisions, processor, dtype and pixel budgets hold unless given
-            here; its system prompt and wording go into what `encode` makes of a problem. Leave it out to give
-            ``base`` and ``rlvr``.
-        checkpoint: of a bundled pair, what plays the RLVR model instead: the step of GRPO that it was saved at, or
-            ``"sft"``, the base trained on for 125 steps without RL, or ``"random"``, GRPO with a reward by lot.
-        base: hub id, local folder, or transformers module in memory (which is put in eval mode).
-        rlvr: the model post-trained from it, likewise.
-        processor: processor or tokenizer, or its hub id or folder. Default: the base's, else the RLVR
-            model's, else none.
-        chat_template: whose both models read, where the two differ: ``"base"``, ``"rlvr"``, or a file with a Jinja template.
-        revision: hub revision of both, or (base's, rlvr's).
-        dtype: such as ``"bfloat16"``. Default: as stored, or the preset's.
-        device: default: the GPU where there is one, else the CPU. ``"auto"`` spreads each model over all GPUs, for those
-            larger than one (needs accelerate). Modules in memory stay where they are.
-        device_map: how to spread each model over devices, as in transformers; ``"auto"`` is the same as for ``device``.
-        attn_implementation: ``"sdpa"``, ``"eager"``, ``"flash_attention_2"`` (needs flash-attn and half precision), ...
-        image_pixels: least and most pixels that an image is resized to (Qwen-VL). Default: as the processor is
-            configured.
-        frame_pixels: the same for a frame of a video.
-        trust_remote_code: run Python code found in checkpoints. Off: only models that transformers knows.
-
-    Returns:
-        The pair: both models ready to run, in eval mode, with their processor. It is checked: two prompts' positions are the same
-        positions in both, and each lens reproduces its model's own logits.
-
-    Raises:
-        InputError: unknown name; missing, corrupt or ill-fitting checkpoint; NaN or infinite weights; a pair
-            that cannot be compared position by position, or is in two precisions, or reads two texts.
-
-    Warns:
-        UserWarning: equal weights, or what makes the two comparable only in part (also in ``provenance["remarks"]``).
-
-    Example:
-        >>> pair = wb.load_pair("shapes")
-        >>> pair.name, pair.depth, pair.vocab_size
-        ('shapes', 8, 532)
-        >>> wb.load_pair("shapes", checkpoint="sft").provenance["checkpoint"]  # a control in the RLVR model's place
-        'sft'
-    """
-    preset = None if name is None else named_pair(name, base, rlvr)
-    if preset is not None:
-        base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint is None else "base")
-        dtype = preset.dtype if dtype is None else dtype
-        revision = tuple(map(preset.revision.get, ROLES)) if revision is None else revision
-        image_pixels, frame_pixels = image_pixels or preset.image_pixels, frame_pixels or preset.frame_pixels
-    if base is None or rlvr is None:
-        absent = [f"`{role}`" for role, source in (("base", base), ("rlvr", rlvr)) if source is None]
-        raise InputError(f'{" and ".join(absent)} missing: call `load_pair("shapes")` or `{_CALL}`')
-    revisions = (revision, revision) if revision is None or isinstance(revision, str) else tuple(revision)
-    if len(revisions) != 2:
-        raise InputError(
-            f"`revision` has {len(revisions)} entries, expected one for both models or (base's, rlvr's)"
-        )
-    budgets = [
-        None if value is None else check_budget(f"`{what}`", value)
-        for what, value in (("image_pixels", image_pixels), ("frame_pixels", frame_pixels))
-    ]
-    if preset is not None and processor is None and preset.processor is not None:
-        processor = preset.source(preset.processor)
-    settings = {
-        "dtype": dtype,
-        "device": device,
-        "device_map": device_map,
-        "attn_implementation": attn_implementation,
-    }
-    anatomies: dict[str, Anatomy] = {}
-    for role, source, commit in zip(("base", "rlvr"), (base, rlvr), revisions, strict=True):
-        if isinstance(source, PreTrainedModel):
-            _refuse_settings(role, {**settings, "revision": commit})
-            anatomies[role] = dissect(source.eval())
-        elif isinstance(source, (str, Path)):
-            hub = {"revision": commit, "trust_remote_code": trust_remote_code}
-            beside = base if role == "rlvr" and isinstance(base, (str, Path)) else None
-            anatomies[role] = dissect(load_model(role, source, Placement(**settings), beside=beside, **hub))
-        else:
-            anatomies[role] = dissect(source)  # says what is wrong with it
-    settled = settle(
-        {"base": base, "rlvr": rlvr},
-        dict(zip(ROLES, revisions, strict=True)),
-        anatomies["base"],
-        processor=processor,
-        chat_template=chat_template,
-        trust_remote_code=trust_remote_code,
-    )
-    chosen, remarks = settled.processor, list[str]()
-    check_pair(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
-    check_precisions(anatomies["base"], anatomies["rlvr"])
-    if chosen is not None:
-        check_processor(chosen, anatomies["base"])
-        chosen = within_budget(chosen, anatomies["base"], *budgets)
-    if len(settled.beside) == 2 and None not in settled.beside.values():
-        remarks += check_processors(*settled.beside.values(), templates=chat_template is None)
-    for role, anatomy in anatomies.items():
-        check_weights(role, anatomy)
-    if checkpoint is not None:
-        _advance(anatomies["rlvr"].model, checkpoint, preset)
-    *both, said = with_one_set_of_ends(anatomies["base"], anatomies["rlvr"], tokenizer_of(chosen))
-    anatomies = dict(zip(ROLES, both, strict=True))
-    remarks += [*said, *remarks_on(*both)]
-    for remark in remarks:
-        warnings.warn(remark, UserWarning, stacklevel=2)
-    for anatomy in both:
-        probe(anatomy)
-    title = preset.name if preset else " -> ".join(_short(source) for source in (base, rlvr))
-    provenance = {
-        "pair": title,
-        "base": _describe(preset.id_of("base") if preset else base, revisions[0], anatomies["base"]),
-        "rlvr": _describe(preset.id_of("rlvr") if preset else rlvr, revisions[1], anatomies["rlvr"]),
-        **({} if checkpoint is None else {"checkpoint": checkpoint}),
-        "processor": None if chosen is None else type(chosen).__name__,
-        "reads": None if chosen is None else processor_digest(chosen),
-        "pixels": {
-            part: pixel_budget(getattr(chosen, f"{part}_processor", None)) for part in ("image", "video")
-        },
-        **({} if preset is None or not preset.in_words() else {"asked": preset.in_words()}),
-        **({} if settled.template is None else {"chat_template": settled.template}),
-        **({"remarks": remarks} if remarks else {}),
-        "libraries": {p: version(p) for p in ("torch", "transformers", "tokenizers", "safetensors")},
-    }
-    return ModelPair(title, anatomies["base"], anatomies["rlvr"], chosen, provenance, preset)
-
-
-def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None) -> None:
-    """Add a bundled pair's saved difference to its base model, in place."""
-    saved = {} if preset is None else preset.changes
-    if checkpoint not in saved:
-        raise InputError(
-            f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'
-        )
-    changes = read_delta(saved[checkpoint])
-    adapter = None if preset is None else find_adapter("base", preset.source("base"))
-    if adapter is not None:
-        apply_change(model, adapter.folder, changes)
-        return
-    with torch.no_grad():
-        for key, change in changes.items():
-            model.get_parameter(key).add_(change.to(model.get_parameter(key)))
-
-
-def _refuse_settings(role: str, settings: Mapping[str, Any]) -> None:
-    for name, value in settings.items():
-        if value is not None:
-            raise InputError(
-                f"`{name}` {value!r} is for checkpoints, and `{role}` is a module in memory: leave `{name}` "
-                f"out, and prepare the module yourself, as in `{role}.to('cuda', torch.bfloat16)`"
-            )
-
-
-def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[str, Any]:
-    model, config = anatomy.model, anatomy.model.config
-    return {
-        "id": f"{type(model).__name__} in memory" if isinstance(source, nn.Module) else str(source),
-        **({} if (body := getattr(model, "adapter_of", None)) is None else {"adapter_of": body}),
-        "revision": revision,
-        "commit": getattr(config, "_commit_hash", None),
-        "family": anatomy.family,
-        "dtype": str(anatomy.dtype).removeprefix("torch."),
-        "device": str(anatomy.device),
-        "attn_implementation": getattr(config, "_attn_implementation", None),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "weights": fingerprint(model),
-        "config": config_digest(model),
-    }
-
-
-def _short(source: Source) -> str:
-    return type(source).__name__ if isinstance(source, nn.Module) else Path(source).name
-
-
-def settings_for(pair: ModelPair) -> dict[str, Any]:
-    """Arguments of `Replay` for a pair: its preset's, else none, which is the paper's."""
-    return dict(pair.preset.replay) if pair.preset else {}
-
-
-def matrix_settings(pair: ModelPair, changed: Iterable[str] = ()) -> dict[str, Any]:
-    """Arguments of `default_matrix` for a pair, before those named in ``changed`` are (`PairPreset.matrix`)."""
-    return (pair.preset or _NONE).matrix(changed)
 
 
 def is_bundled(pair: ModelPair) -> bool:
@@ -326,46 +188,14 @@ def is_bundled(pair: ModelPair) -> bool:
 
 def longest_answer(pair: ModelPair) -> int:
     """Where `decode` may cut a pair's responses off without loss, in tokens."""
-    return (pair.preset or _NONE).longest_answer
+    return (pair.preset or NO_PRESET).longest_answer
 
 
-def batch_of(pair: ModelPair) -> int:
-    """Prompts per forward that suit a pair: many for tiny bundled ones, whose cost is mostly per call."""
-    return (pair.preset or _NONE).batch_size
+def batch_of(pair: ModelPair, given: int | None = None) -> int:
+    """Prompts per forward: those given, else what suits a pair: many for tiny bundled ones, whose cost is mostly per call."""
+    return (pair.preset or NO_PRESET).batch_size if given is None else given
 
 
-_NONE = PairPreset("none", base="none", rlvr="none")  # the defaults, for pairs that were not loaded by name
-
-
-def pair_html(pair: ModelPair) -> str:
-    """What was loaded: both models, one a column."""
-    described = {
-        role: found if isinstance(found := pair.provenance.get(role), Mapping) else {"id": found or "–"}
-        for role in ("base", "rlvr")
-    }
-    keys = dict.fromkeys(
-        key
-        for found in described.values()
-        for key, value in found.items()
-        if key != "family" and value is not None
-    )
-    rows = [
-        {"": key.replace("_", " ")} | {r: _text(f.get(key)) for r, f in described.items()} for key in keys
-    ]
-    together = {
-        "family": pair.base.family,
-        "size": f"{pair.depth} layers, hidden {pair.base.hidden_size}, vocabulary {pair.vocab_size:,}",
-        "checkpoint": pair.provenance.get("checkpoint"),
-        "processor": type(pair.processor).__name__ if pair.processor is not None else "none",
-    }
-    told = {name: value for name, value in together.items() if value is not None}
-    return (
-        markup.paragraph(f"Pair {pair.name}", strong=True)
-        + markup.facts(told)
-        + markup.table(pd.DataFrame(rows))
-    )
-
-
-def _text(value: Any) -> str:
-    text = "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-    return text if len(text) <= 40 else f"…{text[-38:]}"  # of a long path its end
+def study_settings(pair: ModelPair) -> dict[str, int]:
+    """Draws of matched noise and null models of each kind that suit a pair."""
+    return (pair.preset or NO_PRESET).study_settings

@@ -8,18 +8,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import yaml
 
-from workbench.conditions import Patch
 from workbench.errors import InputError, nearest
+from workbench.interventions import Patch
 from workbench.problems.answers import Verifier
 from workbench.problems.problem import Problem, wording
 from workbench.problems.zoom import ZoomTool
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 PACKAGED = Path(__file__).with_name("pairs.yaml")
 """The package's own presets."""
@@ -43,8 +40,10 @@ _PATCH: dict[str, tuple[type, ...]] = {
     "positions": (str,),
 }
 _ZOOM: dict[str, tuple[type, ...]] = {"name": (str,), "relative_to": (float, int, str), "min_side": (int,)}
+_STUDY: dict[str, tuple[type, ...]] = dict.fromkeys(("null_draws", "null_models"), (int,))
 _LINES = {
     "replay": "replay: {tau: 0.4, layers: 16}",
+    "study": "study: {null_draws: 1, null_models: 1}",
     "patch": "patch: {threshold: fixed, layers: 2, levels: [4.8, 4.7]}",
     "zoom": "zoom: {relative_to: 1000}",
 }
@@ -80,6 +79,13 @@ class PairPreset:
     """Arguments of `ZoomTool`."""
     longest_answer: int = 1024
     batch_size: int = 8
+    problems: str = "shapes"
+    """The set that it is asked where none is named."""
+    matmul: Literal["highest", "high", "medium"] | None = None
+    """Of its products in float32 where it answers, as `torch.set_float32_matmul_precision` has them."""
+    attention: str | None = None
+    study: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of a study that suit it."""
     control: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where facts are from, by field."""
@@ -87,7 +93,17 @@ class PairPreset:
     """The file that it was read from."""
 
     def __post_init__(self) -> None:
-        for name in ("base", "rlvr", "processor", "dtype", "system", "template", "control"):
+        for name in (
+            "base",
+            "rlvr",
+            "processor",
+            "dtype",
+            "system",
+            "template",
+            "problems",
+            "attention",
+            "control",
+        ):
             value = getattr(self, name)
             if not (isinstance(value, str) and value.strip()) and (value is not None or name in ROLES):
                 raise self._wrong(name, "text", "base: Qwen/Qwen2.5-VL-7B-Instruct")
@@ -97,6 +113,7 @@ class PairPreset:
             ("replay", _REPLAY),
             ("patch", _PATCH),
             ("zoom", _ZOOM),
+            ("study", _STUDY),
         ):
             table, line = getattr(self, name) or {}, _LINES.get(name, _LINES["replay"])
             if not isinstance(table, Mapping) or not set(table) <= set(known):
@@ -117,6 +134,8 @@ class PairPreset:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise self._wrong(name, "a whole number of at least 1", f"{name}: 8")
+        if self.matmul not in (None, "highest", "high", "medium"):
+            raise self._wrong("matmul", "highest, high or medium", "matmul: medium")
         if self.template is not None and self.template.count("{question}") != 1:
             raise self._wrong(
                 "template", "text with one {question} in it", 'template: "{question}\\nThink first."'
@@ -152,6 +171,11 @@ class PairPreset:
         """
         own = {"patch": self.patch} if self.patch and _SHARED.isdisjoint(changed) else {}
         return {**self.replay, **own}
+
+    @property
+    def study_settings(self) -> dict[str, int]:
+        """``null_draws`` and ``null_models`` of a study."""
+        return {"null_draws": 3, "null_models": 3, **self.study}
 
     @property
     def bundled(self) -> bool:
@@ -217,47 +241,6 @@ class PairPreset:
             return "" if adapter is None else check_installed(role, adapter) or ""
         except InputError as error:
             return str(error).partition("pip install ")[2]
-
-
-def preset_table(presets: Iterable[PairPreset]) -> "Table":
-    """Presets as a table for the terminal, with which of the two models lie on this machine.
-
-    On 80 columns the package's names and hub ids stand whole on a line.
-    """
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 1, 0))
-    table.caption = (
-        "disk: which of the two models lie on this machine; the others are fetched when first loaded"
-    )
-    table.caption_justify = "left"
-    table.add_column("name", no_wrap=True)
-    table.add_column("base, RLVR", overflow="fold")
-    table.add_column("disk")
-    table.add_column("settings", max_width=23)
-    for preset in presets:
-        replay = {"layers": "16 of 28", "tau": 0.4, "alpha": 10.0, **preset.replay}
-        budgets = {"image": preset.image_pixels, "frame": preset.frame_pixels}
-        told = [f"K {replay['layers']}, tau {replay['tau']}, alpha {replay['alpha']:g}"]
-        told += [f"{what} {b[0]} to {b[1]}" for what, b in budgets.items() if b]
-        told += ["patches of their own"] * bool(preset.patch)
-        told += [f"needs: pip install {needs}"] if (needs := preset.needs("base")) else []
-        here = [{"base": "base", "rlvr": "RLVR"}[role] for role in ROLES if preset.found(role)]
-        sizes = [
-            sum(f.stat().st_size for f in home.glob("*.safetensors"))
-            for role in ROLES
-            if (home := preset.found(role))
-        ]
-        told += [f"{sum(sizes) / 1e6:,.0f} MB on disk"] * bool(sizes)
-        told += [asked] if (asked := ", ".join(preset.in_words())) else []
-        table.add_row(
-            preset.name,
-            "\n".join(preset.id_of(role) for role in ROLES),
-            "both" if len(here) == 2 else "".join(here) or "none",
-            "\n".join(told),
-        )
-    return table
 
 
 def check_budget(here: str, value: Any) -> tuple[int, int]:
@@ -371,3 +354,7 @@ def named_pair(name: str, base: Any = None, rlvr: Any = None) -> PairPreset:
     for adapter in filter(None, adapters.values()):
         check_installed(f"`name` {name!r}", adapter)
     return preset
+
+
+NO_PRESET = PairPreset("none", base="none", rlvr="none")
+"""What suits pairs that were not loaded by name: the defaults."""

@@ -11,7 +11,8 @@ import pandas as pd
 from workbench.decoding.decode import decode_many
 from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
-from workbench.models.pairs import ModelPair, load_pair, longest_answer
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair, longest_answer
 from workbench.models.presets import pair_preset
 from workbench.organism.recipes import SMOL, check_trained
 from workbench.problems import answers

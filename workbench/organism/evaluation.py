@@ -12,7 +12,8 @@ from workbench.decoding.decode import Model, decode_many
 from workbench.errors import InputError
 from workbench.estimates import Interval, pass_at_k, share, share_difference
 from workbench.experiments.agent import run_agent
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.organism.recipes import check_trained
 from workbench.problems import answers
 from workbench.problems.problem import Problem, load_problems

@@ -32,6 +32,7 @@ from workbench.problems import answers, shapes, shapes_agent
 from workbench.problems.problem import load_problems
 from workbench.problems.shapes_agent import Box
 from workbench.problems.zoom import STOPS
+from workbench.sampling import Sampling
 
 CURVE = "validation.json"
 
@@ -141,11 +142,13 @@ class Checkpoints(TrainerCallback):
                 anatomy,
                 self.processor,
                 prompts,
-                samples=samples,
-                temperature=temperature,
-                seed=self.seed,
-                max_new_tokens=self.settings["max_completion_length"],
-                batch_size=50,
+                Sampling(
+                    samples=samples,
+                    temperature=temperature,
+                    seed=self.seed,
+                    max_new_tokens=self.settings["max_completion_length"],
+                    batch_size=50,
+                ),
                 stop=STOPS,
             )
             right = [

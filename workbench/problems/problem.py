@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -238,19 +238,7 @@ def load_problems(
     """
     mapping, notes = {} if columns is None else columns, Notes()
     _check_arguments(source, limit, seed, mapping, question, frames)
-    if isinstance(source, str) and source in GENERATED:
-        rows = read_generated(source, split, limit, seed)
-    elif source == "easy-vqa":
-        rows = read_easy_vqa(split, limit, seed)
-    elif isinstance(source, str) and source.startswith("hf:"):
-        rows = read_hub(source, split, mapping, frames, notes)
-    elif isinstance(source, str | os.PathLike):
-        rows = isinstance(source, str) and preset_rows(source, mapping, frames, notes)
-        known = (*NAMES, *read_problem_presets())
-        rows = rows or read_path(Path(source).expanduser(), mapping, question, known, frames, notes)
-    else:
-        rows = read_dataset(source, split, mapping, frames=frames, notes=notes)
-
+    rows = _rows(source, split, limit, seed, mapping, question, frames, notes)
     problems: dict[str, Problem] = {}
     for where, record in itertools.islice(rows, limit):
         try:
@@ -270,8 +258,35 @@ def load_problems(
             f"`source` {_shown(source)} is an empty problem set; expected at least one problem: "
             "load_problems('shapes')"
         )
-    generated = isinstance(source, str) and source in GENERATED
-    return Problems(problems.values(), None if generated else notes)
+    return Problems(problems.values(), None if _is_generated(source) else notes)
+
+
+def _is_generated(source: Any) -> bool:
+    return isinstance(source, str) and source in GENERATED
+
+
+def _rows(
+    source: Any,
+    split: str,
+    limit: int | None,
+    seed: int,
+    mapping: Mapping[str, Any],
+    question: str | None,
+    frames: int,
+    notes: Notes,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row of a source stands, and what `Problem` is to be made of it."""
+    if _is_generated(source):
+        return read_generated(source, split, limit, seed)
+    if source == "easy-vqa":
+        return read_easy_vqa(split, limit, seed)
+    if isinstance(source, str) and source.startswith("hf:"):
+        return read_hub(source, split, mapping, frames, notes)
+    if isinstance(source, str | os.PathLike):
+        rows = isinstance(source, str) and preset_rows(source, mapping, frames, notes)
+        known = (*NAMES, *read_problem_presets())
+        return rows or read_path(Path(source).expanduser(), mapping, question, known, frames, notes)
+    return read_dataset(source, split, mapping, frames=frames, notes=notes)
 
 
 def listed(

@@ -2,14 +2,21 @@
 
 `replay.learn_tokens`: 1. take the target's predictions (`targets`), 2. choose the cells of the loss, 3. descend (`descent`)
 on tokens added to a segment of layers (`segment`), reading the loss at each layer (`loss`). `patching.prepare_patch`
-overwrites residuals; `amortised.predict_tokens` uses an `Adapter`. Their settings are values in `workbench.conditions`.
+overwrites residuals; `amortised.predict_tokens` uses an `Adapter`. Their settings are values in
+`workbench.interventions`; what "low" means stands once, in `workbench.selection`, and the mask is made in `chosen_cells`.
 
     import workbench as wb
     prompt = pair.encode(problem)
-    learned = wb.learn_tokens(pair, prompt, wb.Replay(tau=0.4, threshold="quantile", alpha=100.0, layers=5))
-    patch = wb.prepare_patch(pair, prompt, wb.Patch(select="high", layers=5))
+    learned = wb.learn_tokens(pair, prompt, pair.replay(tau=0.4))  # settings that suit the pair, but for these
+    patch = wb.prepare_patch(pair, prompt, pair.patch(select="high"))
     wb.decode(pair, prompt, intervention=learned, samples=16, temperature=1.0, seed=0)
     wb.trace(pair, [problem], interventions=[learned])
+
+**Cells of one's own choice.** ``cells`` is a function of the encoded prompt; with ``select="random"`` the same number is drawn
+among them, for a control:
+
+    corner = lambda prompt: (prompt.kinds == 1) & (prompt.grid[:, 1] < 3) & (prompt.grid[:, 2] < 3)
+    wb.ablate(pair, problems, {"corner": wb.Patch(layers=(3, 4, 5), select="all", cells=corner)})
 
 **Amortised.** Optimising takes 25 passes forward and back for every prompt. An adapter, trained once for a pair on other
 problems (`train_adapter`), predicts the tokens in one pass, and is a condition like the others:

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.conditions import Replay
 from workbench.digests import digest_of, versions
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.anatomy import frozen
 from workbench.models.batches import batches, problem_seed
 from workbench.models.pairs import ModelPair
@@ -114,15 +114,21 @@ def train_adapter(
         runs.append(run)
         if progress:
             progress((number + 1) * epochs, len(rates) * epochs)
-    sound = [run for run in runs if not run.failed]
-    if not sound:
-        raise InputError(
-            f"`rates` {tuple(rates)} all led to a loss that is not finite; give smaller ones: train_adapter(..., rates=(1e-4,))"
-        )
-    best = min(sound, key=lambda run: run.lowest)
+    best = _best(runs)
     curves = [row for run in runs for row in run.curve]
     chosen = {"rate": best.rate, "validation_loss": best.lowest, **told, "curves": curves}
     return replace(start, weights={**start.weights, **best.best}, training=chosen)
+
+
+def _best(runs: Sequence["_Run"]) -> "_Run":
+    """The run of the lowest validation loss."""
+    sound = [run for run in runs if not run.failed]
+    if not sound:
+        rates = tuple(run.rate for run in runs)
+        raise InputError(
+            f"`rates` {rates} all led to a loss that is not finite; give smaller ones: train_adapter(..., rates=(1e-4,))"
+        )
+    return min(sound, key=lambda run: run.lowest)
 
 
 class _Batches:

@@ -24,8 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from workbench.conditions import Model, Replay
+from workbench.conditions import Model
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.views import markup
 from workbench.views.markup import settings_text
 

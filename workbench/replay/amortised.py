@@ -13,37 +13,43 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.backoff import piecewise
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells, batches, collate
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.problems.problem import listed
+from workbench.problems.problem import Problem, listed
 from workbench.replay.adapters import Adapter, check_pair, token_inputs
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.replay import learn_many, objective
 from workbench.tracing.residuals import read_calls
 
 
-def predict_tokens(pair: ModelPair, prompt: EncodedPrompt, adapter: Adapter) -> LearnedTokens:
+def predict_tokens(pair: ModelPair, prompt: Problem | EncodedPrompt, adapter: Adapter) -> LearnedTokens:
     """One prompt's tokens; see `predict_many`."""
     return predict_many(pair, [prompt], adapter)[0]
 
 
 def predict_many(
-    pair: ModelPair, prompts: Sequence[EncodedPrompt], adapter: Adapter, *, batch_size: int = 8
+    pair: ModelPair,
+    prompts: Sequence[Problem | EncodedPrompt],
+    adapter: Adapter,
+    *,
+    batch_size: int | None = None,
 ) -> list[LearnedTokens]:
     """What `learn_many` learns, predicted: no target is taken and no loss is computed, so ``losses`` and ``mask`` are empty.
 
     Raises:
         InputError: a prompt without visual tokens, or a pair that the adapter was not fitted to.
     """
+    batch_size = batch_of(pair, batch_size)
     if not isinstance(adapter, Adapter):
         raise InputError(
             f"`adapter` is a {type(adapter).__name__}; expected an Adapter: predict_tokens(pair, prompt, load_adapter('shapes'))"
         )
     check_pair(adapter, weights_of(pair))
+    prompts = [pair.encode(prompt) for prompt in prompts]
     loss_layers = adapter.replay.loss_layers(pair.depth)
     provenance = {**pair.provenance, "adapter": adapter.digest}
     made = []

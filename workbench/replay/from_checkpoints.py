@@ -18,14 +18,15 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.anatomy import Anatomy, dissect, probe
 from workbench.models.chat import within_budget
 from workbench.models.checkpoints import Placement, load_model, load_processor, read_depth
-from workbench.models.pairs import ModelPair, load_pair
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
 from workbench.models.preflight import check_processor, check_weights
-from workbench.models.presets import named_pair
+from workbench.models.presets import PairPreset, named_pair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.replay.learned_tokens import LearnedTokens
@@ -133,43 +134,71 @@ def learn_problems(
             f"`replay` has the direction {replay.direction!r}; one model at a time works for 'base_to_rlvr' only: "
             "learn_problems(..., placement='together') does the others"
         )
+    checkpoints = _Checkpoints({"base": base, "rlvr": rlvr}, preset, revision, chosen, trust_remote_code)
+    return _one_at_a_time(checkpoints, problems, replay, learning, tell)
 
-    def hub(role: str) -> dict[str, Any]:
-        wanted = preset.revision.get(role) if preset and revision is None else revision
-        return {"revision": wanted, "trust_remote_code": trust_remote_code}
 
-    def alone(role: str, source: str | Path, layers: int | None) -> ModelPair:
+@dataclass(frozen=True)
+class _Checkpoints:
+    """Two checkpoints, of which one is in memory at a time."""
+
+    sources: Mapping[str, str | Path]
+    preset: PairPreset | None
+    revision: str | None
+    placement: Mapping[str, Any]
+    trust_remote_code: bool
+
+    def hub(self, role: str) -> dict[str, Any]:
+        """What the hub is asked for."""
+        own = self.preset.revision.get(role) if self.preset and self.revision is None else self.revision
+        return {"revision": own, "trust_remote_code": self.trust_remote_code}
+
+    def depth(self) -> int:
+        """Decoder layers of the base."""
+        return read_depth("base", self.sources["base"], **self.hub("base"))
+
+    def alone(self, role: str, layers: int | None = None) -> ModelPair:
+        """One of the two as both models of a pair, with its first so many layers."""
+        source, preset = self.sources[role], self.preset
         anatomy = dissect(
-            load_model(role, source, Placement(**chosen, device_map=None), **hub(role), layers=layers)
+            load_model(role, source, Placement(**self.placement), **self.hub(role), layers=layers)
         )
         reader = (preset and preset.processor) or role
         where = preset.source(reader) if preset else source
-        processor = load_processor(reader, where, anatomy, **hub(reader))
+        processor = load_processor(reader, where, anatomy, **self.hub(reader))
         if processor is not None:
             check_processor(processor, anatomy)
             budgets = (preset.image_pixels, preset.frame_pixels) if preset else (None, None)
             processor = within_budget(processor, anatomy, *budgets)
         check_weights(role, anatomy)
         probe(anatomy)
-        return ModelPair(
-            Path(source).name, anatomy, anatomy, processor, {role: str(source), **hub(role)}, preset
-        )
+        provenance = {role: str(source), **self.hub(role)}
+        return ModelPair(Path(source).name, anatomy, anatomy, processor, provenance, preset)
 
-    depth = read_depth("base", base, **hub("base"))
+
+def _one_at_a_time(
+    checkpoints: _Checkpoints,
+    problems: Sequence[Problem],
+    replay: Replay,
+    learning: Mapping[str, Any],
+    tell: Callable[[str, int, int], None],
+) -> LearnedProblems:
+    """The base's aims, and then, with the base freed, the tokens."""
+    depth = checkpoints.depth()
     layers = replay.loss_layers(depth)
     tell("taking aim", 0, len(problems))
-    teacher = alone("base", base, layers[-1] + 1)
+    teacher = checkpoints.alone("base", layers[-1] + 1)
     prompts = [teacher.encode(problem) for problem in problems]
     fixed = Replay(**{**vars(replay), "layers": None if replay.site == "mid_tokens" else len(layers)})
-    aims = aims_of(teacher, prompts, fixed, batch_size=batch_size)
+    aims = aims_of(teacher, prompts, fixed, batch_size=learning["batch_size"])
     tell("taking aim", len(problems), len(problems))
     shape, precision = _shape(teacher.base), teacher.dtype
     del teacher
-    learner = alone("rlvr", rlvr, None)
-    if (found := _shape(learner.rlvr)) != shape or learner.depth != depth:
+    learner = checkpoints.alone("rlvr")
+    if (own := _shape(learner.rlvr)) != shape or learner.depth != depth:
         raise InputError(
-            f"`rlvr` {str(rlvr)!r} has (family, hidden, vocabulary, depth) {(*found, learner.depth)}, the base "
-            f"{(*shape, depth)}; give two checkpoints of one architecture"
+            f"`rlvr` {str(checkpoints.sources['rlvr'])!r} has (family, hidden, vocabulary, depth) {(*own, learner.depth)}, "
+            f"the base {(*shape, depth)}; give two checkpoints of one architecture"
         )
     if learner.dtype != precision:
         names = [str(dtype).removeprefix("torch.") for dtype in (precision, learner.dtype)]

@@ -9,8 +9,8 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.prompts import VIEWS
 from workbench.views import markup
 from workbench.views.markup import grids_of, settings_text

@@ -7,8 +7,8 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.models.batches import Cells
 
 NOTHING = "nothing selected"

@@ -3,14 +3,14 @@
 1. Source: the base model's residual stream at the *input* of each patched layer, on the same prompt (or any other
    recording of it).
 2. Mask: cells chosen by the base model's logit-lens entropy at the *output* of each layer
-   (``lens.strata.select_cells``), both models run unpatched; optionally only where the base's entropy is below the RLVR
+   (``lens.strata.mask``), both models run unpatched; optionally only where the base's entropy is below the RLVR
    model's.
 3. In the RLVR model's prefill the input of each patched layer becomes the source's at the masked positions. Later
    tokens are decoded by the unmodified model from what the prefill left in its cache.
 
 The released code (arXiv 2511.19972, agent and video scripts) patches layers 0 to 6 at all positions, with a fixed
 entropy for each
-layer: ``Patch(layers=7, threshold="fixed", levels=(...), only_where_base_lower=True)``.
+layer: ``Patch(layers=7, threshold="fixed", levels=(...), only_where_base_lower=True, positions="all")``.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.conditions import Patch
 from workbench.errors import InputError
+from workbench.interventions import Patch
 from workbench.lens.fused import summarise
-from workbench.lens.strata import select_cells
 from workbench.models.anatomy import Anatomy
-from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.problems.problem import Problem
+from workbench.replay.chosen_cells import select
+from workbench.selection import Selection
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import LayerCall, read_calls
 from workbench.views import markup
@@ -122,7 +123,7 @@ class Readings:
 
 def prepare_patch(
     pair: ModelPair,
-    prompt: EncodedPrompt,
+    prompt: Problem | EncodedPrompt,
     patch: Patch,
     *,
     source: Recording | None = None,
@@ -154,7 +155,7 @@ def prepare_patch(
         >>> patch.sites, patch.mask.shape == (5, len(prompt))
         ((0, 1, 2, 3, 4), True)
     """
-    layers = patch.patched
+    prompt, layers = pair.encode(prompt), patch.patched
     patch.check_depth(pair.depth)
     if source is not None:
         if not torch.equal(source.input_ids, prompt.input_ids):
@@ -170,16 +171,17 @@ def prepare_patch(
     readings = readings or Readings.of(pair, prompt, layers)
     entropy = readings.entropy
     visual = prompt.kinds == TokenKind.VISUAL
-    mask = select_cells(
-        entropy["base"],
-        select=patch.select,
-        threshold=patch.threshold,
-        tau=patch.tau,
-        levels=patch.levels,
-        candidates=visual if patch.positions == "visual" else None,
-        groups=prompt.image_index if patch.positions == "visual" else None,
-        below=entropy["rlvr"] if patch.only_where_base_lower else None,
-        seed=problem_seed(patch.seed, prompt.problem_id),
+    visible = patch.positions == "visual" or (patch.positions is None and bool(visual.any()))
+    within = visual if visible else torch.ones_like(visual)
+    mask = torch.zeros(len(layers), len(prompt), dtype=torch.bool, device=entropy["base"].device)
+    mask[:, within] = select(
+        Selection.of(patch),
+        prompt,
+        entropy["base"][:, within],
+        layers=layers,
+        within=within,
+        groups=prompt.image_index[within] if visible else None,
+        below=entropy["rlvr"][:, within],
     )
     return PreparedPatch(prompt.problem_id, patch, mask, source or readings.source)
 

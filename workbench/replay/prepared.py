@@ -13,9 +13,10 @@ from functools import singledispatch
 from typing import Any
 
 from workbench.cache import Reuse
-from workbench.conditions import Patch, Replay, check_depth
+from workbench.conditions import check_depth, needs_pictures
 from workbench.errors import InputError
-from workbench.models.pairs import ModelPair
+from workbench.interventions import Patch, Replay
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.replay.adapters import Adapter, check_pair
@@ -35,7 +36,7 @@ def prepare(
     *,
     problems: Sequence[Problem] | None = None,
     seed: int = 0,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     reuse: Reuse | None = None,
 ) -> Sequence[Intervention | None]:
     """The condition's intervention for each prompt; None leaves the model as it is there.
@@ -46,7 +47,7 @@ def prepare(
         prompts: encoded prompts.
         problems: what the prompts were encoded from; needed by a `Replay` of direction ``self`` alone.
         seed: of what is drawn: the jitter of direction ``self``.
-        batch_size: prompts per forward.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
 
     Raises:
@@ -68,7 +69,12 @@ def _plain(
 
 @prepare.register
 def _adapter(
-    condition: Adapter, pair: ModelPair, prompts: Sequence[EncodedPrompt], *, batch_size: int = 8, **_: Any
+    condition: Adapter,
+    pair: ModelPair,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    batch_size: int | None = None,
+    **_: Any,
 ) -> Sequence[Intervention]:
     return predict_many(pair, prompts, condition, batch_size=batch_size)
 
@@ -102,7 +108,7 @@ def _replay(
     *,
     problems: Sequence[Problem] | None = None,
     seed: int = 0,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     reuse: Reuse | None = None,
 ) -> Sequence[Intervention]:
     reuse, ids = reuse or Reuse(), tuple(prompt.problem_id for prompt in prompts)
@@ -115,7 +121,9 @@ def _replay(
         if reuse.limit:
             teacher = "base" if condition.direction == "base_to_rlvr" else "rlvr"
             wanted = ("aims", *ids, teacher, condition.loss_layers(pair.depth), condition.top_v)
-            aims = reuse.of(wanted, lambda: aims_of(pair, prompts, condition, batch_size=batch_size))
+            aims = reuse.of(
+                wanted, lambda: aims_of(pair, prompts, condition, batch_size=batch_of(pair, batch_size))
+            )
         return learn_many(pair, prompts, condition, students=students, aims=aims, batch_size=batch_size)
 
     return reuse.of(("learnt", ids, condition, seed if disturbed else None), learnt)
@@ -126,22 +134,17 @@ def prepare_seeing(
     pair: ModelPair,
     prompts: Sequence[EncodedPrompt],
     *,
-    problems: Sequence[Problem],
+    problems: Sequence[Problem] | None = None,
     **others: Any,
 ) -> list[Intervention | None]:
     """As `prepare`, but None for a prompt without pictures, where the condition needs them and so does nothing."""
     here = [i for i, prompt in enumerate(prompts) if prompt.grids or not needs_pictures(condition)]
     made: list[Intervention | None] = [None] * len(prompts)
     if here:
-        shown, asked = [prompts[i] for i in here], [problems[i] for i in here]
+        shown, asked = [prompts[i] for i in here], problems and [problems[i] for i in here]
         for i, one in zip(here, prepare(condition, pair, shown, problems=asked, **others), strict=True):
             made[i] = one
     return made
-
-
-def needs_pictures(condition: Any) -> bool:
-    """Whether a condition does nothing to a prompt without pictures."""
-    return getattr(condition, "needs_pictures", False)
 
 
 @singledispatch

@@ -25,26 +25,28 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.backoff import piecewise
-from workbench.conditions import Replay
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.lens.fused import summarise
-from workbench.lens.strata import select_cells
 from workbench.models.anatomy import Anatomy
-from workbench.models.batches import Cells, batches, collate, problem_seed, seen
-from workbench.models.pairs import ModelPair
+from workbench.models.batches import Cells, batches, collate, seen
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.problems.problem import Problem
+from workbench.replay.chosen_cells import select
 from workbench.replay.descent import descend
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.loss import Loss, Readout
 from workbench.replay.nothing_selected import NOTHING, check_selected, has_selection, unselected
 from workbench.replay.segment import Segment
 from workbench.replay.targets import Aim, Target, take_aim
+from workbench.selection import Selection
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import read_calls
 
 
 def learn_tokens(
-    pair: ModelPair, prompt: EncodedPrompt, replay: Replay, *, student: EncodedPrompt | None = None
+    pair: ModelPair, prompt: Problem | EncodedPrompt, replay: Replay, *, student: EncodedPrompt | None = None
 ) -> LearnedTokens:
     """Learn one prompt's tokens (*Activation Replay*); `learn_many` does it for several prompts at a time.
 
@@ -56,7 +58,7 @@ def learn_tokens(
 
     Args:
         pair: what `load_pair` returned.
-        prompt: what the target is computed from: ``pair.encode(problem)``.
+        prompt: what the target is computed from: a problem, or ``pair.encode(problem)``.
         replay: the settings.
         student: for direction ``self``: the same prompt with a disturbed picture.
 
@@ -83,23 +85,23 @@ def learn_tokens(
 
 def learn_many(
     pair: ModelPair,
-    prompts: Sequence[EncodedPrompt],
+    prompts: Sequence[Problem | EncodedPrompt],
     replay: Replay,
     *,
     students: Sequence[EncodedPrompt] | None = None,
     aims: Sequence[Aim] | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[LearnedTokens]:
     """Learn the tokens of several prompts, each independently of the others.
 
     Args:
         pair: what `load_pair` returned.
-        prompts: what the target is computed from.
+        prompts: what the target is computed from: problems, or encoded prompts.
         replay: the settings.
         students: for direction ``self``: the same prompts with disturbed pictures, which the tokens are learnt on.
         aims: what `aims_of` took before; None: taken as it goes along.
-        batch_size: prompts per forward; changes speed and memory, results only by rounding.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         progress: called with (prompts done, prompts in all).
 
     A prompt whose loss or tokens leave the finite numbers, or of which nothing is selected in any layer, keeps x = 0, says so in
@@ -108,6 +110,7 @@ def learn_many(
     Raises:
         InputError: a prompt without visual tokens, more layers than the models have, or ``students`` that do not fit.
     """
+    batch_size, prompts = batch_of(pair, batch_size), [pair.encode(prompt) for prompt in prompts]
     replay.loss_layers(pair.depth)
     learner = learner_of(pair, replay)
     _refuse_blind(prompts)
@@ -180,7 +183,9 @@ def prepare(
         if replay.only_where_base_lower:
             own = [cells.take(calls[layer].output).to(device) for layer in loss_layers]
             below = torch.stack([summarise(h, lens_head(learner, vocabulary), top_k=1).entropy for h in own])
-        mask = _mask(torch.stack([target.entropy for target in targets]), below, cells, prompts, replay)
+        mask = _mask(
+            torch.stack([target.entropy for target in targets]), below, cells, prompts, replay, pair.depth
+        )
     after = replay.alignment == "paper"
     start = loss_layers[0] if replay.site == "mid_tokens" else 0
     segment = Segment(learner, calls, start, last + int(after), int(cells.position.min()))
@@ -226,7 +231,12 @@ def learner_of(pair: ModelPair, replay: Replay) -> Anatomy:
 
 
 def _mask(
-    entropy: Tensor, below: Tensor | None, cells: Cells, prompts: Sequence[EncodedPrompt], replay: Replay
+    entropy: Tensor,
+    below: Tensor | None,
+    cells: Cells,
+    prompts: Sequence[EncodedPrompt],
+    replay: Replay,
+    depth: int,
 ) -> Tensor:
     """Step 2, prompt by prompt, so that no other prompt of the batch changes a random draw."""
     masks = []
@@ -234,15 +244,14 @@ def _mask(
     parts = zip(prompts, entropy.split(cells.counts, 1), cells.image.split(cells.counts), belows, strict=True)
     for prompt, sure, image, other in parts:
         masks.append(
-            select_cells(
+            select(
+                Selection.of(replay),
+                prompt,
                 sure,
-                select=replay.select,
-                threshold=replay.threshold,
-                tau=replay.tau,
-                levels=replay.levels,
-                groups=image.to(sure.device),
-                below=None if other is None else other.to(sure.device),
-                seed=problem_seed(replay.seed, prompt.problem_id),
+                layers=replay.loss_layers(depth),
+                within=prompt.kinds == TokenKind.VISUAL,
+                groups=image,
+                below=other,
             )
         )
     return torch.cat(masks, 1)

@@ -5,17 +5,16 @@ the same kind of cell on both sides, and how many cells each side touched. Table
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.analysis.verdicts import Claim
-from workbench.conditions import Patch
 from workbench.estimates import Interval, Settings, paired_difference, share_difference
 from workbench.experiments.outcomes import PASS_AT, scores
 from workbench.experiments.slopes import judge
+from workbench.interventions import EVERYWHERE
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
@@ -29,8 +28,6 @@ WHY = {
 """Why: a loss that big could not be told from the effect that the claim is about."""
 REPLAY, HIGH = "tokens, low", "tokens, high"
 PATCH_LOW, PATCH_HIGH = "patch, low", "patch, high"
-EVERYWHERE = ", all positions"
-"""Ends the name of a patch that selects among all positions of the prompt rather than visual tokens."""
 ONE_PASS, ONE_VECTOR = "one pass", "one vector"
 """Tokens that an adapter predicts, and an adapter that predicts the same for every token."""
 ALTERNATIVES = (
@@ -41,21 +38,6 @@ ALTERNATIVES = (
     "self-smoothing",
     "patch, low",
 )
-
-
-def like_with_like(matrix: Mapping[str, Any]) -> dict[str, Any]:
-    """A matrix of conditions whose patches select among visual tokens, as tokens do, and again among all positions.
-
-    Low and high are then the same kind of cell wherever they are compared; a patch of all positions at a low threshold
-    would overwrite almost no visual token, and at a high one almost every one.
-    """
-    found = {}
-    for name, condition in matrix.items():
-        found[name] = condition
-        if isinstance(condition, Patch):
-            found[name] = replace(condition, positions="visual")
-            found[f"{name}{EVERYWHERE}"] = replace(condition, positions="all")
-    return found
 
 
 def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
@@ -87,7 +69,7 @@ def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame) -> list[Claim]:
     """What an ablation says of Tables 1 to 5 and of Pass@K; claims whose conditions were not run are left out.
 
     Args:
-        responses: of `ablate`, with the names of `presets.default_matrix`.
+        responses: of `ablate`, with the names of `default_matrix`.
         drift: of `ablate`.
     """
     samples = len(set(responses["sample"])) - 1

@@ -35,9 +35,9 @@ def explore(
     top_k: int = 5,
     followed: int = 24,
     layers: Sequence[int] | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     interventions: Sequence[Intervention | None] | None = None,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     title: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Explorer":
@@ -49,9 +49,10 @@ def explore(
         top_k: top predictions of each model per layer and position.
         followed: tokens per position whose exact probability is known at every layer; 0 for none.
         layers: decoder layers to trace, 0-based; all when None.
-        batch_size: prompts per forward.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
-        max_new_tokens: of both models' greedy responses, whose answers stand beside the right one; 0 for none.
+        max_new_tokens: of both models' greedy responses, whose answers stand beside the right one; None: what suits the pair; 0:
+            no responses.
         title: of the page.
         progress: called with (prompts done, prompts in all) while tracing.
 
@@ -68,21 +69,23 @@ def explore(
         True
     """
     for name, value in (("followed", followed), ("max_new_tokens", max_new_tokens)):
-        if value < 0:
+        if value is not None and value < 0:
             raise InputError(f"`{name}` is {value}, expected 0 or more: `explore(pair, problems, {name}=24)`")
     how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
     traced = trace(pair, problems, top_k=top_k, null_draws=0, layers=layers, progress=progress, **how)
     curves = follow(pair, problems, traced, tokens=followed, **how) if followed else None
-    answers = _answers(pair, problems, max_new_tokens, **how) if max_new_tokens and pair.tokenizer else {}
+    answers = (
+        _answers(pair, problems, max_new_tokens, **how) if max_new_tokens != 0 and pair.tokenizer else {}
+    )
     return Explorer(traced, curves, top_k=top_k, title=title, answers=answers)
 
 
 def _answers(
     pair: ModelPair,
     problems: Sequence[Problem | EncodedPrompt],
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     *,
-    batch_size: int,
+    batch_size: int | None,
     interventions: Sequence[Intervention | None] | None,
 ) -> Answers:
     """What both models answer, greedily, by problem; the RLVR model with the interventions."""

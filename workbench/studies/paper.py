@@ -14,29 +14,28 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from workbench import __version__
 from workbench.analysis.shift import ShiftTable, stratified_shift
 from workbench.analysis.verdicts import Claim, claim_table, claims_html
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import Named, default_matrix
+from workbench.conditions import Named
 from workbench.digests import digest_of, versions
 from workbench.errors import InputError
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
 from workbench.models.bundled import controls_of
-from workbench.models.pairs import ModelPair, batch_of, load_pair, longest_answer, matrix_settings
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair, study_settings
+from workbench.models.presets import pair_preset
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
-from workbench.studies.claims import like_with_like
 from workbench.studies.scripts import find_scripts
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
@@ -59,7 +58,8 @@ class Options:
     pair: str | None = None
     base: str | None = None
     rlvr: str | None = None
-    problems: str = "shapes"
+    problems: str = ""
+    """\"\": those that the pair is asked where none are named."""
     split: str = "test"
     limit: int = 300
     device: str | None = None
@@ -69,6 +69,14 @@ class Options:
     run: Path | None = None
     """A finished run of `workbench study` or `workbench ablate` to take tables from instead of computing them."""
     cache: Path = Path("runs/cache")
+
+    def __post_init__(self) -> None:
+        own = pair_preset(self.pair).problems if self.pair else "shapes"
+        object.__setattr__(self, "problems", self.problems or own)
+
+
+class Unsuited(InputError):
+    """An analysis is about something that the pair's problems do not have; nothing went wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +147,7 @@ class Given:
                 self.pair,
                 problems,
                 seed=o.seed,
-                batch_size=batch_of(self.pair),
+                null_draws=study_settings(self.pair)["null_draws"],
                 progress=lambda done, total: self.progress("tracing both models", done, total),
             )
             if not (kept / "manifest.json").exists():  # another process may have been faster
@@ -159,7 +167,25 @@ class Given:
     @cached_property
     def matrix(self) -> dict[str, Any]:
         """The default interventions, in settings that suit the pair."""
-        return like_with_like(default_matrix(self.pair.depth, **matrix_settings(self.pair)))
+        return dict(self.pair.matrix(**({} if self.pictured else {"pictures": False})))
+
+    @cached_property
+    def pictured(self) -> bool:
+        """Whether any of the problems has a picture; that of a run is not asked."""
+        return bool(self.options.run) or any(problem.images or problem.video for problem in self.problems())
+
+    def need_pictures(self, what: str) -> None:
+        """Refuse problems without pictures.
+
+        Raises:
+            Unsuited: there is no picture, which ``what`` needs.
+        """
+        if not self.pictured:
+            raise Unsuited(f"{what} needs visual tokens, and none of the problems has a picture")
+
+    def suited(self, names: Iterable[str]) -> list[str]:
+        """Of names of the default matrix those that the problems allow: without pictures patches alone."""
+        return [name for name in names if self.options.run or name in self.matrix]
 
     def ablation(
         self,
@@ -197,8 +223,7 @@ class Given:
             conditions,
             samples=samples or o.samples,
             seed=o.seed,
-            max_new_tokens=longest_answer(self.pair),
-            batch_size=batch_size or batch_of(self.pair),
+            batch_size=batch_size,
             keep=o.cache / "ablation" if keep else None,
             progress=lambda what, done, total: self.progress(f"answering: {what}", done, total),
         )
@@ -216,8 +241,6 @@ class Given:
             responses=responses_for(problems),
             samples=o.samples,
             seed=o.seed,
-            max_new_tokens=longest_answer(self.pair),
-            batch_size=batch_of(self.pair),
             keep=o.cache / "perturbation",
             progress=lambda done, total: self.progress("disturbing the pictures", done, total),
         )
@@ -239,9 +262,10 @@ class Given:
         return weight_nulls(
             self.pair,
             self.problems(),
+            draws=study_settings(self.pair)["null_models"],
             others=controls_of(self.pair),
+            traced=self.trace,
             seed=self.options.seed,
-            batch_size=batch_of(self.pair),
             progress=lambda what, done, total: self.progress(f"null model: {what}", done, total),
         )
 
@@ -290,39 +314,6 @@ class Given:
     def _refuse_run(self, what: str) -> None:
         if self.options.run:
             raise InputError(f"`--run` {self.options.run} has no models; this analysis needs {what}")
-
-
-def published() -> pd.DataFrame:
-    """The paper's numbers: table, model, setting, benchmark, accuracy_percent."""
-    with (files("workbench.studies") / "published.csv").open() as file:
-        return pd.read_csv(file)
-
-
-def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.DataFrame:
-    """What the paper reports against its RLVR models, as `paper_figures.beside_published` reads it.
-
-    `settings` maps a setting of the paper's tables to what it is called here. Points; no intervals were published.
-    """
-    told = published()
-    told = told.loc[told["table"].isin(tables)]
-    plain = told.loc[told["setting"] == "rlvr"].set_index(["table", "model", "benchmark"])
-    rows = []
-    for row in told.loc[told["setting"].isin(list(settings))].to_dict("records"):
-        key, accuracy = (row["table"], row["model"], row["benchmark"]), row["accuracy_percent"]
-        if key in plain.index:
-            rows.append(
-                {
-                    "source": "published",
-                    "row": f"{row['model']} ({row['table']})",
-                    "benchmark": row["benchmark"],
-                    "setting": settings[row["setting"]],
-                    "accuracy": accuracy,
-                    "change": accuracy - float(plain.loc[key, "accuracy_percent"]),
-                    "change_low": np.nan,
-                    "change_high": np.nan,
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)

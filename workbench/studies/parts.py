@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Named, check_depth, condition_of
@@ -17,6 +17,8 @@ from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.perturbation import Perturbation, perturb, responses_for
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
+from workbench.sampling import Sampling
+from workbench.tracing.lens_trace import LensTrace
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -61,9 +63,7 @@ class Answers:
     """Whether both models answer, under which interventions, and how many times."""
 
     interventions: Mapping[str, Named]
-    samples: int
-    max_new_tokens: int
-    engine: Literal["vllm"] | None
+    sampling: Sampling
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -71,8 +71,9 @@ class Answers:
         if not self.interventions:
             return {}
         made = {name: condition_of(c).described for name, c in self.interventions.items()}
-        told = {"interventions": made, "samples": self.samples, "max_new_tokens": self.max_new_tokens}
-        return told | ({} if self.engine is None else {"engine": self.engine})
+        settings = self.sampling.settings
+        kept = ("samples", "max_new_tokens", "engine")  # the others are of the whole study
+        return {"interventions": made, **{name: settings[name] for name in kept if name in settings}}
 
     def check(self, pair: ModelPair, problems: Sequence[Problem]) -> None:
         """Refuse what could only be refused after an hour of tracing.
@@ -80,8 +81,6 @@ class Answers:
         Raises:
             InputError: a number out of range, a condition that does not fit the models, a problem without an answer.
         """
-        _whole("samples", self.samples, 1)
-        _whole("max_new_tokens", self.max_new_tokens, 1)
         for condition in self.interventions.values():
             check_depth(condition_of(condition), pair.depth)
         absent = [problem.id for problem in problems if problem.answer is None]
@@ -99,9 +98,9 @@ class Answers:
             pair,
             problems,
             self.interventions,
-            samples=self.samples,
-            max_new_tokens=self.max_new_tokens,
-            engine=self.engine,
+            samples=self.sampling.samples,
+            max_new_tokens=self.sampling.max_new_tokens,
+            engine=self.sampling.engine,
             keep=work / "ablation",
             progress=lambda what, done, total: tell(f"answering: {what}", done, total),
             **how.judging,
@@ -112,23 +111,27 @@ class Answers:
 class Disturbances:
     """Whether pictures and weights are disturbed, and which other trainings stand beside the latter."""
 
-    wanted: bool
+    pictured: bool
+    null_models: int
+    """Of each kind; 0: none, nor the other trainings."""
     controls: Mapping[str, ModelPair]
 
     @property
     def settings(self) -> dict[str, Any]:
         """What its tables depend on."""
         controls = {name: dict(control.provenance) for name, control in self.controls.items()}
-        return {"perturbed": True, "controls": controls} if self.wanted else {}
+        weights = {"null_models": self.null_models, "controls": controls} if self.null_models else {}
+        return weights | ({"perturbed": True} if self.pictured else {})
 
     def check(self, problems: Sequence[Problem]) -> None:
-        """Refuse problems that have no picture.
+        """Refuse a number out of range, and problems that have no picture where these are disturbed.
 
         Raises:
-            InputError: there are such.
+            InputError: names it.
         """
+        _whole("null_models", self.null_models, 0)
         blind = [problem.id for problem in problems if not (problem.images or problem.video)]
-        if self.wanted and blind:
+        if self.pictured and blind:
             raise InputError(
                 f"`perturbed`: {len(blind)} of {len(problems)} problems, such as {blind[0]!r}, have no picture to disturb; leave "
                 "them or the part out: study(..., perturbed=False)"
@@ -155,14 +158,21 @@ class Disturbances:
         )
 
     def weights(
-        self, pair: ModelPair, problems: Sequence[Problem], how: Measures, tell: Progress
+        self,
+        pair: ModelPair,
+        problems: Sequence[Problem],
+        traced: LensTrace,
+        how: Measures,
+        tell: Progress,
     ) -> NullShift:
         """The shift beside that of random changes of the weights, and of the controls."""
         return weight_nulls(
             pair,
             problems,
+            draws=self.null_models,
             others=self.controls,
             bins=how.bins,
+            traced=traced,
             progress=lambda what, done, total: tell(f"null model: {what}", done, total),
             **how.judging,
         )

@@ -55,6 +55,11 @@ _SHORT = {STATES[True]: "holds", STATES[False]: "does not", STATES[None]: "undec
 _MARKS = {STATES[True]: "yes", STATES[False]: "no"}
 
 
+def _kinds(shift: "ShiftTable") -> list[str]:
+    """Kinds of token that the table has, in their order."""
+    return [kind for kind in KINDS if kind in set(rows_where(shift.table, "table", ["kind"])["kind"])]
+
+
 def write_report(
     path: str | Path,
     *,
@@ -99,9 +104,8 @@ def write_report(
     figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
     interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
-    beside = null_figures(nulls) if nulls is not None else {}
+    kinds, beside = _kinds(shift), {} if nulls is None else null_figures(nulls)
     drawn = figures | interventions | disturbed | beside
-    kinds = [kind for kind in KINDS if kind in set(rows_where(shift.table, "table", ["kind"])["kind"])]
     shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
     html = render(
         "report.html.j2",
@@ -126,6 +130,7 @@ def write_report(
         accuracies=_intervention_rows(outcomes[0], responses, spec) if outcomes else [],
         predictions=[_predictions(one) for one in shown],
         shown=len(shown),
+        pictured=any(info.grids for info in trace.prompts),
         several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
         provenance=provenance(shift.provenance, spec or {}),
         figures_json=inline_json({"templates": _templates(), "figures": _bare(drawn)}),

@@ -40,6 +40,8 @@ from workbench.views.null_figures import null_figures
 from workbench.views.outcome_figures import ablation_figures
 from workbench.views.perturbation_figures import perturbation_figures
 
+NULL_MODELS = 3
+"""Of each kind, where pictures are disturbed."""
 SHARD = 32
 """Problems traced between two saves."""
 TABLED_PROBLEMS = 6
@@ -104,12 +106,13 @@ def study(
     null_draws: int = 3,
     bins: int = 5,
     resamples: int = 1000,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     interventions: Mapping[str, Named] | None = None,
     samples: int = 16,
-    max_new_tokens: int = 1024,
+    max_new_tokens: int | None = None,
     engine: Literal["vllm"] | None = None,
     perturbed: bool = False,
+    null_models: int | None = None,
     controls: Mapping[str, ModelPair] | None = None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -129,13 +132,15 @@ def study(
         null_draws: random directions per cell for the matched-noise null.
         bins: strata of base entropy.
         resamples: of the bootstrap over problems.
-        batch_size: prompts per forward.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         interventions: what `ablate` compares, such as `default_matrix(pair.depth)`; None leaves that part out.
         samples: sampled responses per problem and intervention.
-        max_new_tokens: where a response is cut off.
+        max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         engine: what draws the responses, as in `ablate`.
-        perturbed: also disturb pictures (`perturb`) and weights (`weight_nulls`, which needs room for a third model).
-        controls: for the latter, pairs of the same base that RL did not train, such as `controls_of(pair)`.
+        perturbed: also disturb pictures (`perturb`).
+        null_models: random changes of the weights of each kind (`weight_nulls`, which needs room for a third model); 0 leaves
+            them out. None: 3 where pictures are disturbed.
+        controls: beside these, pairs of the same base that RL did not train, such as `controls_of(pair)`.
         notes: what else the spec should say, such as where the problems came from.
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
@@ -153,24 +158,23 @@ def study(
         >>> run.report.name, (run.folder / "tables" / "shift.csv").is_file()
         ('report.html', True)
     """
-    how = Measures(seed, top_k, null_draws, bins, resamples, batch_size)
-    answers = Answers(interventions or {}, samples, max_new_tokens, engine)
-    disturbances = Disturbances(perturbed, controls or {})
+    length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    sampling = pair.sampling(samples=samples, temperature=1.0, seed=seed, engine=engine, **length)
+    how = Measures(seed, top_k, null_draws, bins, resamples, sampling.batch_size)
+    answers = Answers(interventions or {}, sampling)
+    nulls = (NULL_MODELS if perturbed else 0) if null_models is None else null_models
+    disturbances = Disturbances(perturbed, nulls, controls or {})
     problems = check_problems(problems)
     how.check()
     answers.check(pair, problems)
     disturbances.check(problems)
-    spec = {
-        "pair": dict(pair.provenance),
-        "problems": _describe(problems),
-        "settings": asdict(how) | answers.settings | disturbances.settings,
-        **(notes or {}),
-    }
+    settings = asdict(how) | answers.settings | disturbances.settings
+    spec = {"pair": dict(pair.provenance), "problems": _describe(problems), "settings": settings}
     tell, attempts, begun = progress or (lambda what, done, total: None), Attempts(), time.time()
-    with run_folder(Path(out), "study", spec, overwrite=overwrite) as work:
+    with run_folder(Path(out), "study", spec | dict(notes or {}), overwrite=overwrite) as work:
         found = _measured(pair, problems, how, answers, disturbances, attempts, work, tell)
-        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], found.trace, batch_size=batch_size)
-        hint = _written(found, work / "run", spec, attempts, follow_on, begun, tell)
+        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], found.trace, batch_size=how.batch_size)
+        hint = _written(found, work / "run", spec | dict(notes or {}), attempts, follow_on, begun, tell)
     return replace(found, folder=Path(out), hint=hint)
 
 
@@ -193,12 +197,13 @@ def _measured(
     ablation, moved, nulls = None, None, None
     if answers.interventions:
         ablation = attempts.at("interventions", lambda: answers.run(pair, problems, how, work, tell))
-    if disturbances.wanted:
-        longest = answers.max_new_tokens
+    if disturbances.pictured:
+        longest = answers.sampling.max_new_tokens
         moved = attempts.at(
             "perturbation", lambda: disturbances.pictures(pair, problems, how, longest, work, tell)
         )
-        nulls = attempts.at("null models", lambda: disturbances.weights(pair, problems, how, tell))
+    if disturbances.null_models:
+        nulls = attempts.at("null models", lambda: disturbances.weights(pair, problems, traced, how, tell))
     contrasts = nulls.contrasts.to_dict("records") if nulls else None
     shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
     ways: dict[str, Callable[[], list[Claim]]] = {"claims": lambda: shift_claims(shift, agreement)}

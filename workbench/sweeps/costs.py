@@ -17,8 +17,9 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from workbench.conditions import Named, Patch, Replay
+from workbench.conditions import Named
 from workbench.errors import InputError
+from workbench.interventions import Patch, Replay
 from workbench.models.presets import ROLES
 from workbench.sweeps.cells import Cell, by_problem, folder_of, load_set
 from workbench.sweeps.spec import PairSource, Sweep

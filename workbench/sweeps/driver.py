@@ -6,6 +6,7 @@ Whatever ends it, the ledger has what was finished, and the same command goes on
 import os
 import signal
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 from workbench.errors import InputError
 from workbench.sweeps.cells import device_of, identity_of, plan_cells
 from workbench.sweeps.engines import Engine, Stop, local
-from workbench.sweeps.ledger import Ledger, driving
+from workbench.sweeps.ledger import Ledger, Outcome, driving
 from workbench.sweeps.spec import Sweep, parse_sweep, read_sweep
 from workbench.sweeps.worker import Job
 
@@ -39,6 +40,8 @@ class Progress:
     """Seconds since then."""
     rate: float = 0.0
     """Cells a second, since the first was finished: loading models is not among it."""
+    said: tuple[str, ...] = ()
+    """What the engine says, once: which cluster it is on, what its jobs wait for."""
 
     @property
     def left(self) -> float | None:
@@ -68,7 +71,7 @@ def run_sweep(
         retry_failed: also the cells that failed.
         share: folders of other sweeps, whose cells are taken over where they are the same.
         cache: bytes of what cells have in common that each worker keeps.
-        progress: called now and then.
+        progress: called now and then; without it, what the engine says is a warning.
 
     Raises:
         InputError: anything wrong with the file, a pair or problem set that is not on this machine, a folder that has a
@@ -173,16 +176,18 @@ def _drive(
             _interruptible() as stop,
             closing(engine(job, pending, ledger.folder, workers, stop)) as outcomes,
         ):
-            for found in _together(outcomes):
+            for found, said in _together(outcomes):
                 ledger.record(outcome for outcome in found if not outcome.stale)
                 if stale := [outcome for outcome in found if outcome.stale]:
                     raise InputError(f"`out` {ledger.folder}: {stale[0].reason} --out {ledger.folder}")
                 now.update(outcome.status for outcome in found)
                 warm = warm or ((now.total(), time.monotonic()) if now else None)
-                if progress and time.monotonic() - told > TOGETHER:
+                if progress and (said or time.monotonic() - told > TOGETHER):
                     told = time.monotonic()
                     done, failed = before.done + now["done"], before.failed - again + now["failed"]
-                    progress(Progress(before.cells, done, failed, now.total(), told - begun, rate()))
+                    progress(Progress(before.cells, done, failed, now.total(), told - begun, rate(), said))
+                elif said:
+                    warnings.warn(" ".join(said), UserWarning, stacklevel=3)
             if stop.level:
                 raise KeyboardInterrupt
     last = progress_of(ledger, now.total(), time.monotonic() - begun, rate() if now else 0.0)
@@ -212,15 +217,16 @@ def engine_of(name: str) -> Engine:
     )
 
 
-def _together(outcomes: Iterator[Any]) -> Iterator[list[Any]]:
-    """Outcomes in portions, so that many fast cells cost few transactions; an empty one now and then."""
-    waiting, since = [], time.monotonic()
+def _together(outcomes: Iterator[Outcome | str | None]) -> Iterator[tuple[list[Outcome], tuple[str, ...]]]:
+    """Outcomes in portions, so that many fast cells cost few transactions; an empty one now and then. And what was said."""
+    waiting, since = list[Outcome](), time.monotonic()
     for outcome in outcomes:
-        waiting += [] if outcome is None else [outcome]
-        if time.monotonic() - since > TOGETHER:
-            yield waiting
+        said = (outcome,) if isinstance(outcome, str) else ()
+        waiting += [outcome] if isinstance(outcome, Outcome) else []
+        if said or time.monotonic() - since > TOGETHER:
+            yield waiting, said
             waiting, since = [], time.monotonic()
-    yield waiting
+    yield waiting, ()
 
 
 @contextmanager
@@ -228,6 +234,10 @@ def _writable(folder: Path) -> Iterator[None]:
     """A disk that is full, or gone, ends a sweep with a sentence."""
     try:
         yield
+    except (ConnectionError, TimeoutError) as error:  # no disk's, though they are OSErrors
+        raise InputError(
+            f"`engine` lost a connection: {error}; `workbench sweep resume {folder}` goes on"
+        ) from error
     except OSError as error:
         raise InputError(
             f"`out` {folder} can't be written ({error.strerror or error}); free some space, and `workbench sweep resume` goes on"

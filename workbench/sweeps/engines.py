@@ -8,6 +8,7 @@ when, changes nothing in what comes out.
 import json
 import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -44,8 +45,8 @@ class Engine(Protocol):
 
     def __call__(
         self, job: Job, cells: Sequence[Cell], folder: Path, workers: int | None, stop: Stop
-    ) -> Generator[Outcome | None]:
-        """Outcomes as they come; None now and then, so that who waits can look around."""
+    ) -> Generator[Outcome | str | None]:
+        """Outcomes as they come; a sentence that a person should read; None now and then, so that who waits can look around."""
         ...
 
 
@@ -77,11 +78,11 @@ class Schedule:
             del self._groups[name]
         return cell
 
-    def give_back(self, cell: Cell) -> Outcome | None:
+    def give_back(self, cell: Cell, worker: str) -> Outcome | None:
         """Whose worker died: it is next, or failed."""
         self.deaths[cell.key] += 1
         if self.deaths[cell.key] >= DEATHS:
-            return Outcome(cell.key, reason=f"its worker died, {DEATHS} times in a row")
+            return Outcome(cell.key, reason=f"its worker died, {DEATHS} times in a row", worker=worker)
         self._groups.setdefault((cell.pair, cell.problems, cell.problem), deque()).appendleft(cell)
         return None
 
@@ -107,6 +108,11 @@ class _Process:
     ready: bool = False
     cell: Cell | None = None
     last: Cell | None = None
+
+    @property
+    def name(self) -> str:
+        """As its outcomes are signed."""
+        return f"{socket.gethostname()}:{self.popen.pid}"
 
     def send(self, told: Mapping[str, Any]) -> None:
         try:
@@ -180,7 +186,7 @@ class _Pool:
 
 def local(
     job: Job, cells: Sequence[Cell], folder: Path, workers: int | None, stop: Stop
-) -> Generator[Outcome | None]:
+) -> Generator[Outcome | str | None]:
     """One process per GPU, or on the CPU as many as there are threads for.
 
     Raises:
@@ -208,7 +214,7 @@ def local(
                 died = died + 1 if not process.ready else 0
                 if died >= STARTS:
                     raise InputError(f"no worker can start; its log {_tail(folder, process.slot)}")
-                failed = schedule.give_back(process.cell) if process.cell is not None else None
+                failed = schedule.give_back(process.cell, process.name) if process.cell is not None else None
                 if failed is not None:
                     yield failed
                 if schedule and stop.level == 0:

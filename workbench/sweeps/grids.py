@@ -18,8 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from workbench.conditions import Condition, Named, Patch, Replay, Threshold, default_matrix
+from workbench.conditions import Condition, Named
 from workbench.errors import InputError
+from workbench.interventions import Patch, Replay, default_matrix
+from workbench.selection import Threshold
 
 
 class Checked(BaseModel):
@@ -58,7 +60,8 @@ def _grids(name: str, kinds: Mapping[str, Any]) -> type[BaseModel]:
 
 
 _REPLAY, _PATCH = (
-    {name: kind for name, kind in get_type_hints(value).items() if name != "seed"}  # that is the cell's
+    {name: kind for name, kind in get_type_hints(value).items() if name not in ("seed", "cells")}
+    # The seed is the cell's; a function can't be written in YAML, for which there is `own`.
     for value in (Replay, Patch)
 )
 _MATRIX = {name: _REPLAY[name] for name in ("tau", "alpha", "layers", "iterations", "top_v")}

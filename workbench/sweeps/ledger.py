@@ -220,10 +220,11 @@ class Ledger:
         )
 
     def latest(self) -> list[tuple[str, int, float]]:
-        """(worker, cells, mean seconds), of all that worked on what is planned."""
+        """(worker, cells, mean seconds), of all that worked on what is planned; old ledgers have some without a name."""
         return list(
             self._rows(
-                "SELECT worker, count(*), avg(seconds) FROM outcomes WHERE key IN (SELECT key FROM cells) GROUP BY 1 ORDER BY 1"
+                "SELECT coalesce(nullif(worker, ''), 'unknown'), count(*), avg(seconds) FROM outcomes "
+                "WHERE key IN (SELECT key FROM cells) GROUP BY 1 ORDER BY 1"
             )
         )
 

@@ -1,6 +1,7 @@
 """Cells on a Ray cluster: an actor per worker. Dead actors and nodes lose the cell they were at, which another is given."""
 
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +9,33 @@ from workbench.errors import InputError, install
 from workbench.sweeps.cells import Cell
 from workbench.sweeps.engines import STARTS, Schedule, Stop
 from workbench.sweeps.ledger import Outcome
+from workbench.sweeps.ray_cluster import join
 from workbench.sweeps.worker import Bench, Job
 
 BENCH: type = Bench
 """What an actor is."""
+PATIENCE = 30.0
+"""Seconds until it is said that no actor has started."""
 
 
 def on_ray(
     job: Job, cells: Sequence[Cell], folder: Path, workers: int | None, stop: Stop
-) -> Generator[Outcome | None]:
-    """The cluster that RAY_ADDRESS names or that runs on this machine, else one of this machine's own.
+) -> Generator[Outcome | str | None]:
+    """The cluster that RAY_ADDRESS names or that runs on this machine, else one of this machine's own; which is said.
 
     Pairs and problem sets must lie on every node, where the sweep's file says. Workers' logs are Ray's.
 
     Raises:
-        InputError: Ray is not installed, or no actor can start.
+        InputError: Ray is not installed, its cluster can't be joined or is lost, or no actor can start.
     """
     try:
         import ray
         from ray.exceptions import RayError
     except ImportError as error:
         raise InputError(f"`engine` 'ray' needs its extra: {install('ray')}") from error
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(include_dashboard=False, log_to_driver=False)
+    cluster = join()
     try:
+        yield cluster.said
         needs: dict[str, Any] = (
             {"num_gpus": 1, "num_cpus": 1}
             if job.device == "cuda"
@@ -41,7 +44,8 @@ def on_ray(
         held = ray.cluster_resources()
         most = held.get("GPU", 0) if job.device == "cuda" else held.get("CPU", 0) / job.threads
         actor_of = ray.remote(**needs)(BENCH)
-        schedule, died = Schedule(cells), 0
+        schedule, died, begun = Schedule(cells), 0, time.monotonic()
+        ready = said = False
         waiting: dict[Any, tuple[Any, Cell | None]] = {}  # what an actor is asked, and the cell it has
 
         def start() -> None:
@@ -53,8 +57,12 @@ def on_ray(
         while (schedule and stop.level == 0) or any(cell for _, cell in waiting.values()):
             if stop.level > 1:
                 return
+            cluster.watch()
             done, _ = ray.wait(list(waiting), timeout=0.5)
             if not done:
+                if not ready and not said and time.monotonic() - begun > PATIENCE:
+                    said = True
+                    yield f"Ray has started no actor yet; each needs {needs}, and the cluster has {_counted(held)}"
                 yield None
                 continue
             actor, cell = waiting.pop(done[0])
@@ -64,16 +72,21 @@ def on_ray(
                 died = died + 1 if cell is None else 0
                 if died >= STARTS:
                     raise InputError(f"no actor can start: {error}") from error
-                failed = schedule.give_back(cell) if cell is not None else None
+                name = f"actor {getattr(error, 'actor_id', None) or 'unknown'}"
+                failed = schedule.give_back(cell, name) if cell is not None else None
                 if failed is not None:
                     yield failed
                 if schedule and stop.level == 0:
                     start()
                 continue
+            ready = True
             following = schedule.take(cell) if stop.level == 0 else None
             if following is not None:
                 waiting[actor.run.remote(following)] = actor, following
             yield outcome if cell is not None else None
     finally:
-        if ours:
-            ray.shutdown()
+        cluster.leave()
+
+
+def _counted(held: Mapping[str, float]) -> dict[str, float]:
+    return {f"num_{kind.lower()}s": held.get(kind, 0.0) for kind in ("GPU", "CPU")}

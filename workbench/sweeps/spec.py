@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from workbench.conditions import PLAIN, Named, Patch, Replay, check_depth
+from workbench.conditions import PLAIN, Named, check_depth
 from workbench.errors import InputError, nearest
+from workbench.interventions import Patch, Replay
 from workbench.models.presets import ROLES, PairPreset, pair_preset
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.sources import NAMES, SPLITS

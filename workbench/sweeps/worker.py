@@ -25,6 +25,7 @@ from typing import Any, TextIO
 
 from workbench.conditions import Named
 from workbench.errors import InputError
+from workbench.sampling import Sampling
 from workbench.sweeps.cells import Cell, cell_key, condition_digest, digest, drawing, load_set, pair_identity
 from workbench.sweeps.ledger import Outcome
 from workbench.sweeps.spec import parse_sweep, seeded
@@ -94,10 +95,10 @@ class Bench:
                 f"`pairs` {cell.pair}, `problems` {cell.problems}: files of the pair or of the problem, or the libraries, are "
                 "not those of the plan; plan again, which keeps every cell that is the same: workbench sweep run sweep.yaml"
             )
-        told = {name: settings[name] for name in ("samples", "temperature", "max_new_tokens")}
-        told |= {"seed": cell.seed, "batch_size": 1}
+        drawn = {name: settings[name] for name in ("samples", "temperature", "max_new_tokens")}
+        sampling = Sampling(**drawn, seed=cell.seed, batch_size=1)
         tables = dict(
-            zip(COLUMNS, measure(pair, seeded(condition, cell.seed), [problem], told, reuse), strict=True)
+            zip(COLUMNS, measure(pair, seeded(condition, cell.seed), [problem], sampling, reuse), strict=True)
         )
         making = float(tables["responses"]["making_seconds"].iloc[0])
         return {name: tables[name][list(kept)].to_numpy().tolist() for name, kept in COLUMNS.items()}, making
@@ -119,7 +120,7 @@ class Bench:
     def _load_pair(self, title: str) -> tuple[Any, str, Mapping[str, Named]]:
         import torch
 
-        from workbench.models.pairs import load_pair
+        from workbench.models.loading import load_pair
 
         if self.job.device == "cpu":
             torch.set_num_threads(self.job.threads)

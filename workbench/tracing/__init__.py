@@ -21,6 +21,8 @@ _HOME = {
     "read_calls": "residuals",
     "read_logits": "residuals",
     "prefill": "residuals",
+    "lens_head": "model_heads",
+    "lens_heads": "model_heads",
 }
 
 __all__ = [*_HOME]  # noqa: PLE0604  (lazy names)

@@ -27,7 +27,7 @@ from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.lens.token_probabilities import log_probabilities
 from workbench.models.batches import batches
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.tracing.edits import Intervention, batch_edits, one_each
@@ -188,13 +188,28 @@ def likeliest(trace: LensTrace, tokens: int) -> Int[Tensor, "positions tokens"]:
     return different.gather(1, best.argsort(dim=1, descending=True, stable=True))[:, :tokens]
 
 
+def _these(pair: ModelPair, tokens: Sequence[int], positions: int) -> Int[Tensor, "positions tokens"]:
+    """The same tokens at every position.
+
+    Raises:
+        InputError: one that the vocabulary does not have, or has twice.
+    """
+    wrong = [token for token in tokens if not 0 <= token < pair.vocab_size]
+    if wrong or len(set(tokens)) < len(tokens):
+        raise InputError(
+            f"`tokens` is {[*tokens]}; expected different ids from 0 to {pair.vocab_size - 1}: "
+            "follow(pair, problems, trace, tokens=[int(i) for i in pair.ids_of('3')])"
+        )
+    return torch.tensor([*tokens]).expand(positions, len(tokens)).clone()
+
+
 def follow(
     pair: ModelPair,
     problems: Sequence[Problem | EncodedPrompt],
     trace: LensTrace,
     *,
-    tokens: int = 24,
-    batch_size: int = 8,
+    tokens: int | Sequence[int] = 24,
+    batch_size: int | None = None,
     interventions: Sequence[Intervention | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Followed:
@@ -204,15 +219,17 @@ def follow(
         pair: the traced pair.
         problems: what was traced, in the same order; its first few will do, and only these are followed.
         trace: what `workbench.trace` returned for them.
-        tokens: how many tokens to follow per position, at most.
-        batch_size: prompts per forward; changes speed and memory, results only by rounding.
+        tokens: how many tokens to follow per position, at most; or the ids of those to follow, at every position.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         interventions: those of the trace.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Raises:
         InputError: no problems, problems that are not those of the trace, or numbers below 1.
     """
-    for name, value in (("tokens", tokens), ("batch_size", batch_size)):
+    batch_size = batch_of(pair, batch_size)
+    number = tokens if isinstance(tokens, int) else len(tokens)
+    for name, value in (("tokens", number), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(
                 f"`{name}` is {value}, expected at least 1: `follow(pair, problems, trace, {name}=8)`"
@@ -232,7 +249,7 @@ def follow(
                 f"{trace.prompts[number].problem_id!r} with other tokens; give what was traced, in its order: "
                 "`follow(pair, problems, trace(pair, problems))`"
             )
-        ids.append(likeliest(one, tokens))
+        ids.append(likeliest(one, tokens) if isinstance(tokens, int) else _these(pair, tokens, len(prompt)))
     made = one_each(interventions, [prompt.problem_id for prompt in prompts])
     heads, report, parts, done = lens_heads(pair), progress or (lambda done, total: None), [], 0
     report(0, len(prompts))
@@ -264,5 +281,5 @@ def follow(
         layers=trace.layers,
         depth=trace.depth,
         problem_ids=tuple(info.problem_id for info in trace.prompts[: len(prompts)]),
-        vocabulary={i: trace.vocabulary[i] for i in joined.unique().tolist() if i >= 0},
+        vocabulary={i: pair.decode_token(i) for i in joined.unique().tolist() if i >= 0},
     )

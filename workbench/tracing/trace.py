@@ -26,7 +26,7 @@ from workbench.lens.fused import LensStats, compare, matched_noise
 from workbench.lens.heads import LensHead
 from workbench.models.batches import batches, collate
 from workbench.models.finite import naming
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.edits import Intervention, batch_edits, one_each
@@ -44,7 +44,7 @@ def trace(
     top_k: int = 10,
     null_draws: int = 3,
     seed: int = 0,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     layers: Sequence[int] | None = None,
     interventions: Sequence[Intervention | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -61,7 +61,7 @@ def trace(
         top_k: how many top predictions to keep per cell.
         null_draws: random directions per cell for the matched-noise null; each costs half a comparison more.
         seed: of the null's directions.
-        batch_size: prompts per forward; changes speed and memory, results only by rounding.
+        batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         layers: decoder layers to trace, 0-based; all when None.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
@@ -81,24 +81,16 @@ def trace(
         >>> bool((traced.kl >= 0).all())
         True
     """
+    batch_size = batch_of(pair, batch_size)
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
-    limits = {"top_k": (top_k, 1), "null_draws": (null_draws, 0), "batch_size": (batch_size, 1)}
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise InputError(
-                f"`{name}` is {value}, expected at least {least}: `trace(pair, problems, {name}={least})`"
-            )
-    if top_k > pair.vocab_size:
-        raise InputError(
-            f"`top_k` is {top_k}, but the vocabulary of {pair.name!r} has {pair.vocab_size} tokens"
-        )
+    settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
+    _check(pair, settings)
     names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in items]
     made = one_each(interventions, names)
     report = progress or (lambda done, total: None)
     report(0, len(items))
     heads = lens_heads(pair)
-    infos: list[PromptInfo] = []
-    parts: list[dict[str, Tensor]] = []
+    infos, parts = list[PromptInfo](), list[dict[str, Tensor]]()
     encoded = (pair.encode(item) for item in items)
 
     def traced(batch: Sequence[EncodedPrompt], here: slice) -> dict[str, Tensor]:
@@ -123,18 +115,34 @@ def trace(
         depth=pair.base.depth,
         prompts=tuple(infos),
         vocabulary={i: pair.decode_token(i) for i in sorted(occurring_ids(tensors))},
-        provenance={
-            **pair.provenance,
-            "pair": pair.name,
-            "libraries": {**pair.provenance.get("libraries", {}), "nnsight": version("nnsight")},
-            **{"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size},
-            **(
-                {}
-                if interventions is None
-                else {"interventions": sorted({type(one).__name__ for one in made if one is not None})}
-            ),
-        },
+        provenance=_provenance(pair, settings, None if interventions is None else made),
     )
+
+
+def _check(pair: ModelPair, settings: Mapping[str, int]) -> None:
+    for name, least in (("top_k", 1), ("null_draws", 0), ("batch_size", 1)):
+        if settings[name] < least:
+            raise InputError(
+                f"`{name}` is {settings[name]}, expected at least {least}: `trace(pair, problems, {name}={least})`"
+            )
+    if settings["top_k"] > pair.vocab_size:
+        raise InputError(
+            f"`top_k` is {settings['top_k']}, but the vocabulary of {pair.name!r} has {pair.vocab_size} tokens"
+        )
+
+
+def _provenance(
+    pair: ModelPair, settings: Mapping[str, int], interventions: Sequence[Intervention | None] | None
+) -> dict[str, Any]:
+    """What a trace depends on; of interventions, their kinds."""
+    kinds = sorted({type(one).__name__ for one in interventions or () if one is not None})
+    return {
+        **pair.provenance,
+        "pair": pair.name,
+        "libraries": {**pair.provenance.get("libraries", {}), "nnsight": version("nnsight")},
+        **settings,
+        **({} if interventions is None else {"interventions": kinds}),
+    }
 
 
 def compare_residuals(

@@ -40,6 +40,13 @@ MEASURES = {
 }
 
 
+_NEEDED = (
+    *("condition", "step", "measure", "kind", "scope", "stratum"),
+    *("estimate", "estimate_low", "estimate_high", "problems"),
+)
+"""Columns of ``Emergence.table`` that its curves are drawn from."""
+
+
 def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str | None = None) -> go.Figure:
     """A panel for answers, shift by entropy stratum, shift over noise, contrast, and each further group, over RL's steps.
 
@@ -49,19 +56,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
     Raises:
         NothingToDraw: no such tokens or layers.
     """
-    needed = [
-        "condition",
-        "step",
-        "measure",
-        "kind",
-        "scope",
-        "stratum",
-        "estimate",
-        "estimate_low",
-        "estimate_high",
-        "problems",
-    ]
-    if missing := [column for column in needed if column not in table]:
+    if missing := [column for column in _NEEDED if column not in table]:
         raise InputError(f"`table` lacks {missing}; give `follow_training(...).table`")
     whole = table.loc[(table["kind"] == "") & (table["scope"] == "")]
     answers = [*dict.fromkeys(whole["measure"])]

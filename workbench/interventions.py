@@ -1,0 +1,310 @@
+"""Replay and cross-model patches as values: what to learn or overwrite, and where. Nothing that runs them is needed here."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from workbench.conditions import Model
+from workbench.errors import InputError, knows_its_fields
+from workbench.selection import Chosen, Select, Selection, Threshold, described
+
+Site = Literal["tokens", "mid_tokens"]
+Direction = Literal["base_to_rlvr", "reverse", "self"]
+Alignment = Literal["paper", "released"]
+Positions = Literal["all", "visual"]
+EVERYWHERE = ", all positions"
+"""Ends the name of a patch that selects among all positions of the prompt rather than visual tokens."""
+
+
+@knows_its_fields
+@dataclass(frozen=True)
+class Replay:
+    """Which tokens to learn, and how. The defaults are the paper's, with K in proportion to the model's depth.
+
+    Attributes:
+        site: ``tokens``: x is added to layer 0's input, the loss covers K layers. ``mid_tokens``: x is added to the input of
+            ``layer``, and the loss is that of this layer alone.
+        select: which cells the loss covers: ``low``, of low entropy in the target's model; ``high``, all others; ``random``,
+            as many as are low; ``all``.
+        threshold: what makes a cell low: ``max_fraction``: at most ``tau`` of the largest entropy of its layer (the paper);
+            ``quantile``: the lowest share ``tau``; ``fixed``: less than ``levels``.
+        tau: the share, from 0 to 1.
+        levels: for ``fixed``: an entropy in nats for each layer of the loss.
+        only_where_base_lower: only cells whose entropy is lower in the target's model than in the learner's.
+        alpha: the step size.
+        layers: K, how many layers the loss covers. None: 16 of 28 layers, the paper's share of Qwen2.5-VL-7B, rounded.
+        layer: for ``mid_tokens``: which.
+        iterations: steps of descent.
+        top_v: tokens that the KL covers, the target's most probable; None: the whole vocabulary.
+        normalize: divide the loss by the number of visual positions.
+        direction: ``base_to_rlvr``: tokens on the RLVR model, target base. ``reverse``: tokens on the base, target RLVR.
+            ``self``: tokens on the RLVR model for a disturbed picture, target the same model on the clean one.
+        alignment: ``paper``: the learner is read after the same layer as the target; ``released``: before it.
+        patience: stop early after so many iterations without improvement; None: never.
+        seed: of ``random``.
+        cells: visual cells chosen by hand, of which ``select`` takes its part; None: all.
+
+    Raises:
+        InputError: a value outside its range, or two that do not go together.
+
+    Example:
+        >>> def upper(prompt):  # the upper half of each picture, as the 28 visual tokens of rows and columns lie
+        ...     return (prompt.kinds == 1) & (prompt.grid[:, 1] < 3)
+        >>> wb.Replay(select="all", cells=upper).title
+        'tokens, all of upper'
+    """
+
+    site: Site = "tokens"
+    select: Select = "low"
+    threshold: Threshold = "max_fraction"
+    tau: float = 0.4
+    levels: tuple[float, ...] | None = None
+    only_where_base_lower: bool = False
+    alpha: float = 10.0
+    layers: int | None = None
+    layer: int | None = None
+    iterations: int = 25
+    top_v: int | None = 50
+    normalize: bool = True
+    direction: Direction = "base_to_rlvr"
+    alignment: Alignment = "paper"
+    patience: int | None = None
+    seed: int = 0
+    cells: Chosen | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("site", Site), ("direction", Direction), ("alignment", Alignment)):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(
+                    f"`{name}` is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}: "
+                    f"Replay({name}={get_args(kind)[0]!r})"
+                )
+        for name, least in (("layers", 1), ("layer", 0), ("iterations", 0), ("top_v", 2), ("patience", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise InputError(
+                    f"`{name}` is {value!r}; expected a whole number of at least {least}: Replay({name}={least})"
+                )
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise InputError(
+                f"`alpha` is {self.alpha}; expected a step size of 0 or more: Replay(alpha=10.0)"
+            )
+        if (self.site == "mid_tokens") != (self.layer is not None):
+            raise InputError(
+                f"`layer` is {self.layer} with site {self.site!r}; name a layer for mid tokens, and only for them: "
+                "Replay(site='mid_tokens', layer=8)"
+            )
+        if isinstance(self.levels, list):
+            object.__setattr__(self, "levels", tuple(self.levels))
+        rows = len(self.levels) if self.levels is not None else self.layers or 1
+        Selection.of(self).check(rows)
+
+    @property
+    def title(self) -> str:
+        """What is learnt, and of which cells."""
+        kind = {"reverse": "reverse", "self": "self-smoothing"}.get(self.direction)
+        return f"{kind or self.site.replace('_', ' ')}, {self.select}{_by_hand(self.cells)}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Every field."""
+        return described(self)
+
+    @property
+    def answered_by(self) -> Model:
+        """The model that the tokens are added to."""
+        return "base" if self.direction == "reverse" else "rlvr"
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Where the tokens are those of layer 0."""
+        return self.site == "tokens"
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Without visual tokens there is nothing to add anything to."""
+        return True
+
+    def check_depth(self, depth: int) -> None:
+        """Refuse layers that a model of `depth` layers does not have.
+
+        Raises:
+            InputError: what `loss_layers` refuses.
+        """
+        self.loss_layers(depth)
+
+    def loss_layers(self, depth: int) -> tuple[int, ...]:
+        """The layers that the loss covers, in a model of `depth` layers.
+
+        Raises:
+            InputError: the model is not that deep, or `levels` does not fit.
+        """
+        if self.site == "mid_tokens":
+            chosen = (self.layer or 0,)
+        else:
+            chosen = tuple(range(max(1, round(depth * 16 / 28)) if self.layers is None else self.layers))
+        if chosen[-1] >= depth:
+            name = "layer" if self.site == "mid_tokens" else "layers"
+            raise InputError(
+                f"`{name}` is {getattr(self, name)}, but the models have {depth} layers; "
+                f"Replay({name}={depth - (name == 'layer')}) is the most"
+            )
+        Selection.of(self).check(len(chosen))
+        return chosen
+
+
+@knows_its_fields
+@dataclass(frozen=True)
+class Patch:
+    """Which cells to overwrite.
+
+    Attributes:
+        select: ``low``, cells of low entropy in the base; ``high``, all others; ``random``, as many as are low; ``all``.
+        threshold: what makes a cell low: ``max_fraction``: at most ``tau`` of the largest entropy of its layer;
+            ``quantile``: the lowest share ``tau``; ``fixed``: less than ``levels``.
+        tau: the share, from 0 to 1.
+        levels: for ``fixed``: an entropy in nats for each patched layer.
+        only_where_base_lower: only cells whose entropy is lower in the base than in the RLVR model.
+        layers: the first so many layers, or which: ``7`` or ``(4, 5, 6)``.
+        positions: ``visual``, where each image has a threshold of its own, or ``all`` of the prompt; None: visual where the
+            prompt has any, else all.
+        seed: of ``random``.
+        cells: cells chosen by hand, of which ``select`` takes its part; None: all of ``positions``.
+
+    Raises:
+        InputError: a value outside its range, or two that do not go together.
+
+    Example:
+        >>> wb.Patch(layers=(3, 4, 5), select="all", cells=lambda prompt: prompt.grid[:, 1] == 2).patched
+        (3, 4, 5)
+    """
+
+    select: Select = "low"
+    threshold: Threshold = "max_fraction"
+    tau: float = 0.4
+    levels: tuple[float, ...] | None = None
+    only_where_base_lower: bool = False
+    layers: int | tuple[int, ...] = 7
+    positions: Positions | None = None
+    seed: int = 0
+    cells: Chosen | None = None
+
+    def __post_init__(self) -> None:
+        if self.positions not in (None, *get_args(Positions)):
+            raise InputError(
+                f"`positions` is {self.positions!r}; expected 'all' or 'visual': Patch(positions='visual')"
+            )
+        for name in ("layers", "levels"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        chosen = self.patched
+        if not chosen or min(chosen) < 0 or list(chosen) != sorted(set(chosen)):
+            raise InputError(
+                f"`layers` is {self.layers!r}; expected a number of layers of at least 1, or layers in order: "
+                "Patch(layers=7) or Patch(layers=(4, 5, 6))"
+            )
+        Selection.of(self).check(len(chosen))
+
+    @property
+    def title(self) -> str:
+        """That it is a patch, and of which cells."""
+        return f"patch, {self.select}{_by_hand(self.cells)}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Every field."""
+        return described(self)
+
+    @property
+    def answered_by(self) -> Model:
+        """The RLVR model, whose prefill is overwritten."""
+        return "rlvr"
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Never: an engine takes no activations."""
+        return False
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Where it names visual tokens."""
+        return self.positions == "visual"
+
+    @property
+    def patched(self) -> tuple[int, ...]:
+        """The layers whose input is overwritten."""
+        return tuple(range(self.layers)) if isinstance(self.layers, int) else tuple(self.layers)
+
+    def check_depth(self, depth: int) -> None:
+        """Refuse layers that a model of `depth` layers does not have.
+
+        Raises:
+            InputError: there are such.
+        """
+        if self.patched[-1] >= depth:
+            raise InputError(
+                f"`layers` of the patch go up to {self.patched[-1]}, but the models have layers 0 to {depth - 1}: "
+                f"Patch(layers={min(7, depth)})"
+            )
+
+
+def default_matrix(
+    depth: int,
+    *,
+    tau: float = 0.4,
+    alpha: float = 10.0,
+    layers: int | None = None,
+    threshold: Any = "max_fraction",
+    iterations: int = 25,
+    top_v: int | None = 50,
+    patch: Mapping[str, Any] | None = None,
+    pictures: bool = True,
+) -> dict[str, Replay | Patch]:
+    """The card's comparisons: low and high by tokens and by cross-model patch, and every control, in one setting.
+
+    Patches select among visual tokens, as tokens do, and again among all positions. Low and high are then the same kind of
+    cell wherever they are compared; of all positions a low threshold would overwrite almost no visual token.
+
+    Args:
+        depth: layers of the models.
+        tau: of `Replay` and `Patch`, as are layers and threshold.
+        alpha: of `Replay`, as are iterations and top_v.
+        layers: None: the paper's share of the depth.
+        threshold: what makes a cell low.
+        iterations: steps of descent.
+        top_v: tokens that the KL covers.
+        patch: fields of `Patch` that the patches have for themselves.
+        pictures: whether the models read any. Without there are no visual tokens, and patches are all there is.
+
+    Raises:
+        InputError: what `Replay` and `Patch` refuse.
+    """
+    tokens = Replay(
+        tau=tau, alpha=alpha, layers=layers, threshold=threshold, iterations=iterations, top_v=top_v
+    )
+    layers = len(tokens.loss_layers(depth))
+    own = {name: value for name, value in (patch or {}).items() if (name, value) != ("positions", "all")}
+    overwritten = Patch(**{"tau": tau, "threshold": threshold, "layers": layers, **own})
+    patches = {"patch, low": overwritten, "patch, high": replace(overwritten, select="high")}
+    everywhere = {
+        f"{name}{EVERYWHERE}": replace(condition, positions="all") for name, condition in patches.items()
+    }
+    if not pictures:
+        return dict(patches)
+    return {
+        "tokens, low": tokens,
+        "tokens, high": replace(tokens, select="high"),
+        "tokens, random": replace(tokens, select="random"),
+        "tokens, all": replace(tokens, select="all"),
+        "mid tokens, low": replace(tokens, site="mid_tokens", layer=layers - 1, layers=None),
+        "reverse, low": replace(tokens, direction="reverse"),
+        "self-smoothing": replace(tokens, direction="self", select="all"),
+        **patches,
+        **everywhere,
+    }
+
+
+def _by_hand(cells: Chosen | None) -> str:
+    name = getattr(cells, "__name__", "chosen cells")
+    return "" if cells is None else f" of {'chosen cells' if name == '<lambda>' else name}"

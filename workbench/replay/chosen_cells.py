@@ -1,0 +1,83 @@
+"""Cells of one prompt that an intervention acts on: those chosen by hand, and of these what its `Selection` takes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from workbench.errors import InputError
+from workbench.lens import strata
+from workbench.models.batches import problem_seed
+from workbench.models.prompts import EncodedPrompt
+from workbench.selection import Selection
+
+
+def by_hand(
+    selection: Selection, prompt: EncodedPrompt, layers: Sequence[int], within: Bool[Tensor, " positions"]
+) -> Bool[Tensor, " cells"] | Bool[Tensor, "layers cells"] | None:
+    """The cells in question among the positions ``within``; None: all of them.
+
+    Args:
+        selection: whose ``cells`` say.
+        prompt: the prompt as it is encoded.
+        layers: the rows that are wanted; where ``cells`` gives a row for every layer, these are taken.
+        within: positions that the intervention can act on at all.
+
+    Raises:
+        InputError: ``cells`` gives no bool tensor (positions,) or (layers, positions), or no cell in question.
+    """
+    if selection.cells is None:
+        return None
+    chosen = torch.as_tensor(selection.cells(prompt))
+    fits = chosen.ndim in (1, 2) and chosen.shape[-1] == len(prompt) and chosen.dtype == torch.bool
+    if fits and chosen.ndim == 2 and len(chosen) != len(layers):
+        fits = len(chosen) > max(layers)
+        chosen = chosen[list(layers)] if fits else chosen
+    if not fits:
+        raise InputError(
+            f"`cells` gives {str(chosen.dtype).removeprefix('torch.')} {tuple(chosen.shape)} for {prompt.problem_id!r}; expected "
+            f"bool ({len(prompt)},), one for each position, or such a row for each of the layers {tuple(layers)}: "
+            "cells=lambda prompt: prompt.kinds == 1"
+        )
+    chosen = chosen.to(within.device)[..., within]
+    if not chosen.any():
+        raise InputError(
+            f"`cells` chooses none of the {int(within.sum())} positions of {prompt.problem_id!r} that can be changed; "
+            "expected at least one: cells=lambda prompt: prompt.kinds == 1"
+        )
+    return chosen
+
+
+def select(
+    selection: Selection,
+    prompt: EncodedPrompt,
+    entropy: Float[Tensor, "layers cells"],
+    *,
+    layers: Sequence[int],
+    within: Bool[Tensor, " positions"],
+    groups: Int[Tensor, " cells"] | None = None,
+    below: Float[Tensor, "layers cells"] | None = None,
+) -> Bool[Tensor, "layers cells"]:
+    """The mask over the positions ``within``, with a random draw of the prompt's own, whatever it is batched with.
+
+    Args:
+        selection: what to take.
+        prompt: whose cells they are.
+        entropy: in nats, at the positions ``within``.
+        layers: which decoder layers the rows are.
+        within: positions that the intervention can act on.
+        groups: the image each cell belongs to; None: all to one.
+        below: the other model's entropies, for ``only_where_base_lower``.
+
+    Raises:
+        InputError: what `by_hand` and ``lens.strata.mask`` refuse.
+    """
+    candidates = by_hand(selection, prompt, layers, within)
+    own = replace(selection, seed=problem_seed(selection.seed, prompt.problem_id))
+    moved = [
+        None if part is None else part.to(entropy.device)
+        for part in (candidates, groups, below if selection.only_where_base_lower else None)
+    ]
+    return strata.mask(entropy, own, candidates=moved[0], groups=moved[1], below=moved[2])
