@@ -58,12 +58,14 @@ def same(found: dict[str, Any], expected: dict[str, Any], relative: float) -> bo
 # --- several devices -------------------------------------------------------------------------------------
 
 
-def test_a_model_on_two_devices_gives_what_it_gives_on_one():
-    """In a process of its own, where one of the devices is a pretence."""
-    run = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "support" / "cards.py")], capture_output=True, text=True
-    )
+@pytest.mark.parametrize("kind", [[], ["--narrow"]], ids=["as CUDA is", "without float64"])
+def test_all_work_gives_on_a_card_what_it_gives_on_the_cpu(kind):
+    """In a process of its own, where the card is a pretence; of all families: ``python tests/support/cards.py all``."""
+    program = Path(__file__).parent / "support" / "cards.py"
+    run = subprocess.run([sys.executable, str(program), *kind], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
+    works = int(run.stdout.split(": ")[1].split()[0])
+    assert works >= 30
 
 
 @pytest.mark.parametrize("given", [{"device": "auto"}, {"device_map": {"": "cpu"}}])

@@ -1,18 +1,22 @@
 """A pretend GPU: tensors that say they are on a card, are computed on the CPU, and refuse what real devices refuse.
 
-    python tests/support/cards.py
+    python tests/support/cards.py [--narrow] [FAMILY ... | all]
 
-spreads models over the card and the CPU, and checks that all work gives what it gives on the CPU alone. An operation on
-tensors of two devices fails, even with indices on the CPU, which a real one lets pass. The card is registered for the
+puts pairs on the card, wholly and spread over it and the CPU, and checks that all work (`card_work`) gives what it gives on the
+CPU alone; one family, ``qwen2_5_vl``, if none is named. An operation on tensors of two devices fails, but for indices on the
+CPU, which CUDA lets pass too. With ``--narrow`` the card refuses float64, as Apple's GPUs do. The card is registered for the
 whole process, so `test_devices` starts one of its own.
 """
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
 from torch import Tensor
@@ -21,15 +25,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as register
 
 sys.path.insert(0, str(Path(__file__).parent))
+import card_work
 import tiny
 
-from workbench import Patch, Replay, decode_many, learn_many, prepare_patch, trace
-from workbench.decoding.decode import Response
-from workbench.decoding.likelihoods import response_nats
-from workbench.experiments.drift import Reference, drift
 from workbench.models.pairs import ModelPair
 
 CARD = "card:0"
+NARROW = "--narrow" in sys.argv
+ATEN = torch.ops.aten
+MOVING = (ATEN._to_copy.default, ATEN.copy_.default)
+INDEXING = (ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default, ATEN._index_put_impl_.default)
 
 
 class OnCard(Tensor):
@@ -70,17 +75,18 @@ class Cards(TorchDispatchMode):
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    on_card = any(isinstance(t, OnCard) for t in given)
-    moving = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+    moving, indexing = func in MOVING, func in INDEXING
+    on_card = isinstance(args[0], OnCard) if indexing else any(isinstance(t, OnCard) for t in given)
     if on_card and not moving:
-        stray = [t for t in given if not isinstance(t, OnCard) and t.ndim]
+        met = [args[0], *args[2:3]] if indexing else given
+        stray = [t for t in met if isinstance(t, Tensor) and not isinstance(t, OnCard) and t.ndim]
         if stray:
             raise RuntimeError(f"{func}: expected all tensors on the same device, found card:0 and cpu")
     target = kwargs.get("device")
     if target is not None:
         on_card = torch.device(target).type == "card"
         kwargs = {**kwargs, "device": torch.device("cpu"), **({"non_blocking": False} if moving else {})}
-    elif func is torch.ops.aten.copy_.default:
+    elif func is ATEN.copy_.default:
         on_card = isinstance(args[0], OnCard)
     bare = tree_map(lambda t: t.inner if isinstance(t, OnCard) else t, (args, kwargs))
     result = func(*bare[0], **bare[1])
@@ -91,6 +97,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     def wrap(t: Any) -> Any:
         if not isinstance(t, Tensor) or not on_card:
             return t
+        if NARROW and t.dtype == torch.float64:
+            raise TypeError(f"{func}: the card has no float64")
         return same.get(id(t)) if id(t) in same else OnCard(t)
 
     return tree_map(wrap, result)
@@ -129,6 +137,12 @@ def _copy(source: Tensor, to: Any, non_blocking: bool = False) -> Tensor:
     return to
 
 
+@torch.library.impl("aten::_local_scalar_dense", "PrivateUse1")
+def _number(tensor: Any) -> Any:
+    """What `item` reads, outside of the mode too."""
+    return tensor.inner.item()
+
+
 def spread(model: torch.nn.Module, on_card: set[str]) -> None:
     """Some modules of a model on the card and the others on the CPU, with the hooks that a device map leaves."""
     places = ["", *on_card]
@@ -145,43 +159,68 @@ def spread(model: torch.nn.Module, on_card: set[str]) -> None:
                     one.execution_device = CARD
 
 
-def results(pair: ModelPair) -> list[Tensor | list[Response]]:
-    """What every kind of work gives."""
-    prompts = [pair.encode(tiny.problem(seed=seed)) for seed in (0, 1)]
-    replay = Replay(threshold="quantile", layers=3, iterations=2, only_where_base_lower=True)
-    middle = Replay(threshold="quantile", site="mid_tokens", layer=1, iterations=2)
-    learned, later = learn_many(pair, prompts, replay), learn_many(pair, prompts, middle)
-    patches = [prepare_patch(pair, prompt, Patch(layers=3)) for prompt in prompts]
-    answers = [
-        response
-        for made in (learned, later, patches)
-        for found in decode_many(pair, prompts, interventions=made, max_new_tokens=4)
-        for response in found
-    ]
-    traced = [trace(pair, prompts, interventions=made).kl for made in (learned, patches)]
-    cells = drift(pair, prompts, Reference.of(pair, prompts))[0]
-    said = [torch.tensor([5, 6, 7])] * 2
-    nats = response_nats(pair.rlvr, prompts, said, pad_id=pair.pad_id, interventions=learned)
-    return [*traced, *(one.tokens for one in (*learned, *later)), *cells, torch.tensor(nats), answers]
-
-
-def main(places: list[set[str]]) -> None:
-    pairs = [tiny.pair() for _ in places]
-    expected = results(pairs[0])
-    register("card")
-    for pair, on_card in zip(pairs, places, strict=True):
-        for anatomy in (pair.base, pair.rlvr):
-            spread(anatomy.model, on_card)
-        with cards():
-            found = results(pair)
+def same(found: Any, expected: Any) -> None:
+    """Fail unless two results agree: numbers to a thousandth, all else exactly; a table column by column, but for times."""
+    if isinstance(expected, Tensor):
+        assert found.device.type == "cpu"
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6, equal_nan=True)
+    elif isinstance(expected, pd.DataFrame):
+        for column in [name for name in expected if "seconds" not in str(name)]:
+            same(found[column].to_numpy(), expected[column].to_numpy())
+    elif isinstance(expected, np.ndarray) and expected.dtype.kind == "f":
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    elif isinstance(expected, list | tuple | np.ndarray):
         for one, other in zip(found, expected, strict=True):
-            if isinstance(one, Tensor) and isinstance(other, Tensor):
-                assert one.device.type == "cpu"
-                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
-            else:
-                assert one == other
+            same(one, other)
+    elif isinstance(expected, float):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    else:
+        assert found == expected, f"{found!r} is not {expected!r}"
+
+
+def check(family: str, pair: ModelPair, works: list[str], where: str, expected: dict[str, Any]) -> list[str]:
+    """Names of the works that fail on the card or give something else there."""
+    failed = []
+    for name in works:
+        try:
+            with cards():
+                found = card_work.WORKS[name](pair, family)
+            same(found, expected[name])
+        except Exception as error:
+            print(f"{family} {where} {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            failed.append(name)
+    return failed
+
+
+def try_family(family: str) -> list[str]:
+    begun, text = time.perf_counter(), tiny.pair(family).base.layers_path.rpartition(".")[0]
+    whole, one, other = (tiny.pair(family) for _ in range(3))
+    works = card_work.fitting(family)
+    expected = {name: card_work.WORKS[name](tiny.pair(family), family) for name in works}
+    for anatomy in (whole.base, whole.rlvr):
+        put_on_card(anatomy.model)
+    failed = check(family, whole, works, "on the card", expected)
+    head = {"lm_head"} if hasattr(whole.base.model, "lm_head") else set()
+    for pair, places in (
+        (one, {f"{text}.layers.1", whole.base.norm_path}),
+        (other, {f"{text}.embed_tokens", f"{text}.rotary_emb", f"{text}.layers.2", *head}),
+    ):
+        for anatomy in (pair.base, pair.rlvr):
+            spread(anatomy.model, places)
+        failed += check(family, pair, [w for w in works if w in card_work.SPREAD], "spread", expected)
+    print(
+        f"{family}: {len(works)} kinds of work, {len(failed)} fail, {time.perf_counter() - begun:.0f} s",
+        flush=True,
+    )
+    return failed
+
+
+def main(families: list[str]) -> bool:
+    """Whether all work of the families gives on the card what it gives on the CPU."""
+    register("card")
+    return not any([try_family(family) for family in families])
 
 
 if __name__ == "__main__":
-    text = "model.language_model"
-    main([{f"{text}.layers.1", f"{text}.norm"}, {f"{text}.embed_tokens", f"{text}.layers.2", "lm_head"}])
+    named = [word for word in sys.argv[1:] if not word.startswith("--")]
+    sys.exit(not main([*tiny.FAMILIES] if named == ["all"] else named or ["qwen2_5_vl"]))

@@ -10,11 +10,10 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from real import free_ports, until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel")
 ACCOUNTS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db", "mariadb-admin")
@@ -177,36 +176,3 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-
-
-def until(condition: Callable[[], object], seconds: float = 60, every: float = 0.1) -> bool:
-    """Whether something became true in time."""
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(every)
-    return bool(found)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for made in sockets:
-            made.bind(("127.0.0.1", 0))
-        return [made.getsockname()[1] for made in sockets]
-    finally:
-        for made in sockets:
-            made.close()
-
-
-def standins(env: Mapping[str, str], seconds: float) -> dict[str, str]:
-    """The environment of a driver whose cells, and those of the jobs that it starts, are stand-ins of so many seconds."""
-    support = Path(__file__).parent
-    paths = [support / "standin_site", support, support.parents[1], env.get("PYTHONPATH", "")]
-    return {
-        **env,
-        "PYTHONPATH": os.pathsep.join(map(str, filter(None, paths))),
-        "WORKBENCH_STANDIN": "1",
-        "STANDIN_SECONDS": str(seconds),
-        "COLUMNS": "200",
-    }

@@ -298,7 +298,7 @@ def model(
     """A random model in eval mode; weights are large enough for every layer to change its input visibly."""
     settings = config(family, **changes)
     auto = tf.AutoModelForImageTextToText if family in MULTIMODAL else tf.AutoModelForCausalLM
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = auto.from_config(settings, dtype=dtype).eval()
         with torch.no_grad():

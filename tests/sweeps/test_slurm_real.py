@@ -5,18 +5,15 @@ The driver is the command itself, in a process of its own; the cells are stand-i
 
 import re
 import signal
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm import Slurm, standins, until
-from sweep_runs import contents, furnish, recorded, spec
+from real import Driver, cells, standins, until, workers
+from slurm import Slurm
+from sweep_runs import contents, furnish, spec
 
 from workbench.sweeps.driver import run_sweep
-from workbench.sweeps.ledger import Ledger
 
 pytest.importorskip("submitit")
 GRID = "{t: {replay: {tau: [0.2, 0.4]}}}"
@@ -39,30 +36,6 @@ def accounted(tmp_path_factory) -> Iterator[Slurm]:
     yield from started(tmp_path_factory, accounting=True)
 
 
-class Driver:
-    """`workbench sweep ...` in a process, and what it says."""
-
-    def __init__(self, home: Path, env: dict[str, str], *arguments: str) -> None:
-        self.file = home / f"driver{len(list(home.glob('driver*')))}.txt"
-        with self.file.open("w") as said:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "workbench.interfaces.cli", "sweep", *arguments],
-                stdout=said, stderr=said, cwd=home, env=env,
-            )  # fmt: skip
-
-    @property
-    def said(self) -> str:
-        return self.file.read_text()
-
-    def end(self, seconds: float = 150) -> int:
-        try:
-            return self.popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-            pytest.fail(f"the driver still runs after {seconds} s; it said: {self.said}")
-
-
 def run(slurm: Slurm, home: Path, *arguments: str, seconds: float = 0.0) -> Driver:
     return Driver(
         home, standins(slurm.env, seconds), "run", "s.yaml", "--out", "out", "--engine", "slurm", *arguments
@@ -71,16 +44,6 @@ def run(slurm: Slurm, home: Path, *arguments: str, seconds: float = 0.0) -> Driv
 
 def landed(home: Path) -> int:
     return len(list((home / "out" / "inbox").glob("*.json")))
-
-
-def cells(home: Path) -> Counter[str]:
-    return Counter(recorded(home / "out").values())
-
-
-def workers(home: Path) -> list[str]:
-    """Who computed, or failed to, the cells."""
-    with Ledger(home / "out") as book:
-        return [told["worker"] or "" for _, told, _ in book.outcomes()]
 
 
 def kill(slurm: Slurm, job: str) -> None:
@@ -165,7 +128,7 @@ def test_what_slurm_refuses_is_said_in_its_words(bare, home):
     spec(home, slurm="{slurm_partition: nowhere}")
     driver = run(bare, home)
     assert driver.end() == 2, driver.said
-    said = " ".join(driver.said.split())
+    said = driver.said
     assert "Slurm refused the jobs: sbatch: error: " in said
     assert "nvalid partition" in said
     assert "'slurm_partition': 'nowhere'" in said

@@ -29,8 +29,10 @@ WATCH = 4.0
 MISSES = 3
 """Looks in a row that find it gone, until it counts as lost."""
 TRIAL = (
-    "import sys, ray; ray.init(address=sys.argv[1] or None, log_to_driver=False); ray.nodes(); ray.shutdown()"
+    "import sys, ray; print('here', flush=True); "
+    "ray.init(address=sys.argv[1] or None, log_to_driver=False); ray.nodes(); ray.shutdown()"
 )
+"""Joins a cluster and leaves it, as a process; ``here``: Ray itself is imported, which may take long."""
 
 Door = tuple[str, str, int]
 """What listens, and where."""
@@ -160,17 +162,10 @@ def _try(address: str, named: str) -> None:
     reason = knock(("its head", *door)) if door else ""
     said = ""
     if not reason:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", TRIAL, named],
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=JOIN, start_new_session=True, check=False,
-            )  # fmt: skip
-            if not done.returncode:
-                return
-            said = done.stdout.decode(errors="replace")
-        except subprocess.TimeoutExpired as error:
-            said = (error.stdout or b"").decode(errors="replace")
-            reason = f"no answer in {JOIN:g} s"
+        code, said = _joined_elsewhere(named)
+        if code == 0:
+            return
+        reason = f"no answer in {JOIN:g} s" if code is None else ""
     reason = ": ".join(filter(None, (reason, _reason(said))))
     if "InvalidAuthToken" in said or "AuthenticationError" in said:
         reason += (
@@ -183,15 +178,37 @@ def _try(address: str, named: str) -> None:
     )
 
 
+def _joined_elsewhere(named: str) -> tuple[int | None, str]:
+    """How a process ended that joined a cluster, and what it said; None: it had to be ended."""
+    with subprocess.Popen(
+        [sys.executable, "-c", TRIAL, named],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    ) as trial:  # fmt: skip
+        assert trial.stdout is not None
+        before = b""
+        while (line := trial.stdout.readline()) and line != b"here\n":
+            before += line
+        try:
+            after, _ = trial.communicate(timeout=JOIN)
+            code: int | None = trial.returncode
+        except subprocess.TimeoutExpired as error:
+            trial.kill()
+            after, code = error.stdout or b"", None
+    return code, (before + after).decode(errors="replace")
+
+
 def _reason(said: str) -> str:
-    """The last of Ray's lines that tells what went wrong, without its stamp."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
-    lines = [
-        re.sub(r"^(\[[^]]*\]|[-\d]+ [\d:,]+\t\w+) *\S+:\d+(:| --) *", "", line).strip()
-        for line in plain.splitlines()
+    """The line of Ray's that tells what went wrong, without its stamp: an exception, else the first complaint."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines()
+    telling = [
+        line
+        for line in lines
+        if re.search(r"[Ff]ailed|Error\b|[Cc]ould not", line) and "local IP" not in line
     ]
-    telling = [line for line in lines if re.search(r"[Ff]ailed|[Ee]rror\b|[Cc]ould not", line)]
-    return telling[-1] if telling else ""
+    if not telling:
+        return ""
+    chosen = telling[-1 if "Traceback" in said else 0]
+    return re.sub(r"^(\[[^]]*\]|[-\d]+ [\d:,]+\t\w+) *\S+:\d+(:| --) *", "", chosen).strip().rstrip(".")
 
 
 def _running_here() -> str:
