@@ -97,6 +97,8 @@ _HOME = {
     "predict_tokens": "replay.amortised",
     "Patch": "interventions",
     "prepare_patch": "replay.patching",
+    "CrossSample": "mixtures",
+    "Extrapolate": "mixtures",
     "record": "replay.patching",
     "decode": "decoding.decode",
     "decode_many": "decoding.decode",
