@@ -83,8 +83,9 @@ def condition_of(value: Any) -> Condition:
     if isinstance(value, Condition) and not isinstance(value, type):
         return value
     raise InputError(
-        f"`interventions` has {value!r}; expected 'base', 'rlvr', a Replay, a Patch, an Adapter, a CrossSample, an Extrapolate, or a value "
-        "of your own with title, described, answered_by and drawn_by_engine: ablate(pair, problems, [Replay(), Patch()])"
+        f"`interventions` has {value!r}; expected 'base', 'rlvr', a Replay, a Patch, an Adapter, a CrossSample, an "
+        "Extrapolate, or a value of your own with title, described, answered_by and drawn_by_engine: "
+        "ablate(pair, problems, [Replay(), Patch()])"
     )
 
 

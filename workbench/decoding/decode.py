@@ -251,7 +251,7 @@ def _check_mixture(mixture: Mixture | None, model: Model, sampling: Sampling) ->
         )
     if sampling.engine is not None:
         raise InputError(
-            f"`engine` {sampling.engine} has one model, and {mixture.title!r} needs both at every token; decode in process: "
+            f"`engine` has one model, and {mixture.title!r} needs both at every token; decode in process: "
             "decode(..., engine=None)"
         )
 

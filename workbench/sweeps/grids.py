@@ -1,4 +1,4 @@
-"""Grids of interventions: fields of their values (`Replay`, `CrossSample`, ...) that take one value or several, checked by pydantic."""
+"""Grids of interventions: fields of their values (`Replay`, ...), one value or several, checked by pydantic."""
 
 import importlib
 import itertools
