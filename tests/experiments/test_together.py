@@ -10,6 +10,7 @@ import tiny
 import workbench as wb
 from workbench.columns import describe
 from workbench.errors import InputError
+from workbench.experiments import ablation
 from workbench.interfaces.harness import Question, Responder
 from workbench.sweeps.cells import settings_rows
 from workbench.sweeps.costs import Prompt, Shape, cell_cost, group_cost
@@ -72,25 +73,30 @@ def test_drift_is_that_of_what_is_done_to_the_model_that_answers(tiny_pair):
 def test_an_ablation_that_was_kept_goes_on_from_there(tiny_pair, tmp_path, monkeypatch):
     problems, given = [tiny.problem()], {"some": MIXTURES["some"]}
     first = wb.ablate(tiny_pair, problems, given, keep=tmp_path, **SETTINGS)
-    monkeypatch.setattr("workbench.experiments.ablation.measure", None)
+    measured = []
+    real = ablation.measure
+    monkeypatch.setattr(ablation, "measure", lambda *a, **k: measured.append(a[1]) or real(*a, **k))
     again = wb.ablate(tiny_pair, problems, given, keep=tmp_path, **SETTINGS)
     pd.testing.assert_frame_equal(first.responses, again.responses)
-    with pytest.raises(TypeError):
-        wb.ablate(tiny_pair, problems, [wb.CrossSample("rlvr", budget=0.31)], keep=tmp_path, **SETTINGS)
+    assert measured == []
+    other = wb.CrossSample("rlvr", budget=0.31)
+    wb.ablate(tiny_pair, problems, other, keep=tmp_path, **SETTINGS)
+    assert measured == [other]
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2"])
 def test_a_study_takes_them_into_its_report(pair_of, family, tmp_path):
     problems = [tiny.problem(family, seed=i) for i in range(2)]
     how = {"samples": 2, "max_new_tokens": 4, "resamples": 10, "null_draws": 1}
-    run = wb.study(pair_of(family), problems, tmp_path / "run", interventions=MIXTURES, **how)
+    mixtures = {name: MIXTURES[name] for name in ("never", "always", "further")}
+    run = wb.study(pair_of(family), problems, tmp_path / "run", interventions=mixtures, **how)
     assert not run.skipped
     assert "further" in run.report.read_text()
     responses = pd.read_parquet(run.folder / "tables" / "responses.parquet")
     assert responses.loc[responses["intervention"] == "always", "replaced_share"].eq(1).all()
     json.loads((run.folder / "spec.json").read_text(), parse_constant=pytest.fail)  # no bare Infinity
+    deep = {"deep": wb.Extrapolate(1.0, under=wb.Patch(layers=9))}
     with pytest.raises(InputError, match="`layers` of the patch go up to 8"):
-        deep = {"deep": wb.Extrapolate(1.0, under=wb.Patch(layers=9))}
         wb.study(pair_of(family), problems, tmp_path / "other", interventions=deep, **how)
 
 
@@ -171,13 +177,12 @@ def test_they_cost_two_models_decoding():
     assert group_cost(shape, prompt, ["base", "rlvr", *MIXTURES.values()]).flops > len(MIXTURES) * plain.flops
 
 
-def test_a_small_sweep_gives_what_ablate_gives(tmp_path, monkeypatch):
+def test_a_small_sweep_gives_what_ablate_gives(tmp_path):
     (tmp_path / "s.yaml").write_text(
         SWEEP.replace("seeds: [0, 1]", "seeds: [0]\nsamples: 2\nmax_new_tokens: 12")
     )
-    folder = wb.run_sweep(tmp_path / "s.yaml", tmp_path / "out", workers=1)
-    tables = tmp_path / "out" / "tables"
-    assert folder is not None
+    wb.run_sweep(tmp_path / "s.yaml", tmp_path / "out", workers=1)
+    tables = wb.export_sweep(tmp_path / "out")
     responses = pd.read_parquet(tables / "responses.parquet")
     settings = pd.read_parquet(tables / "interventions.parquet").set_index("intervention")
     assert settings.loc["level threshold=0.1", "threshold"] == "0.1"
