@@ -70,6 +70,16 @@ def test_drift_is_that_of_what_is_done_to_the_model_that_answers(tiny_pair):
     )
 
 
+def test_where_there_is_no_picture_replay_does_nothing_and_says_so(pair_of, tiny_pair):
+    under = wb.Extrapolate(0, under=wb.Replay(layers=2))
+    blind = wb.ablate(pair_of("qwen2"), [tiny.problem("qwen2")], {"under": under}, **SETTINGS).responses
+    assert set(blind.loc[blind["intervention"] == "under", "stopped"]) == {"no picture"}
+    assert asked(blind, "under") == asked(blind, "rlvr")
+    nothing = wb.Extrapolate(0, under=wb.Replay(layers=2, tau=1e-9))
+    found = wb.ablate(tiny_pair, [tiny.problem()], {"under": nothing}, **SETTINGS).responses
+    assert set(found.loc[found["intervention"] == "under", "stopped"]) == {"nothing selected"}
+
+
 def test_an_ablation_that_was_kept_goes_on_from_there(tiny_pair, tmp_path, monkeypatch):
     problems, given = [tiny.problem()], {"some": MIXTURES["some"]}
     first = wb.ablate(tiny_pair, problems, given, keep=tmp_path, **SETTINGS)

@@ -5,19 +5,19 @@ together (`together`, `criteria`); the loop they share (`streams`); stop tokens 
     import workbench as wb
     wb.decode(pair, pair.encode(problem), intervention=learned, samples=16, temperature=1.0, seed=0)
 
-**Two models together.** `CrossSample` and `Extrapolate` are conditions like `Replay`: `decode`, `ablate`, sweeps (``cross_sample:``,
-``extrapolate:``), studies and the agent take them, for pictures and text alike.
+**Two models together.** `CrossSample` and `Extrapolate` are conditions like `Replay`: `decode`, `ablate`, studies, sweeps
+(``cross_sample:``, ``extrapolate:``) and the agent take them, for pictures and text alike.
 
     forward = wb.CrossSample("base", "divergence", threshold=0.1)  # RLVR's draw where both differ by 0.1 nats
     wb.decode(pair, problem, model="base", intervention=forward, samples=16, temperature=1.0)
     wb.ablate(pair, problems, [forward, wb.CrossSample("base", "random", budget=0.04), wb.Extrapolate(0.5)])
 
-`Response.replaced` says which tokens the other model drew, the column ``replaced_share`` of ``responses`` how many;
-`Response.values` what the criterion was worth at every token. A threshold that replaces a wanted share is a quantile of the
-values of responses in which nothing is replaced (``threshold=math.inf``), on problems kept for that. ``budget`` needs none, but
-it does not know what is still to come: it undershoots in responses of less than some 1 / budget tokens. ``under=`` adds what
-is done to either model meanwhile: ``wb.CrossSample("base", budget=0.05, under=wb.Replay())``. Models that end at different
-tokens are refused; `load_pair` gives both one set of ends and says so.
+`responses.Response.replaced` says which tokens the other model drew, the column ``replaced_share`` of ``responses`` how many;
+`responses.Response.values` what the criterion was worth at every token. A threshold that replaces a wanted share is a quantile
+of the values of responses in which nothing is replaced (``threshold=math.inf``), on problems kept for that. ``budget`` needs
+none, but it does not know what is still to come: it undershoots in responses of less than some 1 / budget tokens. ``under=``
+adds what is done to either model meanwhile: ``wb.CrossSample("base", budget=0.05, under=wb.Replay())``. Models that end at
+different tokens are refused; `load_pair` gives both one set of ends and says so.
 
 A criterion of your own is a branch of `criteria.values_of` and a name in `mixtures.Criterion`.
 

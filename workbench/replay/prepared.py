@@ -30,6 +30,7 @@ from workbench.replay.adapters import Adapter, check_pair
 from workbench.replay.amortised import predict_many, weights_of
 from workbench.replay.disturbances import jittered
 from workbench.replay.learned_tokens import LearnedTokens
+from workbench.replay.nothing_selected import BLIND
 from workbench.replay.patching import Readings, prepare_patch
 from workbench.replay.replay import aims_of, learn_many
 from workbench.tracing.edits import Intervention
@@ -171,6 +172,15 @@ class Mixed:
     def summary(self) -> dict[str, Any]:
         """In a line of a table: that of what is done to the model that answers."""
         return getattr(self.own, "summary", {})
+
+    @property
+    def stopped(self) -> str | None:
+        """Why learning ended early, or why there is nothing done where a picture is needed; None if neither."""
+        for one in conditions_under(self.mixture):
+            made = self.of(one.answered_by)
+            if (why := BLIND if made is None else getattr(made, "stopped", None)) is not None:
+                return why
+        return None
 
     def apply(self, layer: int, hidden: Tensor) -> Tensor:
         """The new input of a layer of the model that answers."""
