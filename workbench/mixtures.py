@@ -32,9 +32,10 @@ class CrossSample:
             the host, in nats. ``low_divergence``: smallest instead of largest. ``random``: by chance.
             All of the full vocabulary at temperature 1.
         threshold: the guest's draw is taken where the criterion is at least this (``low_divergence``: below it), in nats.
-        budget: instead of a threshold, the share of tokens that may be replaced, from 0 to 1: online, within each response,
-            a token is replaced if it is among the largest share so far and the number replaced stays within half a token of
-            the share. ``random`` replaces that share to within one token, one at a random place in each stretch of 1 / budget.
+        budget: instead of a threshold, the share of tokens that may be replaced, from 0 to 1, the largest as they come: of a
+            response's first t tokens the last is replaced if fewer than ``budget t`` of those before are as large, and at most
+            ``ceil(budget t)`` are replaced so far. ``random`` replaces that share to within one token, one at a random place in
+            each stretch of 1 / budget.
         seed: of ``random``.
         under: what is done to either model meanwhile: conditions such as `Replay` and `Patch`, one a model at most.
 

@@ -15,7 +15,7 @@ together (`together`, `criteria`); the loop they share (`streams`); stop tokens 
 `responses.Response.replaced` says which tokens the other model drew, the column ``replaced_share`` of ``responses`` how many;
 `responses.Response.values` what the criterion was worth at every token. A threshold that replaces a wanted share is a quantile
 of the values of responses in which nothing is replaced (``threshold=math.inf``), on problems kept for that. ``budget`` needs
-none, but it does not know what is still to come: it undershoots in responses of less than some 1 / budget tokens. ``under=``
+none, but it does not know what is still to come: in the first 1 / budget tokens it takes what exceeds all before. ``under=``
 adds what is done to either model meanwhile: ``wb.CrossSample("base", budget=0.05, under=wb.Replay())``. Models that end at
 different tokens are refused; `load_pair` gives both one set of ends and says so.
 

@@ -63,9 +63,9 @@ def below(threshold: float) -> Rule:
 class Largest:
     """The largest as they come: at most a share of each row's tokens, without knowing those to come.
 
-    Of the first t tokens' values the last one counts if it is among the ``ceil(share t)`` largest, and if with it no more than
-    ``share t + 1/2`` count. So the first is taken of the second half of 1 / share tokens that exceeds all before; in responses
-    shorter than that often none is.
+    Of a row's first t values the last one counts if fewer than ``share t`` of those before are as large, and if with it at most
+    ``ceil(share t)`` count. The very first has nothing to be compared with, and counts only where all do. So in the first
+    1 / share tokens it is the first that exceeds all before: early rather than large, and one even of few tokens.
     """
 
     def __init__(self, share: float, rows: int, tokens: int, device: torch.device) -> None:
@@ -77,10 +77,11 @@ class Largest:
         self, step: int, rows: Int[Tensor, " rows"], values: Float[Tensor, " rows"]
     ) -> Bool[Tensor, " rows"]:
         """Which rows' values count."""
-        due = self.share * (step + 1) + _SLACK
+        due = self.share * (step + 1) - _SLACK
+        as_large = (self._seen[rows, :step] >= values[:, None]).sum(1)
+        counts = (as_large < due) & (self._count[rows] < math.ceil(due))
+        counts &= step > 0 or self.share == 1
         self._seen[rows, step] = values
-        larger = (self._seen[rows, : step + 1] > values[:, None]).sum(1)
-        counts = (larger < math.ceil(due - 2 * _SLACK)) & (self._count[rows] + 1 <= due + 0.5)
         self._count[rows] += counts
         return counts
 
