@@ -71,6 +71,14 @@ ReplayGrid, PatchGrid = _grids("ReplayGrid", _REPLAY), _grids("PatchGrid", _PATC
 MatrixGrid = _grids("MatrixGrid", _MATRIX)
 CrossSampleGrid, ExtrapolateGrid = _grids("CrossSampleGrid", _CROSS), _grids("ExtrapolateGrid", _FURTHER)
 FIELDS = tuple(dict.fromkeys((*_REPLAY, *_PATCH, *_CROSS, *_FURTHER)))
+KINDS: dict[str, type[BaseModel]] = {
+    "replay": ReplayGrid,
+    "patch": PatchGrid,
+    "matrix": MatrixGrid,
+    "cross_sample": CrossSampleGrid,
+    "extrapolate": ExtrapolateGrid,
+}
+"""What may stand under an intervention's name, beside ``own``."""
 
 
 class Grid(Checked):

@@ -26,16 +26,7 @@ from workbench.mixtures import CrossSample
 from workbench.models.presets import ROLES, PairPreset, pair_preset
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.sources import NAMES, SPLITS
-from workbench.sweeps.grids import (
-    FIELDS,
-    Checked,
-    CrossSampleGrid,
-    ExtrapolateGrid,
-    Grid,
-    MatrixGrid,
-    PatchGrid,
-    ReplayGrid,
-)
+from workbench.sweeps.grids import FIELDS, KINDS, Checked, Grid
 from workbench.sweeps.yaml_errors import Place, in_words, placed, walk
 
 EXAMPLE = """\
@@ -389,16 +380,8 @@ def _known_at(path: Place) -> list[str]:
             model = PairSource
         case ("problems", *_):
             model = ProblemSet
-        case ("interventions", _, "replay"):
-            model = ReplayGrid
-        case ("interventions", _, "patch"):
-            model = PatchGrid
-        case ("interventions", _, "matrix"):
-            model = MatrixGrid
-        case ("interventions", _, "cross_sample"):
-            model = CrossSampleGrid
-        case ("interventions", _, "extrapolate"):
-            model = ExtrapolateGrid
+        case ("interventions", _, kind) if kind in KINDS:
+            model = KINDS[str(kind)]
         case ("interventions", *_):
             model = Grid
         case _:
