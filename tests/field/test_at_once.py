@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from workbench.errors import InputError
 from workbench.studies.study import study
 from workbench.sweeps.ledger import Ledger
 
-HOW = {"top_k": 3, "null_draws": 1, "bins": 2, "resamples": 20}
+HOW: dict[str, Any] = {"top_k": 3, "null_draws": 1, "bins": 2, "resamples": 20}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def test_an_equal_study_into_another_folder_is_refused_while_one_is_at_work(tiny
 def test_two_ablations_that_keep_in_one_folder_find_the_same(tiny_pair, tmp_path):
     """Protects from a kept table that one writes while the other reads it."""
     problems, inner = [tiny.problem(seed=seed) for seed in range(3)], []
-    how = {"samples": 1, "max_new_tokens": 3, "resamples": 20, "keep": tmp_path / "keep"}
+    how: dict[str, Any] = {"samples": 1, "max_new_tokens": 3, "resamples": 20, "keep": tmp_path / "keep"}
 
     def meanwhile(*_: object) -> None:
         if not inner:

@@ -76,8 +76,10 @@ def test_answers_are_made_anew_when_a_file_of_the_checkpoint_changed(home, tmp_p
 def test_figures_are_not_up_to_date_when_a_file_of_the_checkpoint_changed(home, tmp_path, name):
     """Protects from "up to date", said of a figure of another model."""
     (analysis,) = find_analyses(names=["top_predictions"])
-    models = {role: str(home / role) for role in ("base", "rlvr")}
-    options = Options(**models, problems="shapes", limit=2, device="cpu", cache=tmp_path / "cache")
+    base, rlvr = str(home / "base"), str(home / "rlvr")
+    options = Options(
+        base=base, rlvr=rlvr, problems="shapes", limit=2, device="cpu", cache=tmp_path / "cache"
+    )
     analysis.make(Given(options), tmp_path / "out", images=())
     assert analysis.up_to_date(Given(options), tmp_path / "out")
     edited(home, name)

@@ -120,8 +120,8 @@ class Ledger:
             advice = "the file is damaged: move it away and run the sweep again, with --share for other sweeps' cells"
         elif "locked" in said or "locking" in said:
             advice = (
-                f"another process holds it, or it lies on a network drive without locks: end that process (fuser {self.file}), or "
-                "keep the sweep on a disk of this machine's own: --out my-sweep"
+                "another process holds it, or it lies on a network drive without locks: end that process "
+                f"(fuser {self.file}), or keep the sweep on a disk of this machine's own: --out my-sweep"
             )
         else:
             advice = "name a folder you may write to"
