@@ -1,7 +1,7 @@
 """Answers that are corrected, denied, hedged, several, in a list, or written in ways that hide another answer.
 
-The verdicts of `answers.csv` were written down before the judge was asked; doubtful ones were left out or, once, turned round, and
-seven right answers that it refuses are not in the table (LOG.md).
+The verdicts of `answers.csv` were written down before the judge was asked; doubtful ones were left out or, once, turned
+round, and seven right answers that it refuses are not in the table (LOG.md).
 """
 
 import csv
