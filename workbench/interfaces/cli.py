@@ -293,6 +293,7 @@ def agent(
     cells.check(preset, depth)
     with progress_bars() as progress:
         listed = problems.load(progress)
+        checks.check_zoomable(listed)
 
         from workbench.experiments.agent import run_agents
         from workbench.runs import made_with, run_folder, write_json, write_tables

@@ -87,6 +87,11 @@ class Ledger:
             raise self._absent()
 
     def _absent(self) -> InputError:
+        if self.folder.is_file():
+            return InputError(
+                f"`{self.argument}` {self.folder} is a file; expected the folder of a sweep, as --out named it: workbench sweep "
+                "run sweep.yaml --out my-sweep"
+            )
         return InputError(
             f"`{self.argument}` {self.folder} holds no sweep; start one: workbench sweep run sweep.yaml --out {self.folder}"
         )
