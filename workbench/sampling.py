@@ -51,7 +51,8 @@ class Sampling:
                 raise InputError(
                     f"`{name}` is {value!r}; expected a whole number of at least {least}: decode(pair, prompt, {name}=16)"
                 )
-        if not 0 <= self.temperature < float("inf"):
+        number = isinstance(self.temperature, int | float) and not isinstance(self.temperature, bool)
+        if not number or not 0 <= self.temperature < float("inf"):
             raise InputError(
-                f"`temperature` is {self.temperature}; expected 0 (greedy) or more: decode(pair, prompt, temperature=1.0)"
+                f"`temperature` is {self.temperature!r}; expected 0 (greedy) or more: decode(pair, prompt, temperature=1.0)"
             )

@@ -53,3 +53,13 @@ def test_sampled_answers_of_a_list_do_not_depend_on_the_rest(pair_of):
     wanted = [[r.text for r in wb.decode(pair, prompt, **how)] for prompt in prompts]
     found = wb.decode_many(pair, prompts[::-1], **how, batch_size=2)[::-1]
     assert [[r.text for r in rows] for rows in found] == wanted
+
+
+def test_a_text_question_of_vlmevalkit_is_answered_after_a_picture_as_before_it(pair_of, messages):
+    """Protects from an offset that a picture's question leaves behind for the next one without."""
+    text = [{"type": "text", "value": "How many sides has a square? Answer with a number."}]
+    for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
+        model = wb.VLMEvalKitModel(pair_of(family), max_new_tokens=8)
+        wanted = model.generate(text, "Set")
+        model.generate(messages[0], "Set")
+        assert model.generate(text, "Set") == wanted

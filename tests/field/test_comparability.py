@@ -1,9 +1,7 @@
 """What makes two models not comparable, or comparable in part, is found before any forward and said in words."""
 
 import json
-import shutil
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,13 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from pair_folders import load, refused
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 import workbench as wb
 from workbench.decoding.stops import Stops
 from workbench.errors import InputError
-from workbench.models import loading
 from workbench.models.loading import load_pair
 from workbench.replay.from_checkpoints import learn_problems
 
@@ -27,36 +25,6 @@ TOOLS = "{% if tools %}Tools. {% endif %}" + tiny.chat_template("qwen2_5_vl")
 TURNS = tiny.chat_template("qwen2_5_vl").replace(
     "<|im_end|>", "{% if m['role'] == 'assistant' %}~{% endif %}<|im_end|>"
 )
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    home = tmp_path_factory.mktemp("pair")
-    for seed, role in enumerate(("base", "rlvr")):
-        tiny.model("qwen2_5_vl", seed).save_pretrained(home / role)
-        tiny.processor("qwen2_5_vl").save_pretrained(home / role)
-    return home
-
-
-@pytest.fixture
-def home(saved, tmp_path) -> Path:
-    """Folders `base` and `rlvr` of a tiny pair, each with its processor, to be changed."""
-    return shutil.copytree(saved, tmp_path / "pair")
-
-
-@pytest.fixture
-def no_forward(monkeypatch) -> None:
-    """Whatever runs a model is a failure."""
-    monkeypatch.setattr(loading, "probe", lambda anatomy: pytest.fail("a model ran"))
-
-
-def load(home: Path, **more: Any) -> wb.ModelPair:
-    return load_pair(base=home / "base", rlvr=home / "rlvr", device="cpu", **more)
-
-
-def refused(home: Path, message: str, **more: Any) -> None:
-    with pytest.raises(InputError, match=message):
-        load(home, **more)
 
 
 def edit(file: Path, **changes: Any) -> None:
@@ -143,59 +111,6 @@ def test_a_trained_pair_is_loaded_without_a_word(home):
         warnings.simplefilter("error")
         assert "remarks" not in load(home).provenance
         assert "remarks" not in wb.load_pair("shapes").provenance
-
-
-# --- weight files ----------------------------------------------------------------------------------------
-
-
-def shards(folder: Path, keep: bool) -> None:
-    """The weights once more, in two shards with an index; the whole file stays or goes."""
-    weights, whole = load_file(folder / "model.safetensors"), folder / "model.safetensors"
-    owner = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(weights)}
-    for shard in {*owner.values()}:
-        save_file({n: w for n, w in weights.items() if owner[n] == shard}, folder / shard, {"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": owner}))
-    if not keep:
-        whole.unlink()
-
-
-def adapter(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    save_file({"base_model.model.x.lora_A.weight": torch.zeros(2, 2)}, folder / "adapter_model.safetensors")
-
-
-def stray(folder: Path) -> None:
-    shards(folder, keep=False)
-    shutil.copy(folder / "model-00001-of-00002.safetensors", folder / "model-00003-of-00003.safetensors")
-
-
-FILES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "adapter": (adapter, r"holds the weights of a model and an adapter"),
-    "whole and shards": (
-        lambda folder: shards(folder, keep=True),
-        r"holds two sets of weights, model\.safetensors and 2 shards such as model-00001-of-00002\.safetensors; one of them",
-    ),
-    "stray shard": (
-        stray,
-        r"holds 1 shards that model\.safetensors\.index\.json does not name, such as model-00003-of-00003",
-    ),
-}
-
-
-@pytest.mark.parametrize("role", ["base", "rlvr"])
-@pytest.mark.parametrize("case", FILES)
-def test_a_folder_with_two_sets_of_weights_is_refused(home, case, role, no_forward):
-    """Protects from an adapter left out, and from last month's weights beside today's."""
-    damage, message = FILES[case]
-    damage(home / role)
-    refused(home, rf"`{role}` '.*{role}' {message}")
-
-
-def test_shards_alone_are_one_set(home):
-    """Protects from refusing what is right."""
-    shards(home / "rlvr", keep=False)
-    wanted = tiny.model("qwen2_5_vl", 1).state_dict()
-    assert all(torch.equal(wanted[n], w) for n, w in load(home).rlvr.model.state_dict().items())
 
 
 # --- chat templates --------------------------------------------------------------------------------------

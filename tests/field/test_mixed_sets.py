@@ -56,3 +56,11 @@ def test_a_set_without_any_picture_is_refused_before_anything_runs(pair_of, prob
         InputError, match=r"`problems`: none of 2 has a picture, and 'replay' has no visual tokens"
     ):
         wb.ablate(pair, [problems[1], problems[3]], {"replay": REPLAY}, **HOW)
+
+
+def test_an_id_that_stands_twice_is_refused_before_anything_runs(pair_of, problems, monkeypatch):
+    """Protects from a traceback of pandas after all decoding."""
+    pair = pair_of("qwen2_5_vl")
+    monkeypatch.setattr(type(pair), "encode", lambda *_: pytest.fail("something ran"))
+    with pytest.raises(InputError, match=r"'p0'.* twice|twice.*'p0'"):
+        wb.ablate(pair, [problems[0], problems[0]], [wb.Patch(layers=2)], **HOW)

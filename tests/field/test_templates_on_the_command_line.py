@@ -115,3 +115,24 @@ def test_a_side_without_its_picture_processor_is_mended_by_the_flag(home, tmp_pa
     assert "`--processor" in said
     code, said, _ = study("--rlvr", str(lacking), "--processor", str(home / "base"))
     assert code == 0, said
+
+
+@pytest.mark.parametrize(("flag", "value"), [("chat-template", "rlvr"), ("processor", "rlvr")])
+def test_figures_take_the_same_flags(home, tmp_path, monkeypatch, capfd, flag, value):
+    """Protects from a pair that `workbench study` takes and whose figures no command draws."""
+    line = ["workbench", "figures", "top_predictions", "--base", home / "base", "--rlvr", home / "rlvr"]
+    line += ["--limit", "2", "--device", "cpu", "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
+
+    def figures(*more: str) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", [str(part) for part in (*line, *more)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code, "".join(capfd.readouterr())
+
+    code, said = figures()
+    assert code == 2
+    assert "choose one with `--chat-template base`, `--chat-template rlvr`" in said
+    code, said = figures(f"--{flag}", value if flag == "chat-template" else str(home / value))
+    assert (code, "top_predictions: made" in said) == (0, True), said
+    pair = json.loads((tmp_path / "out" / "top_predictions.json").read_text())["pair"]
+    assert pair.get("chat_template", "").startswith("rlvr") == (flag == "chat-template")

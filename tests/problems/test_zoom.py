@@ -169,7 +169,7 @@ def test_ten_megabytes_are_read_at_once():
     bodies += ["x" * 10**7 + call(), call() + "</tool_call>" * 800_000, "9" * 10**7 + "</answer>"]
     begun = time.perf_counter()
     steps = [read(body) for body in bodies]
-    assert time.perf_counter() - begun < 3
+    assert time.perf_counter() - begun < 60  # not the square of ten million; on a quiet machine under 3
     assert [step.call is not None for step in steps] == [False] * 4 + [True, True, False]
 
 

@@ -185,6 +185,11 @@ def _prepared(
     if alike:
         return prepare_seeing(interventions, pair, prompts, problems=whole, **how)
     ready = [None if isinstance(one, Condition) else one for one in given]
+    if odd := [one for one in ready if one is not None and not hasattr(one, "problem_id")]:
+        raise InputError(
+            f"`intervention` is {odd[0]!r}; expected a condition, or what was made of one for the prompt: "
+            "decode(pair, prompt, intervention=Patch(select='low'))"
+        )
     one_each(ready, [prompt.problem_id for prompt in prompts])
     return [
         prepare_seeing(one, pair, [prompt], problems=whole and [whole[i]], **how)[0]

@@ -21,6 +21,11 @@ class Stops:
     """
 
     def __init__(self, processor: Any, anatomy: Anatomy, strings: Sequence[str] = ()) -> None:
+        strings = (strings,) if isinstance(strings, str) else strings
+        if not isinstance(strings, list | tuple) or not all(isinstance(s, str) and s for s in strings):
+            raise InputError(
+                f"`stop` is {strings!r}; expected texts that are not empty: decode(pair, prompt, stop=['\\n\\n'])"
+            )
         self.tokenizer, self.strings = tokenizer_of(processor), tuple(strings)
         if self.tokenizer is None:
             raise InputError(

@@ -177,6 +177,8 @@ def ablate(
     length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     sampling = pair.sampling(samples=samples, temperature=temperature, seed=seed, engine=engine, **length)
     settings, folder = sampling.settings, Path(keep) if keep is not None else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"`keep` {folder} is a file; expected a folder: ablate(..., keep='my-shards')")
     whole = sum(isinstance(value, Replay) for value in conditions.values()) == 1 and len(problems) <= SHARD
     groups = _groups(problems, [*conditions], by_condition=engine is not None)
     tables: dict[str, list[list[pd.DataFrame]]] = {name: [] for name in conditions}

@@ -33,6 +33,20 @@ def undisturbable(problems: "Sequence[Problem]") -> str | None:
     return None if brought else unanswerable(problems)
 
 
+def check_zoomable(problems: "Sequence[Problem]") -> None:
+    """Refuse problems that the zoom tool has nothing to look into.
+
+    Raises:
+        InputError: names the first.
+    """
+    lacking = [problem.id for problem in problems if not problem.images or problem.video]
+    if lacking:
+        raise InputError(
+            f"of `problems` {_named(lacking, problems)} no image (or a movie), and the zoom tool needs images: "
+            "load_problems('shapes-agent', limit=8)"
+        )
+
+
 def _named(ids: Sequence[str], problems: Sequence[Any]) -> str:
     return f"{len(ids)} of {len(problems)} problems, such as {ids[0]!r}, have"
 
@@ -100,7 +114,12 @@ def size_of(text: str) -> tuple[int, int] | None:
             f"`image` is {text!r}; expected width and height in pixels: forecast_pair('shapes', image='1000x800')"
         )
     width, height = int(found[1]), int(found[2])
-    return (width, height) if width and height else None
+    if (width == 0) != (height == 0):
+        raise InputError(
+            f"`image` is {text!r}; expected at least 1 pixel each way, or 0x0 for no picture: "
+            "forecast_pair('shapes', image='1000x800')"
+        )
+    return (width, height) if width else None
 
 
 def needs(extra: str, *modules: str) -> None:

@@ -196,7 +196,7 @@ def ablate(
 
 @app.command("figures")
 def make_figures(
-    models: options.Models,
+    models: options.ModelsHere,
     problems: questions.Questions = _PAPER,
     names: Annotated[
         list[str] | None, typer.Argument(help="Which analyses; the default is all of them.")
@@ -242,12 +242,15 @@ def make_figures(
         problems.seed,
         run,
         cache,
+        **models.reading,
     )
     out.mkdir(parents=True, exist_ok=True)
     busy = f"`out` {out}: other figures are being made there; wait for them, or name another folder: out='{out}-2'"
     with alone(out / ".figures.lock", busy), progress_bars() as progress:
-        chosen = find_analyses(names=names)
-        made, failed = _make(chosen, Given(given, progress), out, force, bool(names), progress)
+        chosen, work = find_analyses(names=names), Given(given, progress)
+        if run is None:
+            _ = work.pair  # every analysis asks for it: what is wrong with it is said once, and in flags
+        made, failed = _make(chosen, work, out, force, bool(names), progress)
     typer.echo("\n".join([*made, *failed, f"Figures  {out}"]))
     raise typer.Exit(2 if failed else 0)
 
@@ -290,6 +293,7 @@ def agent(
     cells.check(preset, depth)
     with progress_bars() as progress:
         listed = problems.load(progress)
+        checks.check_zoomable(listed)
 
         from workbench.experiments.agent import run_agents
         from workbench.runs import made_with, run_folder, write_json, write_tables

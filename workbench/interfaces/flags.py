@@ -110,7 +110,9 @@ class Spoken:
         )
         if name in self.switches or (name in self.flags and not self.flags[name].startswith("-")):
             shown = ""
-        return f"{self.words} {EXAMPLES.get(name, shown)}".strip()
+        example = EXAMPLES.get(name, shown)
+        own = not example or any(part in self.flags.values() for part in example.split())
+        return f"{self.words} {example if own else shown}".strip()
 
     def flag(self, name: str) -> str | None:
         """The flag of an argument."""

@@ -186,8 +186,13 @@ class ModelsHere(Models):
 
     def load(self, progress: Progress | None = None, **settings: Any) -> "ModelPair":
         """Both models, loaded."""
-        read = {"processor": self.processor, "chat_template": self.chat_template}
-        return super().load(progress, attn_implementation=self.attn_implementation, **read, **settings)
+        return super().load(progress, **self.reading, **settings)
+
+    @property
+    def reading(self) -> dict[str, str | None]:
+        """Kernel, processor and chat template, as `load_pair` takes them."""
+        names = ("attn_implementation", "processor", "chat_template")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

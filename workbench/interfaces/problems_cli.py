@@ -36,6 +36,8 @@ def check(
     frames: Annotated[int, typer.Option(help="Of every video at most, evenly spaced in time.", min=1)] = 16,
 ) -> None:
     """Read a file of problems as a study would: what is in it, what is left out and why, and its first problems."""
+    if html is not None and html.is_dir():
+        raise InputError(f"`--html` {html} is a folder; name a file: --html {html / 'page.html'}")
     if html is not None and not html.absolute().parent.is_dir():
         raise InputError(
             f"`--html` {html}: no folder {str(html.parent)!r}; name a file in a folder that is there: --html page.html"

@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.errors import InputError, install
 from workbench.models.gguf import extra_of, gguf_file, packaged
+from workbench.models.weight_files import check_one_set, repository_files
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -37,6 +38,7 @@ def find_adapter(role: str, source: str | Path, revision: str | None = None) -> 
         if config is None:
             return None
         folder = config.parent
+        check_one_set(role, source, folder, repository_files(str(source), revision))
     elif not (folder / CONFIG).is_file():
         return None
     if (folder / "config.json").is_file() and _weights(folder):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from workbench.errors import InputError, nearest
 from workbench.models.adapter_files import base_of, check_installed, find_adapter
 from workbench.models.gguf import folder_of, packaged
+from workbench.models.weight_files import check_one_set
 
 _TEXT = ("text_config", "llm_config", "language_config")
 """Where the config of a multimodal model keeps that of its decoder."""
@@ -20,7 +21,8 @@ def located(role: str, source: str | Path) -> str:
     """A folder that looks whole, or a hub id; of the weights only the headers are read.
 
     Raises:
-        InputError: neither, or a folder without config.json, without weights, or with a file that is cut short.
+        InputError: neither, or a folder without config.json, without weights, with two sets of them, or with a file that is cut
+            short.
     """
     folder, here = Path(source).expanduser(), f"`{role}` {str(source)!r}"
     if not folder.is_dir():
@@ -57,7 +59,16 @@ def located(role: str, source: str | Path) -> str:
             raise InputError(
                 f"{here}: {file.name} is corrupt or cut short ({reason}); fetch it again"
             ) from error
+    check_one_set(role, source, folder)
     return str(folder)
+
+
+def snapshot_of(source: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of the hub's cache with the config.json of a repository; None where it was not fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(str(source), "config.json", revision=revision)
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def config_in(role: str, source: str | Path, *, revision: str | None = None) -> Mapping[str, Any] | None:
@@ -72,13 +83,12 @@ def config_in(role: str, source: str | Path, *, revision: str | None = None) -> 
             return None
         source = home
     where = Path(located(role, source))
-    file: Any = where / "config.json"
+    file = where / "config.json"
     if not where.is_dir():
-        from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.constants import HF_HUB_OFFLINE
 
-        file = try_to_load_from_cache(str(source), "config.json", revision=revision)
-        if not isinstance(file, str):
+        snapshot = snapshot_of(source, revision)
+        if snapshot is None:
             if HF_HUB_OFFLINE:
                 raise InputError(
                     f"`{role}` {str(source)!r} is no folder here and not in the hub's cache, and this machine is offline "
@@ -86,8 +96,10 @@ def config_in(role: str, source: str | Path, *, revision: str | None = None) -> 
                     f"`hf download {source}`"
                 )
             return None
+        check_one_set(role, source, snapshot)
+        file = snapshot / "config.json"
     try:
-        config = json.loads(Path(file).read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"`{role}` {str(source)!r}: its config.json can't be read ({error}); fetch it again, or give another checkpoint"

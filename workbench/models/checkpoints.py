@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from workbench.errors import InputError, install
 from workbench.models.adapter_files import base_of, find_adapter
 from workbench.models.anatomy import Anatomy, dissect
-from workbench.models.checkpoint_files import located
+from workbench.models.checkpoint_files import located, snapshot_of
 from workbench.models.gguf import packaged, unpacked
 from workbench.models.lora import merge
-from workbench.models.weight_files import check_one_set
+from workbench.models.weight_files import check_one_set, repository_files
 
 _PROCESSOR_FILES = (
     "processor_config.json",
@@ -108,11 +108,11 @@ def load_model(
         merged.adapter_of = str(body)  # for provenance
         return merged
     where = located(role, unpacked(source))
-    check_one_set(role, where)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     spread = {} if placement.device_map is None else {"device_map": placement.device_map}
     try:
         config = transformers.AutoConfig.from_pretrained(where, **hub)
+        _check_snapshot(role, where, getattr(config, "_commit_hash", None) or revision)
         if layers is not None:
             _truncate(config, layers)
         multimodal = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -132,6 +132,8 @@ def load_model(
         model, report = loaded
         if not spread:
             model = model.to(placement.device)
+    except InputError:
+        raise
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{here} does not fit in the memory of {placement.device}; "
@@ -149,6 +151,12 @@ def load_model(
         )
     _check_report(here, report, dissect(model), truncated=layers is not None)
     return model.eval().requires_grad_(False)
+
+
+def _check_snapshot(role: str, where: str, revision: str | None) -> None:
+    """The same of a hub repository as of a folder, before its weights are fetched."""
+    if not Path(where).is_dir() and (snapshot := snapshot_of(where, revision)) is not None:
+        check_one_set(role, where, snapshot, repository_files(where, revision))
 
 
 @contextmanager

@@ -18,8 +18,8 @@ def template_in(wanted: str | Path) -> str | None:
     """
     if wanted in SIDES:
         return None
-    file = Path(wanted).expanduser()
-    if not file.is_file():
+    file = Path(wanted).expanduser() if isinstance(wanted, str | Path) else None
+    if file is None or not file.is_file():
         raise InputError(
             f"`chat_template` is {str(wanted)!r}{nearest(str(wanted), SIDES)}; expected 'base', 'rlvr', or a file with a Jinja "
             f"template (chat_template.jinja): {_CALL}"

@@ -46,7 +46,7 @@ _TURNED_DOWN = re.compile(
     r"|(?:option\s+)?\(?(?<![A-Za-z0-9])[A-Z]\)?\s+(?:isn't|aren't|doesn't|cannot|can't|错|不对)",
 )
 _SEVERAL = re.compile(
-    r"^\s*(?:,|;|/|&|\+|and\b|or\b|和|或|、|,\s*(?:and|or)\b)\s*(?:maybe\s+|perhaps\s+|possibly\s+|also\s+|even\s+|option\s+)*\(?([A-Z])\)?(?![A-Za-z0-9'])"
+    r"^\s*(?:,|;|/|&|\+|-?>|→|⇒|and\b|or\b|和|或|、|,\s*(?:and|or)\b)\s*(?:maybe\s+|perhaps\s+|possibly\s+|also\s+|even\s+|option\s+)*\(?([A-Z])\)?(?![A-Za-z0-9'])"
 )
 _ALSO = re.compile(
     r"\b(?:or|alternatively|also|as well|maybe|perhaps|possibly|might|may|could|unless|otherwise|if|now"
@@ -162,6 +162,8 @@ def _with_rest(letter: str, rest: str, choices: Sequence[str], allowed: str) -> 
         others = _letters(_without_reasons(sentence), allowed) - {letter}
         if others and _ALSO.search(_without_reasons(sentence)):
             return None, "several options"
+    if _lists_another(rest, letter, choices):
+        return None, "a list of options"
     if _NOT_IT.match(rest):
         return None, "turned down"
     if _OR_NOT.search(rest):
@@ -181,6 +183,20 @@ def _with_rest(letter: str, rest: str, choices: Sequence[str], allowed: str) -> 
     ):
         return None, "letter and text of another option"
     return letter, "letter"
+
+
+def _lists_another(rest: str, letter: str, choices: Sequence[str]) -> bool:
+    """Whether a further letter stands there with its own option and nothing said of it, as in a list of options."""
+    rest = re.split(r"\b(?:not|because|since|rather|instead|unlike|than)\b", rest, maxsplit=1)[0]
+    pairs = [(other, choice) for other, choice in zip(LETTERS, choices, strict=False) if other != letter]
+    return any(
+        re.search(
+            rf"(?<![A-Za-z0-9(])\(?{other}[).:]\s*{re.escape(choice)}\s*(?:$|[.,;\n]|\(?[A-Z][).:])",
+            rest,
+            re.I,
+        )
+        for other, choice in pairs
+    )
 
 
 def _is_word(rest: str, letter: str) -> bool:

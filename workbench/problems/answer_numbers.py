@@ -100,6 +100,10 @@ def written(text: str) -> str:
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", text)
     text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])", "×", text)
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|º|\\textdegree", "°", text)
+    text = re.sub(
+        r"(?:°|\bdegrees?\b|\bdeg\b)\s*(?:c(?:elsius|entigrade)?)\b", "°C", text, flags=re.IGNORECASE
+    )
+    text = re.sub(r"(?:°|\bdegrees?\b|\bdeg\b)\s*(?:f(?:ahrenheit)?)\b", "°F", text, flags=re.IGNORECASE)
     text = re.sub(r"\\(?:approx|simeq|sim)(?![A-Za-z])", "≈", text)
     text = re.sub("[" + "".join(_HALVES) + "]", lambda m: f" {_HALVES[m[0]]}", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{m[0].translate(_RAISED)}", text)
@@ -118,7 +122,7 @@ def quantity(text: str) -> Quantity | None:
     aside = re.fullmatch(r"([^()]+)\(([^()]+)\)", text)
     if aside and (one := quantity(aside[1])):
         two = quantity(aside[2])
-        return None if re.search(r"\b(?:or|maybe)\b", aside[2]) or (two and not one.agrees(two)) else one
+        return None if re.search(r"\b(?:or|maybe|no)\b", aside[2]) or (two and not one.agrees(two)) else one
     if re.fullmatch(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}", text):
         text = text[1:-1].strip()
     match = _QUANTITY.fullmatch(text)

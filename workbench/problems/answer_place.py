@@ -27,7 +27,9 @@ LONGEST = 600
 _PHRASES = 12
 """Of the forms that announce an answer, so many are looked at, from the last."""
 
-_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)\s*>", re.IGNORECASE)
+_THOUGHT = re.compile(
+    r"<(/?)(?:think|thinking|thought|reasoning|scratchpad|analysis|reflection)\s*>", re.IGNORECASE
+)
 _TAG = re.compile(r"<\s*(/?)\s*(?:final[_ ]?)?answer\s*(?:>|$)", re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _TOKEN = re.compile(r"-?\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z])")
@@ -40,6 +42,19 @@ _RETRACTED = re.compile(
     r"^[\s$.)\\\]*]*(?:is|was|would be)\s+(?:wrong|incorrect|not\b|false)|^[\s$)\\\]*]*(?:is|was)n't",
     re.IGNORECASE,
 )
+_TAKEN_BACK = (
+    r"correction\b|edit\s*:|hold on\b|or rather\b|no\W+(?:it|that|this|the|there|they|i)\b|(?:oh |oops,? )?(?:i'm )?sorry\b"
+    r"|oops\b|scratch that|my mistake|on second thought"
+    r"|(?:no,? |actually,? |sorry,? )*i (?:meant|misread|misspoke|miscounted|was wrong|made (?:a|an) (?:mistake|error)"
+    r"|take that back)"
+    r"|(?:actually,? |wait,? )*(?:that|this|it) (?:is|was)(?: not|n't)? (?:wrong|incorrect|right|correct)"
+    r"|(?:actually|wait|hmm)\W+no\b|no,? wait\b"
+)
+_WITHDRAWN = re.compile(
+    rf"(?:^|[.!?;\n])[\s*_)\]$\\]*(?:but |and |hmm\W+|oh\W+|wait\W+)*(?:{_TAKEN_BACK})", re.IGNORECASE
+)
+"""What takes back an answer that stands before it, at the beginning of a sentence."""
+_CONFIRMED = re.compile(r"(?:that|this|it) (?:is|was) (?:right|correct)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -115,7 +130,13 @@ def _tagged(text: str) -> str | None:
         if not _OR.fullmatch(between.strip(" ,;")):
             break
         joined = f"{before[2]} or {joined}"
-    return "" if _RETRACTED.match(_TAG.sub("", text[answers[-1][1] :], count=1)) else joined
+    after = _TAG.sub("", text[answers[-1][1] :], count=1)
+    return "" if _RETRACTED.match(after) or withdrawn(after) else joined
+
+
+def withdrawn(after: str) -> bool:
+    """Whether the text after an answer takes it back ("Correction: ...", "Sorry, I meant ...", "No wait, ...")."""
+    return any(not _CONFIRMED.search(match[0]) for match in _WITHDRAWN.finditer(after[:LONGEST]))
 
 
 def _boxed(text: str) -> str | None:
@@ -127,7 +148,7 @@ def _boxed(text: str) -> str | None:
     if not boxes:
         return None
     start, end, joined = boxes[-1]
-    if _DENIED.search(text[:start]) or _RETRACTED.match(text[end:]):
+    if _DENIED.search(text[:start]) or _RETRACTED.match(text[end:]) or withdrawn(text[end:]):
         return ""
     for before in boxes[-2::-1]:
         between = text[before[1] : start]
@@ -199,6 +220,8 @@ _REFUSES = re.compile(
     r"(?:answer|see|determine|tell|view|provide|help|assist|decide|say)|\bas an AI\b|\bsorry\b",
     re.IGNORECASE,
 )
+_SO = re.compile(r"[,;]\s*(?:and )?(?:so|therefore|thus|hence)\b", re.IGNORECASE)
+"""What concludes from a denial, and is none itself: "not B, so the answer is C"."""
 _DENIES = re.compile(
     r"(?:not|n't|neither|never|unlikely|definitely not|anything but|不)(?![A-Za-z])", re.IGNORECASE
 )
@@ -219,9 +242,12 @@ def _phrases(text: str) -> tuple[list[Place], str]:
             )
             clause = _clause(text[match.end() : match.end() + 2 * LONGEST])
             before = text[max(begun, match.start() - 48, 0) : match.start()]
+            before = _SO.split(before)[-1]
             if _NOT_SAID.search(before) or _DENIES.match(clause):
                 end = text.find(clause, match.end()) + len(clause) if clause else match.end()
                 denied.append((begun + 1, end))
+            elif withdrawn(text[text.find(clause, match.end()) + len(clause) :]):
+                denied.append((begun + 1, text.find(clause, match.end()) + len(clause)))
             elif clause and len(clause) <= LONGEST:
                 clauses.append((bool(match.groupdict().get("final")), match.start(), clause))
     places = [

@@ -25,7 +25,9 @@ _SWITCH = re.compile(
     r"\\(?:displaystyle|textstyle|bf|rm|it|large|Large|huge|big|Big|bigg|Bigg)(?![A-Za-z])\s*"
 )
 _LATEX_SPACE = re.compile(r"(?<!\\)\\(?:[,;:> ]|quad(?![A-Za-z])|qquad(?![A-Za-z]))|~")
-_MARKDOWN = re.compile(r"\*\*|__|(?<![\w*])\*(?=\S)|(?<=[^\s*])\*(?![\w*])|^\s*#+\s+|^\s*>\s+", re.MULTILINE)
+_MARKDOWN = re.compile(
+    r"\*\*|__|(?<![\w*])\*(?=\S)|(?<=[^\s*])\*(?![\w*])|^\s*#+\s+|^\s*>\s+(?![-−$\d.])", re.MULTILINE
+)
 _EDGES = " \t\r\n\"'.,;:!。，；：！、"
 _ARTICLE = re.compile(r"^(?:(?:on|in|at|to) the|an?|the)\s+")
 
@@ -86,7 +88,8 @@ def sentences(text: str) -> list[str]:
 _HEDGE = re.compile(
     r"\b(?:maybe|perhaps|possibly|might|may|could|either|neither|unsure|uncertain|unclear|ambiguous|undecided|depends|unless"
     r"|otherwise|cannot|can ?not|can't|couldn't|unable|impossible|not (?:sure|certain|clear|possible|enough|determin\w+)"
-    r"|don't know|do not know|hard to (?:say|tell)|no idea|sorry|guess between|insufficient)\b"
+    r"|don't know|do not know|hard to (?:say|tell)|no idea|sorry|guess between|insufficient"
+    r"|i (?:\w+ )?doubt|doubtful|(?:false|not true|untrue) that|or rather|i mean)\b"
     r"|无法|不能|不确定|不知道|可能|也许|或许|不清楚|要么",
     re.IGNORECASE,
 )

@@ -175,7 +175,7 @@ def _judge(answer: str, verifier: str, choices: Sequence[str], tolerance: float,
 
 def _chosen(place: Place, target: str | None, choices: Sequence[str]) -> _Judged:
     letter, rule = option(place.text, choices, loose=place.where == "last sentence")
-    stop = place.where == "answer phrase" and rule in _STOPS
+    stop = rule == "a list of options" or (place.where == "answer phrase" and rule in _STOPS)
     return _Judged(letter is not None and letter == target, letter, rule, stop)
 
 

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 PARTS = ("html", "csv")
 """What every analysis must have left behind to count as made; pictures need a browser."""
 
+READING = ("attn_implementation", "processor", "chat_template")
+"""Options that only `load_pair` takes; the pair's provenance says what came of them."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -69,6 +72,9 @@ class Options:
     run: Path | None = None
     """A finished run of `workbench study` or `workbench ablate` to take tables from instead of computing them."""
     cache: Path = Path("runs/cache")
+    attn_implementation: str | None = None
+    processor: str | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         own = pair_preset(self.pair).problems if self.pair else "shapes"
@@ -108,7 +114,8 @@ class Given:
         """The pair; the bundled one where none is named."""
         o = self.options
         name = o.pair if o.pair or o.base or o.rlvr else "shapes"
-        pair = load_pair(name, base=o.base, rlvr=o.rlvr, device=o.device, dtype=o.dtype)
+        reading = {part: getattr(o, part) for part in READING}
+        pair = load_pair(name, base=o.base, rlvr=o.rlvr, device=o.device, dtype=o.dtype, **reading)
         if pair.provenance["base"]["weights"] == pair.provenance["rlvr"]["weights"]:
             raise InputError(
                 f"`--rlvr` has the weights of `--base` ({pair.name}): nothing shifts, so there is nothing to show; "
@@ -289,7 +296,7 @@ class Given:
     def spec(self) -> dict[str, Any]:
         """Everything that can change a result, beside the script itself."""
         o = self.options
-        known = {k: v for k, v in asdict(o).items() if k not in ("cache", "run", "device")}
+        known = {k: v for k, v in asdict(o).items() if k not in ("cache", "run", "device", *READING)}
         if o.run:
             return {"run": json.loads((o.run / "manifest.json").read_text()), "workbench": __version__}
         pair = {k: v for k, v in self.pair.provenance.items() if k != "libraries"}

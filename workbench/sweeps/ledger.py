@@ -23,6 +23,8 @@ from workbench.errors import InputError
 from workbench.sweeps.cells import Cell
 
 FILE = "ledger.sqlite"
+LOCKED = 3.0
+"""Seconds to wait for whoever holds the file; a driver holds it for milliseconds."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, content TEXT);
 CREATE TABLE IF NOT EXISTS cells (position INTEGER PRIMARY KEY, key TEXT, pair TEXT, problems TEXT, problem TEXT,
@@ -71,7 +73,9 @@ class Ledger:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             mode = "rwc" if write else "rw"  # even a reader of a write-ahead log needs its index
-            self.base = sqlite3.connect(f"{self.file.resolve().as_uri()}?mode={mode}", uri=True, timeout=30)
+            self.base = sqlite3.connect(
+                f"{self.file.resolve().as_uri()}?mode={mode}", uri=True, timeout=LOCKED
+            )
             self.base.execute("PRAGMA journal_mode=WAL" if write else "PRAGMA query_only=1")
             self.base.execute("PRAGMA synchronous=NORMAL")
             if write:
@@ -83,6 +87,11 @@ class Ledger:
             raise self._absent()
 
     def _absent(self) -> InputError:
+        if self.folder.is_file():
+            return InputError(
+                f"`{self.argument}` {self.folder} is a file; expected the folder of a sweep, as --out named it: workbench sweep "
+                "run sweep.yaml --out my-sweep"
+            )
         return InputError(
             f"`{self.argument}` {self.folder} holds no sweep; start one: workbench sweep run sweep.yaml --out {self.folder}"
         )
@@ -114,6 +123,11 @@ class Ledger:
             )
         elif "malformed" in said or "not a database" in said:
             advice = "the file is damaged: move it away and run the sweep again, with --share for other sweeps' cells"
+        elif "locked" in said or "locking" in said:
+            advice = (
+                "another process holds it, or it lies on a network drive without locks: end that process "
+                f"(fuser {self.file}), or keep the sweep on a disk of this machine's own: --out my-sweep"
+            )
         else:
             advice = "name a folder you may write to"
         return InputError(f"`{self.argument}` {self.folder}: {FILE} could not be used ({said}); {advice}")
