@@ -14,6 +14,7 @@ Direction = Literal["base_to_rlvr", "reverse", "self"]
 Alignment = Literal["paper", "released"]
 Positions = Literal["all", "visual"]
 Where = Literal["visual", "text", "all"]
+Solver = Literal["plain", "adaptive"]
 Spans = tuple[tuple[int, int], ...]
 EVERYWHERE = ", all positions"
 """Ends the name of a patch that selects among all positions of the prompt rather than visual tokens."""
@@ -49,6 +50,8 @@ class Replay:
         positions: where tokens are learnt and the loss is read: ``visual`` (the paper); ``text``, the prompt's text without
             special tokens; ``all`` of the prompt; or spans, (first, one past the last) each, from the prompt's end where
             negative. Text is beyond the paper: it makes replay possible where there is no picture.
+        solver: ``plain``: ``iterations`` of gradient descent (the paper). ``adaptive``: as small a loss with tokens about as
+            small in 7 passes instead of 25, by a quasi-Newton method; ``alpha * iterations`` says how far to go.
 
     Raises:
         InputError: a value outside its range, or two that do not go together.
@@ -78,10 +81,16 @@ class Replay:
     seed: int = 0
     cells: Chosen | None = None
     positions: Where | Spans = "visual"
+    solver: Solver = "plain"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", _where(self.positions))
-        for name, kind in (("site", Site), ("direction", Direction), ("alignment", Alignment)):
+        for name, kind in (
+            ("site", Site),
+            ("direction", Direction),
+            ("alignment", Alignment),
+            ("solver", Solver),
+        ):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(
                     f"`{name}` is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}: "

@@ -39,6 +39,7 @@ from workbench.replay.descent import descend
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.loss import Loss, Readout
 from workbench.replay.nothing_selected import NOTHING, check_selected, has_selection, unselected
+from workbench.replay.quasi_newton import minimise
 from workbench.replay.segment import Segment
 from workbench.replay.targets import Aim, Target, take_aim
 from workbench.selection import Selection
@@ -124,13 +125,14 @@ def learn_many(
         raise InputError(
             "`students` differ from `prompts` in their positions; only pictures may be disturbed, not their sizes"
         )
+    solve = minimise if replay.solver == "adaptive" else descend
     how = {name: getattr(replay, name) for name in ("alpha", "iterations", "patience")}
 
     def learnt(batch: Sequence[EncodedPrompt], here: slice) -> list[LearnedTokens]:
         shown = None if students is None else students[here]
         aimed = None if aims is None else aims[here]
         loss_at, mask = prepare(pair, batch, replay, students=shown, aims=aimed)
-        x, losses, stopped = descend(loss_at, learner, **how)
+        x, losses, stopped = solve(loss_at, learner, **how)
         chosen = has_selection(mask, loss_at.cells, replay)
         why = [told if any_ else NOTHING for told, any_ in zip(stopped, chosen, strict=True)]
         return _results(pair, batch, places[here], replay, mask, x, losses, why)
