@@ -78,7 +78,7 @@ def test_drift_is_the_textbooks(tiny_pair, problems, how, reference):
             return torch.stack([anatomy.logits(h[0, visual]) for h in read.values()]).double().log_softmax(-1)
 
     calm = log_p(tiny_pair.base, clean, {})
-    low = low_cells(clean, -(calm.exp() * calm).sum(-1))
+    low = low_cells(tiny_pair, clean, -(calm.exp() * calm).sum(-1))
     base = calm if reference == "clean" else log_p(tiny_pair.base, shown, write)
     kl = (base.exp() * (base - log_p(tiny_pair.rlvr, shown, write))).sum(-1)
     row = table[(table["draw"] == draw) & (table["scope"] == "without last layer")].iloc[0]

@@ -344,8 +344,12 @@ def test_no_problem_may_be_in_both_sets(tiny_pair, problems):
         train_adapter(tiny_pair, problems[:3], REPLAY, validation=problems[2:4])
 
 
-@pytest.mark.parametrize("changes", [{"site": "mid_tokens", "layer": 1}, {"direction": "reverse"}])
+@pytest.mark.parametrize(
+    "changes", [{"site": "mid_tokens", "layer": 1}, {"direction": "reverse"}, {"positions": "text"}]
+)
 def test_settings_that_no_adapter_stands_in_for_are_refused(tiny_pair, problems, changes):
     settings = replace(REPLAY, layers=None, **changes)
-    with pytest.raises(InputError, match="an adapter stands in for tokens at the RLVR model's first layer"):
+    with pytest.raises(
+        InputError, match="an adapter stands in for visual tokens at the RLVR model's first layer"
+    ):
         train_adapter(tiny_pair, problems[:2], settings, validation=problems[2:3])

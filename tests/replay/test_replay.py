@@ -62,7 +62,7 @@ def test_every_variant_learns_what_the_naive_loop_learns(double_pair, prompt, ch
 
 def test_without_the_prefix_cut_nothing_changes(double_pair, prompt, monkeypatch):
     whole = learn_tokens(double_pair, prompt, Replay(**SETTINGS))
-    assert int(whole.visual.nonzero()[0]) > 3
+    assert int(whole.places.nonzero()[0]) > 3
     monkeypatch.setattr(segments, "_can_cut", lambda call, anatomy: False)
     again = learn_tokens(double_pair, prompt, Replay(**SETTINGS))
     torch.testing.assert_close(
@@ -196,7 +196,7 @@ def test_half_precision_learns_float32_tokens():
     learned = learn_tokens(pair, pair.encode(tiny.problem()), Replay(**SETTINGS))
     assert learned.tokens.dtype == torch.float32
     assert learned.tokens.abs().max() > 0
-    hidden = torch.zeros(len(learned.visual), tiny.HIDDEN, dtype=torch.bfloat16)
+    hidden = torch.zeros(len(learned.places), tiny.HIDDEN, dtype=torch.bfloat16)
     assert learned.apply(0, hidden).dtype == torch.bfloat16
 
 
@@ -235,7 +235,7 @@ def test_what_was_learnt_survives_saving(tiny_pair, tmp_path):
     again = LearnedTokens.load(tmp_path / "x.safetensors")
     assert again.replay == settings
     assert again.loss_layers == learned.loss_layers
-    for name in ("tokens", "losses", "mask", "visual", "grid"):
+    for name in ("tokens", "losses", "mask", "places", "grid"):
         assert torch.equal(getattr(again, name), getattr(learned, name))
     with pytest.raises(InputError, match="holds no learned tokens"):
         LearnedTokens.load(tmp_path / "missing.safetensors")

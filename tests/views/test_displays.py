@@ -104,7 +104,7 @@ def test_learned_tokens_show_losses_norms_shares_and_settings(learned):
     norms = [r.attrib["fill-opacity"] for r in page.iter("rect") if "fill-opacity" in r.attrib]
     relative = learned.tokens.norm(dim=1) / learned.tokens.norm(dim=1).max()
     assert [float(shade) for shade in norms] == pytest.approx(relative.tolist(), abs=0.006)
-    share = float(learned.mask[0, learned.visual].float().mean())
+    share = float(learned.mask[0, learned.places].float().mean())
     assert f"0: {share:.0%}" in [title.text for title in page.iter("title")]
 
 

@@ -1,8 +1,8 @@
 """Drift: how far one model's activations are from another's at the visual cells of prompts, by the other's entropy.
 
-A visual cell is one (layer, visual position). Low are the cells that `LOW` selects of each layer and image by
-the reference's entropy, high are the others. The last layer, whose lens is the model's own output, is a
-scope of its own.
+A visual cell is one (layer, visual position); of models that read no pictures, text stands for visual throughout.
+Low are the cells that `LOW` selects of each layer and image by the reference's entropy, high are the others. The last
+layer, whose lens is the model's own output, is a scope of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ class Reference:
         cls, pair: ModelPair, prompts: Sequence[EncodedPrompt], write: Mapping[int, Edit] | None = None
     ) -> "Reference":
         """Of prompts that go into one batch, with ``write`` at the inputs of the base model's layers."""
-        cells = Cells.of(prompts, pair.base.device)
+        cells = Cells.of(prompts, pair.base.device, [drifting(pair, prompt) for prompt in prompts])
         device = pair.rlvr.unembedding.weight.device
         hidden = read_residuals(
             pair.base,
@@ -78,10 +78,14 @@ def drift(
     return list(zip(kl.split(cells.counts, 1), entropy.split(cells.counts, 1), strict=True))
 
 
-def low_cells(prompt: EncodedPrompt, entropy: CellValues) -> Bool[Tensor, "layers visual"]:
+def drifting(pair: ModelPair, prompt: EncodedPrompt) -> Bool[Tensor, " positions"]:
+    """The positions at which drift is measured: visual ones, or text where the models read no pictures."""
+    return prompt.kinds == (TokenKind.VISUAL if pair.reads_pictures else TokenKind.TEXT)
+
+
+def low_cells(pair: ModelPair, prompt: EncodedPrompt, entropy: CellValues) -> Bool[Tensor, "layers visual"]:
     """Which of a prompt's visual cells are low in each layer, image by image."""
-    groups = prompt.image_index[prompt.kinds == TokenKind.VISUAL]
-    return mask(entropy, LOW, groups=groups)
+    return mask(entropy, LOW, groups=prompt.image_index[drifting(pair, prompt)])
 
 
 def by_stratum(

@@ -261,7 +261,7 @@ def _measure(
     ids = [response_ids(pair, said[which]) for which in (0, 1) for *_, said in known]
     clean, rows = Reference.of(pair, batch), []
     low = [
-        low_cells(prompt, entropy)
+        low_cells(pair, prompt, entropy)
         for prompt, (_, entropy) in zip(batch, drift(pair, batch, clean), strict=True)
     ]
     shows = _inputs(pair, [problem for problem, *_ in known], batch, disturbances, settings)

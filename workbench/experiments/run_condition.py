@@ -16,7 +16,7 @@ from workbench.backoff import piecewise
 from workbench.cache import Reuse
 from workbench.conditions import Named, condition_of, needs_pictures
 from workbench.decoding.decode import draw
-from workbench.experiments.drift import Reference, by_stratum, drift, low_cells
+from workbench.experiments.drift import Reference, by_stratum, drift, drifting, low_cells
 from workbench.interventions import Replay
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair
@@ -132,7 +132,7 @@ def _drift(
         pair = replace(pair, base=pair.rlvr, rlvr=pair.base)
 
     def measured(batch: Sequence[EncodedPrompt], here: slice) -> tuple[Any, ...]:
-        if not any(prompt.grids for prompt in batch):  # nothing visual
+        if not any(drifting(pair, prompt).any() for prompt in batch):  # nothing visual
             return ()
         reference, before = reuse.of(
             ("drift", *(prompt.problem_id for prompt in batch), turned),
@@ -144,7 +144,7 @@ def _drift(
     rows = []
     for batch, both in piecewise(batches(prompts, batch_size), measured, model=pair.base, what="tracing"):
         for prompt, (old, entropy), (new, _) in zip(batch, *both, strict=True) if both else ():
-            for scope, stratum, mask in by_stratum(low_cells(prompt, entropy)):
+            for scope, stratum, mask in by_stratum(low_cells(pair, prompt, entropy)):
                 means = [kl[mask].mean().item() for kl in (old, new)]  # NaN where there is no cell
                 rows.append((prompt.problem_id, scope, stratum, *means, int(mask.sum())))
     return pd.DataFrame(rows, columns=columns)

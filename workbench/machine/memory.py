@@ -129,8 +129,8 @@ def predict_memory(
         tokens: length of the prompt; None: picture and text.
         before: how many tokens of the text come before the picture; None: a third.
         budget: least and most pixels, as `load_pair(image_pixels=...)`; None: what transformers takes unless configured.
-        replay: settings; None: the paper's. Its threshold picks cells that only the models know, so replay is predicted
-            for all of them (or the quantile's share), the most it can need.
+        replay: settings; None: the paper's, at text where there is no picture. Its threshold picks cells that only the models
+            know, so replay is predicted for all of them (or the quantile's share), the most it can need.
         placement: ``together``, or ``sequential`` as in `learn_problems`, where tracing is not possible.
         dtype: of the weights; None: as the configs say.
         null_draws: as in `trace`.
@@ -144,9 +144,9 @@ def predict_memory(
     """
     if placement not in ("together", "sequential"):
         raise InputError(f"`placement` is {placement!r}; expected 'together' or 'sequential'")
-    replay = replay or Replay()
     kind = _kind(device)
     size = prompt_size(rlvr, image=image, text=text, tokens=tokens, before=before, budget=budget)
+    replay = replay or Replay(positions="visual" if size.visual else "text")
     models = {"base": on_meta(base, dtype), "rlvr": on_meta(rlvr, dtype)}
     layers = replay.loss_layers(models["rlvr"].depth)
     weights = {role: _weights(anatomy) for role, anatomy in models.items()}
@@ -162,7 +162,9 @@ def predict_memory(
     rows: list[tuple[str, str, int]] = []
     if placement == "together":
         rows += [("tracing", *row) for row in _tracing(learner, weights, sizes, null_draws, top_k, kind)]
-    if size.visual:
+    if replay.positions != "visual":  # at most the whole prompt, and nothing before it
+        sizes |= {"visual": size.positions, "before": 0}
+    if sizes["visual"]:
         with portioned_for(kind):
             found = _replay(models, weights, sizes, replay, layers, placement, base, dtype, kind)
         rows += [("replay", *row) for row in found]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.errors import InputError
@@ -87,24 +87,31 @@ def _pad_second(part: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The visual positions of a left-padded batch of prompts, n in all, one prompt after another."""
+    """Some positions of a left-padded batch of prompts, n in all, one prompt after another: of visual tokens, or others."""
 
     prompt: Int[Tensor, " n"]
     position: Int[Tensor, " n"]
     image: Int[Tensor, " n"]
-    """Which of its prompt's images."""
+    """Which of its prompt's images; -1: none."""
     counts: list[int]
-    """Visual positions per prompt."""
+    """Positions per prompt."""
 
     @classmethod
-    def of(cls, prompts: Sequence[EncodedPrompt], device: torch.device) -> "Cells":
-        """Those of `prompts`, collated in this order."""
+    def of(
+        cls,
+        prompts: Sequence[EncodedPrompt],
+        device: torch.device,
+        places: Sequence[Bool[Tensor, " positions"]] | None = None,
+    ) -> "Cells":
+        """Those of `prompts`, collated in this order, at each one's ``places``; None: its visual tokens."""
         longest = max(len(prompt) for prompt in prompts)
         parts = []
-        for number, prompt in enumerate(prompts):
-            visual = (prompt.kinds == TokenKind.VISUAL).nonzero()[:, 0]
-            image = prompt.image_index[visual].long()
-            parts.append((torch.full_like(visual, number), visual + longest - len(prompt), image))
+        if places is None:
+            places = [prompt.kinds == TokenKind.VISUAL for prompt in prompts]
+        for number, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
+            index = place.nonzero()[:, 0]
+            image = prompt.image_index[index].long()
+            parts.append((torch.full_like(index, number), index + longest - len(prompt), image))
         prompt_of, position, image = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
         return cls(prompt_of, position, image, [len(part[0]) for part in parts])
 
@@ -113,6 +120,8 @@ class Cells:
         return hidden[self.prompt.to(hidden.device), self.position.to(hidden.device)]
 
 
-def seen(prompt: EncodedPrompt) -> EncodedPrompt:
-    """The prompt up to its last visual position: no earlier position sees what comes after."""
-    return prompt.prefix(int((prompt.kinds == TokenKind.VISUAL).nonzero()[-1]) + 1)
+def seen(prompt: EncodedPrompt, places: Bool[Tensor, " positions"] | None = None) -> EncodedPrompt:
+    """The prompt up to its last visual token, or the last of ``places``: no earlier position sees what comes after."""
+    where = prompt.kinds == TokenKind.VISUAL
+    where = where if places is None else where | places
+    return prompt.prefix(int(where.nonzero()[-1]) + 1)

@@ -133,7 +133,8 @@ class ModelPair:
         """
         mid = changes.get("site") == "mid_tokens"
         own = {name: value for name, value in self._default.replay.items() if not (mid and name == "layers")}
-        return Replay(**own | changes)
+        where = {} if self.reads_pictures else {"positions": "text"}
+        return Replay(**{**where, **own, **changes})
 
     def patch(self, **changes: Any) -> Patch:
         """A `Patch` with the settings that suit the pair, but for ``changes``.

@@ -248,11 +248,16 @@ def check_replay(replay: Replay) -> None:
     Raises:
         InputError: tokens elsewhere than at layer 0 of the RLVR model.
     """
-    if not isinstance(replay, Replay) or (replay.site, replay.direction) != ("tokens", "base_to_rlvr"):
-        found = f"{replay.site}, {replay.direction}" if isinstance(replay, Replay) else repr(replay)
+    fits = ("tokens", "base_to_rlvr", "visual")
+    if not isinstance(replay, Replay) or (replay.site, replay.direction, replay.positions) != fits:
+        found = (
+            f"{replay.site}, {replay.direction}, at {replay.positions} tokens"
+            if isinstance(replay, Replay)
+            else repr(replay)
+        )
         raise InputError(
-            f"`replay` is {found}; an adapter stands in for tokens at the RLVR model's first layer, 'tokens' and "
-            f"'base_to_rlvr': {_TRAIN}"
+            f"`replay` is {found}; an adapter stands in for visual tokens at the RLVR model's first layer, "
+            f"'tokens', 'base_to_rlvr' and 'visual': {_TRAIN}"
         )
 
 

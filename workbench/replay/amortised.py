@@ -62,7 +62,7 @@ def predict_many(
                 losses=inputs.new_zeros(0),
                 mask=torch.zeros(len(loss_layers), len(prompt), dtype=torch.bool),
                 loss_layers=loss_layers,
-                visual=visual,
+                places=visual,
                 grid=prompt.grid[visual].clone(),
                 replay=adapter.replay,
                 stopped=None,

@@ -1,4 +1,4 @@
-"""Cells of one prompt that an intervention acts on: those chosen by hand, and of these what its `Selection` takes."""
+"""Cells of one prompt that an intervention acts on: at which positions, which by hand, and what its `Selection` takes of them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,10 +8,45 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.lens import strata
 from workbench.models.batches import problem_seed
-from workbench.models.prompts import EncodedPrompt
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.selection import Selection
+
+
+def places_of(replay: Replay, prompt: EncodedPrompt) -> Bool[Tensor, " positions"]:
+    """The positions of a prompt that tokens are learnt at.
+
+    Raises:
+        InputError: it has none of the kind, or a span lies outside it.
+    """
+    kinds = prompt.kinds
+    if replay.positions == "visual":
+        places = kinds == TokenKind.VISUAL
+    elif replay.positions == "text":
+        places = kinds == TokenKind.TEXT
+    else:
+        places = torch.full_like(kinds, replay.positions == "all", dtype=torch.bool)
+    for start, stop in () if isinstance(replay.positions, str) else replay.positions:
+        first, end = (end + len(prompt) if end < 0 else end for end in (start, stop))
+        if not 0 <= first < end <= len(prompt):
+            raise InputError(
+                f"`positions` has the span {(start, stop)}, but {prompt.problem_id!r} has positions 0 to {len(prompt) - 1}; "
+                f"expected the first, and one past the last: Replay(positions=((0, {len(prompt)}),))"
+            )
+        places[first:end] = True
+    if not places.any():
+        text = (
+            ", or learn tokens at its text: Replay(positions='text')"
+            if (kinds == TokenKind.TEXT).any()
+            else ""
+        )
+        which = "with an image" if replay.positions == "visual" else "that has"
+        raise InputError(
+            f"`prompts`: {prompt.problem_id!r} has no {replay.positions} tokens to replay; give a problem {which}{text}"
+        )
+    return places
 
 
 def by_hand(

@@ -35,7 +35,7 @@ def descend(
     losses: list[list[float]] = [[] for _ in range(prompts)]
     stopped: list[str | None] = [None] * prompts
     best, waited = [math.inf] * prompts, [0] * prompts
-    limit = _DIVERGED * _largest(entry[where, positions].to(dtype), where, prompts)
+    limit = limit_of(entry[where, positions].to(dtype), where, prompts)
     if not any(len(readout.index) for readout in loss_at.readouts.values()):
         return x, [[0.0] * iterations for _ in range(prompts)], stopped
     with frozen(learner), torch.enable_grad():
@@ -46,10 +46,10 @@ def descend(
             loss = loss_at(x)
             (gradient,) = torch.autograd.grad(loss.sum(), x)
             x = torch.where(alive[where, None], x.detach() - alpha * gradient, x.detach())
-            finite = torch.isfinite(loss.to(device)) & torch.isfinite(_largest(x, where, prompts))
+            finite = torch.isfinite(loss.to(device)) & torch.isfinite(longest(x, where, prompts))
             reasons = {
                 "the loss or its gradient was not finite": ~finite,
-                "the tokens diverged": finite & (_largest(x, where, prompts) > limit),
+                "the tokens diverged": finite & (longest(x, where, prompts) > limit),
             }
             for reason, failed in reasons.items():
                 for prompt in (failed & alive).nonzero()[:, 0].tolist():
@@ -68,6 +68,11 @@ def descend(
     return x.detach(), losses, stopped
 
 
-def _largest(x: Tensor, where: Tensor, prompts: int) -> Tensor:
+def limit_of(embeddings: Tensor, where: Tensor, prompts: int) -> Tensor:
+    """How long a prompt's tokens may become, (prompts,), from what they are added to, (n, hidden)."""
+    return _DIVERGED * longest(embeddings, where, prompts)
+
+
+def longest(x: Tensor, where: Tensor, prompts: int) -> Tensor:
     """The longest row of each prompt, (prompts,); NaN if one of them is."""
     return x.new_zeros(prompts).scatter_reduce(0, where, x.norm(dim=1), reduce="amax")

@@ -18,19 +18,20 @@ from workbench.views.markup import grids_of, settings_text
 
 @dataclass(frozen=True, eq=False)
 class LearnedTokens:
-    """What `learn_tokens` learnt for one prompt of T positions, V of them visual."""
+    """What `learn_tokens` learnt for one prompt of T positions, V of them with tokens: the visual ones, unless told otherwise."""
 
     problem_id: str
-    tokens: Float[Tensor, "visual hidden"]
-    """x: what is added at the visual positions, in order of position. All zeros where nothing was learnt (`stopped`)."""
+    tokens: Float[Tensor, "places hidden"]
+    """x: what is added at `places`, in order of position. All zeros where nothing was learnt (`stopped`)."""
     losses: Float[Tensor, " iterations"]
     """Loss (nats) before each step."""
     mask: Bool[Tensor, "layers positions"]
     """Which cells the loss covered; a row for each of `loss_layers`."""
     loss_layers: tuple[int, ...]
-    visual: Bool[Tensor, " positions"]
+    places: Bool[Tensor, " positions"]
+    """Which positions x is added at."""
     grid: Tensor = field(repr=False)
-    """(t, row, column) of each visual position, (visual, 3)."""
+    """(t, row, column) of each of `places`, (places, 3); -1 for text."""
     replay: Replay
     stopped: str | None
     """Why it ended before the last iteration, or `NOTHING`; None if neither."""
@@ -51,9 +52,9 @@ class LearnedTokens:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """In a line of a table: share of visual cells that the loss covered, first and last loss in nats, why it ended early."""
+        """In a line of a table: share of the cells that the loss covered, first and last loss in nats, why it ended early."""
         losses = self.losses.tolist() or [float("nan")]
-        share = float(self.mask[:, self.visual].float().mean())
+        share = float(self.mask[:, self.places].float().mean())
         return {"cells": share, "first_loss": losses[0], "last_loss": losses[-1], "stopped": self.stopped}
 
     @property
@@ -65,7 +66,7 @@ class LearnedTokens:
         """The input of `layer`, (..., T, hidden), with the tokens added; bit for bit the same where they are all zero."""
         if not self.tokens.any():
             return hidden.clone()
-        index = self.visual.nonzero()[:, 0].to(hidden.device)
+        index = self.places.nonzero()[:, 0].to(hidden.device)
         moved = hidden[..., index, :] + self.tokens.to(hidden.device)
         return hidden.index_copy(-2, index, moved.to(hidden.dtype))
 
@@ -75,7 +76,7 @@ class LearnedTokens:
 
         told = {"problem_id": self.problem_id, "loss_layers": self.loss_layers, "replay": asdict(self.replay)}
         told |= {"stopped": self.stopped, "provenance": dict(self.provenance)}
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        tensors = {key: getattr(self, name).contiguous() for key, name in _TENSORS.items()}
         save_file(tensors, str(path), metadata={"learned_tokens": json.dumps(told)})
 
     @classmethod
@@ -90,24 +91,24 @@ class LearnedTokens:
         try:
             with safe_open(str(path), "pt") as file:
                 told = json.loads((file.metadata() or {})["learned_tokens"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                tensors = {name: file.get_tensor(key) for key, name in _TENSORS.items()}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
                 f"`path` {str(path)!r} holds no learned tokens ({error}); write them with `learned.save(path)`"
             ) from error
         settings = told.pop("replay")
-        levels = settings.pop("levels")
-        replay = Replay(**settings, levels=None if levels is None else tuple(levels))
+        replay = Replay(**settings)
         return cls(**tensors, **told | {"loss_layers": tuple(told["loss_layers"])}, replay=replay)
 
     def plot(self) -> Any:
-        """Loss by iteration, and the norm of x over each visual grid, as a plotly Figure."""
+        """Loss by iteration, and the norm of x over each visual grid and at text, as a plotly Figure."""
         from workbench.views.replay_figures import learned_tokens
 
         return learned_tokens(self)
 
 
-_TENSORS = ("tokens", "losses", "mask", "visual", "grid")
+_TENSORS = {"tokens": "tokens", "losses": "losses", "mask": "mask", "visual": "places", "grid": "grid"}
+"""Name in a file -> attribute."""
 
 
 def learned_html(learned: LearnedTokens) -> str:
@@ -123,8 +124,12 @@ def learned_html(learned: LearnedTokens) -> str:
     for number, grid in enumerate(grids[:VIEWS]):
         name = caption if number == 0 else f"‖x‖, grid {number + 1}"
         parts[name] = markup.cells(grid, name=name)
-    shares = learned.mask[:, learned.visual].float().mean(1).tolist()
-    caption = "visual cells in the loss, by layer"
+    text = norms[learned.grid[:, 0] < 0].tolist()
+    if text:
+        name = f"‖x‖ at {len(text)} tokens of no picture, up to {markup.shown(max(text))}"
+        parts[name] = markup.curve(text, name=name)
+    shares = learned.mask[:, learned.places].float().mean(1).tolist()
+    caption = "share of cells in the loss, by layer"
     parts[caption] = markup.columns(dict(zip(learned.loss_layers, shares, strict=True)), name=caption)
     return (
         markup.paragraph(repr(learned), strong=True)

@@ -128,7 +128,8 @@ def _replay(
             students = [pair.encode(jittered(problem, seed)) for problem in problems or ()]
         if reuse.limit:
             teacher = "base" if condition.direction == "base_to_rlvr" else "rlvr"
-            wanted = ("aims", *ids, teacher, condition.loss_layers(pair.depth), condition.top_v)
+            wanted = ("aims", *ids, teacher, condition.loss_layers(pair.depth))
+            wanted += (condition.top_v, condition.positions)
             aims = reuse.of(
                 wanted, lambda: aims_of(pair, prompts, condition, batch_size=batch_of(pair, batch_size))
             )

@@ -1,6 +1,7 @@
-"""Activation Replay: small visual tokens, learnt at test time, that pull one model's activations to another's.
+"""Activation Replay: small tokens, learnt at test time, that pull one model's activations to another's.
 
-The algorithm (arXiv 2511.19972, section 4, and its released code), for the direction base -> RLVR:
+The algorithm (arXiv 2511.19972, section 4, and its released code), for the direction base -> RLVR. The paper learns tokens at
+visual positions; ``Replay(positions=...)`` puts them at the prompt's text, all of it, or spans, with "visual" below read so.
 
 1. Target: run the base model over the prompt. At the output of each of the first K layers and at each visual
    position take the logit-lens entropy e (nats) and the ``top_v`` most probable tokens with their probabilities,
@@ -31,13 +32,14 @@ from workbench.lens.fused import summarise
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells, batches, collate, seen
 from workbench.models.pairs import ModelPair, batch_of
-from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
-from workbench.replay.chosen_cells import select
+from workbench.replay.chosen_cells import places_of, select
 from workbench.replay.descent import descend
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.loss import Loss, Readout
 from workbench.replay.nothing_selected import NOTHING, check_selected, has_selection, unselected
+from workbench.replay.quasi_newton import minimise
 from workbench.replay.segment import Segment
 from workbench.replay.targets import Aim, Target, take_aim
 from workbench.selection import Selection
@@ -50,10 +52,10 @@ def learn_tokens(
 ) -> LearnedTokens:
     """Learn one prompt's tokens (*Activation Replay*); `learn_many` does it for several prompts at a time.
 
-    1. Target: at the output of each of the first K layers and at each visual position, the base model's lens entropy and its
-       most probable tokens.
-    2. Mask: per layer, the visual positions of low entropy (or another selection).
-    3. x = 0, one row for each visual position, added to the RLVR model's input of layer 0 there.
+    1. Target: at the output of each of the first K layers and at each visual position (of ``replay.positions``), the base
+       model's lens entropy and its most probable tokens.
+    2. Mask: per layer, those positions of low entropy (or another selection).
+    3. x = 0, one row for each of the positions, added to the RLVR model's input of layer 0 there.
     4. ``iterations`` times: x <- x - alpha * gradient of the KL (base || RLVR) at the masked cells. Only x is learnt.
 
     Args:
@@ -63,7 +65,7 @@ def learn_tokens(
         student: for direction ``self``: the same prompt with a disturbed picture.
 
     Returns:
-        The tokens (visual positions, hidden), the loss of every iteration in nats, and the mask; an intervention for `decode` and
+        The tokens (positions, hidden), the loss of every iteration in nats, and the mask; an intervention for `decode` and
         `trace`.
 
     Raises:
@@ -73,7 +75,7 @@ def learn_tokens(
         >>> pair = wb.load_pair("shapes")
         >>> prompt = pair.encode(wb.load_problems("shapes", limit=1)[0])
         >>> learned = wb.learn_tokens(pair, prompt, wb.Replay(threshold="quantile", alpha=100.0, layers=5, iterations=5))
-        >>> learned.tokens.shape == (int(learned.visual.sum()), pair.base.hidden_size)
+        >>> learned.tokens.shape == (int(learned.places.sum()), pair.base.hidden_size)
         True
         >>> bool(learned.losses[-1] < learned.losses[0])
         True
@@ -108,12 +110,12 @@ def learn_many(
     ``stopped``, and disturbs no other.
 
     Raises:
-        InputError: a prompt without visual tokens, more layers than the models have, or ``students`` that do not fit.
+        InputError: a prompt without tokens of the kind, more layers than the models have, or ``students`` that do not fit.
     """
     batch_size, prompts = batch_of(pair, batch_size), [pair.encode(prompt) for prompt in prompts]
     replay.loss_layers(pair.depth)
     learner = learner_of(pair, replay)
-    _refuse_blind(prompts)
+    places = [places_of(replay, prompt) for prompt in prompts]
     if (replay.direction == "self") != (students is not None):
         raise InputError(
             f"`students` {'are missing' if students is None else 'were given'} with direction {replay.direction!r}; give the "
@@ -123,16 +125,17 @@ def learn_many(
         raise InputError(
             "`students` differ from `prompts` in their positions; only pictures may be disturbed, not their sizes"
         )
+    solve = minimise if replay.solver == "adaptive" else descend
     how = {name: getattr(replay, name) for name in ("alpha", "iterations", "patience")}
 
     def learnt(batch: Sequence[EncodedPrompt], here: slice) -> list[LearnedTokens]:
         shown = None if students is None else students[here]
         aimed = None if aims is None else aims[here]
         loss_at, mask = prepare(pair, batch, replay, students=shown, aims=aimed)
-        x, losses, stopped = descend(loss_at, learner, **how)
+        x, losses, stopped = solve(loss_at, learner, **how)
         chosen = has_selection(mask, loss_at.cells, replay)
         why = [told if any_ else NOTHING for told, any_ in zip(stopped, chosen, strict=True)]
-        return _results(pair, batch, replay, loss_at.cells, mask, x, losses, why)
+        return _results(pair, batch, places[here], replay, mask, x, losses, why)
 
     done: list[LearnedTokens] = []
     for _, results in piecewise(batches(prompts, batch_size), learnt, model=learner, what="replay"):
@@ -145,12 +148,16 @@ def learn_many(
 def aims_of(
     pair: ModelPair, prompts: Sequence[EncodedPrompt], replay: Replay, *, batch_size: int
 ) -> list[Aim]:
-    """Step 1: every prompt's aim, from the model that the settings pull towards; InputError for one without visual tokens."""
-    _refuse_blind(prompts)
+    """Step 1: every prompt's aim, from the model that the settings pull towards.
+
+    Raises:
+        InputError: a prompt without tokens of the kind, or more layers than the models have.
+    """
     return take_aim(
         pair.base if replay.direction == "base_to_rlvr" else pair.rlvr,
         prompts,
         replay.loss_layers(pair.depth),
+        places=[places_of(replay, prompt) for prompt in prompts],
         top_v=replay.top_v,
         vocabulary=pair.vocab_size,
         pad_id=pair.pad_id,
@@ -169,13 +176,15 @@ def prepare(
     """Steps 1 and 2 for prompts that go into one batch: the loss as a function of x, and the cells that it covers.
 
     Raises:
-        InputError: a prompt without visual tokens, or more layers than the models have.
+        InputError: a prompt without tokens of the kind, or more layers than the models have.
     """
-    _refuse_blind(prompts)
+    places = [places_of(replay, prompt) for prompt in prompts]
     loss_layers, learner = replay.loss_layers(pair.depth), learner_of(pair, replay)
     aims = aims_of(pair, prompts, replay, batch_size=len(prompts)) if aims is None else aims
-    shown, vocabulary, last = [seen(p) for p in students or prompts], pair.vocab_size, loss_layers[-1]
-    cells, device = Cells.of(shown, learner.device), learner.unembedding.weight.device
+    vocabulary, last = pair.vocab_size, loss_layers[-1]
+    shown = [seen(prompt, place) for prompt, place in zip(students or prompts, places, strict=True)]
+    cells = Cells.of(shown, learner.device, [place[: len(p)] for p, place in zip(shown, places, strict=True)])
+    device = learner.unembedding.weight.device
     targets = [Target.join(parts, device) for parts in zip(*aims, strict=True)]
     with torch.no_grad():
         calls = read_calls(learner, collate(shown, pair.pad_id), last + 1)
@@ -184,7 +193,13 @@ def prepare(
             own = [cells.take(calls[layer].output).to(device) for layer in loss_layers]
             below = torch.stack([summarise(h, lens_head(learner, vocabulary), top_k=1).entropy for h in own])
         mask = _mask(
-            torch.stack([target.entropy for target in targets]), below, cells, prompts, replay, pair.depth
+            torch.stack([target.entropy for target in targets]),
+            below,
+            cells,
+            prompts,
+            places,
+            replay,
+            pair.depth,
         )
     after = replay.alignment == "paper"
     start = loss_layers[0] if replay.site == "mid_tokens" else 0
@@ -235,21 +250,23 @@ def _mask(
     below: Tensor | None,
     cells: Cells,
     prompts: Sequence[EncodedPrompt],
+    places: Sequence[Tensor],
     replay: Replay,
     depth: int,
 ) -> Tensor:
     """Step 2, prompt by prompt, so that no other prompt of the batch changes a random draw."""
     masks = []
     belows = [None] * len(prompts) if below is None else below.split(cells.counts, 1)
-    parts = zip(prompts, entropy.split(cells.counts, 1), cells.image.split(cells.counts), belows, strict=True)
-    for prompt, sure, image, other in parts:
+    images = cells.image.split(cells.counts)
+    parts = zip(prompts, places, entropy.split(cells.counts, 1), images, belows, strict=True)
+    for prompt, place, sure, image, other in parts:
         masks.append(
             select(
                 Selection.of(replay),
                 prompt,
                 sure,
                 layers=replay.loss_layers(depth),
-                within=prompt.kinds == TokenKind.VISUAL,
+                within=place,
                 groups=image,
                 below=other,
             )
@@ -257,31 +274,22 @@ def _mask(
     return torch.cat(masks, 1)
 
 
-def _refuse_blind(prompts: Sequence[EncodedPrompt]) -> None:
-    for prompt in prompts:
-        if not (prompt.kinds == TokenKind.VISUAL).any():
-            raise InputError(
-                f"`prompts`: {prompt.problem_id!r} has no visual tokens to replay; "
-                "give a problem with an image, or leave the prompt out"
-            )
-
-
 def _results(
     pair: ModelPair,
     prompts: Sequence[EncodedPrompt],
+    places: Sequence[Tensor],
     replay: Replay,
-    cells: Cells,
     mask: Tensor,
     tokens: Tensor,
     losses: list[list[float]],
     stopped: list[str | None],
 ) -> list[LearnedTokens]:
     results, loss_layers = [], replay.loss_layers(pair.depth)
-    parts = zip(prompts, tokens.cpu().split(cells.counts), mask.cpu().split(cells.counts, 1), strict=True)
-    for number, (prompt, x, chosen) in enumerate(parts):
-        visual = prompt.kinds == TokenKind.VISUAL
+    counts = [int(place.sum()) for place in places]
+    parts = zip(prompts, places, tokens.cpu().split(counts), mask.cpu().split(counts, 1), strict=True)
+    for number, (prompt, place, x, chosen) in enumerate(parts):
         whole = torch.zeros(len(loss_layers), len(prompt), dtype=torch.bool)
-        whole[:, visual] = chosen
+        whole[:, place] = chosen
         results.append(
             LearnedTokens(
                 problem_id=prompt.problem_id,
@@ -289,8 +297,8 @@ def _results(
                 losses=torch.tensor(losses[number], dtype=x.dtype),
                 mask=whole,
                 loss_layers=loss_layers,
-                visual=visual,
-                grid=prompt.grid[visual].clone(),
+                places=place,
+                grid=prompt.grid[place].clone(),
                 replay=replay,
                 stopped=stopped[number],
                 provenance=pair.provenance,

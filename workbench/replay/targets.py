@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.backoff import piecewise
@@ -65,31 +65,36 @@ def take_aim(
     prompts: Sequence[EncodedPrompt],
     layers: Sequence[int],
     *,
+    places: Sequence[Bool[Tensor, " positions"]],
     top_v: int | None,
     vocabulary: int,
     pad_id: int,
     batch_size: int = 8,
 ) -> list[Aim]:
-    """What the teacher predicts at every prompt's visual positions, at the output of each of `layers`.
+    """What the teacher predicts at some positions of every prompt, at the output of each of `layers`.
 
     Args:
         teacher: the model that is pulled towards; it needs no layer after the last of `layers`.
-        prompts: prompts with visual positions.
+        prompts: encoded prompts.
         layers: decoder layers, 0-based, in order.
+        places: which positions of each prompt, at least one.
         top_v: how many of its most probable tokens count; None: the whole vocabulary.
         vocabulary: unembedding rows that both models have.
         pad_id: as `ModelPair.pad_id`.
         batch_size: prompts per forward.
     """
 
-    def aimed(batch: Sequence[EncodedPrompt], _: slice) -> list[Aim]:
-        cells, device = Cells.of(batch, teacher.device), teacher.unembedding.weight.device
-        shown = collate(batch, pad_id)
+    shown = [seen(prompt, place) for prompt, place in zip(prompts, places, strict=True)]
+    places = [place[: len(prompt)] for prompt, place in zip(shown, places, strict=True)]
+
+    def aimed(batch: Sequence[EncodedPrompt], here: slice) -> list[Aim]:
+        cells, device = Cells.of(batch, teacher.device, places[here]), teacher.unembedding.weight.device
+        inputs = collate(batch, pad_id)
         at = read_residuals(
-            teacher, shown, layers=layers, reduce=lambda _, hidden: cells.take(hidden).to(device)
+            teacher, inputs, layers=layers, reduce=lambda _, hidden: cells.take(hidden).to(device)
         )
         targets = [Target.of(teacher, at[layer], top_v, vocabulary) for layer in layers]
         return list(zip(*(target.split(cells.counts) for target in targets), strict=True))
 
-    groups = batches([seen(prompt) for prompt in prompts], batch_size)
+    groups = batches(shown, batch_size)
     return [aim for _, aims in piecewise(groups, aimed, model=teacher, what="taking aim") for aim in aims]

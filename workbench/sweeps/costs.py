@@ -173,7 +173,8 @@ def cell_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     if isinstance(condition, Replay):
         layers = _layers(shape, condition)
         entry = shape.tower(prompt.visual) + shape.forward(prompt.length, layers)
-        step = 2 * shape.forward(prompt.visual, layers, prompt.length)  # there and back
+        moved = prompt.visual if condition.positions == "visual" else prompt.length
+        step = 2 * shape.forward(moved, layers, prompt.length)  # there and back
         cost += Cost(entry + condition.iterations * step)
     return cost
 

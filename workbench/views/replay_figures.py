@@ -87,12 +87,15 @@ def loss_against_steps(table: pd.DataFrame, *, subtitle: str) -> go.Figure:
 
 
 def learned_tokens(learned: "LearnedTokens") -> go.Figure:
-    """The loss by iteration, and beside it the length of x over each visual grid (frames side by side)."""
+    """The loss by iteration, and beside it the length of x over each visual grid (frames side by side) and at text."""
     norms, grid = learned.tokens.norm(dim=1).numpy(), learned.grid.numpy()
     placed = grid[:, 0] >= 0
-    starts = np.flatnonzero(np.r_[True, (np.diff(grid, axis=0) < 0).any(1) & (grid[1:].sum(1) == 0)])
+    text, where = norms[~placed], learned.places.nonzero()[:, 0].numpy()[~placed]
+    norms, grid = norms[placed], grid[placed]
+    first = np.ones(min(len(grid), 1), dtype=bool)
+    starts = np.flatnonzero(np.r_[first, (np.diff(grid, axis=0) < 0).any(1) & (grid[1:].sum(1) == 0)])
     views = np.searchsorted(starts, np.arange(len(grid)), side="right") - 1
-    titles = ["loss"] + [f"‖x‖, image {i + 1}" for i in range(len(starts))]
+    titles = ["loss"] + [f"‖x‖, image {i + 1}" for i in range(len(starts))] + ["‖x‖, text"] * bool(len(text))
     figure = make_subplots(1, len(titles), subplot_titles=titles)
     figure.add_scatter(
         x=np.arange(len(learned.losses)),
@@ -104,12 +107,15 @@ def learned_tokens(learned: "LearnedTokens") -> go.Figure:
         col=1,
     )
     for view in range(len(starts)):
-        here = placed & (views == view)
+        here = views == view
         t, rows, columns = grid[here].T
         image = np.full((rows.max() + 1, (t.max() + 1) * (columns.max() + 1)), np.nan)
         image[rows, t * (columns.max() + 1) + columns] = norms[here]
         figure.add_heatmap(z=image, coloraxis="coloraxis", row=1, col=view + 2, name=titles[view + 1])
         figure.update_yaxes(autorange="reversed", scaleanchor=f"x{view + 2}", row=1, col=view + 2)
+    if len(text):
+        figure.add_bar(x=where, y=text, marker_color=COLOURS["rlvr"], name="text", row=1, col=len(titles))
+        figure.update_xaxes(title_text="position", row=1, col=len(titles))
     figure.update_xaxes(title_text="iteration", row=1, col=1)
     figure.update_yaxes(title_text="loss, nats", row=1, col=1)
     figure.update_layout(
