@@ -90,7 +90,7 @@ def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame) -> list[Claim]:
         above: bool = True,
     ) -> None:
         if name in held and other in held:
-            difference = _points(held[other][measure], held[name][measure])
+            difference = points(held[other][measure], held[name][measure])
             what, why = f"{measure}, {name} − {other}, points", WHY.get(bound, "")
             if bound == MARGIN and not np.isnan(difference.low):
                 why += f"; a loss beyond {max(0.0, -difference.low):.1f} points is excluded"
@@ -187,7 +187,7 @@ def amortised_claims(
             (REPLAY, LASTING, "one pass keeps the accuracy of optimised replay"),
             ("rlvr", 0.0, "one pass improves the RLVR model"),
         ):
-            difference = _points(held[other][measure], held[ONE_PASS][measure])
+            difference = points(held[other][measure], held[ONE_PASS][measure])
             what = f"{measure}, {ONE_PASS} − {other}, points"
             why = WHY.get(bound, "")
             found.append(
@@ -197,7 +197,7 @@ def amortised_claims(
     return found + _pulled_back(drift, ONE_PASS, claim, place, obstacle)
 
 
-def _points(before: np.ndarray, after: np.ndarray) -> Interval:
+def points(before: np.ndarray, after: np.ndarray) -> Interval:
     """The paired difference of two conditions' scores (shares of 1), in points."""
     found = share_difference(before, after, np.arange(len(after)))
     return Interval(*(round(100 * end, 9) + 0.0 for end in (found.estimate, found.low, found.high)))

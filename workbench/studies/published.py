@@ -38,3 +38,12 @@ def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.
                 }
             )
     return pd.DataFrame(rows)
+
+
+def published_shares() -> pd.DataFrame:
+    """Cross-sampling of other models (arXiv 2603.22446): share of tokens replaced, accuracy (0 to 1, "over" it where published so)."""
+    rows = published()
+    rows = rows.loc[(rows["table"] == "arXiv 2603.22446") & rows["setting"].str.startswith("share ")]
+    share = rows["setting"].str.removeprefix("share ").astype(float)
+    label = rows["model"] + ", " + rows["benchmark"]
+    return pd.DataFrame({"share": share, "accuracy": rows["accuracy_percent"] / 100, "label": label})

@@ -1,0 +1,34 @@
+"""Extrapolation: accuracy and Pass@K of logits beyond RLVR's, gamma chosen on validation and reported once on test."""
+
+import pandas as pd
+
+from workbench.interfaces.cli import run_analysis
+from workbench.mixtures import Extrapolate
+from workbench.studies.mixture_claims import extrapolation_claims
+from workbench.studies.paper import Finding, Given
+from workbench.views.mixture_figures import accuracy_by_gamma
+
+GAMMAS = (-0.75, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
+CHOSEN_ON = 100
+"""Validation problems, at most."""
+
+
+def analyse(given: Given) -> Finding:
+    samples = min(8, given.options.samples)
+    grid = {f"gamma {gamma:g}": Extrapolate(gamma) for gamma in GAMMAS}
+    tried = given.ablation(conditions=grid, problems=given.problems("validation", CHOSEN_ON), samples=samples)
+    gammas = {"base": -1.0, "rlvr": 0.0, **{name: one.gamma for name, one in grid.items()}}
+    curve = tried.summary.assign(gamma=tried.summary["intervention"].map(gammas), split="validation")
+    beyond = curve.loc[(curve["measure"] == "Pass@1") & (curve["gamma"] > 0)]
+    gamma = float(beyond.loc[beyond["estimate"].idxmax(), "gamma"])
+    name = f"gamma {gamma:g}"
+    reported = given.ablation(conditions={name: grid[name]}, samples=samples)
+    once = reported.summary.assign(gamma=reported.summary["intervention"].map(gammas), split="test")
+    most = max(k for k in (1, 2, 4, 8) if k <= samples)
+    claims = extrapolation_claims(reported.responses, name, most)
+    figure = accuracy_by_gamma(curve, chosen=gamma, split="validation")
+    return Finding({"": figure}, pd.concat([curve, once], ignore_index=True), claims)
+
+
+if __name__ == "__main__":
+    run_analysis("extrapolation")

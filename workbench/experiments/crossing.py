@@ -1,0 +1,100 @@
+"""Cross-sampling at chosen shares: thresholds of every criterion, taken from other problems than those answered with them.
+
+1. The host alone answers some problems under each criterion, and the criterion's value is kept at every token.
+2. The threshold of a share is the quantile of these values above (``low_divergence``: below) which that share lies.
+3. Both directions, every criterion and every share make a grid of conditions for `ablate`; ``random`` takes the share as a budget.
+
+How many tokens are replaced in the end is measured, since a response goes on differently after each.
+"""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+
+from workbench.conditions import Model
+from workbench.decoding.decode import decode_many
+from workbench.errors import InputError
+from workbench.experiments.ablation import Ablation
+from workbench.mixtures import Criterion, CrossSample
+from workbench.models.pairs import ModelPair
+from workbench.problems.problem import Problem
+
+NEVER = {"divergence": 1.0, "entropy": 1e6, "dlogp": 1e6, "low_divergence": -1.0}
+"""Thresholds, in nats, that no token meets: Jensen-Shannon divergence is at most ln 2."""
+
+
+def crossing_grid(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    shares: Sequence[float],
+    *,
+    samples: int = 4,
+    seed: int = 0,
+) -> dict[str, CrossSample]:
+    """Conditions by title: both hosts, all criteria, each at every share of replaced tokens.
+
+    Args:
+        pair: what `load_pair` returned.
+        problems: what thresholds are taken from; others than those that the grid is measured on.
+        shares: of the tokens, above 0 and at most 1.
+        samples: responses to each problem at temperature 1, for the thresholds.
+        seed: of these.
+
+    Raises:
+        InputError: no shares, or one outside its range.
+    """
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise InputError(
+            f"`shares` is {tuple(shares)}; expected shares of the tokens above 0 and at most 1: "
+            "crossing_grid(pair, problems, (0.02, 0.05, 0.1))"
+        )
+    grid: list[CrossSample] = []
+    hosts: tuple[Model, ...] = get_args(Model)
+    for host in hosts:
+        for criterion, never in NEVER.items():
+            values = _values(pair, problems, CrossSample(host, criterion, threshold=never), samples, seed)
+            for share in shares:
+                place = share if criterion == "low_divergence" else 1 - share
+                grid.append(CrossSample(host, criterion, threshold=float(np.quantile(values, place))))
+        grid += [CrossSample(host, "random", budget=share, seed=seed) for share in shares]
+    asked = [*shares] * (len(grid) // len(shares))
+    return {crossing_name(c.host, c.criterion, share): c for c, share in zip(grid, asked, strict=True)}
+
+
+def crossing_name(host: Model, criterion: Criterion, share: float) -> str:
+    """What a condition of the grid is called."""
+    guest = "rlvr" if host == "base" else "base"
+    return f"{guest} into {host}, {criterion.replace('_', ' ')}, {100 * share:g}%"
+
+
+def crossing_table(found: Ablation, grid: dict[str, CrossSample], shares: Sequence[float]) -> pd.DataFrame:
+    """One row a condition and measure: host, criterion, asked and replaced share of tokens, and what `Ablation.summary` says."""
+    replaced = found.responses.groupby("intervention")[["replaced", "tokens"]].sum()
+    asked = dict(zip(grid, [*shares] * (len(grid) // len(shares)), strict=True))
+    rows = found.summary.to_dict("records")
+    for row in rows:
+        name = row["intervention"]
+        condition = grid.get(name)
+        row["host"] = condition.host if condition else name
+        row["criterion"] = condition.criterion if condition else "none"
+        row["asked"] = asked.get(name, 0.0)
+        row["replaced"] = replaced.loc[name, "replaced"] / replaced.loc[name, "tokens"]
+    return pd.DataFrame(rows)
+
+
+def _values(
+    pair: ModelPair, problems: Sequence[Problem], condition: CrossSample, samples: int, seed: int
+) -> np.ndarray:
+    """The criterion's values, in nats, at every token of the host's own responses."""
+    answers = decode_many(
+        pair,
+        problems,
+        model=condition.host,
+        interventions=condition,
+        samples=samples,
+        temperature=1.0,
+        seed=seed,
+    )
+    return np.array([value for responses in answers for response in responses for value in response.values])

@@ -1,0 +1,114 @@
+"""Figures of two models that decode together: accuracy over the share of replaced tokens, and over gamma."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.views.panels import COLOURS, band, finish
+
+_CRITERIA = {
+    "divergence": ("#0072B2", "circle"),
+    "dlogp": ("#E69F00", "diamond"),
+    "entropy": ("#CC79A7", "square"),
+    "low_divergence": ("#7F7F7F", "x"),
+    "random": ("#000000", "cross"),
+}
+_DIRECTIONS = {"base": "RLVR's tokens into the base", "rlvr": "the base's tokens into RLVR"}
+
+
+def accuracy_by_share(
+    table: pd.DataFrame, *, measure: str = "Pass@1", published: pd.DataFrame | None = None
+) -> go.Figure:
+    """Accuracy over the share of tokens replaced, both directions, a line a criterion.
+
+    Args:
+        table: of `crossing_table`.
+        measure: ``greedy`` or ``Pass@1``.
+        published: share (0 to 1), accuracy (0 to 1) and label of points of other models, for the first panel.
+    """
+    rows = table.loc[table["measure"] == measure]
+    figure = make_subplots(
+        1, 2, subplot_titles=[*_DIRECTIONS.values()], shared_yaxes=True, horizontal_spacing=0.05
+    )
+    for column, host in enumerate(_DIRECTIONS, start=1):
+        where: Any = {"row": 1, "col": column}
+        for name in ("base", "rlvr"):
+            plain = float(rows.loc[rows["intervention"] == name, "estimate"].iloc[0])
+            label = "RLVR" if name == "rlvr" else name
+            figure.add_hline(
+                y=100 * plain, line={"color": COLOURS[name], "dash": "dot"}, annotation_text=label, **where
+            )
+        for criterion, (colour, symbol) in _CRITERIA.items():
+            part = rows.loc[(rows["host"] == host) & (rows["criterion"] == criterion)].sort_values("replaced")
+            middle = 100 * part["estimate"]
+            figure.add_scatter(
+                x=100 * part["replaced"],
+                y=middle,
+                error_y={
+                    "array": 100 * part["estimate_high"] - middle,
+                    "arrayminus": middle - 100 * part["estimate_low"],
+                    "thickness": 1,
+                },
+                mode="lines+markers",
+                name=criterion.replace("_", " "),
+                legendgroup=criterion,
+                showlegend=column == 1,
+                line={"color": colour},
+                marker={"color": colour, "symbol": symbol, "size": 9},
+                **where,
+            )
+    if published is not None:
+        figure.add_scatter(
+            x=100 * published["share"],
+            y=100 * published["accuracy"],
+            mode="markers+text",
+            text=published["label"],
+            textposition="top right",
+            name="published, other models",
+            marker={"color": "#D55E00", "symbol": "star-open", "size": 11},
+            row=1,
+            col=1,
+        )
+    figure.update_xaxes(title_text="tokens replaced, percent", rangemode="tozero")
+    figure.update_yaxes(title_text=f"{measure}, percent", col=1)
+    figure.update_layout(height=520, showlegend=True)
+    problems = int(rows["problems"].iloc[0])
+    note = f"{problems} problems, bars: 95% intervals over problems; thresholds taken from other problems"
+    return finish(figure, "Accuracy by share of replaced tokens", note)
+
+
+def accuracy_by_gamma(table: pd.DataFrame, *, chosen: float, split: str) -> go.Figure:
+    """Accuracy over gamma, a line a measure.
+
+    Args:
+        table: measure, gamma, estimate, estimate_low, estimate_high (shares of 1) and problems.
+        chosen: the gamma that is marked.
+        split: what the problems are of.
+    """
+    figure = go.Figure()
+    for (measure, part), colour in zip(
+        table.groupby("measure", sort=False), ("#6A3D9A", "#E69F00", "#0072B2", "#009E73"), strict=False
+    ):
+        part = part.sort_values("gamma")
+        figure.add_trace(band(part["gamma"], 100 * part["estimate_low"], 100 * part["estimate_high"], colour))
+        figure.add_scatter(
+            x=part["gamma"],
+            y=100 * part["estimate"],
+            mode="lines+markers",
+            name=str(measure),
+            line={"color": colour},
+        )
+    figure.add_vline(x=0, line={"color": COLOURS["rlvr"], "dash": "dot"}, annotation_text="RLVR")
+    figure.add_vline(x=-1, line={"color": COLOURS["base"], "dash": "dot"}, annotation_text="base")
+    figure.add_vline(
+        x=chosen, line={"color": "#7F7F7F"}, annotation_text="chosen", annotation_position="bottom right"
+    )
+    figure.update_xaxes(title_text="gamma (0: RLVR, -1: base)")
+    figure.update_yaxes(title_text="percent of problems")
+    figure.update_layout(height=480, showlegend=True)
+    problems = int(table["problems"].iloc[0])
+    return finish(
+        figure, "Accuracy by gamma", f"{problems} {split} problems, bands: 95% intervals over problems"
+    )
