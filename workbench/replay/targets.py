@@ -84,9 +84,9 @@ def take_aim(
 
     def aimed(batch: Sequence[EncodedPrompt], _: slice) -> list[Aim]:
         cells, device = Cells.of(batch, teacher.device), teacher.unembedding.weight.device
-        shown = collate(batch, pad_id)
+        inputs = collate(batch, pad_id)
         at = read_residuals(
-            teacher, shown, layers=layers, reduce=lambda _, hidden: cells.take(hidden).to(device)
+            teacher, inputs, layers=layers, reduce=lambda _, hidden: cells.take(hidden).to(device)
         )
         targets = [Target.of(teacher, at[layer], top_v, vocabulary) for layer in layers]
         return list(zip(*(target.split(cells.counts) for target in targets), strict=True))
