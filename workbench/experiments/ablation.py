@@ -238,17 +238,17 @@ def _check_replays(conditions: Mapping[str, Named], responses: pd.DataFrame, tot
 
 def _named(interventions: Mapping[str, Named] | Sequence[Named] | Named) -> dict[str, Named]:
     if isinstance(interventions, Mapping):
-        given = dict(interventions)
+        conditions = dict(interventions)
     else:
-        given = {}
+        conditions = {}
         alone = isinstance(interventions, str | Condition)
         for condition in [interventions] if alone else interventions:
             name = condition_of(condition).title
-            given[name if name not in given else f"{name} ({len(given)})"] = condition
-    for condition in given.values():
+            conditions[name if name not in conditions else f"{name} ({len(conditions)})"] = condition
+    for condition in conditions.values():
         condition_of(condition)
     plain: dict[str, Named] = {"base": "base", "rlvr": "rlvr"}
-    return plain | {name: value for name, value in given.items() if not isinstance(value, str)}
+    return plain | {name: value for name, value in conditions.items() if not isinstance(value, str)}
 
 
 def _spec(
