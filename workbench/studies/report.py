@@ -105,8 +105,8 @@ def write_report(
     interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
     kinds, beside = _kinds(shift), {} if nulls is None else null_figures(nulls)
-    drawn = figures | interventions | disturbed | beside
-    shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
+    every = figures | interventions | disturbed | beside
+    traces = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
     html = render(
         "report.html.j2",
         title=title or f"What RLVR changed in {trace.provenance.get('pair') or 'this pair'}",
@@ -117,7 +117,7 @@ def write_report(
         tiles=list(_tiles(trace, shift, agreement)),
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
-        plot=lambda name, wide=False: _plot(name, drawn, wide),
+        plot=lambda name, wide=False: _plot(name, every, wide),
         left_out=dict(left_out or {}),
         claims=_claim_parts(claims),
         claim_count=_claim_count(claims),
@@ -128,13 +128,13 @@ def write_report(
         disturbed=list(disturbed),
         beside=list(beside),
         accuracies=_intervention_rows(outcomes[0], responses, spec) if outcomes else [],
-        predictions=[_predictions(one) for one in shown],
-        shown=len(shown),
+        predictions=[_predictions(one) for one in traces],
+        shown=len(traces),
         pictured=any(info.grids for info in trace.prompts),
-        several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
+        several_views=any(len(one.prompts[0].grids) > 1 for one in traces),
         provenance=provenance(shift.provenance, spec or {}),
-        figures_json=inline_json({"templates": _templates(), "figures": _bare(drawn)}),
-        explorer=embed(shown, top_k, followed, None if responses is None else greedy_answers(responses)),
+        figures_json=inline_json({"templates": _templates(), "figures": _bare(every)}),
+        explorer=embed(traces, top_k, followed, None if responses is None else greedy_answers(responses)),
         plotly_js=Markup(get_plotlyjs()),
         css=source("report.css", "explorer.css"),
         js=source("report.js", *SCRIPTS),
@@ -173,7 +173,7 @@ def _intervention_rows(
 
 def _claim_count(claims: Sequence["Claim"]) -> str:
     """How many claims hold and so on, in words."""
-    found = Counter(_short(claim.verdict) for claim in claims)
+    counts = Counter(_short(claim.verdict) for claim in claims)
     words = {
         "holds": "hold",
         "does not": "do not hold",
@@ -181,7 +181,7 @@ def _claim_count(claims: Sequence["Claim"]) -> str:
         "too few": "have too few problems",
         "untestable": "cannot be tested",
     }
-    return ", ".join(f"{found[verdict]} {text}" for verdict, text in words.items() if found[verdict])
+    return ", ".join(f"{counts[verdict]} {text}" for verdict, text in words.items() if counts[verdict])
 
 
 def _short(verdict: str) -> str:
@@ -193,8 +193,8 @@ def _claim_parts(claims: Sequence["Claim"]) -> list[dict[str, Any]]:
     """The claims in two parts: those shown, and the ablations, which are folded; a part without claims is left out."""
     judged = list(zip(claims, adjusted(claims), strict=True))
     folded = [(claim, p) for claim, p in judged if claim.place == "ablations"]
-    shown = [(claim, p) for claim, p in judged if claim.place != "ablations"]
-    parts = {"": shown, f"Ablations: {_claim_count([claim for claim, _ in folded])}": folded}
+    main = [(claim, p) for claim, p in judged if claim.place != "ablations"]
+    parts = {"": main, f"Ablations: {_claim_count([claim for claim, _ in folded])}": folded}
     return [{"title": title, "rows": list(_claim_rows(part))} for title, part in parts.items() if part]
 
 
@@ -204,7 +204,7 @@ def _claim_rows(claims: Sequence[tuple["Claim", float]]) -> Iterator[dict[str, A
     for wording in wordings:
         together = [(claim, p) for claim, p in claims if (claim.claim, claim.place) == wording]
         for index, (claim, p) in enumerate(together):
-            found, after = claim.interval, adjusted_verdict(claim, p)
+            interval, after = claim.interval, adjusted_verdict(claim, p)
             sides = [f"{n:,}" for n in claim.cells or ()]
             yield {
                 "claim": claim.claim,
@@ -215,7 +215,7 @@ def _claim_rows(claims: Sequence[tuple["Claim", float]]) -> Iterator[dict[str, A
                 + (f"; {claim.kind} cells: {sides[0]} against {sides[1]}" if sides else ""),
                 "why": claim.why,
                 "figure": claim.obstacle
-                or f"{number(found.estimate)} {_interval(found.low, found.high)}".strip(),
+                or f"{number(interval.estimate)} {_interval(interval.low, interval.high)}".strip(),
                 "expected": f"{'>' if claim.above else '<'} {claim.bound:g}",
                 "state": (_MARKS.get(claim.verdict, "open"), _short(claim.verdict)),
                 "p": "–" if np.isnan(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001",
