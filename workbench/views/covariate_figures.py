@@ -93,14 +93,14 @@ def correlation_forest(
     """
     kind = str(correlations["kind"].iloc[0]) if kind is None and len(correlations) else kind
     rows = correlations.loc[(correlations["kind"] == kind) & (correlations["scope"] == scope)]
-    chosen = [*dict.fromkeys(rows["outcome"])] if outcomes is None else [*outcomes]
-    rows = rows.loc[rows["outcome"].isin(chosen)]
+    panels = [*dict.fromkeys(rows["outcome"])] if outcomes is None else [*outcomes]
+    rows = rows.loc[rows["outcome"].isin(panels)]
     if not np.isfinite(rows["simple"].to_numpy(float)).any():
-        raise NothingToDraw(f"`correlations` has none of {chosen} for {kind!r} tokens in scope {scope!r}")
+        raise NothingToDraw(f"`correlations` has none of {panels} for {kind!r} tokens in scope {scope!r}")
     names = list(dict.fromkeys(rows["quantity"]))[::-1]
-    titles = [_title(outcome) for outcome in chosen]
-    figure = make_subplots(1, len(chosen), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
-    for column, outcome in enumerate(chosen, 1):
+    titles = [_title(outcome) for outcome in panels]
+    figure = make_subplots(1, len(panels), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
+    for column, outcome in enumerate(panels, 1):
         part = rows.loc[rows["outcome"] == outcome].set_index("quantity").reindex(names)
         for place, (what, (colour, symbol)) in zip((0.14, -0.14), PARTS.items(), strict=True):
             middle, low, high = (part[name].to_numpy(float) for name in Interval.names(what))
@@ -124,7 +124,7 @@ def correlation_forest(
     figure.update_layout(height=230 + 46 * len(names), showlegend=True)
     where = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}, layer held fixed"
     caption = f"{where}; {int(rows['problems'].max())} problems; 95% intervals over problems"
-    return _finished(figure, "Entropy, or what goes with it?", caption, 13 if len(chosen) <= _COLUMNS else 10)
+    return _finished(figure, "Entropy, or what goes with it?", caption, 13 if len(panels) <= _COLUMNS else 10)
 
 
 def fidelity_curves(fidelity: pd.DataFrame, *, problems: int) -> go.Figure:

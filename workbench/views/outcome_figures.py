@@ -21,14 +21,14 @@ SYMBOLS = ("triangle-up", "square", "x", "cross", "star", "triangle-down", "pent
 
 def ablation_figures(summary: pd.DataFrame, drift: pd.DataFrame) -> dict[str, go.Figure]:
     """All figures of an ablation, by name."""
-    drawn = {
+    figures = {
         f"accuracy_against_{plain}": accuracy_differences(summary, against=plain)
         for plain in ("rlvr", "base")
     }
-    drawn["pass_at_k"] = pass_at_k_curves(summary)
+    figures["pass_at_k"] = pass_at_k_curves(summary)
     for scope in dict.fromkeys(drift["scope"]):
-        drawn[f"drift_{str(scope).replace(' ', '_')}"] = drift_bars(drift, scope=str(scope))
-    return drawn
+        figures[f"drift_{str(scope).replace(' ', '_')}"] = drift_bars(drift, scope=str(scope))
+    return figures
 
 
 def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.Figure:

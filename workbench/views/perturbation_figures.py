@@ -22,12 +22,12 @@ SHADES = {"low": (COLOURS["visual"], "circle"), "high": (COLOURS["text"], "squar
 
 def perturbation_figures(table: pd.DataFrame, slopes: pd.DataFrame) -> dict[str, go.Figure]:
     """All figures of a perturbation study, by name; what its draws do not determine is left out."""
-    drawn = {}
+    figures = {}
     with suppress(NothingToDraw):
-        drawn["perplexity_against_drift"] = perplexity_against_drift(table, slopes)
+        figures["perplexity_against_drift"] = perplexity_against_drift(table, slopes)
     with suppress(NothingToDraw):
-        drawn["perplexity_slopes"] = slope_forest(slopes)
-    return drawn
+        figures["perplexity_slopes"] = slope_forest(slopes)
+    return figures
 
 
 def perplexity_against_drift(
@@ -45,8 +45,8 @@ def perplexity_against_drift(
     Raises:
         NothingToDraw: no draws of that kind and scope.
     """
-    chosen = (table["scope"] == scope) & ((kind == ALL) | table["kind"].isin([kind, CLEAN]))
-    rows = table.loc[chosen].dropna(subset=["drift_low", "drift_high"])
+    inside = (table["scope"] == scope) & ((kind == ALL) | table["kind"].isin([kind, CLEAN]))
+    rows = table.loc[inside].dropna(subset=["drift_low", "drift_high"])
     if rows.empty or not (rows["kind"] != CLEAN).any():
         raise NothingToDraw(f"`table` has no draws of kind {kind!r} and scope {scope!r}")
     lines = {

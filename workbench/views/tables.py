@@ -52,11 +52,11 @@ def rows_where(frame: pd.DataFrame, name: str, columns: Iterable[str], **where: 
         rows = rows.loc[rows[column].isin(value if isinstance(value, list) else [value])]
     if len(rows) == 0:
         sought = ", ".join(f"{column}={value!r}" for column, value in where.items())
-        held = "; ".join(f"{column}: {sorted(frame[column].unique().tolist())}" for column in where)
+        values = "; ".join(f"{column}: {sorted(frame[column].unique().tolist())}" for column in where)
         raise NothingToDraw(
             f"`{name}` has no rows{' with ' * bool(sought)}{sought}"
             + (
-                f" (it holds {held})"
+                f" (it holds {values})"
                 if len(frame)
                 else f": pass {SOURCES[name]} of a trace that is not empty"
             )
@@ -158,11 +158,11 @@ def duration(seconds: float) -> str:
 
 def visible(token: str) -> str:
     """A token with its outer white space made visible, so that no cell looks empty."""
-    shown = token.replace("\r\n", "⏎").replace("\n", "⏎").replace("\r", "⏎").replace("\t", "⇥")
-    body = shown.strip(" ")
+    marked = token.replace("\r\n", "⏎").replace("\n", "⏎").replace("\r", "⏎").replace("\t", "⇥")
+    body = marked.strip(" ")
     if not body:
-        return "␣" * len(shown) or "∅"
-    lead, tail = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+        return "␣" * len(marked) or "∅"
+    lead, tail = len(marked) - len(marked.lstrip(" ")), len(marked) - len(marked.rstrip(" "))
     return "␣" * lead + body + "␣" * tail
 
 
