@@ -65,20 +65,20 @@ class Selection:
             InputError: an unknown ``select`` or ``threshold``, tau outside [0, 1], levels that do not fit, or ``cells`` that
                 can't be called.
         """
-        for name, value, known in (
+        for name, value, words in (
             ("select", self.select, SELECTS),
             ("threshold", self.threshold, THRESHOLDS),
         ):
-            if value not in known:
+            if value not in words:
                 raise InputError(
-                    f"`{name}` is {value!r}; expected one of {', '.join(known)}: {name}={known[0]!r}"
+                    f"`{name}` is {value!r}; expected one of {', '.join(words)}: {name}={words[0]!r}"
                 )
         if not 0 <= self.tau <= 1:
             raise InputError(f"`tau` is {self.tau}; expected a fraction from 0 to 1: tau=0.4")
         if self.threshold == "fixed" and (self.levels is None or len(self.levels) != layers):
-            given = "none" if self.levels is None else len(self.levels)
+            count = "none" if self.levels is None else len(self.levels)
             raise InputError(
-                f"`levels` gives {given} entropies, expected {layers}, one for each layer, in nats: "
+                f"`levels` gives {count} entropies, expected {layers}, one for each layer, in nats: "
                 f"threshold='fixed', levels=({', '.join(['2.0'] * min(layers, 3))}{', ...' * (layers > 3)})"
             )
         if self.threshold != "fixed" and self.levels is not None:
@@ -95,8 +95,8 @@ class Selection:
 def described(intervention: Any) -> dict[str, Any]:
     """Every field of an intervention that can change its results, as JSON's types; a function by its text."""
     values = asdict(intervention)
-    chosen = values.pop("cells")
-    return values if chosen is None else values | {"cells": _text(chosen)}
+    cells = values.pop("cells")
+    return values if cells is None else values | {"cells": _text(cells)}
 
 
 def _text(function: Callable[..., Any]) -> str:
@@ -105,6 +105,6 @@ def _text(function: Callable[..., Any]) -> str:
         text = inspect.getsource(function)
     except (OSError, TypeError):  # typed where nothing is kept
         text = repr(getattr(function, "__code__", function))
-    held = [repr(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
+    contents = [repr(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
     name = getattr(function, "__qualname__", type(function).__name__)
-    return f"{name} {sha256(repr([text, held]).encode()).hexdigest()[:16]}"
+    return f"{name} {sha256(repr([text, contents]).encode()).hexdigest()[:16]}"

@@ -152,8 +152,8 @@ def decode_many(
         prompts, "decode(pair, load_problems('shapes', limit=1)[0])", Problem, EncodedPrompt, name="prompts"
     )
     encoded = [pair.encode(prompt) for prompt in prompts]
-    made = _prepared(pair, prompts, encoded, interventions, model, sampling)
-    return draw(pair, encoded, sampling, model=model, interventions=made, stop=stop, progress=progress)
+    edits = _prepared(pair, prompts, encoded, interventions, model, sampling)
+    return draw(pair, encoded, sampling, model=model, interventions=edits, stop=stop, progress=progress)
 
 
 def _prepared(
@@ -172,8 +172,8 @@ def _prepared(
     if interventions is None:
         return None
     alike = isinstance(interventions, Condition)
-    given = [interventions] * len(prompts) if alike else [*interventions]
-    for condition in {id(one): one for one in given if isinstance(one, Condition)}.values():
+    entries = [interventions] * len(prompts) if alike else [*interventions]
+    for condition in {id(one): one for one in entries if isinstance(one, Condition)}.values():
         if condition.answered_by != model:
             raise InputError(
                 f"`intervention` {condition.title!r} acts on {condition.answered_by!r}, and `model` is {model!r}: "
@@ -184,13 +184,13 @@ def _prepared(
     whole = problems if len(problems) == len(prompts) else None
     if alike:
         return prepare_seeing(interventions, pair, prompts, problems=whole, **how)
-    ready = [None if isinstance(one, Condition) else one for one in given]
+    ready = [None if isinstance(one, Condition) else one for one in entries]
     one_each(ready, [prompt.problem_id for prompt in prompts])
     return [
         prepare_seeing(one, pair, [prompt], problems=whole and [whole[i]], **how)[0]
         if isinstance(one, Condition)
         else one
-        for i, (prompt, one) in enumerate(zip(prompts, given, strict=True))
+        for i, (prompt, one) in enumerate(zip(prompts, entries, strict=True))
     ]
 
 
@@ -252,14 +252,14 @@ def respond(
             stacklevel=2,
         )
     prompts = listed(prompts, "decode(pair, pair.encode(problem))", EncodedPrompt, name="prompts")
-    given = one_each(interventions, [prompt.problem_id for prompt in prompts])
+    entries = one_each(interventions, [prompt.problem_id for prompt in prompts])
     stops = Stops(processor, anatomy, stop)
 
     def answered(batch: Sequence[EncodedPrompt], here: slice) -> list[list[Response]]:
         begun = time.perf_counter()
         if engine is None:
             uniforms = torch.stack([_uniforms(sampling, prompt.problem_id) for prompt in batch])
-            ids = generate_ids(anatomy, batch, given[here], uniforms, temperature, stops)
+            ids = generate_ids(anatomy, batch, entries[here], uniforms, temperature, stops)
         else:
             how = {
                 "temperature": temperature,
@@ -268,8 +268,8 @@ def respond(
             }
             ids = engine.generate(
                 [
-                    vllm_request(anatomy, prompt, stops, intervention=made, samples=samples, **how)
-                    for prompt, made in zip(batch, given[here], strict=True)
+                    vllm_request(anatomy, prompt, stops, intervention=edit, samples=samples, **how)
+                    for prompt, edit in zip(batch, entries[here], strict=True)
                 ]
             )
         seconds = (time.perf_counter() - begun) / (len(batch) * samples)
@@ -281,13 +281,13 @@ def respond(
             for prompt, rows in zip(batch, ids, strict=True)
         ]
 
-    done: list[list[Response]] = []
+    answers: list[list[Response]] = []
     groups = batches(prompts, sampling.batch_size if engine is None else max(1, len(prompts)))
     for _, responses in piecewise(groups, answered, model=anatomy, what="decoding"):
-        done += responses
+        answers += responses
         if progress:
-            progress(len(done), len(prompts))
-    return done
+            progress(len(answers), len(prompts))
+    return answers
 
 
 def _uniforms(sampling: Sampling, problem_id: str) -> Tensor:
@@ -339,14 +339,14 @@ def generate_ids(
         token = _pick(logits, temperature, draws[:, step])
         ids[rows, step] = torch.where(finished, -1, token)
         finished = finished | stops.ended(ids[rows, max(0, step + 1 - stops.tail) : step + 1])
-        done = int(finished.sum())
-        if done == len(rows) or step == longest - 1:
+        over = int(finished.sum())
+        if over == len(rows) or step == longest - 1:
             break
-        if done >= DROP_AT * len(rows):
-            kept = (~finished).nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            mask, draws, position = mask[kept], draws[kept.to(draws.device)], position.index_select(-2, kept)
-            rows, token, finished = rows[kept], token[kept], finished[kept]
+        if over >= DROP_AT * len(rows):
+            live = (~finished).nonzero()[:, 0]
+            cache.batch_select_indices(live)
+            mask, draws, position = mask[live], draws[live.to(draws.device)], position.index_select(-2, live)
+            rows, token, finished = rows[live], token[live], finished[live]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         output = anatomy.model(
             input_ids=token[:, None],

@@ -89,10 +89,10 @@ def train_adapter(
     check_replay(replay)
     counts = {"epochs": epochs, "patience": patience, "batch_size": batch_size}
     _check(problems, validation, rates, weight_decay, counts)
-    pair_metadata = {"name": pair.name, **weights_of(pair)}
+    facts = {"name": pair.name, **weights_of(pair)}
     dtype = torch.float64 if pair.dtype == torch.float64 else torch.float32
-    start = Adapter.untrained(pair.base.hidden_size, width, replay, pair_metadata, seed=seed, dtype=dtype)
-    metadata = {
+    start = Adapter.untrained(pair.base.hidden_size, width, replay, facts, seed=seed, dtype=dtype)
+    origin = {
         "problems": digest_of([p.fingerprint for p in problems]),
         "validation": digest_of([p.fingerprint for p in validation]),
         "number": [len(problems), len(validation)],
@@ -104,13 +104,7 @@ def train_adapter(
     start = replace(start, weights={**start.weights, **_statistics(train.inputs)})
     runs = []
     for number, rate in enumerate(rates):
-        spec = {
-            "adapter": start.digest,
-            "width": width,
-            "rate": rate,
-            **metadata,
-            "computed_with": versions(),
-        }
+        spec = {"adapter": start.digest, "width": width, "rate": rate, **origin, "computed_with": versions()}
         file = None if keep is None else Path(keep) / f"adapter-{digest_of(spec)}.safetensors"
         run = _Run(start, rate, weight_decay, file)
         while run.epoch < epochs and run.waited < patience and not run.failed:
@@ -122,7 +116,7 @@ def train_adapter(
             progress((number + 1) * epochs, len(rates) * epochs)
     best = _best(runs)
     curves = [row for run in runs for row in run.curve]
-    training = {"rate": best.rate, "validation_loss": best.lowest, **metadata, "curves": curves}
+    training = {"rate": best.rate, "validation_loss": best.lowest, **origin, "curves": curves}
     return replace(start, weights={**start.weights, **best.best}, training=training)
 
 

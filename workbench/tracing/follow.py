@@ -257,13 +257,11 @@ def follow(
     report(0, len(prompts))
 
     def followed(batch: Sequence[EncodedPrompt], here: slice) -> list[tuple[Tensor, Tensor]]:
-        tokens_here = torch.cat(ids[here])
+        rows = torch.cat(ids[here])
 
         def read(layer: int, h_base: Tensor, h_rlvr: Tensor) -> tuple[Tensor, Tensor]:
             both = zip((h_base, h_rlvr), heads, strict=True)
-            base, rlvr = (
-                log_probabilities(h, tokens_here.clamp(min=0), head).cpu().float() for h, head in both
-            )
+            base, rlvr = (log_probabilities(h, rows.clamp(min=0), head).cpu().float() for h, head in both)
             return base, rlvr
 
         write = batch_edits(batch, entries[here])
