@@ -12,6 +12,7 @@ from workbench.attribution.swaps import DIRECTIONS
 from workbench.interfaces.cli import run_analysis
 from workbench.models.bundled import controls_of
 from workbench.names import METRICS
+from workbench.selection import low_note
 from workbench.studies.paper import Finding, Given
 from workbench.views.attribution_figures import component_heatmap, exact_scatter, largest
 
@@ -48,6 +49,7 @@ def analyse(given: Given) -> Finding:
             )
         drawn[f"approximations{end}"] = exact_scatter(found.effects, found.correlations, metric=metric)
     kind = "visual " * given.pictured
+    selections = {"low": Cells().selection} | {name: cells.selection for name, (_, cells) in others.items()}
     files = {"low": ""} | {name: name.replace(", ", "_").replace(" ", "_") for name in others}
     drawn |= {
         files[name]: component_heatmap(parts[name], most=largest(*parts.values(), metric="kl"))
@@ -57,6 +59,7 @@ def analyse(given: Given) -> Finding:
         figure, (cells, _, model) = drawn[file], name.partition(", ")
         subtitle = figure.layout.title.subtitle
         subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy {kind}cells")
+        subtitle.text += f"<br>{low_note(selections[name])}; high: the others"
         if model:
             subtitle.text = subtitle.text.replace("RLVR", "control")
             figure.update_layout(title_text=f"Direct contributions to the change of KL, {model}")

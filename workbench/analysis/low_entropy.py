@@ -18,12 +18,12 @@ import numpy as np
 from workbench.analysis.verdicts import Claim, times
 from workbench.estimates import ENOUGH, FEWEST, Interval
 from workbench.names import SCOPES
+from workbench.selection import Strata
 from workbench.tracing.cells import Cells, Shape
 
 ROUNDING = 1e-6  # nats: no KL above this counts as no shift, being what float32 log-probabilities leave open
 MEASURED = {"kl": "raw KL", "ratio": "KL over matched noise"}
 PLACE = "section 3, entropy"
-_PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
 def judged(
@@ -170,8 +170,7 @@ def _shape(peak: Claim, trend: Claim) -> str:
 
 def part_name(bins: int, by: str) -> str:
     """What one of ``bins`` strata is called: "fifth", or "fifth of the entropy range"."""
-    part = _PARTS[bins - 2] if bins - 2 < len(_PARTS) else f"of {bins} parts"
-    return f"{part} of the entropy range" if by == "fraction" else part
+    return Strata(bins, by).part
 
 
 def beside_controls(

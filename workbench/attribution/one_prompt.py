@@ -22,7 +22,7 @@ from workbench.models.anatomy import Anatomy, frozen
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.names import Metric
-from workbench.selection import Select, Selection, Threshold
+from workbench.selection import ATTRIBUTED, Select, Selection, Threshold
 from workbench.tracing.model_heads import lens_head
 
 
@@ -35,8 +35,8 @@ class Cells:
     """
 
     select: Select = "low"
-    threshold: Threshold = "quantile"
-    tau: float = 0.2
+    threshold: Threshold = ATTRIBUTED.threshold
+    tau: float = ATTRIBUTED.tau
     tokens: Literal["visual", "text", "all"] | None = None
     """None: visual where the prompt has visual tokens, else all."""
     layers: tuple[int, ...] | None = None

@@ -38,6 +38,7 @@ from workbench.replay.disturbances import jittered
 from workbench.replay.nothing_selected import NOTHING, check_selected
 from workbench.replay.prepared import check_fits
 from workbench.runs import kept
+from workbench.selection import low_note
 from workbench.views import markup
 
 __all__ = [
@@ -95,6 +96,13 @@ class Ablation:
         )
 
     @property
+    def low(self) -> str:
+        """Which cells the conditions call low, in words; "" where none does, or where their settings are not known."""
+        conditions = self.settings.get("interventions", {})
+        names = dict.fromkeys(self.summary["intervention"])
+        return low_note({str(name): conditions[name] for name in names if name in conditions})
+
+    @property
     def columns(self) -> pd.DataFrame:
         """Table, column, unit and meaning of every column of its tables."""
         return describe(self.tables())
@@ -111,7 +119,7 @@ class Ablation:
         """Accuracy differences to the plain RLVR model, with intervals, as a plotly Figure."""
         from workbench.views.outcome_figures import accuracy_differences
 
-        return accuracy_differences(self.summary)
+        return accuracy_differences(self.summary, low=self.low)
 
 
 def ablate(

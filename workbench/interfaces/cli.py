@@ -188,7 +188,9 @@ def ablate(
             ablation = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
             folder = work / "run"
             write_tables(folder / "tables", ablation.tables(), large=("responses",))
-            hint = write_figures(ablation_figures(ablation.summary, ablation.drift), folder / "figures")
+            hint = write_figures(
+                ablation_figures(ablation.summary, ablation.drift, low=ablation.low), folder / "figures"
+            )
             write_json(folder / "spec.json", {**spec, **dict(ablation.settings), "made_with": made_with()})
     _print_accuracies(ablation.summary)
     if hint:

@@ -87,11 +87,18 @@ def greedy_answers(responses: pd.DataFrame) -> dict[str, dict[str, ModelAnswer]]
     return answers
 
 
+def conditions_in(spec: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The interventions in a study's or an ablation's specification, by name, as `selection.described` has them."""
+    spec = spec or {}
+    return (spec.get("settings") or spec).get("interventions") or {}
+
+
 def reverse_conditions(spec: Mapping[str, Any] | None) -> frozenset[str]:
     """Names of the interventions in a study's specification that act on the base model."""
-    conditions = ((spec or {}).get("settings") or {}).get("interventions") or {}
     return frozenset(
-        name for name, c in conditions.items() if isinstance(c, Mapping) and c.get("direction") == "reverse"
+        name
+        for name, c in conditions_in(spec).items()
+        if isinstance(c, Mapping) and c.get("direction") == "reverse"
     )
 
 

@@ -36,6 +36,7 @@ from workbench.models.pairs import ModelPair, study_settings
 from workbench.models.presets import pair_preset
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
+from workbench.studies.answers_changed import conditions_in
 from workbench.studies.scripts import find_scripts
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
@@ -309,7 +310,10 @@ class Given:
         samples = responses["sample"].nunique() - 1
         ks = [k for k in PASS_AT if k <= samples]
         summary = summarise_responses(responses, samples=samples, pass_at=ks)
-        return Ablation(responses, summary, drift.loc[drift["intervention"].isin(conditions)], {})
+        file = (self.options.run or Path()) / "spec.json"
+        spec = json.loads(file.read_text()) if file.is_file() else {}
+        moved = drift.loc[drift["intervention"].isin(conditions)]
+        return Ablation(responses, summary, moved, {"interventions": conditions_in(spec)})
 
     def _refuse_run(self, what: str) -> None:
         if self.options.run:

@@ -22,9 +22,11 @@ from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
 from workbench.names import STATES, UNTESTED
+from workbench.selection import LOW, low_note
 from workbench.studies.answers_changed import (
     ON_BASE,
     changed_answer,
+    conditions_in,
     greedy_answers,
     greedy_changes,
     reverse_conditions,
@@ -39,7 +41,7 @@ from workbench.views.pages import inline_json, render, source, write_page
 from workbench.views.panels import layer_label, template
 from workbench.views.perturbation_figures import perturbation_figures
 from workbench.views.shift_figures import KINDS, study_figures
-from workbench.views.tables import bucket, last_layer, number, rows_where, strata_rows
+from workbench.views.tables import bucket, last_layer, number, rows_where, strata_note, strata_rows
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
@@ -101,8 +103,9 @@ def write_report(
         InputError: empty tables, missing columns, ``followed`` of another trace, a number below 1, unwritable ``path``.
     """
     _check(problems, top_k, trace, followed)
+    low = low_note(conditions_in(spec))
     figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
-    interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
+    interventions: dict[str, go.Figure] = ablation_figures(*outcomes, low=low) if outcomes else {}
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
     kinds, beside = _kinds(shift), {} if nulls is None else null_figures(nulls)
     every = figures | interventions | disturbed | beside
@@ -127,6 +130,9 @@ def write_report(
         interventions=list(interventions),
         disturbed=list(disturbed),
         beside=list(beside),
+        low=low,
+        lowest=strata_note(shift.table),
+        drift_low=low_note(LOW),
         accuracies=_intervention_rows(outcomes[0], responses, spec) if outcomes else [],
         predictions=[_predictions(one) for one in traces],
         shown=len(traces),
@@ -249,13 +255,14 @@ def _plot(name: str, figures: Mapping[str, go.Figure], wide: bool) -> Markup:
     if name not in figures:
         return Markup()
     title = figures[name]["layout"]["title"]
+    caption = str(title["subtitle"]["text"]).replace("<br>", "; ")  # the page breaks its lines itself
     return Markup(
         '<figure><h3>{text}</h3><div class="scroll{wide}"><div class="plot" data-figure="{name}" role="img" '
         'aria-label="{text}. {caption}" style="height:{height}px"></div></div>'
         "<figcaption>{caption}</figcaption></figure>"
     ).format(
         text=title["text"],
-        caption=title["subtitle"]["text"],
+        caption=caption,
         name=name,
         height=_height(figures[name]),
         wide=" wide" if wide else "",

@@ -259,7 +259,7 @@ def _drawn(found: Study, attempts: Attempts) -> dict[str, dict[str, Any]]:
         "top predictions": lambda: _grids(found.trace),
     }
     if ablation:
-        ways["interventions"] = lambda: ablation_figures(ablation.summary, ablation.drift)
+        ways["interventions"] = lambda: ablation_figures(ablation.summary, ablation.drift, low=ablation.low)
     if moved:
         ways["perturbation"] = lambda: perturbation_figures(moved.table, moved.slopes)
     if nulls:

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
 from workbench.names import QUANTITIES, SCOPES
+from workbench.selection import Strata, low_note
 from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, curves, error_bars, finish, log_axis
 from workbench.views.tables import NothingToDraw, bucket, kind_name
@@ -73,7 +74,8 @@ def strata_panels(
     figure.update_yaxes(title_text="nats (log)", col=1)
     figure.update_layout(height=150 + 270 * lines, showlegend=True)
     problems = f"{int(rows['problems'].max())} problems"
-    caption = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}; strata cut within layers; {problems}; 95% intervals"
+    low = low_note(Strata(int(strata["stratum"].to_numpy().max()) + 1, of="the quantity"))
+    caption = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}; {problems}; 95% intervals<br>{low}"
     return _finished(figure, "Shift by stratum of each quantity", caption)
 
 

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
 from workbench.estimates import Interval
+from workbench.selection import ATTRIBUTED, Strata, low_note
 from workbench.views.markup import in_figure
 from workbench.views.panels import cell_texts, diverging_scale, error_bars, finish
 from workbench.views.tables import NothingToDraw, bucket, kind_name, number
@@ -32,7 +33,10 @@ LARGEST = 5
 """Curves of a group that are drawn."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-CONTRIBUTIONS = "direct contribution to KL(base‖model) at low-entropy cells, thousandths of a nat"
+CONTRIBUTIONS = (
+    "direct contribution to KL(base‖model) at low-entropy cells, thousandths of a nat<br>"
+    + low_note(ATTRIBUTED)
+)
 MEASURES = {
     "relative": ("Relative weight change", "norm of the change over the norm of the base's weight"),
     "norm": ("Size of the weight change", "norm of the change"),
@@ -114,7 +118,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         figure,
         "What emerges over the steps of RL",
         f"{kind_name(kind)}, {scope}; {problems} problems; 95% intervals over problems; right of the steps: {BESIDE}; "
-        "arrows: off the scale",
+        f"arrows: off the scale<br>{low_note(Strata(int(max(strata)) + 1))}",
     )
 
 

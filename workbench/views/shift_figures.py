@@ -47,6 +47,7 @@ from workbench.views.tables import (
     kind_name,
     last_layer,
     rows_where,
+    strata_note,
     strata_rows,
 )
 
@@ -114,10 +115,11 @@ def shift_heatmap(
     figure.update_yaxes(title_text="decoder layer", row=len(strips))
     figure.update_layout(
         coloraxis=scale,
-        height=200 + len(layers) * (40 if len(layers) <= ROOMY else 24),
+        height=216 + len(layers) * (40 if len(layers) <= ROOMY else 24),
+        margin={"t": 132},
     )
     place = f"{name} by layer and entropy, {kind_name(kind)}"
-    return finish(figure, place, f"{unit}; {caption(rows, each=['layer'])}")
+    return finish(figure, place, f"{unit}; {caption(rows, each=['layer'])}<br>{strata_note(table)}")
 
 
 def shift_bars(
@@ -152,8 +154,14 @@ def shift_bars(
             )
     figure.update_xaxes(title_text="base-entropy stratum", showgrid=False, type="category")
     figure.update_yaxes(title_text=MEASURES["kl"][1], rangemode="tozero")
-    figure.update_layout(height=400, barmode="group", bargap=0.3, bargroupgap=0.08, showlegend=True)
-    return finish(figure, f"KL and matched noise, {kind_name(kind)}, {scope}", caption(rows))
+    figure.update_layout(
+        height=416, margin={"t": 132}, barmode="group", bargap=0.3, bargroupgap=0.08, showlegend=True
+    )
+    return finish(
+        figure,
+        f"KL and matched noise, {kind_name(kind)}, {scope}",
+        f"{caption(rows)}<br>{strata_note(table)}",
+    )
 
 
 def shift_ratio(
@@ -179,8 +187,12 @@ def shift_ratio(
     figure.update_xaxes(title_text="base-entropy stratum", showgrid=False, type="category")
     figure.update_yaxes(title_text=MEASURES["ratio"][1])
     log_axis(figure, [*rows[Interval.names("ratio")].to_numpy(float).flat, 1.0])
-    figure.update_layout(height=400, showlegend=True)
-    return finish(figure, f"KL over matched noise, {kind_name(kind)}, {scope}", caption(rows))
+    figure.update_layout(height=416, margin={"t": 132}, showlegend=True)
+    return finish(
+        figure,
+        f"KL over matched noise, {kind_name(kind)}, {scope}",
+        f"{caption(rows)}<br>{strata_note(table)}",
+    )
 
 
 def layer_curves(

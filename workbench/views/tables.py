@@ -8,6 +8,7 @@ import pandas as pd
 
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval
+from workbench.selection import Strata, low_note
 
 SHIFT_COLUMNS = (
     "scope",
@@ -131,6 +132,17 @@ def bucket(stratum: int, strata: Iterable[int]) -> str:
     strata = list(strata)
     end = {min(strata): " lowest", max(strata): " highest"}.get(stratum, "")
     return f"{stratum}{end}"
+
+
+def strata_of(table: pd.DataFrame) -> Strata:
+    """How a table's cells are cut by base entropy, from its columns ``stratum`` and, if it has it, ``strata_by``."""
+    by = str(table["strata_by"].iloc[0]) if "strata_by" in table else "quantile"
+    return Strata(int(table["stratum"].to_numpy().max()) + 1, by)
+
+
+def strata_note(table: pd.DataFrame) -> str:
+    """Which cells the lowest stratum of such a table holds, for captions."""
+    return low_note(strata_of(table))
 
 
 def kind_name(kind: str) -> str:
