@@ -1,5 +1,6 @@
 """Attribution: which heads and MLPs write the shift at low-entropy cells, and how well approximations of swaps do."""
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -24,10 +25,7 @@ def analyse(given: Given) -> Finding:
     problems, seed = given.problems(limit=PROBLEMS), given.options.seed
     answers = all({*ANSWERED} <= {*problem.metadata} for problem in problems)
     metrics = list(METRICS) if answers else ["kl"]
-
-    def tell(done: int, total: int) -> None:
-        given.progress("attributing to components", done, total)
-
+    tell = partial(given.progress, "attributing to components")
     keep = given.options.cache / "attribution"
     found = attribute(given.pair, problems, metrics=metrics, seed=seed, keep=keep, progress=tell)  # pyright: ignore[reportArgumentType]
     parts = {"low": found.summary}
@@ -48,8 +46,6 @@ def analyse(given: Given) -> Finding:
                 found.summary, metric=metric, direction=direction, most=most
             )
         drawn[f"approximations{end}"] = exact_scatter(found.effects, found.correlations, metric=metric)
-    kind = "visual " * given.pictured
-    selections = {"low": Cells().selection} | {name: cells.selection for name, (_, cells) in others.items()}
     files = {"low": ""} | {name: name.replace(", ", "_").replace(" ", "_") for name in others}
     drawn |= {
         files[name]: component_heatmap(parts[name], most=largest(*parts.values(), metric="kl"))
@@ -58,8 +54,10 @@ def analyse(given: Given) -> Finding:
     for name, file in files.items():
         figure, (cells, _, model) = drawn[file], name.partition(", ")
         subtitle = figure.layout.title.subtitle
-        subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy {kind}cells")
-        subtitle.text += f"<br>{low_note(selections[name])}; high: the others"
+        where = f"{cells}-entropy {'visual ' * given.pictured}cells"
+        subtitle.text = subtitle.text.replace("the chosen cells", where)
+        subtitle.text += f"<br>{low_note(others.get(name, (None, Cells()))[1].selection)}; high: the others"
+        figure.update_layout(margin={"t": 144})
         if model:
             subtitle.text = subtitle.text.replace("RLVR", "control")
             figure.update_layout(title_text=f"Direct contributions to the change of KL, {model}")
