@@ -179,6 +179,7 @@ def _turn(
         making_seconds=making - begun if edit else 0.0,
         seconds=seconds,
         trace=trace(pair, [prompt], top_k=5, null_draws=0) if lens else None,
+        replaced=len(response.replaced),
     )
     return turn, step
 
