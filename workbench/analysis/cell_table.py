@@ -147,8 +147,13 @@ def _places(traced: LensTrace, problems: Sequence[Problem]) -> dict[str, Array]:
     row, column = (
         traced.grid[:, axis].double().where(traced.grid[:, axis] >= 0, torch.nan) for axis in (1, 2)
     )
-    found = {"row": row, "column": column, "distance": centre_distance(traced.grid, sizes), "object": objects}
-    return {name: value.double().numpy() for name, value in found.items()}
+    columns = {
+        "row": row,
+        "column": column,
+        "distance": centre_distance(traced.grid, sizes),
+        "object": objects,
+    }
+    return {name: value.double().numpy() for name, value in columns.items()}
 
 
 def _table(traced: LensTrace, layered: Mapping[str, Tensor], places: Mapping[str, Array]) -> pd.DataFrame:
@@ -177,11 +182,13 @@ def _check_cells(
                 f"`translators` {translators!r} were fitted on another model than the base of {pair.name!r}; fit them anew: "
                 "fit_translators(pair, train, validation)"
             )
-        told = translators.provenance
-        seen = {*told.get("train", ()), *told.get("validation", ())} & {problem.id for problem in problems}
-        if seen:
+        provenance = translators.provenance
+        overlap = {*provenance.get("train", ()), *provenance.get("validation", ())} & {
+            problem.id for problem in problems
+        }
+        if overlap:
             raise InputError(
-                f"`translators` were fitted on {min(seen)!r}, which is among `problems`; measure others: {_CALL}"
+                f"`translators` were fitted on {min(overlap)!r}, which is among `problems`; measure others: {_CALL}"
             )
     if traced is not None:
         if [info.problem_id for info in traced.prompts] != [problem.id for problem in problems]:

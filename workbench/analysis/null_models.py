@@ -54,9 +54,9 @@ def null_pair(
         for name, buffer in model.named_buffers():
             if name in start and start[name].shape == buffer.shape:
                 buffer.copy_(start[name])
-    made = {"kind": kind, "seed": seed, "scale": scale, "size": float((squares[0] / squares[1]).sqrt())}
+    null = {"kind": kind, "seed": seed, "scale": scale, "size": float((squares[0] / squares[1]).sqrt())}
     name = f"{pair.name}, {kind} null {seed}"
-    provenance = {**pair.provenance, "pair": name, "null": made}
+    provenance = {**pair.provenance, "pair": name, "null": null}
     return replace(pair, name=name, rlvr=dissect(model), provenance=provenance)
 
 

@@ -71,7 +71,7 @@ class NullShift:
         return f"NullShift(rlvr, {', '.join(conditions)}; {self.bins} strata, {problems} problems)\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        told = [
+        names = [
             "condition",
             "kind",
             "scope",
@@ -89,7 +89,7 @@ class NullShift:
             *Interval.names("kl"),
             *Interval.names("rlvr_over"),
         ]
-        named = self.contrasts.loc[:, told].rename(columns={"state": "beyond it, the claim"})
+        named = self.contrasts.loc[:, names].rename(columns={"state": "beyond it, the claim"})
         return (
             markup.paragraph(self.verdict, strong=True)
             + markup.table(named)
@@ -178,14 +178,14 @@ def weight_nulls(
     for kind, draw in product(kinds, range(draws)):
         null = null_pair(pair, kind, problem_seed(seed, f"null/{draw}"), scale=scale)
         sizes[kind].append(null.provenance["null"]["size"])
-        drawn = look(f"{kind} {draw + 1}", null)
-        sums[kind].append([group.sums(drawn) for group in groups])
+        null_trace = look(f"{kind} {draw + 1}", null)
+        sums[kind].append([group.sums(null_trace) for group in groups])
     for name, other in others.items():
         trained = look(name, other)
         sums[name] = [[group.sums(trained) for group in groups]]
     table, contrasts = [], []
     for index, group in enumerate(groups):
-        per_draw = {name: np.stack([draw[index] for draw in found]) for name, found in sums.items()}
+        per_draw = {name: np.stack([draw[index] for draw in draws_of]) for name, draws_of in sums.items()}
         rows, compared = _compared(group, real, per_draw, resamples, seed)
         table += rows
         contrasts += compared
@@ -221,17 +221,17 @@ def _compared(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the two tables, from sums of KL (draws, problems, strata) of each condition."""
     names, mean = list(per_draw), [sums.mean(0) for sums in per_draw.values()]
-    held, entropy, bins = group.sums(trace_of_rlvr, "cells"), group.entropy(trace_of_rlvr), group.bins
+    counts_of, entropy, bins = group.sums(trace_of_rlvr, "cells"), group.entropy(trace_of_rlvr), group.bins
 
     def statistic(counts: Array) -> Array:
-        cells = counts @ held
+        cells = counts @ counts_of
         kl = np.stack([divide(counts @ sums, cells) for sums in mean], 1)  # (resamples, conditions, strata)
         over = divide(kl[:, :1], kl)
         contrast = divide(kl[..., 0], kl[..., -1])
         beyond = divide(contrast[:, :1], contrast)
         return np.concatenate([kl.reshape(len(kl), -1), over.reshape(len(kl), -1), contrast, beyond], 1)
 
-    found = bootstrap(statistic, len(held), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
+    intervals = bootstrap(statistic, len(counts_of), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
     shared, strata = {"kind": group.kind, "scope": group.scope}, range(bins)
     rows, contrasts, count = [], [], len(names) * bins
     real = mean[0].sum(0)
@@ -242,18 +242,18 @@ def _compared(
             {"condition": name, **shared, "stratum": stratum}
             | entropy[stratum]
             | {
-                "cells": int(held[:, stratum].sum()),
-                "problems": int((held[:, stratum] > 0).sum()),
+                "cells": int(counts_of[:, stratum].sum()),
+                "problems": int((counts_of[:, stratum] > 0).sum()),
             }
-            | {"draws": len(sums), **found[place * bins + stratum].columns("kl")}
-            | found[count + place * bins + stratum].columns("rlvr_over")
+            | {"draws": len(sums), **intervals[place * bins + stratum].columns("kl")}
+            | intervals[count + place * bins + stratum].columns("rlvr_over")
             | {"rlvr_over_least": single[:, stratum].min(), "rlvr_over_most": single[:, stratum].max()}
             for stratum in strata
         ]
-        ratio, problems = found[2 * count + len(names) + place], int((held.sum(1) > 0).sum())
+        ratio, problems = intervals[2 * count + len(names) + place], int((counts_of.sum(1) > 0).sum())
         contrasts.append(
             {"condition": name, **shared, "problems": problems, "draws": len(sums)}
-            | found[2 * count + place].columns("contrast")
+            | intervals[2 * count + place].columns("contrast")
             | ratio.columns("beyond")
             | {"beyond_least": beyond.min(), "beyond_most": beyond.max()}
             | {"state": "" if name == RLVR else state(ratio.above(1.0), ratio, problems)}

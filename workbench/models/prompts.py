@@ -346,14 +346,14 @@ def prompt_html(prompt: EncodedPrompt, kinds: Sequence[str]) -> str:
         if view < VIEWS:
             caption = f"picture {view + 1}: {rows} × {columns} tokens" + f", {frames} frames" * (frames > 1)
             views[caption] = markup.picture(data_uri(image, side=224), image.size, (rows, columns))
-    left = (
+    remark = (
         f"{len(prompt.grids) - len(views)} pictures are not shown" if len(views) < len(prompt.grids) else ""
     )
     return (
         markup.paragraph(f"{prompt.problem_id}: {len(prompt):,} positions")
         + f"<p>{legend}</p>"
         + (markup.side_by_side(views) if views else "")
-        + (markup.paragraph(left) if left else "")
+        + (markup.paragraph(remark) if remark else "")
         + f'<div style="line-height:1.7">{"".join(_chips(prompt, kinds))}</div>'
     )
 

@@ -150,12 +150,12 @@ class Explorer:
 
     def html(self) -> str:
         """The page, whole: nothing in it is fetched from anywhere."""
-        shown = [self.trace.select(prompt=index) for index in range(len(self.trace.prompts))]
+        traces = [self.trace.select(prompt=index) for index in range(len(self.trace.prompts))]
         return render(
             "explorer.html.j2",
             title=self._title(),
             css=source("explorer.css"),
-            explorer=embed(shown, self.top_k, self.followed, self.answers),
+            explorer=embed(traces, self.top_k, self.followed, self.answers),
             js=source(*SCRIPTS),
         )
 

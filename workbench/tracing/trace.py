@@ -86,7 +86,7 @@ def trace(
     settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
     _check(pair, settings)
     names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in items]
-    made = one_each(interventions, names)
+    entries = one_each(interventions, names)
     report = progress or (lambda done, total: None)
     report(0, len(items))
     heads = lens_heads(pair)
@@ -95,10 +95,10 @@ def trace(
 
     def traced(batch: Sequence[EncodedPrompt], here: slice) -> dict[str, Tensor]:
         reduce = _cells(batch, heads, top_k, null_draws, seed)
-        write = batch_edits(batch, made[here])
-        read = list(compare_residuals(pair, batch, reduce, layers=layers, write=write).values())
+        write = batch_edits(batch, entries[here])
+        parts = list(compare_residuals(pair, batch, reduce, layers=layers, write=write).values())
         return {
-            name: torch.stack([part[name] for part in read], AXES[name][0].index("L")) for name in read[0]
+            name: torch.stack([part[name] for part in parts], AXES[name][0].index("L")) for name in parts[0]
         }
 
     for batch, cells in piecewise(batches(encoded, batch_size), traced, model=pair.base, what="tracing"):
@@ -115,7 +115,7 @@ def trace(
         depth=pair.base.depth,
         prompts=tuple(infos),
         vocabulary={i: pair.decode_token(i) for i in sorted(occurring_ids(tensors))},
-        provenance=_provenance(pair, settings, None if interventions is None else made),
+        provenance=_provenance(pair, settings, None if interventions is None else entries),
     )
 
 
@@ -231,10 +231,10 @@ def _noise_seed(seed: int, problem_id: str, layer: int) -> int:
 
 
 def _info(item: Problem | EncodedPrompt, prompt: EncodedPrompt) -> PromptInfo:
-    asked = {"question": item.question, "answer": item.answer} if isinstance(item, Problem) else {}
+    texts = {"question": item.question, "answer": item.answer} if isinstance(item, Problem) else {}
     return PromptInfo(
         prompt.problem_id,
-        **asked,
+        **texts,
         tokens=prompt.tokens,
         grids=prompt.grids,
         images=prompt.images,
