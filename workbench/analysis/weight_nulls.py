@@ -40,6 +40,7 @@ from workbench.models.prompts import EncodedPrompt
 from workbench.names import SCOPES
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import Group, groups_of
+from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views import markup
@@ -136,6 +137,7 @@ def weight_nulls(
     resamples: int = 1000,
     batch_size: int | None = None,
     traced: LensTrace | None = None,
+    responses: Responses | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
     """Trace the pair, null models and other pairs, and compare what shifts where.
@@ -156,7 +158,8 @@ def weight_nulls(
         seed: of the null models and of the bootstrap.
         resamples: of the bootstrap over problems.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
-        traced: the pair's own trace of these problems, at all layers, where it has been made already.
+        traced: the pair's own trace of these problems (and responses), at all layers, where it has been made already.
+        responses: to the problems, as in `trace`; every model reads the same.
         progress: called with (condition, prompts done, prompts in all).
 
     Raises:
@@ -170,9 +173,11 @@ def weight_nulls(
 
     def look(name: str, some: ModelPair) -> LensTrace:
         tell = partial(progress, name) if progress else None
-        return trace(some, prompts, top_k=1, null_draws=0, batch_size=batch_size, progress=tell)
+        how: dict[str, Any] = {"top_k": 1, "null_draws": 0, "batch_size": batch_size, "progress": tell}
+        return trace(some, prompts, responses=responses, **how)
 
-    real = look(RLVR, pair) if traced is None else _same(traced, prompts, pair)
+    whole = [prompt for _, prompt in with_responses(pair, prompts, responses)]
+    real = look(RLVR, pair) if traced is None else _same(traced, whole, pair)
     groups, sizes = groups_of(real, bins), {kind: [] for kind in kinds}
     sums = {RLVR: [[group.sums(real) for group in groups]]} | {kind: [] for kind in kinds}
     for kind, draw in product(kinds, range(draws)):
