@@ -182,6 +182,8 @@ def test_bad_responses_are_refused_before_anything_runs(tiny_pair, monkeypatch):
     refused(tiny_pair, "is a str; expected a list of responses", "3")
     refused(tiny_pair, "holds a int; expected what `decode` returns", [3])
     refused(tiny_pair, "holds a str; expected what `decode` returns", ["3"])
+    answered = tiny_pair.encode(tiny.problem(), response="3")
+    refused(tiny_pair, "the prompt 'p0' ends with a response already", {"p0": "4"}, [answered])
     room = tiny_pair.context
     refused(
         tiny_pair,

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from workbench.analysis.low_entropy import part_name
 from workbench.analysis.null_models import (
@@ -26,8 +25,8 @@ from workbench.analysis.null_models import (
     NullKind,
     check_scale,
     check_update,
-    named_weights,
     null_pair,
+    same_base,
 )
 from workbench.analysis.verdicts import state, times
 from workbench.columns import describe
@@ -304,20 +303,12 @@ def _check(
         raise InputError(f"`draws` is {draws!r}; expected at least 1: weight_nulls(pair, problems, draws=3)")
     check_scale(scale)
     check_update(pair)
-    mine = named_weights(pair.base.model)
     for name, other in others.items():
         if name in (RLVR, *NULLS):
             raise InputError(
                 f"`others` names a pair {name!r}, which stands for something else; name it otherwise"
             )
-        theirs = {} if other.base is pair.base else named_weights(other.base.model)
-        if other.base is not pair.base and not (
-            theirs.keys() == mine.keys()
-            and all(
-                tensor.shape == mine[key].shape and torch.equal(tensor, mine[key].to(tensor.device))
-                for key, tensor in theirs.items()
-            )
-        ):
+        if not same_base(pair, other):
             raise InputError(
                 f"`others`: {name!r} has another base than `pair`, so their entropy strata differ; load it with the same one: "
                 "load_pair(base=pair.base.model, rlvr=...)"

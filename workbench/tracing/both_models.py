@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -30,6 +31,7 @@ class Stretch(NamedTuple):
     said: bool
     """Whether it is the response."""
     length: int
+    """How many positions are read: all of them, or the last few."""
 
 
 Values: TypeAlias = dict[str, Tensor]
@@ -76,6 +78,7 @@ def over_conversations(
     layers: Sequence[int] | None = None,
     rows: int = 8,
     share: bool = True,
+    whole_prompt: bool = True,
 ) -> list[dict[int, Values]]:
     """What ``measure`` makes of every conversation, layer by layer; the positions of the prompt, then those of the response.
 
@@ -88,9 +91,10 @@ def over_conversations(
         layers: decoder layers, all when None.
         rows: prompts, or responses, per forward.
         share: False computes the prompt anew for every response.
+        whole_prompt: False reads of the prompt the last position alone, where the response's first token is predicted.
     """
     run = _shared if share and shared_prompts(pair, groups) else _apart
-    return run(pair, groups, measure, axis, made, layers, rows)
+    return run(pair, groups, _Reading(measure, axis, None if whole_prompt else 1), made, layers, rows)
 
 
 def shared_prompts(pair: ModelPair, groups: Sequence[Sequence[Conversation]]) -> bool:
@@ -98,11 +102,49 @@ def shared_prompts(pair: ModelPair, groups: Sequence[Sequence[Conversation]]) ->
     return any(len(group) > 1 for group in groups) and all(map(shares_prefix, (pair.base, pair.rlvr)))
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What is made of which positions."""
+
+    measure: Measure
+    axis: Callable[[str], int]
+    last: int | None
+    """How many of a prompt's positions are read, its last; None: all."""
+
+    def of(self, parts: Sequence[Stretch]) -> Callable[[int, Tensor, Tensor], Values]:
+        """What meets the residuals of these stretches."""
+        kept, start = list[Tensor](), 0
+        for part in parts:
+            kept.append(torch.arange(start + part.length - self._kept(part), start + part.length))
+            start += part.length
+        index = torch.cat(kept)
+        short = [part._replace(length=self._kept(part)) for part in parts]
+
+        def reduce(layer: int, h_base: Tensor, h_rlvr: Tensor) -> Values:
+            if len(index) < len(h_base):
+                h_base, h_rlvr = (hidden[index.to(hidden.device)] for hidden in (h_base, h_rlvr))
+            return self.measure(layer, short, h_base, h_rlvr)
+
+        return reduce
+
+    def split(self, read: Mapping[int, Values], rows: Sequence[Sequence[Stretch]]) -> list[dict[int, Values]]:
+        """Row by row, each of some stretches: layer -> values at its positions."""
+        lengths = [sum(map(self._kept, row)) for row in rows]
+        each: list[dict[int, Values]] = [{layer: {} for layer in read} for _ in rows]
+        for layer, values in read.items():
+            for name, value in values.items():
+                for row, part in zip(each, value.split(lengths, self.axis(name)), strict=True):
+                    row[layer][name] = part
+        return each
+
+    def _kept(self, part: Stretch) -> int:
+        return part.length if part.said or self.last is None else min(self.last, part.length)
+
+
 def _apart(
     pair: ModelPair,
     groups: Sequence[Sequence[Conversation]],
-    measure: Measure,
-    axis: Callable[[str], int],
+    reading: "_Reading",
     made: Sequence[Intervention | None],
     layers: Sequence[int] | None,
     rows: int,
@@ -112,29 +154,27 @@ def _apart(
     done: list[dict[int, Values]] = []
     for batch in batches(wholes, rows):
         write = batch_edits(batch, owned[len(done) : len(done) + len(batch)])
-        parts = [part for whole in batch for part in stretches_of(whole)]
-        reduce = _reduced(measure, parts)
+        parts = [stretches_of(whole) for whole in batch]
+        reduce = reading.of([part for some in parts for part in some])
         read = compare_residuals(pair, batch, reduce, layers=layers, write=write)
-        done += _split(read, [len(whole) for whole in batch], axis)
+        done += reading.split(read, parts)
     return done
 
 
 def _shared(
     pair: ModelPair,
     groups: Sequence[Sequence[Conversation]],
-    measure: Measure,
-    axis: Callable[[str], int],
+    reading: "_Reading",
     made: Sequence[Intervention | None],
     layers: Sequence[int] | None,
     rows: int,
 ) -> list[dict[int, Values]]:
     prompts = [group[0].prompt for group in groups]
     caches = new_cache(pair.base), new_cache(pair.rlvr)
-    lengths = [len(prompt) for prompt in prompts]
     parts = [Stretch(prompt.problem_id, False, len(prompt)) for prompt in prompts]
-    reduce, write = _reduced(measure, parts), batch_edits(prompts, made)
+    reduce, write = reading.of(parts), batch_edits(prompts, made)
     read = compare_residuals(pair, prompts, reduce, layers=layers, write=write, caches=caches)
-    before = _split(read, lengths, axis)
+    before = reading.split(read, [[part] for part in parts])
     inputs = pair.base.placed(collate(prompts, pair.pad_id))
     mask, positions = inputs["attention_mask"], inputs["position_ids"]
     flat = [(row, one) for row, group in enumerate(groups) for one in group]
@@ -150,25 +190,23 @@ def _shared(
         names = [one.prompt.problem_id for _, one in chunk]
         parts = [Stretch(name, True, len(some)) for name, some in zip(names, ids, strict=True)]
         try:
-            read = _meet(pair, each, real, names, _reduced(measure, parts), layers=layers, write=None)
+            read = _meet(pair, each, real, names, reading.of(parts), layers=layers, write=None)
         except NotFiniteError:
             # Look for the place where it began, which a continuation cannot tell.
-            _apart(
-                pair, [[one] for _, one in chunk], measure, axis, [made[row] for row, _ in chunk], layers, 1
-            )
+            owned = [made[row] for row, _ in chunk]
+            _apart(pair, [[one] for _, one in chunk], reading, owned, layers, 1)
             raise
-        after += _split(read, list(map(len, ids)), axis)
+        after += reading.split(read, [[part] for part in parts])
     return [
         {
-            layer: {name: torch.cat([value, rest[layer][name]], axis(name)) for name, value in cells.items()}
+            layer: {
+                name: torch.cat([value, rest[layer][name]], reading.axis(name))
+                for name, value in cells.items()
+            }
             for layer, cells in before[row].items()
         }
         for (row, _), rest in zip(flat, after, strict=True)
     ]
-
-
-def _reduced(measure: Measure, parts: Sequence[Stretch]) -> Callable[[int, Tensor, Tensor], Values]:
-    return lambda layer, h_base, h_rlvr: measure(layer, parts, h_base, h_rlvr)
 
 
 def _meet(
@@ -193,15 +231,3 @@ def _meet(
     with naming(names):
         base = read_residuals(pair.base, inputs[0], layers=layers, reduce=keep)
         return read_residuals(pair.rlvr, inputs[1], layers=layers, reduce=meet, write=write)
-
-
-def _split(
-    read: Mapping[int, Values], lengths: Sequence[int], axis: Callable[[str], int]
-) -> list[dict[int, Values]]:
-    """Row by row, layer -> values at its positions."""
-    rows: list[dict[int, Values]] = [{layer: {} for layer in read} for _ in lengths]
-    for layer, values in read.items():
-        for name, value in values.items():
-            for row, part in zip(rows, value.split(list(lengths), axis(name)), strict=True):
-                row[layer][name] = part
-    return rows

@@ -87,6 +87,11 @@ def conversations(
     made = []
     for name, item in zip(names, items, strict=True):
         prompt = pair.encode(item)
+        if prompt.response_start < len(prompt):
+            raise InputError(
+                f"`responses`: the prompt {name!r} ends with a response already; give one without, or leave `responses` out: "
+                "trace(pair, [pair.encode(problem, response=text)])"
+            )
         wholes = [(number, pair.encode(prompt, response=ids)) for number, ids in spoken[name]]
         made.append([Conversation(prompt, whole, number) for number, whole in wholes])
     return made
