@@ -219,12 +219,13 @@ def test_claims_hold_where_they_are_made_to():
     found = {(c.key["test"], c.key.get("rank", c.key.get("control"))): c for c in claims}
     assert found["sparse", "sft"].interval.estimate == pytest.approx(24 / 30)
     assert [found[key].holds for key in (("sparse", "sft"), ("start", None), ("end", None))] == [True] * 3
-    assert found["sparse", None].interval == share(positions["jensen_shannon"] < NEAR, positions["problem"])
-    assert found["sparse", None].holds is None  # 80% of 24 problems do not tell 80% from the published 83%
+    assert found["sparse", None].interval.estimate == pytest.approx(24 / 30)
+    assert found["sparse", None].holds is None  # published are 83%, and every problem has the same share
     assert found["reranking", "1"].holds is False
     assert found["reranking", "3"].holds is found["reranking", "10"].holds is True
     apart = positions.loc[positions["jensen_shannon"] >= FAR]
-    assert found["reranking", "3"].interval == share(apart["rank_base"] <= 3, apart["problem"])
+    within = share(apart["rank_base"] <= 3, apart["problem"])
+    assert found["reranking", "3"].interval.columns("x") == pytest.approx(within.columns("x"), nan_ok=True)
     by_place = positions.groupby("place")["jensen_shannon"].mean()
     assert found["start", None].interval.estimate == pytest.approx(by_place["start"] / by_place["middle"])
     assert "80.0% of positions are below 0.001 nats, +80.0 points beside sft" in headline(claims)

@@ -2,7 +2,7 @@
 
     python tests/perf/response_trace.py [--rounds 3] [--responses 16] [--tokens 96]
 
-A random pair shaped like a small Qwen2.5-VL (hidden 512, 8 decoder layers, vocabulary 32768, float32), one prompt of 400
+A random pair shaped like a small Qwen2.5-VL (hidden 512, 8 decoder layers, vocabulary 8192, float32), one prompt of 400
 positions with an image, 16 responses of 96 tokens. The bound is 0.5 x the separate traces, measured in turns in the same run; the
 fastest round of each counts. The numbers must be the same to 1e-5. Exits with 1 if either is missed.
 """
@@ -23,7 +23,7 @@ from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 
 BOUND, SAME = 0.5, 1e-5
-HIDDEN, LAYERS, VOCABULARY = 512, 8, 32768
+HIDDEN, LAYERS, VOCABULARY = 512, 8, 8192
 IMAGE, VISION_START = 5, 3
 IMAGE_SIDE, TEXT = 32, 144
 COMPARED = ("entropy_base", "entropy_rlvr", "kl", "kl_null", "cosine")
@@ -47,6 +47,8 @@ def model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
         "vocab_size": VOCABULARY,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
     }
     vision = {

@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from workbench.views.markup import in_figure
 from workbench.views.null_figures import OTHERS, STYLES
-from workbench.views.panels import error_bars, finish
+from workbench.views.panels import COLOURS, diverging_scale, error_bars, finish, token_text
 from workbench.views.tables import NothingToDraw
 
 PLACES = ("start", "middle", "end")
@@ -70,3 +70,73 @@ def divergence_figure(positions: pd.DataFrame, summary: pd.DataFrame) -> go.Figu
         "Divergence along responses",
         f"{len(own):,} positions, {own['problem'].nunique()} problems; 95% intervals over problems",
     )
+
+
+def token_bars(tokens: pd.DataFrame, most: int = 20) -> go.Figure:
+    """The tokens that hold most of RLVR's divergence: their share of it, and their mean change of log-probability.
+
+    ``tokens`` is that of ``Divergence``.
+
+    Raises:
+        NothingToDraw: nothing diverges.
+    """
+    rows = tokens.loc[tokens["condition"] == tokens["condition"].iloc[0]].head(most).iloc[::-1]
+    if not np.isfinite(rows["share"].to_numpy(float)).any():
+        raise NothingToDraw("`tokens` has no divergence: the two models agree")
+    scale = diverging_scale(rows["dlogp"])
+    scale["colorbar"]["title"] = {"text": "dlogp, nats"}
+    figure = go.Figure(
+        go.Bar(
+            x=rows["share"],
+            y=[token_text(token, 20) for token in rows["token"]],
+            orientation="h",
+            marker={"color": rows["dlogp"], "coloraxis": "coloraxis"},
+            customdata=rows[["positions", "jensen_shannon", "dlogp"]],
+            hovertemplate="%{y}: %{x:.1%} of the divergence, %{customdata[0]} positions, mean %{customdata[1]:.3g} nats, "
+            "dlogp %{customdata[2]:.3g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text="share of the whole divergence", tickformat=".0%", rangemode="tozero")
+    figure.update_yaxes(type="category", title_text="token")
+    figure.update_layout(coloraxis=scale, height=170 + 22 * len(rows))
+    return finish(
+        figure,
+        "Tokens that carry the divergence",
+        "Summed Jensen-Shannon divergence where they were drawn; colour: mean log p RLVR − log p base",
+    )
+
+
+def response_example(positions: pd.DataFrame, problem: str | None = None, sample: int = 0) -> go.Figure:
+    """The divergence of one response position by position, its tokens below; the first response unless told.
+
+    Raises:
+        NothingToDraw: no such response.
+    """
+    own = positions.loc[positions["condition"] == positions["condition"].iloc[0]]
+    problem = str(own["problem"].iloc[0]) if problem is None else problem
+    rows = own.loc[(own["problem"] == problem) & (own["sample"] == sample)]
+    if rows.empty:
+        raise NothingToDraw(f"`positions` has no response {sample} to {problem!r}")
+    texts = [
+        [token_text(row[name], 20) for name in ("token", "top1_base", "top1_rlvr")]
+        for _, row in rows.iterrows()
+    ]
+    figure = go.Figure(
+        go.Bar(
+            x=rows["position"],
+            y=rows["jensen_shannon"],
+            marker={"color": COLOURS["rlvr"]},
+            customdata=[[*text, value] for text, value in zip(texts, rows["dlogp"], strict=True)],
+            hovertemplate="%{customdata[0]} at %{x}: %{y:.3g} nats, dlogp %{customdata[3]:.3g}<br>base would say "
+            "%{customdata[1]}, RLVR %{customdata[2]}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(
+        tickvals=rows["position"],
+        ticktext=[text[0] for text in texts],
+        tickangle=-90,
+        title_text="token that was drawn",
+    )
+    figure.update_yaxes(title_text="Jensen-Shannon divergence, nats", rangemode="tozero")
+    figure.update_layout(height=420, width=max(600, 120 + 16 * len(rows)))
+    return finish(figure, "Divergence along one response", f"response {sample} to {token_text(problem, 60)}")
