@@ -125,6 +125,20 @@ def test_predictions_at_a_position_are_both_models_own(tiny_pair):
         found.predictions("p0", 99)
 
 
+def test_a_response_is_shown_escaped_and_opens_at_every_token(tiny_pair):
+    problem = replace(tiny.problem(), id="<b>p</b>")
+    found = wb.divergence(tiny_pair, [problem], responses={problem.id: "<script>x"}, drawn_by="text", **FEW)
+    view = found.show()
+    html = view._repr_html_()
+    assert html.count("<details") == len(tiny_pair.ids_of("<script>x"))
+    assert "&lt;" in html
+    assert "<script" not in html
+    assert "<b>p" not in html
+    assert "<script>x" in repr(view)
+    with pytest.raises(InputError, match="has no response 3 here"):
+        found.show(problem.id, 3)
+
+
 def test_controls_read_the_same_responses(tiny_pair):
     problems = [tiny.problem(seed=seed) for seed in range(2)]
     controls = {"itself": tiny_pair, "base again": replace(tiny_pair, rlvr=tiny_pair.base)}

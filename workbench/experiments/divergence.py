@@ -34,6 +34,7 @@ from workbench.tracing.both_models import Stretch, Values, over_conversations
 from workbench.tracing.conversations import Conversation, Responses, conversations
 from workbench.tracing.model_heads import lens_heads
 from workbench.views import markup
+from workbench.views.response_html import ResponseView
 
 DrawnBy = Literal["rlvr", "base", "text"]
 _CALL = "divergence(pair, load_problems('shapes', limit=64))"
@@ -116,6 +117,23 @@ class Divergence:
             table[model] = [self.vocabulary[i] for i in self.top_ids[model][row].tolist()]
             table[f"p_{model}"] = self.top_probs[model][row].numpy()
         return table
+
+    def show(self, problem: str | None = None, sample: int = 0) -> "ResponseView":
+        """One response (the first unless told) coloured by divergence; a click on a token opens both models' predictions.
+
+        Raises:
+            InputError: no such response.
+        """
+        own = self.positions.loc[self.positions["condition"] == RLVR].reset_index(drop=True)
+        problem = str(own["problem"].iloc[0]) if problem is None else problem
+        rows = own.loc[(own["problem"] == problem) & (own["sample"] == sample)]
+        if rows.empty:
+            raise InputError(
+                f"`problem` {problem!r} has no response {sample} here; `.positions` has those that were measured: "
+                f"found.show({own['problem'].iloc[0]!r})"
+            )
+        tables = [self.predictions(problem, place, sample) for place in rows["position"].tolist()]
+        return ResponseView(rows, tables)
 
     def plot(self) -> Any:
         """Share of positions above each divergence, and mean divergence by place: a plotly Figure."""

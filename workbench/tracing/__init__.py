@@ -18,9 +18,9 @@ prompt runs once for all of its responses.
     trace = wb.trace(pair, problems, responses=drawn)
     wb.trace(pair, problems[:1], responses={problems[0].id: ["<answer> 3</answer>", "<answer> 4</answer>"]})
 
-Its tokens are of kind ``response``, as are earlier turns of a conversation (`LensTrace.turn` counts them); each statistic, figure
-and table has them as a kind of its own. A position's kind says what stands there; what is *predicted* there is one further:
-`LensTrace.predicts` is 0 at the prompt's last position, where the response's first token is predicted.
+Its tokens are of kind ``response``, as are earlier turns of a conversation (``turn`` of a `LensTrace` counts them); each
+statistic, figure and table has them as a kind of its own. A position's kind says what stands there; what is *predicted* there
+comes one further: ``predicts`` is 0 at the prompt's last position, where the response's first token is predicted.
 
 A new reading returns a frozen dataclass with one axis a layer and one a position; `attention` is the shortest to copy.
 """
