@@ -32,6 +32,9 @@ CONCEPTS = [
     ("an interval", "estimates/interval.py", r"^class Interval\b"),
     ("an interval by resampling problems", "estimates/bootstrap.py", r"^def bootstrap\b"),
     ("responses decoded", "decoding/decode.py", r"^def (decode|decode_many|respond)\b"),
+    ("the loop that draws tokens", "decoding/streams.py", r"^def generate\b|^class Stream\b"),
+    ("two models that decode together", "decoding/together.py", r"^def together_ids\b"),
+    ("where the other model's draw is taken", "decoding/criteria.py", r"^def (values_of|random_places)\b"),
     ("where the lens head is applied to the vocabulary", "lens/heads.py", r"^class LensHead\b"),
 ]
 

@@ -22,7 +22,7 @@ The code lies in rooms, each with a guide:
 | `workbench.tracing` | both models at every layer; tokens followed; the tuned lens |
 | `workbench.analysis` | shift, nulls, entropy or a proxy of it, weight changes |
 | `workbench.replay` | learnt tokens, patches, adapters that predict tokens |
-| `workbench.decoding` | many samples from one prefill; vLLM |
+| `workbench.decoding` | many samples from one prefill; two models together; vLLM |
 | `workbench.attribution` | which heads and MLPs write the shift |
 | `workbench.experiments` | ablation, perturbation, RL checkpoints, a visual agent |
 | `workbench.studies` | the report, the explorer, every figure and table of the paper |
@@ -97,6 +97,8 @@ _HOME = {
     "predict_tokens": "replay.amortised",
     "Patch": "interventions",
     "prepare_patch": "replay.patching",
+    "CrossSample": "mixtures",
+    "Extrapolate": "mixtures",
     "record": "replay.patching",
     "decode": "decoding.decode",
     "decode_many": "decoding.decode",

@@ -1,7 +1,8 @@
 """Conditions: what a model is compared under, as values; none of the libraries that run them is needed here.
 
-A condition is a plain model, ``"base"`` or ``"rlvr"``, or an intervention: a `Replay`, a `Patch`, an ``Adapter``, or any frozen
-value that says what a `Condition` says and for which ``replay.prepared.prepare`` is registered.
+A condition is a plain model, ``"base"`` or ``"rlvr"``, or an intervention: a `Replay`, a `Patch`, an ``Adapter``, a mixture of
+both models (`mixtures`), or any frozen value that says what a `Condition` says and for which ``replay.prepared.prepare`` is
+registered.
 """
 
 import inspect
@@ -82,8 +83,9 @@ def condition_of(value: Any) -> Condition:
     if isinstance(value, Condition) and not isinstance(value, type):
         return value
     raise InputError(
-        f"`interventions` has {value!r}; expected 'base', 'rlvr', a Replay, a Patch, an Adapter, or a value of your own with "
-        "title, described, answered_by and drawn_by_engine: ablate(pair, problems, [Replay(), Patch()])"
+        f"`interventions` has {value!r}; expected 'base', 'rlvr', a Replay, a Patch, an Adapter, a CrossSample, an "
+        "Extrapolate, or a value of your own with title, described, answered_by and drawn_by_engine: "
+        "ablate(pair, problems, [Replay(), Patch()])"
     )
 
 

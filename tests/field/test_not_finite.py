@@ -13,7 +13,7 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench.decoding import decode as decoding
+from workbench.decoding import streams
 from workbench.decoding.likelihoods import response_scores
 from workbench.decoding.stops import Stops
 from workbench.models.anatomy import dissect
@@ -160,5 +160,5 @@ def test_a_device_without_float64_draws_the_same(pair_of, monkeypatch):
     pair = pair_of("qwen2_5_vl")
     prompts = [pair.encode(tiny.problem(seed=seed)) for seed in (0, 3)]
     wanted = wb.decode_many(pair, prompts, **mixes.SAMPLED)
-    monkeypatch.setattr(decoding, "has_float64", lambda device: False)
+    monkeypatch.setattr(streams, "has_float64", lambda device: False)
     assert wb.decode_many(pair, prompts, **mixes.SAMPLED) == wanted

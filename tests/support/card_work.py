@@ -34,6 +34,7 @@ SPREAD = (
     "patch",
     "drift",
     "scores",
+    "two models together",
 )
 """What is tried too on a pair that is spread over devices."""
 
@@ -101,6 +102,21 @@ def scored(pair: ModelPair, family: str) -> Any:
 def drifted(pair: ModelPair, family: str) -> Any:
     asked = prompts(pair, family)
     return drift(pair, asked, Reference.of(pair, asked))
+
+
+def together(pair: ModelPair, family: str) -> Any:
+    found = []
+    for mixture in (
+        wb.CrossSample("base", budget=0.5, under=PATCH),
+        wb.CrossSample("rlvr", "low_divergence", budget=0.5),
+        wb.CrossSample("base", "random", budget=0.5),
+        wb.CrossSample("base", "dlogp", threshold=0.0),
+        wb.Extrapolate(1.0, where="divergence", threshold=0.02),
+    ):
+        how = {"model": mixture.answered_by, "interventions": mixture, "samples": 2, "temperature": 1.0}
+        for rows in wb.decode_many(pair, prompts(pair, family), **GREEDY | how):
+            found += [[r.text, r.replaced, [*r.values]] for r in rows]
+    return found
 
 
 def ablated(pair: ModelPair, family: str) -> Any:
@@ -181,6 +197,7 @@ WORKS: dict[str, Work] = {
     "greedy": said,
     "greedy, base": partial(said, model="base"),
     "sampled": partial(said, samples=3, temperature=1.0, seed=3),
+    "two models together": together,
     "scores": scored,
     "drift": drifted,
     "ablation": ablated,

@@ -118,7 +118,7 @@ def test_a_cells_seed_draws_random_selections_only():
         (START + "interventions:\n  t: {replay: {site: mid_tokens}}", "4:7: `layer` is None with site 'mid_tokens'"),
         (START + "interventions:\n  t: {replay: {layers: [4, 99]}}", "4:16: `layers` is 99, but the models have 8 layers"),
         (START + "interventions:\n  t: {patch: {layers: 99}}", "4:15: `layers` of the patch go up to 98"),
-        (START + "interventions:\n  t: {replay: {}, patch: {}}", "4:7: give one of `replay`, `patch`, `matrix` and `own`"),
+        (START + "interventions:\n  t: {replay: {}, patch: {}}", "4:7: give one of `replay`, `patch`, `matrix`, .* and `own`"),
         (START + "interventions:\n  t: {own: {of: 'nowhere:Mine'}}", "`of` is 'nowhere:Mine', which can't be imported"),
         (START + "interventions:\n  t: {own: {of: 'zeroed:Zeroed', depth: 1}}", "does not take these fields"),
         (START + "interventions:\n  t: {replays: {}}", r"4:7: unknown key 'replays' \(did you mean 'replay'\?\)"),

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,23 +24,22 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.conditions import Condition
-from workbench.decoding.responses import Response
+from workbench.decoding.responses import Response, Written
 from workbench.decoding.stops import Stops
+from workbench.decoding.streams import Stream, generate, pick
+from workbench.decoding.together import together_ids
 from workbench.decoding.vllm_engine import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
-from workbench.lens.precision import has_float64
+from workbench.mixtures import Mixture
 from workbench.models.anatomy import Anatomy
-from workbench.models.batches import batches, collate, problem_seed
-from workbench.models.finite import NotFiniteError, naming
+from workbench.models.batches import batches, problem_seed
 from workbench.models.pairs import ModelPair
-from workbench.models.positions import next_positions
 from workbench.models.prompts import EncodedPrompt
-from workbench.models.rope_memory import check_together, from_rest
+from workbench.models.rope_memory import from_rest
 from workbench.problems.problem import Problem, listed
 from workbench.replay.prepared import prepare_seeing
 from workbench.sampling import Sampling
-from workbench.tracing.edits import Intervention, batch_edits, one_each
-from workbench.tracing.residuals import prefill, refuse_not_finite
+from workbench.tracing.edits import Intervention, one_each
 
 Engine = VllmEngine | Literal["vllm"]
 """What can draw responses instead of the models in this process."""
@@ -209,16 +209,55 @@ def draw(
         raise InputError(
             f"`model` is {model!r}; expected 'base' or 'rlvr': decode(pair, prompt, model='base')"
         )
+    sampling = replace(sampling, engine=engine_for(pair, model, sampling.engine))
     with _products(None if pair.preset is None else pair.preset.matmul):
-        return respond(
-            pair.base if model == "base" else pair.rlvr,
-            pair.processor,
-            prompts,
-            replace(sampling, engine=engine_for(pair, model, sampling.engine)),
-            interventions=interventions,
-            stop=stop,
-            progress=progress,
+        answers: dict[int, list[Response]] = {}
+        for mixture, here in _mixtures(interventions, len(prompts)):
+            _check_mixture(mixture, model, sampling)
+            whole = mixture is None and len(here) == len(prompts)
+            found = respond(
+                pair.base if model == "base" else pair.rlvr,
+                pair.processor,
+                prompts if whole else [prompts[i] for i in here],
+                sampling,
+                interventions=interventions if whole else [(interventions or ())[i] for i in here],
+                stop=stop,
+                progress=progress and _counted(progress, len(answers), len(prompts)),
+                write=None if mixture is None else partial(together_ids, pair, mixture, drop_at=DROP_AT),
+            )
+            answers |= dict(zip(here, found, strict=True))
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _mixtures(
+    interventions: Sequence[Intervention | None] | None, count: int
+) -> list[tuple[Mixture | None, Sequence[int]]]:
+    """Which prompts two models decode together, and by which mixture; None for those that one decodes."""
+    made = [getattr(one, "mixture", None) for one in interventions or ()]
+    if not any(made):
+        return [(None, range(count))]
+    kinds = {id(mixture): mixture for mixture in made}
+    return [(mixture, [i for i, one in enumerate(made) if one is mixture]) for mixture in kinds.values()]
+
+
+def _check_mixture(mixture: Mixture | None, model: Model, sampling: Sampling) -> None:
+    """Refuse a mixture for the wrong model, or for an engine, which has one model."""
+    if mixture is None:
+        return
+    if mixture.answered_by != model:
+        raise InputError(
+            f"`intervention` {mixture.title!r} acts on {mixture.answered_by!r}, and `model` is {model!r}: "
+            f"decode(pair, prompt, model={mixture.answered_by!r}, intervention=...)"
         )
+    if sampling.engine is not None:
+        raise InputError(
+            f"`engine` has one model, and {mixture.title!r} needs both at every token; decode in process: "
+            "decode(..., engine=None)"
+        )
+
+
+def _counted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _: progress(before + done, total)
 
 
 @contextmanager
@@ -241,8 +280,12 @@ def respond(
     interventions: Sequence[Intervention | None] | None = None,
     stop: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    write: Callable[..., list[list[Written]]] | None = None,
 ) -> list[list[Response]]:
-    """What `draw` does, for one model with its processor or tokenizer; ``sampling.engine`` is a `VllmEngine` or None."""
+    """What `draw` does, for one model with its processor or tokenizer; ``sampling.engine`` is a `VllmEngine` or None.
+
+    ``write``: called with (prompts, interventions, uniforms, temperature, stops) of a batch, instead of `generate_ids`.
+    """
     sampling.check()
     samples, temperature, engine = sampling.samples, sampling.temperature, sampling.engine
     if temperature == 0 and samples > 1:
@@ -259,26 +302,37 @@ def respond(
         begun = time.perf_counter()
         if engine is None:
             uniforms = torch.stack([_uniforms(sampling, prompt.problem_id) for prompt in batch])
-            ids = generate_ids(anatomy, batch, given[here], uniforms, temperature, stops)
+            how = (batch, given[here], uniforms, temperature, stops)
+            written = write(*how) if write else _plain(generate_ids(anatomy, *how))
         else:
             how = {
                 "temperature": temperature,
                 "seed": sampling.seed,
                 "max_new_tokens": sampling.max_new_tokens,
             }
-            ids = engine.generate(
-                [
-                    vllm_request(anatomy, prompt, stops, intervention=made, samples=samples, **how)
-                    for prompt, made in zip(batch, given[here], strict=True)
-                ]
+            written = _plain(
+                engine.generate(
+                    [
+                        vllm_request(anatomy, prompt, stops, intervention=made, samples=samples, **how)
+                        for prompt, made in zip(batch, given[here], strict=True)
+                    ]
+                )
             )
         seconds = (time.perf_counter() - begun) / (len(batch) * samples)
         return [
             [
-                Response(prompt.problem_id, i, *stops.read(row), seconds, tuple(map(int, row)))
+                Response(
+                    prompt.problem_id,
+                    i,
+                    *stops.read(row.ids),
+                    seconds,
+                    tuple(map(int, row.ids)),
+                    row.replaced,
+                    row.values,
+                )
                 for i, row in enumerate(rows)
             ]
-            for prompt, rows in zip(batch, ids, strict=True)
+            for prompt, rows in zip(batch, written, strict=True)
         ]
 
     done: list[list[Response]] = []
@@ -288,6 +342,10 @@ def respond(
         if progress:
             progress(len(done), len(prompts))
     return done
+
+
+def _plain(ids: Sequence[Sequence[Sequence[int]]]) -> list[list[Written]]:
+    return [[Written(row) for row in rows] for rows in ids]
 
 
 def _uniforms(sampling: Sampling, problem_id: str) -> Tensor:
@@ -313,69 +371,11 @@ def generate_ids(
 ) -> list[list[list[int]]]:
     """Token ids of every sample of every prompt, up to the end of the response; ``uniforms``: (prompts, samples, tokens)."""
     count, samples, longest = uniforms.shape
-    inputs = anatomy.placed(collate(prompts, stops.ends[0]))
-    check_together(anatomy.model, inputs["attention_mask"], longest)
-    with naming([prompt.problem_id for prompt in prompts]):
-        output = prefill(anatomy, inputs, write=batch_edits(prompts, interventions))
-    cache_name = (
-        "cache" if hasattr(output, "cache") and output.get("cache") is not None else "past_key_values"
-    )
-    cache, logits = output[cache_name], output.logits[:, -1].float()
-    cache.batch_repeat_interleave(samples)
-    logits = logits.repeat_interleave(samples, 0)
-    mask = inputs["attention_mask"].repeat_interleave(samples, 0)
-    position = next_positions(inputs["position_ids"]).repeat_interleave(samples, -2)
-    draws = uniforms.flatten(0, 1)
-    draws = draws.to(logits.device) if has_float64(logits.device) else draws
-    ids = torch.full((count * samples, longest), -1, device=logits.device)  # -1: after its end
-    rows = torch.arange(len(ids), device=logits.device)  # of `ids`, which the batch still holds
-    finished = torch.zeros_like(rows, dtype=torch.bool)
-    for step in range(longest):
-        wrong = ~logits.isfinite().all(-1) & ~finished
-        if bool(wrong.any()):
-            row = int(rows[wrong][0])
-            _refuse(anatomy, prompts[row // samples], interventions[row // samples], ids[row, :step], stops)
-        logits[:, stops.forbidden] = -torch.inf
-        token = _pick(logits, temperature, draws[:, step])
-        ids[rows, step] = torch.where(finished, -1, token)
-        finished = finished | stops.ended(ids[rows, max(0, step + 1 - stops.tail) : step + 1])
-        done = int(finished.sum())
-        if done == len(rows) or step == longest - 1:
-            break
-        if done >= DROP_AT * len(rows):
-            kept = (~finished).nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            mask, draws, position = mask[kept], draws[kept.to(draws.device)], position.index_select(-2, kept)
-            rows, token, finished = rows[kept], token[kept], finished[kept]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        output = anatomy.model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=position + step,
-            use_cache=True,
-            **{cache_name: cache},
-        )
-        logits = output.logits[:, -1].float()
+    stream = Stream(anatomy, prompts, interventions, stops, samples=samples, longest=longest)
+
+    def choose(step: int, rows: Tensor, draws: Tensor) -> Tensor:
+        stream.logits[:, stops.forbidden] = -torch.inf
+        return pick(stream.logits, temperature, draws)
+
+    ids = generate([stream], uniforms.flatten(0, 1), choose, drop_at=DROP_AT)
     return [[[i for i in row if i >= 0] for row in rows] for rows in ids.view(count, samples, -1).tolist()]
-
-
-def _refuse(
-    anatomy: Anatomy, prompt: EncodedPrompt, made: Intervention | None, said: Tensor, stops: Stops
-) -> None:
-    """Ends a response whose next logits are NaN or infinite, with the place where that began."""
-    whole = prompt.continued(said.cpu())
-    with naming([prompt.problem_id]):
-        refuse_not_finite(anatomy, collate([whole], stops.ends[0]), write=batch_edits([whole], [made]))
-        raise NotFiniteError.at(anatomy.model, 0, len(whole) - 1, None, anatomy.dtype)
-
-
-def _pick(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
-    """The next token of each row: the most probable, or where a uniform draw falls in the cumulative distribution.
-
-    That is taken in float64, where the draws are: on the CPU for a device that has none.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    cumulative = (logits.to(draws.device).double() / temperature).softmax(-1).cumsum(-1)
-    token = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    return token.clamp_max(logits.shape[-1] - 1).to(logits.device)

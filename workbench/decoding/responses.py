@@ -1,5 +1,6 @@
 """A response as a value: what a model wrote, its tokens, and whether it stopped by itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from workbench.views import markup
@@ -20,9 +21,23 @@ class Response:
     """Its share of the wall time of its batch."""
     ids: tuple[int, ...] = field(default=(), repr=False, compare=False)
     """The tokens generated: ``pair.encode(problem, response=response.ids)`` is the prompt with them."""
+    replaced: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    """Which of the tokens, counted from 0, two models that decode together drew otherwise than the one that answers: by the other
+    (`CrossSample`), or from extrapolated logits (`Extrapolate`)."""
+    values: tuple[float, ...] = field(default=(), repr=False, compare=False)
+    """What their criterion was worth at each token, in nats; none without one."""
 
     def _repr_html_(self) -> str:
         return response_html(self)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A response's tokens as they were drawn, with what `Response` says of them."""
+
+    ids: Sequence[int]
+    replaced: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
 
 
 def response_html(response: Response) -> str:

@@ -66,7 +66,8 @@ class Ablation:
     responses: pd.DataFrame = field(repr=False)
     """One row a response: problem, family, intervention, sample (-1: greedy), text, answer, correct, how, tokens,
     seconds (its share of its batch), making_seconds (of its problem's intervention), seed, stopped (why learning
-    ended early, or that nothing was selected or there is no picture)."""
+    ended early, or that nothing was selected or there is no picture), replaced and replaced_share (tokens that the other
+    model drew, where two decode together)."""
     summary: pd.DataFrame
     """Per intervention and measure (greedy, Pass@K): estimate, interval, and paired differences to RLVR and to base."""
     drift: pd.DataFrame

@@ -178,6 +178,7 @@ def _turn(
         making_seconds=making - begun if made else 0.0,
         seconds=seconds,
         trace=trace(pair, [prompt], top_k=5, null_draws=0) if lens else None,
+        replaced=len(response.replaced),
     )
     return turn, step
 

@@ -98,6 +98,8 @@ def measure(
                     or (BLIND if intervention is None and needs_pictures(condition) else ""),
                     "cells": cells,
                     "cells_visual": visual,
+                    "replaced": len(response.replaced),
+                    "replaced_share": len(response.replaced) / response.tokens,
                 }
             )
     return pd.DataFrame(rows), _drift(pair, condition, prompts, made, batch_size, reuse)
@@ -105,7 +107,7 @@ def measure(
 
 def _touched(intervention: Intervention | None, prompt: EncodedPrompt) -> tuple[float, float]:
     """How many cells an intervention selects, and of visual tokens; NaN for one that does not tell by a ``mask``."""
-    if intervention is None:
+    if intervention is None or not intervention.sites:
         return 0.0, 0.0
     mask = getattr(intervention, "mask", None)
     if mask is None:
@@ -137,7 +139,7 @@ def _drift(
             lambda: (at := Reference.of(pair, batch), drift(pair, batch, at)),
         )
         write = batch_edits(batch, made[here])
-        return before, before if condition == "rlvr" else drift(pair, batch, reference, write)
+        return before, drift(pair, batch, reference, write) if write else before
 
     rows = []
     for batch, both in piecewise(batches(prompts, batch_size), measured, model=pair.base, what="tracing"):

@@ -61,6 +61,8 @@ class Turn:
     """Wall time of decoding."""
     trace: LensTrace | None = field(default=None, repr=False)
     """Both models on this turn's whole context, without the intervention."""
+    replaced: int = 0
+    """Of the response's tokens, those drawn by the other model or from extrapolated logits, where two decode together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,7 @@ class Transcript:
                 "images": turn.images,
                 "text": turn.text,
                 "tokens": turn.tokens,
+                "replaced": turn.replaced,
                 "image": turn.call.image if turn.call else None,
                 **dict(zip(("left", "top", "right", "bottom"), box, strict=True)),
                 "label": turn.call.label if turn.call else "",

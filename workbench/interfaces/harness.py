@@ -22,6 +22,7 @@ from workbench.decoding.decode import Engine, Intervention, draw
 from workbench.decoding.likelihoods import response_ids, response_scores
 from workbench.errors import InputError, nearest
 from workbench.interventions import Patch, Replay
+from workbench.mixtures import Mixture
 from workbench.models.chat import Message
 from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair, batch_of
@@ -164,7 +165,15 @@ class Responder:
         """Log probability in nats of each continuation of a question's prompt, and whether greedy decoding would say it.
 
         The intervention is made once for all of them.
+
+        Raises:
+            InputError: two models that decode together have no likelihood of a given text.
         """
+        if isinstance(self.condition, Mixture):
+            raise InputError(
+                f"`intervention` {self.condition.title!r} decodes from two models, and scores no given text; expected tasks that "
+                f"generate, or one model: {_CALL}"
+            )
 
         def work(prompts: list[EncodedPrompt], made: list[Intervention | None]) -> list[Any]:
             anatomy = getattr(self.pair, condition_of(self.condition).answered_by)

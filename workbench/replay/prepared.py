@@ -9,20 +9,28 @@ returns an `Intervention` (``problem_id``, ``sites``, ``apply(layer, hidden)``) 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
+
+from torch import Tensor
 
 from workbench.cache import Reuse
 from workbench.conditions import check_depth, needs_pictures
 from workbench.errors import InputError
 from workbench.interventions import Patch, Replay
+from workbench.mixtures import CrossSample, Extrapolate, Mixture, conditions_under
+from workbench.models.comparability import ends_of
 from workbench.models.pairs import ModelPair, batch_of
+from workbench.models.preflight import check_pair as check_preflight
+from workbench.models.presets import ROLES
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.replay.adapters import Adapter, check_pair
 from workbench.replay.amortised import predict_many, weights_of
 from workbench.replay.disturbances import jittered
 from workbench.replay.learned_tokens import LearnedTokens
+from workbench.replay.nothing_selected import BLIND
 from workbench.replay.patching import Readings, prepare_patch
 from workbench.replay.replay import aims_of, learn_many
 from workbench.tracing.edits import Intervention
@@ -129,6 +137,68 @@ def _replay(
     return reuse.of(("learnt", ids, condition, seed if disturbed else None), learnt)
 
 
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """A mixture at one prompt: two models that decode together, each with what is done to it there.
+
+    Where one of them is looked at alone, as drift does, it is what is done to the one that answers.
+    """
+
+    problem_id: str
+    mixture: Mixture
+    base: Intervention | None
+    rlvr: Intervention | None
+
+    def of(self, role: str) -> Intervention | None:
+        """What is done to a model, ``base`` or ``rlvr``."""
+        return self.base if role == "base" else self.rlvr
+
+    @property
+    def own(self) -> Intervention | None:
+        """What is done to the model that answers."""
+        return self.of(self.mixture.answered_by)
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """The layers whose input is written, of the model that answers."""
+        return self.own.sites if self.own else ()
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The cells that are selected, if what is done to the model that answers tells."""
+        return getattr(self.own, "mask", None)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """In a line of a table: that of what is done to the model that answers."""
+        return getattr(self.own, "summary", {})
+
+    @property
+    def stopped(self) -> str | None:
+        """Why learning ended early, or why there is nothing done where a picture is needed; None if neither."""
+        for one in conditions_under(self.mixture):
+            made = self.of(one.answered_by)
+            if (why := BLIND if made is None else getattr(made, "stopped", None)) is not None:
+                return why
+        return None
+
+    def apply(self, layer: int, hidden: Tensor) -> Tensor:
+        """The new input of a layer of the model that answers."""
+        return self.own.apply(layer, hidden) if self.own else hidden.clone()
+
+
+@prepare.register
+def _mixture(
+    condition: CrossSample | Extrapolate, pair: ModelPair, prompts: Sequence[EncodedPrompt], **others: Any
+) -> Sequence[Intervention]:
+    check_fits(condition, pair)
+    made: dict[str, Sequence[Intervention | None]] = dict.fromkeys(ROLES, [None] * len(prompts))
+    for one in conditions_under(condition):
+        made[one.answered_by] = prepare_seeing(one, pair, prompts, **others)
+    rows = zip(prompts, made["base"], made["rlvr"], strict=True)
+    return [Mixed(prompt.problem_id, condition, base, rlvr) for prompt, base, rlvr in rows]
+
+
 def prepare_seeing(
     condition: Any,
     pair: ModelPair,
@@ -163,3 +233,26 @@ def check_fits(condition: Any, pair: ModelPair) -> None:
 def _adapter_fits(condition: Adapter, pair: ModelPair) -> None:
     check_depth(condition, pair.depth)
     check_pair(condition, weights_of(pair))
+
+
+@check_fits.register
+def _mixture_fits(condition: CrossSample | Extrapolate, pair: ModelPair) -> None:
+    check_preflight(pair.base, pair.rlvr, pair.tokenizer)
+    own = getattr(pair.tokenizer, "eos_token_id", None)
+    shared = frozenset[int]() if own is None else frozenset({int(own)})
+    settings = [getattr(anatomy.model, "generation_config", None) for anatomy in (pair.base, pair.rlvr)]
+    facts = [
+        (
+            "end a response at tokens",
+            [sorted(ends_of(anatomy) | shared) for anatomy in (pair.base, pair.rlvr)],
+        ),
+        ("never draw tokens", [sorted(getattr(one, "suppress_tokens", None) or ()) for one in settings]),
+    ]
+    for what, (base, rlvr) in facts:
+        if base != rlvr:
+            raise InputError(
+                f"`pair` {pair.name!r}: two models that decode together must {what} alike; `base` has {base}, `rlvr` {rlvr}. Set "
+                "`model.generation_config` alike, or let load_pair(base=..., rlvr=...) give both one set of ends"
+            )
+    for one in conditions_under(condition):
+        check_fits(one, pair)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
-from workbench.conditions import Named, check_depth, condition_of
+from workbench.conditions import Named, condition_of
 from workbench.errors import InputError
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.perturbation import Perturbation, perturb, responses_for
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
+from workbench.replay.prepared import check_fits
 from workbench.sampling import Sampling
 from workbench.tracing.lens_trace import LensTrace
 
@@ -82,7 +83,7 @@ class Answers:
             InputError: a number out of range, a condition that does not fit the models, a problem without an answer.
         """
         for condition in self.interventions.values():
-            check_depth(condition_of(condition), pair.depth)
+            check_fits(condition, pair)
         absent = [problem.id for problem in problems if problem.answer is None]
         if self.interventions and absent:
             raise InputError(

@@ -11,6 +11,8 @@ Lists in the file are grids (`grids`), and what is not named is the pair's own s
     interventions:
       tokens: {replay: {tau: [0.2, 0.4], alpha: [30, 100, 300], select: [low, high, random]}}
       patch: {patch: {select: [low, high], layers: [3, [4, 5, 6]]}}
+      crossed: {cross_sample: {host: [base, rlvr], criterion: [divergence, random], budget: [0.02, 0.05]}}
+      further: {extrapolate: {gamma: [-0.5, 0.5, 1.0]}}
     seeds: [0, 1]
     exclude: [{select: random, tau: 0.2}]
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.conditions import Named
 from workbench.errors import InputError
 from workbench.interventions import Patch, Replay
+from workbench.mixtures import CrossSample, Extrapolate
 from workbench.models.presets import ROLES
 from workbench.sweeps.cells import Cell, by_problem, folder_of, load_set
 from workbench.sweeps.spec import PairSource, Sweep
@@ -139,7 +140,7 @@ def decoding(shape: Shape, prompt: Prompt, samples: int) -> Cost:
 
 def shared_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     """What cells of one problem have in common: the base's targets, and the drift without an intervention."""
-    if isinstance(condition, str):
+    if isinstance(condition, str | CrossSample | Extrapolate):
         return Cost()
     layers = _layers(shape, condition)
     targets = (
@@ -163,6 +164,8 @@ def drift_cost(shape: Shape, prompt: Prompt) -> Cost:
 def cell_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     """One cell, without what it shares with others of its problem."""
     cost = decoding(shape, prompt, 1) + decoding(shape, prompt, prompt.samples)
+    if isinstance(condition, CrossSample | Extrapolate):
+        return cost * 2 + drift_cost(shape, prompt)
     if condition == "base":
         return cost
     if condition != "rlvr":
@@ -178,6 +181,8 @@ def cell_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
 def released_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     """One (problem, condition) of the released loop: everything anew for the greedy response and for every sample."""
     once = decoding(shape, prompt, 1)
+    if isinstance(condition, CrossSample | Extrapolate):
+        once *= 2
     if isinstance(condition, Replay):
         layers = _layers(shape, condition)
         whole = shape.tower(prompt.visual) + shape.forward(prompt.length) + shape.lens(prompt.length, 1)

@@ -27,7 +27,14 @@ PORTION = 1000
 """Cells that are written together, so that memory does not grow with the sweep."""
 FORMATS = ("parquet", "csv")
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
-_KINDS = {"sample": _WHOLE, "seed": _WHOLE, "tokens": _WHOLE, "cells": _WHOLE, "correct": pa.bool_()}
+_KINDS = {
+    "sample": _WHOLE,
+    "seed": _WHOLE,
+    "tokens": _WHOLE,
+    "replaced": _WHOLE,
+    "cells": _WHOLE,
+    "correct": pa.bool_(),
+}
 _KINDS |= {name: _REAL for name in ("before", "kl", "seconds", "making_seconds")}
 _NAMED = ("pair", "problems", "problem", "intervention", "seed")
 TABLES = {
@@ -129,7 +136,7 @@ def _write(ledger: Ledger, out: Path, kind: str) -> None:
         while portion := list(islice(rows, PORTION)):
             for name, made in _rows(portion).items():
                 table = pa.Table.from_pylist(
-                    [dict(zip(TABLES[name], row, strict=True)) for row in made], schema=schemas[name]
+                    [dict(zip(TABLES[name], row, strict=False)) for row in made], schema=schemas[name]
                 )
                 if kind == "parquet":
                     sinks[name].write_table(table)
@@ -142,10 +149,11 @@ def _write(ledger: Ledger, out: Path, kind: str) -> None:
     for name, file in partial.items():
         file.rename(out / f"{name}.{kind}")
     settings = pd.DataFrame([*settings_rows(parse_sweep(ledger.about["text"]))])
-    for column in settings.columns.intersection(
-        ["layers", "levels"]
-    ):  # numbers in some rows, lists in others
+    # Numbers in some rows, lists or words in others:
+    for column in settings.columns.intersection(["layers", "levels"]):
         settings[column] = settings[column].map(lambda value: None if value is None else json.dumps(value))
+    for column in settings.columns.intersection(["threshold"]):
+        settings[column] = settings[column].map(lambda value: None if pd.isna(value) else str(value))
     file = out / f"interventions.{kind}"
     settings.to_parquet(file, index=False) if kind == "parquet" else settings.to_csv(file, index=False)
 

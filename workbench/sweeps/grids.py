@@ -1,4 +1,4 @@
-"""Grids of interventions: fields of `Replay` and `Patch` that take one value or several, checked by pydantic."""
+"""Grids of interventions: fields of their values (`Replay`, ...), one value or several, checked by pydantic."""
 
 import importlib
 import itertools
@@ -21,6 +21,7 @@ from pydantic import (
 from workbench.conditions import Condition, Named
 from workbench.errors import InputError
 from workbench.interventions import Patch, Replay, default_matrix
+from workbench.mixtures import CrossSample, Extrapolate
 from workbench.selection import Threshold
 
 
@@ -59,16 +60,25 @@ def _grids(name: str, kinds: Mapping[str, Any]) -> type[BaseModel]:
     return create_model(name, __base__=Checked, **made)
 
 
-_REPLAY, _PATCH = (
-    {name: kind for name, kind in get_type_hints(value).items() if name not in ("seed", "cells")}
-    # The seed is the cell's; a function can't be written in YAML, for which there is `own`.
-    for value in (Replay, Patch)
+_REPLAY, _PATCH, _CROSS, _FURTHER = (
+    {name: kind for name, kind in get_type_hints(value).items() if name not in ("seed", "cells", "under")}
+    # The seed is the cell's; a function or a condition can't be written in YAML, for which there is `own`.
+    for value in (Replay, Patch, CrossSample, Extrapolate)
 )
 _MATRIX = {name: _REPLAY[name] for name in ("tau", "alpha", "layers", "iterations", "top_v")}
 _MATRIX["threshold"] = Threshold
 ReplayGrid, PatchGrid = _grids("ReplayGrid", _REPLAY), _grids("PatchGrid", _PATCH)
 MatrixGrid = _grids("MatrixGrid", _MATRIX)
-FIELDS = tuple(dict.fromkeys((*_REPLAY, *_PATCH)))
+CrossSampleGrid, ExtrapolateGrid = _grids("CrossSampleGrid", _CROSS), _grids("ExtrapolateGrid", _FURTHER)
+FIELDS = tuple(dict.fromkeys((*_REPLAY, *_PATCH, *_CROSS, *_FURTHER)))
+KINDS: dict[str, type[BaseModel]] = {
+    "replay": ReplayGrid,
+    "patch": PatchGrid,
+    "matrix": MatrixGrid,
+    "cross_sample": CrossSampleGrid,
+    "extrapolate": ExtrapolateGrid,
+}
+"""What may stand under an intervention's name, beside ``own``."""
 
 
 class Grid(Checked):
@@ -80,20 +90,26 @@ class Grid(Checked):
     """A cross-model patch."""
     matrix: MatrixGrid | None = None  # pyright: ignore[reportInvalidTypeForm]
     """The default matrix: low and high by tokens and by patch, and every control."""
+    cross_sample: CrossSampleGrid | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """Two models decode together: where the guest's draw replaces the host's."""
+    extrapolate: ExtrapolateGrid | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """Two models decode together: along the update, and beyond it."""
     own: dict[str, Any] | None = None
     """A condition of yours: its class under ``of``, as ``module:Class``, and its fields; Python has to find the module."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Grid":
         if len(self.model_fields_set) != 1 or getattr(self, self.kind) is None:
-            raise InputError("give one of `replay`, `patch`, `matrix` and `own`: {replay: {tau: [0.2, 0.4]}}")
+            raise InputError(
+                "give one of `replay`, `patch`, `matrix`, `cross_sample`, `extrapolate` and `own`: {replay: {tau: [0.2, 0.4]}}"
+            )
         if self.own is not None:
             own_class(self.own.get("of"))
         return self
 
     @property
     def kind(self) -> str:
-        """``replay``, ``patch``, ``matrix`` or ``own``."""
+        """``replay``, ``patch``, ``matrix``, ``cross_sample``, ``extrapolate`` or ``own``."""
         return next(iter(self.model_fields_set), "replay")
 
     @property
@@ -126,6 +142,12 @@ class Grid(Checked):
                 return {title: kind(**chosen)}
             except TypeError as error:
                 raise InputError(f"{self.own['of']} does not take these fields ({error})") from error
+        if self.kind == "cross_sample":
+            return {title: CrossSample(**chosen)}
+        if self.kind == "extrapolate":
+            if "gamma" not in chosen:
+                raise InputError("`gamma` is missing; expected a number: {extrapolate: {gamma: [-0.5, 0.5]}}")
+            return {title: Extrapolate(**chosen)}
         if self.kind == "patch":
             shared = {k: v for k, v in known.items() if k in _PATCH}
             return {title: Patch(**{**shared, **known.get("patch", {}), **chosen})}

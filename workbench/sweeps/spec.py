@@ -1,7 +1,7 @@
 """The YAML file of a sweep: pairs x problem sets x interventions x seeds, checked before anything heavy is imported.
 
 1. The file is parsed twice: into values, and into nodes that know line and column.
-2. pydantic checks keys and types; `Replay` and `Patch` check the values of every combination that is not excluded.
+2. pydantic checks keys and types; the conditions themselves check the values of every combination that is not excluded.
 3. Whatever is wrong is said with file, line and column, all of it at once.
 
 A list under a field of an intervention is a grid; a field that is not named has the pair's preset, else its default. A value
@@ -22,10 +22,11 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from workbench.conditions import PLAIN, Named, check_depth
 from workbench.errors import InputError, nearest
 from workbench.interventions import Patch, Replay
+from workbench.mixtures import CrossSample
 from workbench.models.presets import ROLES, PairPreset, pair_preset
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.sources import NAMES, SPLITS
-from workbench.sweeps.grids import FIELDS, Checked, Grid, MatrixGrid, PatchGrid, ReplayGrid
+from workbench.sweeps.grids import FIELDS, KINDS, Checked, Grid
 from workbench.sweeps.yaml_errors import Place, in_words, placed, walk
 
 EXAMPLE = """\
@@ -266,7 +267,9 @@ def schema() -> dict[str, Any]:
 
 
 def seeded(condition: Named, seed: int) -> Named:
-    """A condition as one cell runs it: its random selection, where it has one, is drawn by the cell's seed."""
+    """A condition as one cell runs it: what it selects at random, if anything, is drawn by the cell's seed."""
+    if isinstance(condition, CrossSample):
+        return replace(condition, seed=seed if condition.criterion == "random" else 0)
     if not isinstance(condition, Replay | Patch):
         return condition
     return replace(condition, seed=seed if condition.select == "random" else 0)
@@ -377,12 +380,8 @@ def _known_at(path: Place) -> list[str]:
             model = PairSource
         case ("problems", *_):
             model = ProblemSet
-        case ("interventions", _, "replay"):
-            model = ReplayGrid
-        case ("interventions", _, "patch"):
-            model = PatchGrid
-        case ("interventions", _, "matrix"):
-            model = MatrixGrid
+        case ("interventions", _, kind) if kind in KINDS:
+            model = KINDS[str(kind)]
         case ("interventions", *_):
             model = Grid
         case _:

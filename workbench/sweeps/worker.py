@@ -31,7 +31,7 @@ from workbench.sweeps.ledger import Outcome
 from workbench.sweeps.spec import parse_sweep, seeded
 
 COLUMNS = {
-    "responses": ("sample", "family", "text", "answer", "correct", "how", "tokens", "stopped"),
+    "responses": ("sample", "family", "text", "answer", "correct", "how", "tokens", "stopped", "replaced"),
     "drift": ("scope", "stratum", "before", "kl", "cells"),
 }
 """Of the two tables of a cell; what is timed is not among them."""
