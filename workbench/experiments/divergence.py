@@ -34,7 +34,7 @@ from workbench.tracing.both_models import Stretch, Values, over_conversations
 from workbench.tracing.conversations import Conversation, Responses, conversations
 from workbench.tracing.model_heads import lens_heads
 from workbench.views import markup
-from workbench.views.response_html import ResponseView
+from workbench.views.coloured_response import ResponseView
 
 DrawnBy = Literal["rlvr", "base", "text"]
 _CALL = "divergence(pair, load_problems('shapes', limit=64))"

@@ -1,13 +1,13 @@
-"""One response as HTML: every token on a tint of its divergence, and behind it what both models would have said there."""
+"""One response, every token on a tint of its divergence, and behind it what both models would have said there."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import pandas as pd
 
 from workbench.views import markup
+from workbench.views.markup import escape
 from workbench.views.tables import number, visible
 
 _TINT = "213,94,0"  # the RLVR model's colour
