@@ -29,6 +29,7 @@ from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.attention import attention_received
+from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.trace import trace
@@ -73,6 +74,7 @@ def cell_table(
     *,
     translators: Translators | None = None,
     traced: LensTrace | None = None,
+    responses: Responses | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -91,7 +93,8 @@ def cell_table(
         pair: what `load_pair` returned.
         problems: what to look at.
         translators: of the pair's base model; without them there is no ``entropy_translated``.
-        traced: a trace of the same problems by the same pair, if there is one.
+        traced: a trace of the same problems (and responses) by the same pair, if there is one.
+        responses: to the problems, as in `trace`.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         seed: of the matched noise.
         progress: called with (what, prompts done, prompts in all).
@@ -101,9 +104,10 @@ def cell_table(
     """
     batch_size = batch_of(pair, batch_size)
     problems = listed(problems, _CALL)
-    _check_cells(pair, problems, translators, traced)
+    spread = with_responses(pair, problems, responses)
+    prompts, of_each = [prompt for _, prompt in spread], [problems[number] for number, _ in spread]
+    _check_cells(pair, of_each, translators, traced)
     report = progress or (lambda what, done, total: None)
-    prompts = [pair.encode(problem) for problem in problems]
     if traced is None:
         tell = partial(report, "tracing")
         traced = trace(pair, prompts, top_k=1, batch_size=batch_size, seed=seed, progress=tell)
@@ -119,7 +123,7 @@ def cell_table(
         layered["entropy_translated"] = _translated_entropy(pair, prompts, translators, batch_size)[
             here
         ].double()
-    return _table(traced, layered, _places(traced, problems))
+    return _table(traced, layered, _places(traced, of_each))
 
 
 def _translated_entropy(

@@ -24,14 +24,13 @@ from workbench.errors import InputError
 from workbench.estimates import ENOUGH, Array, Interval, Settings, bootstrap, number_problems
 from workbench.lens.strata import check_bins, quantile_strata
 from workbench.names import QUANTITIES, SCOPES
-from workbench.tracing.cells import Cells
+from workbench.tracing.cells import TOKENS, Cells
 
 OUTCOMES = ("kl", "ratio")
 ENTROPIES = ("entropy_base", "entropy_translated")
 ROLES = ("beyond the others", "as a proxy", "reversed", "masked", "not at all")
 _SHIFTED = ("kl", "kl_null", "entropy_change", "top1_agreement", "cosine")
 _OF_PICTURES = ("row", "column", "distance", "object")
-_KINDS = ("visual", "text")
 _BELOW, _ALL = "without last layer", "all layers"
 
 
@@ -101,7 +100,7 @@ def rank_correlations(
         quantities: columns; None: those of QUANTITIES that are defined for a kind of token.
         outcomes: columns that say what shifts.
         against: outcome -> another, such as that of a control pair; their difference is added as "outcome − other".
-        kinds: of tokens; None: visual and text, as far as they are there.
+        kinds: of tokens; None: visual, text and responses, as far as they are there.
         resamples: of the bootstrap.
         level: of the intervals.
         seed: of the bootstrap.
@@ -204,7 +203,7 @@ def _parts(
             f"`table` lacks {missing or 'rows'}; it has {[*table.columns]}: pass cell_table(pair, problems, ...)"
         )
     present = [*dict.fromkeys(table["kind"])]
-    names = [kind for kind in _KINDS if kind in present] or present if kinds is None else [*kinds]
+    names = [kind for kind in TOKENS if kind in present] or present if kinds is None else [*kinds]
     for kind in names:
         part = table.loc[table["kind"] == kind]
         if not len(part):

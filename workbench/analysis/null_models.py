@@ -80,6 +80,17 @@ def check_update(pair: ModelPair) -> None:
     )
 
 
+def same_base(pair: ModelPair, other: ModelPair) -> bool:
+    """Whether two pairs have one base, or two with equal weights."""
+    if other.base is pair.base:
+        return True
+    mine, theirs = named_weights(pair.base.model), named_weights(other.base.model)
+    return theirs.keys() == mine.keys() and all(
+        tensor.shape == mine[key].shape and torch.equal(tensor, mine[key].to(tensor.device))
+        for key, tensor in theirs.items()
+    )
+
+
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, a tied one under each of its names."""
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]

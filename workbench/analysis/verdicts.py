@@ -45,7 +45,7 @@ class Claim:
     factor: bool = False
     """Whether the number is a factor, so that distances from `bound` are measured in logarithms."""
     kind: str = ""
-    """Which positions were compared: "visual", "text", "special" or "all"; the same on both sides."""
+    """Which positions were compared: "visual", "text", "special", "response" or "all"; the same on both sides."""
     cells: tuple[int, int] | None = None
     """How many cells each of the two sides that are compared touched."""
     level: float = 0.95

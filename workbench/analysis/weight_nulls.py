@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from workbench.analysis.low_entropy import part_name
 from workbench.analysis.null_models import (
@@ -26,8 +25,8 @@ from workbench.analysis.null_models import (
     NullKind,
     check_scale,
     check_update,
-    named_weights,
     null_pair,
+    same_base,
 )
 from workbench.analysis.verdicts import state, times
 from workbench.columns import describe
@@ -40,6 +39,7 @@ from workbench.models.prompts import EncodedPrompt
 from workbench.names import SCOPES
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import Group, groups_of
+from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views import markup
@@ -136,6 +136,7 @@ def weight_nulls(
     resamples: int = 1000,
     batch_size: int | None = None,
     traced: LensTrace | None = None,
+    responses: Responses | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
     """Trace the pair, null models and other pairs, and compare what shifts where.
@@ -156,7 +157,8 @@ def weight_nulls(
         seed: of the null models and of the bootstrap.
         resamples: of the bootstrap over problems.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
-        traced: the pair's own trace of these problems, at all layers, where it has been made already.
+        traced: the pair's own trace of these problems (and responses), at all layers, where it has been made already.
+        responses: to the problems, as in `trace`; every model reads the same.
         progress: called with (condition, prompts done, prompts in all).
 
     Raises:
@@ -170,9 +172,11 @@ def weight_nulls(
 
     def look(name: str, some: ModelPair) -> LensTrace:
         tell = partial(progress, name) if progress else None
-        return trace(some, prompts, top_k=1, null_draws=0, batch_size=batch_size, progress=tell)
+        how: dict[str, Any] = {"top_k": 1, "null_draws": 0, "batch_size": batch_size, "progress": tell}
+        return trace(some, prompts, responses=responses, **how)
 
-    real = look(RLVR, pair) if traced is None else _same(traced, prompts, pair)
+    whole = [prompt for _, prompt in with_responses(pair, prompts, responses)]
+    real = look(RLVR, pair) if traced is None else _same(traced, whole, pair)
     groups, sizes = groups_of(real, bins), {kind: [] for kind in kinds}
     sums = {RLVR: [[group.sums(real) for group in groups]]} | {kind: [] for kind in kinds}
     for kind, draw in product(kinds, range(draws)):
@@ -299,20 +303,12 @@ def _check(
         raise InputError(f"`draws` is {draws!r}; expected at least 1: weight_nulls(pair, problems, draws=3)")
     check_scale(scale)
     check_update(pair)
-    mine = named_weights(pair.base.model)
     for name, other in others.items():
         if name in (RLVR, *NULLS):
             raise InputError(
                 f"`others` names a pair {name!r}, which stands for something else; name it otherwise"
             )
-        theirs = {} if other.base is pair.base else named_weights(other.base.model)
-        if other.base is not pair.base and not (
-            theirs.keys() == mine.keys()
-            and all(
-                tensor.shape == mine[key].shape and torch.equal(tensor, mine[key].to(tensor.device))
-                for key, tensor in theirs.items()
-            )
-        ):
+        if not same_base(pair, other):
             raise InputError(
                 f"`others`: {name!r} has another base than `pair`, so their entropy strata differ; load it with the same one: "
                 "load_pair(base=pair.base.model, rlvr=...)"

@@ -43,7 +43,6 @@ Respond = Callable[[ModelPair, EncodedPrompt, Intervention | None], Response]
 """How a turn is decoded: (pair, prompt, its intervention) -> one response."""
 
 _CHARACTERS = 16  # a token stands for no more, on average: longer texts are not even tokenized
-_UNKNOWN = 32_768  # positions of a model whose config does not say
 
 
 def run_agent(
@@ -90,7 +89,7 @@ def run_agent(
             a tool that needs pictures resized as Qwen-VL does, a first prompt that exceeds the context, or a chat template that
             refuses several turns.
     """
-    limit = _limit(pair) if max_context is None else max_context
+    limit = pair.context if max_context is None else max_context
     tool = tool or tool_of(pair)
     _check_tool(pair, tool)
     _check(problem, model, intervention, turns, limit)
@@ -279,12 +278,6 @@ def _seen(pair: ModelPair, prompt: EncodedPrompt) -> list[tuple[int, int]]:
     part: Any = getattr(pair.processor, "image_processor", None)
     side = part.patch_size * part.merge_size
     return [(columns * side, rows * side) for _, rows, columns in prompt.grids]
-
-
-def _limit(pair: ModelPair) -> int:
-    """Positions that both models were made for."""
-    configs = [anatomy.model.config.get_text_config() for anatomy in (pair.base, pair.rlvr)]
-    return min(getattr(config, "max_position_embeddings", None) or _UNKNOWN for config in configs)
 
 
 def _check_images(problem: Problem) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.interventions import Replay
-from workbench.models.prompts import VIEWS
+from workbench.models.prompt_html import VIEWS
 from workbench.views import markup
 from workbench.views.markup import grids_of, settings_text
 

@@ -15,6 +15,7 @@ from workbench.estimates import Interval, Settings, paired_difference, share_dif
 from workbench.experiments.outcomes import PASS_AT, scores
 from workbench.experiments.slopes import judge
 from workbench.interventions import EVERYWHERE
+from workbench.tracing.cells import TOKENS
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
@@ -43,7 +44,7 @@ ALTERNATIVES = (
 def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
     """What a stratified shift and the agreement by layer say: observations 1 and 2 of the paper."""
     claims = []
-    last = agreement.loc[(agreement["layer"] == shift.depth - 1) & agreement["kind"].isin(["visual", "text"])]
+    last = agreement.loc[(agreement["layer"] == shift.depth - 1) & agreement["kind"].isin(TOKENS)]
     for row in last.to_dict("records"):
         differ = Interval(*(100 * (1 - float(row[f"top1_agreement{end}"])) for end in ("", "_high", "_low")))
         what = f"percent of {row['kind']} positions whose top token differs, last layer"
@@ -59,9 +60,7 @@ def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
             )
         )
     return claims + [
-        claim
-        for claim in shift.verdicts
-        if claim.kind in ("visual", "text") and claim.key["scope"] != "all layers"
+        claim for claim in shift.verdicts if claim.kind in TOKENS and claim.key["scope"] != "all layers"
     ]
 
 

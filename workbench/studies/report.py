@@ -33,6 +33,7 @@ from workbench.studies.answers_changed import (
 )
 from workbench.studies.explore import check_followed
 from workbench.studies.provenance import provenance
+from workbench.tracing.cells import TOKENS
 from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import place_name, token_texts, word
 from workbench.views.null_figures import null_figures
@@ -297,7 +298,7 @@ def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> 
             yield _tile(f"Rank correlation of entropy and KL {where}", f"{row['rho']:.2f}", interval)
     last = last_layer(trace.layers, None)
     for row in agreement.to_dict("records"):
-        if row["layer"] == last and row["kind"] in ("visual", "text"):
+        if row["layer"] == last and row["kind"] in TOKENS:
             share, low, high = (row[column] for column in Interval.names("top1_agreement"))
             interval = "" if np.isnan(low) else f"[{low:.0%}, {high:.0%}]"
             layer = layer_label(last, trace.depth - 1)

@@ -32,10 +32,10 @@ from workbench.estimates import (
 from workbench.lens.strata import quantile_strata
 from workbench.models.prompts import TokenKind
 from workbench.names import SCOPES
-from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.lens_trace import KIND_NAMES, LensTrace
 
-TOKENS = ("visual", "text")
-KINDS = ("all", "visual", "text", "special")
+TOKENS = ("visual", "text", "response")
+KINDS = ("all", *KIND_NAMES)
 MEASURES = (
     *("kl", "kl_null", "ratio", "median_kl", "total_kl", "share"),
     *("entropy_change", "top1_agreement", "cosine"),

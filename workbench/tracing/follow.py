@@ -30,10 +30,10 @@ from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
+from workbench.tracing.both_models import compare_residuals
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_heads
-from workbench.tracing.trace import compare_residuals
 from workbench.views import markup
 
 # Logits that exist at a time.

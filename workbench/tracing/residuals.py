@@ -26,6 +26,7 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.finite import NotFiniteError, first_wrong
+from workbench.models.prefix_cache import CACHE_NAMES
 from workbench.models.rope_memory import check_together, from_rest
 
 Reduce = Callable[[int, Tensor], Any]
@@ -43,7 +44,7 @@ _wrapped: WeakKeyDictionary[Anatomy, NNsight] = WeakKeyDictionary()
 @from_rest
 def read_residuals(
     anatomy: Anatomy,
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, Any],
     *,
     layers: Sequence[int] | None = None,
     reduce: Reduce | None = None,
@@ -54,7 +55,8 @@ def read_residuals(
 
     Args:
         anatomy: the model, dissected.
-        inputs: the model's forward arguments for a whole prompt or a left-padded batch of them.
+        inputs: the model's forward arguments for a whole prompt or a left-padded batch of them; or, with a cache,
+            for what follows a prompt (`prefix_cache.continuation`).
         layers: decoder layers to read, 0-based; all when None.
         reduce: what to keep of a layer. None keeps a copy of the residual stream, (batch, tokens, hidden).
         write: per layer, what replaces the residual stream there. Earlier layers are untouched.
@@ -246,17 +248,19 @@ def _finite(anatomy: Anatomy, layer: int | None, hidden: Tensor, real: Tensor) -
 
 @contextmanager
 def _first_place(
-    anatomy: Anatomy, inputs: Mapping[str, Tensor], edits: Mapping[int, Edit], at: Site
+    anatomy: Anatomy, inputs: Mapping[str, Any], edits: Mapping[int, Edit], at: Site
 ) -> Iterator[None]:
     """What leaves the finite numbers meanwhile is told with the place where it began."""
     try:
         yield
     except NotFiniteError:
+        if inputs.keys() & {*CACHE_NAMES}:  # which hold this forward too by now
+            raise
         refuse_not_finite(anatomy, inputs, write=edits, at=at)
         raise
 
 
-def _real(inputs: Mapping[str, Tensor]) -> Tensor:
+def _real(inputs: Mapping[str, Any]) -> Tensor:
     return inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
 
 
@@ -266,7 +270,7 @@ def _wrap(anatomy: Anatomy) -> NNsight:
     return _wrapped[anatomy]
 
 
-def _arguments(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def _arguments(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if "attention_mask" in inputs:
         check_together(anatomy.model, inputs["attention_mask"])
     return {**anatomy.placed(inputs), "use_cache": False}

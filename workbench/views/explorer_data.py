@@ -89,7 +89,7 @@ def _pack_one(
     info = one.prompts[0]
     places = zip(one.visual_index.tolist(), one.grid.tolist(), strict=True)
     packed: dict[str, Any] = {
-        "id": info.problem_id,
+        "id": info.problem_id if info.sample is None else f"{info.problem_id}, response {info.sample}",
         "question": info.question,
         "answer": info.answer,
         "tokens": token_texts(one),

@@ -24,6 +24,7 @@ COLOURS = {
     "visual": "#009E73",
     "text": "#CC79A7",
     "special": "#56B4E9",
+    "response": "#332288",
     "all": "#E69F00",
 }
 """Of models, conditions and token kinds, here and in the figures (Okabe-Ito)."""

@@ -24,9 +24,17 @@ DASHES = {
     "ratio": "dashdot",
     "text": "dash",
     "special": "dot",
+    "response": "longdash",
     "all": "dashdot",
 }
-MARKERS = {"rlvr": "diamond", "null": "x", "ratio": "triangle-up", "text": "square", "special": "diamond"}
+MARKERS = {
+    "rlvr": "diamond",
+    "null": "x",
+    "ratio": "triangle-up",
+    "text": "square",
+    "special": "diamond",
+    "response": "cross",
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 MEASURES = {  # measure -> (name, axis title with unit)
     "kl": ("KL", "KL(base‖RLVR), nats"),

@@ -51,7 +51,7 @@ from workbench.views.tables import (
     strata_rows,
 )
 
-KINDS = ("visual", "text", "special")
+KINDS = ("visual", "text", "special", "response")
 SCOPES = ("without last layer", "last layer")
 ROOMY = 16
 """Up to so many layers a heatmap cell has room for its interval."""
