@@ -18,12 +18,16 @@ def analyse(given: Given) -> Finding:
     grid = {f"gamma {gamma:g}": Extrapolate(gamma) for gamma in GAMMAS}
     tried = given.ablation(conditions=grid, problems=given.problems("validation", CHOSEN_ON), samples=samples)
     gammas = {"base": -1.0, "rlvr": 0.0, **{name: one.gamma for name, one in grid.items()}}
-    curve = tried.summary.assign(gamma=tried.summary["intervention"].map(gammas), split="validation")
+    curve = tried.summary.assign(
+        gamma=[gammas[name] for name in tried.summary["intervention"]], split="validation"
+    )
     beyond = curve.loc[(curve["measure"] == "Pass@1") & (curve["gamma"] > 0)]
     gamma = float(beyond.loc[beyond["estimate"].idxmax(), "gamma"])
     name = f"gamma {gamma:g}"
     reported = given.ablation(conditions={name: grid[name]}, samples=samples)
-    once = reported.summary.assign(gamma=reported.summary["intervention"].map(gammas), split="test")
+    once = reported.summary.assign(
+        gamma=[gammas[name] for name in reported.summary["intervention"]], split="test"
+    )
     most = max(k for k in (1, 2, 4, 8) if k <= samples)
     claims = extrapolation_claims(reported.responses, name, most)
     figure = accuracy_by_gamma(curve, chosen=gamma, split="validation")

@@ -2,13 +2,13 @@
 
 1. The host alone answers some problems under each criterion, and the criterion's value is kept at every token.
 2. The threshold of a share is the quantile of these values above (``low_divergence``: below) which that share lies.
-3. Both directions, every criterion and every share make a grid of conditions for `ablate`; ``random`` takes the share as a budget.
+3. Both directions, every criterion and every share make a grid of conditions for `ablate`; ``random`` takes a share as a budget.
 
 How many tokens are replaced in the end is measured, since a response goes on differently after each.
 """
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from workbench.mixtures import Criterion, CrossSample
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 
-NEVER = {"divergence": 1.0, "entropy": 1e6, "dlogp": 1e6, "low_divergence": -1.0}
+NEVER: Mapping[Criterion, float] = {"divergence": 1.0, "entropy": 1e6, "dlogp": 1e6, "low_divergence": -1.0}
 """Thresholds, in nats, that no token meets: Jensen-Shannon divergence is at most ln 2."""
 
 
@@ -32,6 +32,7 @@ def crossing_grid(
     *,
     samples: int = 4,
     seed: int = 0,
+    max_new_tokens: int | None = None,
 ) -> dict[str, CrossSample]:
     """Conditions by title: both hosts, all criteria, each at every share of replaced tokens.
 
@@ -41,6 +42,7 @@ def crossing_grid(
         shares: of the tokens, above 0 and at most 1.
         samples: responses to each problem at temperature 1, for the thresholds.
         seed: of these.
+        max_new_tokens: where they are cut off; None: what suits the pair.
 
     Raises:
         InputError: no shares, or one outside its range.
@@ -51,10 +53,11 @@ def crossing_grid(
             "crossing_grid(pair, problems, (0.02, 0.05, 0.1))"
         )
     grid: list[CrossSample] = []
+    how = {"samples": samples, "seed": seed, "max_new_tokens": max_new_tokens}
     hosts: tuple[Model, ...] = get_args(Model)
     for host in hosts:
         for criterion, never in NEVER.items():
-            values = _values(pair, problems, CrossSample(host, criterion, threshold=never), samples, seed)
+            values = _values(pair, problems, CrossSample(host, criterion, threshold=never), how)
             for share in shares:
                 place = share if criterion == "low_divergence" else 1 - share
                 grid.append(CrossSample(host, criterion, threshold=float(np.quantile(values, place))))
@@ -71,7 +74,9 @@ def crossing_name(host: Model, criterion: Criterion, share: float) -> str:
 
 def crossing_table(found: Ablation, grid: dict[str, CrossSample], shares: Sequence[float]) -> pd.DataFrame:
     """One row a condition and measure: host, criterion, asked and replaced share of tokens, and what `Ablation.summary` says."""
-    replaced = found.responses.groupby("intervention")[["replaced", "tokens"]].sum()
+    replaced = {}
+    for name, part in found.responses.groupby("intervention"):
+        replaced[str(name)] = part["replaced"].to_numpy().sum() / part["tokens"].to_numpy().sum()
     asked = dict(zip(grid, [*shares] * (len(grid) // len(shares)), strict=True))
     rows = found.summary.to_dict("records")
     for row in rows:
@@ -80,12 +85,12 @@ def crossing_table(found: Ablation, grid: dict[str, CrossSample], shares: Sequen
         row["host"] = condition.host if condition else name
         row["criterion"] = condition.criterion if condition else "none"
         row["asked"] = asked.get(name, 0.0)
-        row["replaced"] = replaced.loc[name, "replaced"] / replaced.loc[name, "tokens"]
+        row["replaced"] = replaced[name]
     return pd.DataFrame(rows)
 
 
 def _values(
-    pair: ModelPair, problems: Sequence[Problem], condition: CrossSample, samples: int, seed: int
+    pair: ModelPair, problems: Sequence[Problem], condition: CrossSample, how: Mapping[str, Any]
 ) -> np.ndarray:
     """The criterion's values, in nats, at every token of the host's own responses."""
     answers = decode_many(
@@ -93,8 +98,7 @@ def _values(
         problems,
         model=condition.host,
         interventions=condition,
-        samples=samples,
         temperature=1.0,
-        seed=seed,
+        **how,
     )
     return np.array([value for responses in answers for response in responses for value in response.values])

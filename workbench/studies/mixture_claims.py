@@ -17,8 +17,8 @@ _DIRECTION = "arXiv 2603.22117"
 
 def crossing_claims(responses: pd.DataFrame, share: float) -> list[Claim]:
     """What cross-sampling of about `share` of the tokens says, for conditions named by `crossing_name`."""
-    samples = responses["sample"].nunique() - 1
-    measure, problems = "Pass@1", responses["problem"].nunique()
+    samples = len(set(responses["sample"])) - 1
+    measure, problems = "Pass@1", len(set(responses["problem"]))
     accuracy = {name: by[measure] for name, by in scores(responses, samples=samples, pass_at=[1]).items()}
     forward = {c: crossing_name("base", c, share) for c in ("divergence", "entropy", "dlogp", "random")}
     reverse = {c: crossing_name("rlvr", c, share) for c in ("divergence", "random")}
@@ -48,8 +48,8 @@ def crossing_claims(responses: pd.DataFrame, share: float) -> list[Claim]:
 
 def extrapolation_claims(responses: pd.DataFrame, name: str, most: int) -> list[Claim]:
     """What going beyond RLVR, condition `name`, does to Pass@1 and Pass@`most`."""
-    samples = responses["sample"].nunique() - 1
-    held, problems = scores(responses, samples=samples, pass_at=[1, most]), responses["problem"].nunique()
+    samples = len(set(responses["sample"])) - 1
+    held, problems = scores(responses, samples=samples, pass_at=[1, most]), len(set(responses["problem"]))
     return [
         Claim(
             f"going beyond RLVR raises {measure}",
