@@ -16,7 +16,7 @@ from workbench.interfaces.cli import app
 from workbench.studies.paper import Given, Options, find_analyses
 
 HOME = Path(__file__).parents[2] / "analyses"
-FEWER = {"scenarios": 2, "table5_grid": 3}
+FEWER = {"cross_sampling": 2, "scenarios": 2, "table5_grid": 3}
 """Problems of those that ask the same ones under many conditions or turns; 6 of the others."""
 NAMES = [path.stem for path in sorted(HOME.glob("*.py")) if not path.stem.startswith("_")]
 

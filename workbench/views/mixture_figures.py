@@ -34,12 +34,6 @@ def accuracy_by_share(
     )
     for column, host in enumerate(_DIRECTIONS, start=1):
         where: Any = {"row": 1, "col": column}
-        for name in ("base", "rlvr"):
-            plain = float(rows.loc[rows["intervention"] == name, "estimate"].iloc[0])
-            label = "RLVR" if name == "rlvr" else name
-            figure.add_hline(
-                y=100 * plain, line={"color": COLOURS[name], "dash": "dot"}, annotation_text=label, **where
-            )
         for criterion, (colour, symbol) in _CRITERIA.items():
             part = rows.loc[(rows["host"] == host) & (rows["criterion"] == criterion)].sort_values("replaced")
             middle = 100 * part["estimate"]
@@ -59,21 +53,30 @@ def accuracy_by_share(
                 marker={"color": colour, "symbol": symbol, "size": 9},
                 **where,
             )
+        for name in ("base", "rlvr"):
+            plain = float(rows.loc[rows["intervention"] == name, "estimate"].iloc[0])
+            label = "RLVR" if name == "rlvr" else name
+            figure.add_hline(
+                y=100 * plain, line={"color": COLOURS[name], "dash": "dot"}, annotation_text=label, **where
+            )
     if published is not None:
-        figure.add_scatter(
-            x=100 * published["share"],
-            y=100 * published["accuracy"],
-            mode="markers+text",
-            text=published["label"],
-            textposition="top right",
-            name="published, other models",
-            marker={"color": "#D55E00", "symbol": "star-open", "size": 11},
-            row=1,
-            col=1,
-        )
+        for label, part in published.sort_values("share").groupby("label"):
+            figure.add_scatter(
+                x=100 * part["share"],
+                y=100 * part["accuracy"],
+                mode="lines+markers+text",
+                text=[""] * (len(part) - 1) + [str(label)],
+                textposition="top right",
+                name=f"published, {label}",
+                showlegend=False,
+                line={"color": "#D55E00", "dash": "dot"},
+                marker={"symbol": "star-open", "size": 11},
+                row=1,
+                col=1,
+            )
     figure.update_xaxes(title_text="tokens replaced, percent", rangemode="tozero")
     figure.update_yaxes(title_text=f"{measure}, percent", col=1)
-    figure.update_layout(height=520, showlegend=True)
+    figure.update_layout(height=560, showlegend=True, margin={"t": 190})
     problems = int(rows["problems"].iloc[0])
     note = f"{problems} problems, bars: 95% intervals over problems; thresholds taken from other problems"
     return finish(figure, "Accuracy by share of replaced tokens", note)
