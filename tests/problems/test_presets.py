@@ -1,4 +1,4 @@
-"""Every problem set of the paper, from small files with its schema in the places where it is looked for."""
+"""Every problem set with a name, from small files with its schema in the places where it is looked for."""
 
 import base64
 import csv
@@ -15,6 +15,7 @@ import tiny
 from workbench.errors import InputError
 from workbench.models.chat import question_text
 from workbench.problems import from_rows as rows_module
+from workbench.problems.answers import verify
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.problem import load_problems
 
@@ -54,7 +55,9 @@ def hub(tmp_path, monkeypatch):
 
 def write(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".tsv":
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".tsv":
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
             writer.writeheader()
@@ -397,8 +400,95 @@ def test_video_sets_are_decoded_by_the_video_module(name, kit, hub, monkeypatch)
     assert asked == [(home / video).resolve()] * 2
 
 
+AIME_ROW = {"id": 60, "problem": "What is $17 \\cdot 12$?", "url": "u"}
+TEXTS = {
+    "math-500": (
+        "HuggingFaceH4/MATH-500",
+        "test.jsonl",
+        {
+            "problem": "Halve $\\pi$.",
+            "solution": "It is $\\boxed{\\frac{\\pi}{2}}$.",
+            "answer": "\\frac{\\pi}{2}",
+            "subject": "Precalculus",
+            "level": 2,
+            "unique_id": "test/precalculus/0.json",
+        },
+        ("test/precalculus/0.json", "Precalculus", "\\frac{\\pi}{2}"),
+        ("So \\boxed{\\pi/2}.", "So \\boxed{\\pi}."),
+    ),
+    "gsm8k": (
+        "openai/gsm8k",
+        "main/test-00000-of-00001.parquet",
+        {
+            "question": "A hen lays 3 eggs a day. How many in 500 days?",
+            "answer": "3 eggs #### a day, 500 days: <<3*500=1500>>1500.\n#### 1,500",
+        },
+        ("0", "", "1,500"),
+        ("It lays 3 a day. The answer is 1500 eggs.", "The answer is 1501 eggs."),
+    ),
+    "aime24": (
+        "HuggingFaceH4/aime_2024",
+        "data/train-00000-of-00001.parquet",
+        {**AIME_ROW, "solution": "It is $\\boxed{204}$.", "answer": "204", "year": "2024"},
+        ("60", "", "204"),
+        ("<think> 3? </think> <answer> \\boxed{204} </answer>", "<answer> \\boxed{3} </answer>"),
+    ),
+    "aime24 from another": (
+        "math-ai/aime24",
+        "data/test-00000-of-00001.parquet",
+        {**AIME_ROW, "solution": "\\boxed{204}"},
+        ("60", "", "204"),
+        ("We add.\nAnswer: $204$", "We add.\nAnswer: $205$"),
+    ),
+    "aime25": (
+        "math-ai/aime25",
+        "test.jsonl",
+        {"problem": "What is $7 \\cdot 10$?", "answer": "070", "id": "0"},
+        ("0", "", "070"),
+        ("\\boxed{70}", "\\boxed{7}"),
+    ),
+    "amc23": (
+        "math-ai/amc23",
+        "test-00000-of-00001.parquet",
+        {"id": 0, "question": "Where do they meet?", "answer": "27.0", "url": "u/2023_AMC_12A"},
+        ("0", "", "27.0"),
+        ("\\boxed{27}", "\\boxed{28}"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_sets_of_mathematics_in_text_are_read_and_judged(name, hub):
+    repository, file, row, (identity, family, answer), (right, wrong) = TEXTS[name]
+    home, source = hub(repository), name.split(" ")[0]
+    write(home / file, [row])
+    (problem,) = load_problems(source)
+    assert (problem.id, problem.family, problem.answer) == (f"{source}/{identity}", family, answer)
+    assert question_text(problem) == row.get("problem", row.get("question"))
+    assert (problem.verifier, problem.images, problem.choices) == ("math", (), ())
+    verdicts = [verify(said, answer, problem.verifier).correct for said in (right, wrong)]
+    assert verdicts == [True, False]
+    (again,) = load_problems(f"{source}:{home / file}")
+    assert (again.answer, again.question) == (problem.answer, problem.question)
+
+
+def test_a_text_without_the_part_that_is_kept_is_refused(hub):
+    home = hub("openai/gsm8k")
+    write(home / "main/test-00000-of-00001.parquet", [{"question": "Q?", "answer": "It is 18."}])
+    with pytest.raises(
+        InputError, match=r"`answer` ends with 'It is 18\.'; expected '#### .* in it: load_pro"
+    ):
+        load_problems("gsm8k")
+    with pytest.raises(
+        InputError, match=r"'aime25' \(AIME 2025.* `hf download math-ai/aime25 --repo-type dat"
+    ):
+        load_problems("aime25")
+    with pytest.raises(InputError, match=r"\(did you mean 'math-500'\?\)"):
+        load_problems("math500")
+
+
 def test_every_set_has_a_fixture():
-    covered = {*KIT, *HUB, *(name.split(" ")[0] for name in VIDEO)}
+    covered = {*KIT, *HUB, *(name.split(" ")[0] for name in (*VIDEO, *TEXTS))}
     assert set(read_problem_presets()) == covered
 
 

@@ -67,8 +67,14 @@ def doctor(
     prompt: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
     prompt |= {} if image is None else {"image": size_of(image)}
     if pair or base or rlvr:
+        from workbench.machine.published import is_published
+
         quiet()
-        Models(pair, base, rlvr, device).check()
+        models = Models(pair, base, rlvr, device)
+        if models.preset is not None and is_published(models.preset.base):
+            check_device(device)  # numbers that ship stand for configs that are not here
+        else:
+            models.check()
 
         from workbench.machine.pair_memory import forecast_pair
 

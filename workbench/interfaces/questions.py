@@ -24,7 +24,7 @@ class Questions:
     problems: Annotated[
         str | None,
         typer.Option(
-            help="shapes, sums, easy-vqa, a set of the paper (mathvista, ...), a .tsv or .jsonl file, a folder of images or "
+            help="shapes, sums, easy-vqa, a set by name (mathvista, math-500, ...), a .tsv or .jsonl file, a folder of images or "
             "movies, hf:owner/name; the default is the pair's own, else shapes."
         ),
     ] = None

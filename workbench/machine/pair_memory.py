@@ -11,6 +11,7 @@ from workbench.errors import InputError
 from workbench.interventions import Replay
 from workbench.machine.memory import MemoryForecast, predict_memory
 from workbench.machine.prompt_sizes import QWEN_VL, configured_budget
+from workbench.machine.published import published_config
 from workbench.models.checkpoints import Placement, read_config
 from workbench.models.presets import ROLES, PairPreset, named_pair
 
@@ -25,7 +26,8 @@ def forecast_pair(
 ) -> MemoryForecast:
     """`predict_memory` for a pair by name, with its preset's settings, or for two hub ids or folders.
 
-    The pixels are the preset's, else those that the processor's files name, which need to be here; the notes say which.
+    Of a preset whose configs are not here, the base's published numbers stand for both where they ship (``published.yaml``).
+    The pixels are the preset's, else those that the processor's files name, which need to be here. The notes say which.
 
     Args:
         name: a preset, as in `load_pair`.
@@ -45,11 +47,11 @@ def forecast_pair(
             "`base` and `rlvr`, or a pair's `name`, are needed: forecast_pair('vl-rethinker-7b')"
         )
     revisions = {} if preset is None else preset.revision
-    configs = [read_config(role, source, revision=revisions.get(role)) for role, source in by_role.items()]
-    notes: list[str] = []
+    configs, notes = _configs(by_role, revisions, of_preset=preset is not None)
     if preset is not None:
         dtype = dtype or preset.dtype
-        prompt = {"replay": Replay(**preset.replay), **prompt}
+        where = {} if hasattr(configs[-1], "vision_config") else {"positions": "text"}
+        prompt = {"replay": Replay(**where, **preset.replay), **prompt}
         if preset.frame_pixels:
             notes.append("videos: not in the forecast")
     sees = configs[-1].model_type in QWEN_VL and prompt.get("image", "auto") is not None
@@ -62,6 +64,29 @@ def forecast_pair(
     kind = None if dtype is None else Placement(dtype=dtype).dtype
     forecast = predict_memory(*configs, dtype=kind if isinstance(kind, torch.dtype) else None, **prompt)
     return replace(forecast, notes=(*forecast.notes, *notes))
+
+
+def _configs(
+    by_role: Mapping[str, str | Path], revisions: Mapping[str, str | None], *, of_preset: bool
+) -> tuple[list[Any], list[str]]:
+    """Both models' configs and a word on those that are not here; RL keeps the base's shape.
+
+    Raises:
+        InputError: a config that can't be read, of a pair whose base's numbers are not published here.
+    """
+    configs, notes = [], []
+    for role, source in by_role.items():
+        try:
+            configs.append(read_config(role, source, revision=revisions.get(role)))
+        except InputError:
+            config = published_config(by_role["base"]) if of_preset else None
+            if config is None:
+                raise
+            configs.append(config)
+            notes.append(
+                f"config of {source}: not here, taken from the published numbers of {by_role['base']}"
+            )
+    return configs, notes
 
 
 def _readers(

@@ -16,9 +16,10 @@ lies (`layouts`, `tilings`).
 Both are hub ids or folders of Qwen2-VL, Qwen2.5-VL, Qwen3-VL, LLaVA-1.5 and -OneVision, InternVL (HF), Gemma 3,
 SmolVLM/Idefics3, or text-only Qwen2, Qwen3 and Llama.
 
-**Pairs by name.** The paper's pairs (``workbench pairs list``) come with system prompt, pixel budget, dtype and settings of
-replay and patches, each with its source; what could not be verified is null. Yours: write ``mine:`` with at least ``base:``
-and ``rlvr:`` below it to a YAML file, and say ``--pair pairs.yaml:mine`` or ``wb.load_pair("pairs.yaml:mine")``.
+**Pairs by name.** The paper's pairs and published pairs of text (``workbench pairs list``) come with system prompt, pixel
+budget, dtype and settings of replay and patches, each with its source; what could not be verified is null. Yours: write
+``mine:`` with at least ``base:`` and ``rlvr:`` below it to a YAML file, and say ``--pair pairs.yaml:mine`` or
+``wb.load_pair("pairs.yaml:mine")``.
 
 **Comparable.** Refused before any forward: two precisions, two sets of weights in a folder, tokenizers, templates or processors
 that differ (`preflight`, `weight_files`); ``chat_template="base"``, ``"rlvr"`` or a file, and ``processor=``, say which both read

@@ -57,8 +57,8 @@ def load_pair(
 
     Args:
         name: a preset: ``"shapes"``, the bundled pair, ``"vl-rethinker-7b"``, ... (`workbench pairs list`), or
-            ``"FILE.yaml:NAME"``, one of yours. Its revisions, processor, dtype and pixel budgets hold unless given
-            here; its system prompt and wording go into what `encode` makes of a problem. Leave it out to give
+            ``"FILE.yaml:NAME"``, one of yours. Its revisions, processor, chat template, dtype and pixel budgets hold
+            unless given here; its system prompt and wording go into what `encode` makes of a problem. Leave it out to give
             ``base`` and ``rlvr``.
         checkpoint: of a bundled pair, what plays the RLVR model instead: the step of GRPO that it was saved at, or
             ``"sft"``, the base trained on for 125 steps without RL, or ``"random"``, GRPO with a reward by lot.
@@ -128,8 +128,10 @@ class _Asked:
     def by(self, preset: PairPreset) -> "_Asked":
         """The request, with the preset's settings where it has none of its own."""
         own = None if preset.processor is None else preset.source(preset.processor)
+        chat = None if preset.chat_template is None else preset.source(preset.chat_template)
         return replace(
             self,
+            chat_template=chat if self.processor is self.chat_template is None else self.chat_template,
             processor=own if self.processor is None else self.processor,
             image_pixels=self.image_pixels or preset.image_pixels,
             frame_pixels=self.frame_pixels or preset.frame_pixels,

@@ -23,8 +23,10 @@ def preset_table(presets: Iterable[PairPreset]) -> "Table":
     )
     table.caption_justify = "left"
     table.add_column("name", no_wrap=True)
-    table.add_column("base, RLVR", overflow="fold")
-    table.add_column("disk")
+    presets = list(presets)
+    longest = max((len(preset.id_of(role)) for preset in presets for role in ROLES), default=0)
+    table.add_column("base, RLVR", overflow="fold", no_wrap=longest <= 42)
+    table.add_column("disk", no_wrap=True)
     table.add_column("settings", max_width=23)
     for preset in presets:
         replay = {"layers": "16 of 28", "tau": 0.4, "alpha": 10.0, **preset.replay}
@@ -40,7 +42,7 @@ def preset_table(presets: Iterable[PairPreset]) -> "Table":
             if (home := preset.found(role))
         ]
         lines += [f"{sum(sizes) / 1e6:,.0f} MB on disk"] * bool(sizes)
-        lines += [additions] if (additions := ", ".join(preset.in_words())) else []
+        lines += [additions] if (additions := ", ".join(preset.in_words()).replace("_", " ")) else []
         table.add_row(
             preset.name,
             "\n".join(preset.id_of(role) for role in ROLES),

@@ -14,6 +14,7 @@ import yaml
 
 from workbench.errors import InputError, nearest
 from workbench.interventions import Patch
+from workbench.models.template_files import template_in
 from workbench.problems.answers import Verifier
 from workbench.problems.problem import Problem, wording
 from workbench.problems.zoom import ZoomTool
@@ -67,6 +68,8 @@ class PairPreset:
     dtype: str | None = None
     system: str | None = None
     template: str | None = None
+    chat_template: str | None = None
+    """A file; None is the processor's own."""
     endings: Mapping[str, str] = field(default_factory=dict)
     """By verifier of the problem."""
     image_pixels: tuple[int, int] | None = None
@@ -100,6 +103,7 @@ class PairPreset:
             "dtype",
             "system",
             "template",
+            "chat_template",
             "problems",
             "attention",
             "control",
@@ -140,6 +144,9 @@ class PairPreset:
             raise self._wrong(
                 "template", "text with one {question} in it", 'template: "{question}\\nThink first."'
             )
+        if self.chat_template in ROLES:
+            expected = "a file with a Jinja template (one of the two models' comes with its `processor`)"
+            raise self._wrong("chat_template", expected, "chat_template: ./question.jinja")
         if not isinstance(self.sources, Mapping):
             raise self._wrong("sources", "a text by field", "sources: {system: its model card}")
 
@@ -183,7 +190,7 @@ class PairPreset:
         return self.file == PACKAGED and self.base.startswith(".")
 
     def source(self, role: str) -> str | Path:
-        """Hub id or folder of ``base`` or ``rlvr``, or of whatever else `processor` names."""
+        """Hub id or folder of ``base`` or ``rlvr``, or of whatever else `processor` or `chat_template` names."""
         value = getattr(self, role) if role in ROLES else role
         return (self.file.parent / value).resolve() if value.startswith(".") else value
 
@@ -213,12 +220,18 @@ class PairPreset:
         """As it could stand in a file of your own."""
         table = {name: value for name, value in asdict(self).items() if name not in ("name", "file")}
         table |= {role: str(self.source(role)) for role in ROLES}
+        table |= {"chat_template": str(self.source(self.chat_template))} if self.chat_template else {}
         table |= {name: list(table[name]) for name in ("image_pixels", "frame_pixels") if table[name]}
         return yaml.safe_dump({self.name: table}, sort_keys=False, allow_unicode=True, width=110).rstrip()
 
     def in_words(self) -> dict[str, Any]:
         """What it adds to a problem's text, for provenance."""
-        words = {"system": self.system, "template": self.template, "endings": dict(self.endings)}
+        words = {
+            "system": self.system,
+            "template": self.template,
+            "endings": dict(self.endings),
+            "chat_template": template_in(self.source(self.chat_template)) if self.chat_template else None,
+        }
         return {name: value for name, value in words.items() if value}
 
     def found(self, role: str) -> Path | None:

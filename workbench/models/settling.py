@@ -72,14 +72,18 @@ def settle(
     if reader is None:
         reader = next((p for p in beside.values() if p is not None), None)
     if chat_template is not None:
-        reader = _with_template(reader, chat_template, beside)
+        reader = with_template(reader, chat_template, beside)
     return Settled(
         reader, beside if processor is None else {}, None if chat_template is None else str(chat_template)
     )
 
 
-def _with_template(processor: Any | None, choice: str | Path, beside: Mapping[str, Any | None]) -> Any:
-    """A copy of the processor that writes another chat template."""
+def with_template(processor: Any | None, choice: str | Path, beside: Mapping[str, Any | None]) -> Any:
+    """A copy of the processor that writes another chat template.
+
+    Raises:
+        InputError: no processor, or a template that is nowhere or can't be used.
+    """
     call = 'load_pair(..., chat_template="rlvr")'
     if processor is None:
         raise InputError(

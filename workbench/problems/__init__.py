@@ -1,6 +1,6 @@
 """Questions with pictures or movies, where they come from, and how answers are judged.
 
-`load_problems` reads a generated set (`shapes`, `shapes_video`, `shapes_agent`; `sums`, text alone), a set of the paper by
+`load_problems` reads a generated set (`shapes`, `shapes_video`, `shapes_agent`; `sums`, text alone), a published set by
 name (``problems.yaml``, read by `presets`), a file, a folder or a hub data set (`sources`, `from_rows`). A `Problem` holds its
 pictures, its answer and the verifier that judges responses. `answers` is the grammar of judging: where an answer stands
 (`answer_place`), of what kind it is, how it is compared (`answer_choice`, `answer_numbers`, `answer_exact`, `answer_math`).
@@ -9,6 +9,7 @@ pictures, its answer and the verifier that judges responses. `answers` is the gr
     wb.load_problems("shapes", split="test", limit=4)
     wb.load_problems("easy-vqa", limit=64)      # 64 x 64 pictures of one shape (pip install easy-vqa); shape, color, yes-no
     wb.load_problems("mathvista", limit=64)     # a set of the paper; says where to get its file
+    wb.load_problems("math-500", limit=64)      # mathematics in text, from the hub's cache; gsm8k, aime24, aime25, amc23 too
     wb.load_problems("MathVista_MINI.tsv")      # VLMEvalKit's format; JSONL, .json, .parquet, a folder, hf:owner/name too
     wb.load_problems("clips.jsonl", frames=8)   # a row's ``video`` is a path; ``--frames 8`` on the command line
     wb.load_problems("own.jsonl", columns={"image": ["left", "right"]}).told  # what was read, what was left out and why

@@ -1,4 +1,4 @@
-"""Problem-set presets: the paper's sets by name, found on this machine, and how their rows become problems.
+"""Problem-set presets: the paper's sets and mathematics in text by name, found on this machine, and how rows become problems.
 
 Nothing is downloaded. ``problems.yaml`` says what each preset's fields mean; rows are adapted to the columns that
 ``rows`` knows, which does the rest.
@@ -36,6 +36,8 @@ class Place:
     columns: Mapping[str, str] = field(default_factory=dict)
     where: Mapping[str, str] = field(default_factory=dict)
     remove: Mapping[str, str] = field(default_factory=dict)
+    part: Mapping[str, str] = field(default_factory=dict)
+    """By field, a pattern: of a text the group of its last match is kept."""
     video: str | None = None
 
     def __str__(self) -> str:
@@ -92,7 +94,12 @@ class ProblemPreset:
     verifier: str | Mapping[str, Mapping[str, str]] | None = None
 
     def adapt(self, row: Mapping[str, Any], place: Place) -> dict[str, Any] | None:
-        """A row with the columns that `rows` knows, or None for one that the set leaves out."""
+        """A row with the columns that `rows` knows, or None for one that the set leaves out.
+
+        Raises:
+            InputError: a text without the part that is to be kept.
+            KeyError: a column that is not there.
+        """
         if any(str(row.get(column)) != value for column, value in place.where.items()):
             return None
         adapted = dict(row)
@@ -104,6 +111,13 @@ class ProblemPreset:
                 if isinstance(cell, list)
                 else str(cell).replace(text, "", 1).strip()
             )
+        for name, pattern in place.part.items():
+            column = place.column(name, row)
+            if not (parts := re.findall(pattern, str(adapted[column]))):
+                raise InputError(
+                    f"`{column}` ends with {str(adapted[column])[-60:]!r}; expected {pattern!r} in it"
+                )
+            adapted[column] = parts[-1].strip()
         if place.video is not None:
             adapted["video"] = re.sub(r"\{([^}]+)\}", lambda match: str(row[match[1]]), place.video)
         options, labels = _options(adapted, place)
@@ -177,7 +191,7 @@ def read_problem_presets(file: Path | None = None) -> dict[str, ProblemPreset]:
         verifiers = (
             [rules] if isinstance(rules, str) else [v for t in (rules or {}).values() for v in t.values()]
         )
-        fields_named = {f for place in places for f in (*place.columns, *place.remove)}
+        fields_named = {f for place in places for f in (*place.columns, *place.remove, *place.part)}
         if not places or not set(verifiers) <= set(VERIFIERS) or not fields_named <= set(FIELDS):
             raise InputError(
                 f"{here}: expected at least one place, fields among {', '.join(FIELDS)}, verifiers among "
@@ -253,6 +267,8 @@ def _adapted(
                 raise InputError(
                     f"{where}: no column {missing!r}{nearest(str(missing), row)}, which {preset.name!r} needs; found {names}"
                 ) from error
+            except InputError as error:
+                raise InputError(f"{where}: {error}: load_problems('FILE') reads a file as it is") from error
             if adapted is None:
                 notes.add(f"rows that are not {' and '.join(f'{c} {v!r}' for c, v in place.where.items())}")
             else:

@@ -194,9 +194,9 @@ def load_problems(
 
     Args:
         source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"``, ``"sums"`` (generated), ``"easy-vqa"``; one of the
-            paper's sets, as ``"mathvista"`` (``problems/problems.yaml`` in the package), found in VLMEvalKit's or the hub's
-            cache, or ``"mathvista:FILE"``; the path of a ``.tsv`` file (VLMEvalKit's format), a ``.jsonl``, ``.json`` or
-            ``.parquet`` file, or a folder of images or movies; ``"hf:owner/name"`` (also
+            paper's sets or one of text, as ``"mathvista"`` or ``"math-500"`` (``problems/problems.yaml`` in the package),
+            found in VLMEvalKit's or the hub's cache, or ``"mathvista:FILE"``; the path of a ``.tsv`` file (VLMEvalKit's
+            format), a ``.jsonl``, ``.json`` or ``.parquet`` file, or a folder of images or movies; ``"hf:owner/name"`` (also
             ``"hf:owner/name:configuration@revision"``; streamed); or a
             data set object of the library `datasets`.
         split: of generated sets (train, validation, test), of ``easy-vqa`` (train, test) or of a data set; files

@@ -28,6 +28,7 @@ from workbench.models.pairs import ModelPair
 from workbench.models.preflight import check_processor, check_weights
 from workbench.models.presets import PairPreset, named_pair
 from workbench.models.prompts import EncodedPrompt
+from workbench.models.settling import with_template
 from workbench.problems.problem import Problem
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.nothing_selected import check_selected, unselected
@@ -170,6 +171,8 @@ class _Checkpoints:
             check_processor(processor, anatomy)
             budgets = (preset.image_pixels, preset.frame_pixels) if preset else (None, None)
             processor = within_budget(processor, anatomy, *budgets)
+        if preset and preset.chat_template:
+            processor = with_template(processor, preset.source(preset.chat_template), {})
         check_weights(role, anatomy)
         probe(anatomy)
         provenance = {role: str(source), **self.hub(role)}
