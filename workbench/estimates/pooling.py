@@ -8,6 +8,7 @@ with few pairs; where they agree better than chance would have it, it is not nar
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log, nan
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -94,14 +95,15 @@ def pool(
     from statsmodels.stats.meta_analysis import combine_effects  # a second to import
 
     values = np.array([log(value) if factor else value for value, _ in kept])
-    found = combine_effects(
-        values,
-        np.array([e for _, e in kept]) ** 2,
-        method_re="iterated",
-        use_t=True,
-        alpha=1 - level,
-        maxiter=1000,
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # I² of pairs that are all alike
+        found: Any = combine_effects(
+            values,
+            np.array([e for _, e in kept]) ** 2,
+            method_re="iterated",
+            use_t=True,
+            alpha=1 - level,
+            maxiter=1000,
+        )
     low, high = found.conf_int(alpha=1 - level)[1].tolist()
     ends = (float(found.mean_effect_re), low, high)
     alike = found.test_homogeneity()
@@ -110,7 +112,7 @@ def pool(
         len(kept),
         float(np.sqrt(found.tau2)),
         max(0.0, float(found.i2)) if found.q > 0 else 0.0,
-        float(found.q),
+        max(0.0, float(found.q)),
         float(alike.pvalue),
         factor,
     )
