@@ -62,8 +62,8 @@ class Comparison:
         return (
             f"Over {len(self.pairs)} pairs, {len(tested)} numbers are those of at least two: "
             f"{counted[STATES[True]]} of their claims hold, {counted[STATES[False]]} do not and {counted[STATES[None]]} are "
-            f"undecided. With nothing behind any of them, about {0.05 * len(tested):.1f} would be decided by chance; after Holm's "
-            f"adjustment {left} stay decided."
+            f"undecided. With nothing behind any of them, about {0.05 * len(tested):.1f} would be decided by chance; after "
+            f"Holm's adjustment {left} stay decided."
         )
 
     @property
@@ -214,7 +214,8 @@ def _notes(
         for reason in run.lacks.items():
             lacking.setdefault(reason, []).append(name)
     for (part, why), names in lacking.items():
-        yield f"Missing: {part}, in {_listed(names)} ({why})."
+        where = "all pairs" if len(names) == len(runs) else _listed(names)
+        yield f"Missing: {part}, in {where} ({why})."
     alone = sum(row["pairs"] == 1 for row in pooled.to_dict("records"))
     if alone:
         yield f"{alone} numbers are of one pair alone; they are listed, and not pooled."

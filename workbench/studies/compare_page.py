@@ -110,7 +110,7 @@ def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, 
         "state": _state(row["verdict"]),
         "adjusted": _state(row["adjusted"]),
         "p": _p(row["p_adjusted"]),
-        "in_pairs": ", ".join(f"{count} {word}" for word, count in counts if count),
+        "in_pairs": ", ".join(f"{word} in {count}" for word, count in counts if count),
         "rows": [
             {
                 "pair": one["pair"],

@@ -161,7 +161,7 @@ def same_total(shares: pd.DataFrame, *, kind: str, scope: str) -> go.Figure:
     )
     where = SCOPES.get(scope, scope)
     title = f"Several RLVR models, same total: where the KL lies, {kind_name(kind)}, {where}"
-    return finish(figure, title, "strata of base entropy, each a like part of a pair's cells")
+    return finish(figure, title, "strata of base entropy, from the lowest to the highest")
 
 
 def _points(
