@@ -12,8 +12,10 @@ ON_BASE = ("base", "reverse, low")
 def analyse(given: Given) -> Finding:
     found = given.ablation()
     figures = {
-        "": accuracy_differences(found.summary.loc[~found.summary["intervention"].isin(ON_BASE)]),
-        "against_base": accuracy_differences(found.summary, against="base"),
+        "": accuracy_differences(
+            found.summary.loc[~found.summary["intervention"].isin(ON_BASE)], low=found.low
+        ),
+        "against_base": accuracy_differences(found.summary, against="base", low=found.low),
     }
     if len(found.drift):  # of visual tokens
         figures["drift"] = drift_bars(found.drift)

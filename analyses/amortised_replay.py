@@ -57,7 +57,7 @@ def analyse(given: Given) -> Finding:
         "": loss_against_steps(
             steps, subtitle=f"{given.name}, {len(prompts)} problems, 95% intervals over problems"
         ),
-        "accuracy": accuracy_differences(found.summary.query("intervention != 'base'")),
+        "accuracy": accuracy_differences(found.summary.query("intervention != 'base'"), low=found.low),
         "drift": drift_bars(found.drift),
         "training": adapter.plot(),
     }

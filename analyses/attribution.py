@@ -1,5 +1,6 @@
 """Attribution: which heads and MLPs write the shift at low-entropy cells, and how well approximations of swaps do."""
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from workbench.attribution.swaps import DIRECTIONS
 from workbench.interfaces.cli import run_analysis
 from workbench.models.bundled import controls_of
 from workbench.names import METRICS
+from workbench.selection import low_note
 from workbench.studies.paper import Finding, Given
 from workbench.views.attribution_figures import component_heatmap, exact_scatter, largest
 
@@ -23,10 +25,7 @@ def analyse(given: Given) -> Finding:
     problems, seed = given.problems(limit=PROBLEMS), given.options.seed
     answers = all({*ANSWERED} <= {*problem.metadata} for problem in problems)
     metrics = list(METRICS) if answers else ["kl"]
-
-    def tell(done: int, total: int) -> None:
-        given.progress("attributing to components", done, total)
-
+    tell = partial(given.progress, "attributing to components")
     keep = given.options.cache / "attribution"
     found = attribute(given.pair, problems, metrics=metrics, seed=seed, keep=keep, progress=tell)  # pyright: ignore[reportArgumentType]
     parts = {"low": found.summary}
@@ -47,7 +46,6 @@ def analyse(given: Given) -> Finding:
                 found.summary, metric=metric, direction=direction, most=most
             )
         drawn[f"approximations{end}"] = exact_scatter(found.effects, found.correlations, metric=metric)
-    kind = "visual " * given.pictured
     files = {"low": ""} | {name: name.replace(", ", "_").replace(" ", "_") for name in others}
     drawn |= {
         files[name]: component_heatmap(parts[name], most=largest(*parts.values(), metric="kl"))
@@ -56,7 +54,10 @@ def analyse(given: Given) -> Finding:
     for name, file in files.items():
         figure, (cells, _, model) = drawn[file], name.partition(", ")
         subtitle = figure.layout.title.subtitle
-        subtitle.text = subtitle.text.replace("the chosen cells", f"{cells}-entropy {kind}cells")
+        where = f"{cells}-entropy {'visual ' * given.pictured}cells"
+        subtitle.text = subtitle.text.replace("the chosen cells", where)
+        subtitle.text += f"<br>{low_note(others.get(name, (None, Cells()))[1].selection)}; high: the others"
+        figure.update_layout(margin={"t": 144})
         if model:
             subtitle.text = subtitle.text.replace("RLVR", "control")
             figure.update_layout(title_text=f"Direct contributions to the change of KL, {model}")

@@ -17,7 +17,8 @@ def analyse(given: Given) -> Finding:
     run = given.options.run is not None
     problems = None if run else given.problems(limit=PROBLEMS)
     names = given.suited([REPLAY, "patch, low"])
-    responses = given.ablation(names, problems=problems, batch_size=BATCH, keep=False).responses
+    found = given.ablation(names, problems=problems, batch_size=BATCH, keep=False)
+    responses = found.responses
     number, samples = len(set(responses["problem"])), len(set(responses["sample"])) - 1
     batch, rows = np.arange(number) // BATCH, []
     for name in ("rlvr", *names):
@@ -33,9 +34,8 @@ def analyse(given: Given) -> Finding:
     table = pd.DataFrame(rows)
     if run:  # whose batches are not known
         table = table.drop(columns=["total_low", "total_high"])
-    return Finding(
-        {"": cost_bars(table, subtitle=f"{given.name} on {given.device}, {number} problems{sizes}")}, table
-    )
+    subtitle = f"{given.name} on {given.device}, {number} problems{sizes}<br>{found.low}"
+    return Finding({"": cost_bars(table, subtitle=subtitle)}, table)
 
 
 def _by_problem(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -27,8 +27,11 @@ def analyse(given: Given) -> Finding:
             )
     coverage = pd.DataFrame(rows)
     samples = drawn["sample"].nunique()
-    subtitle = f"{given.name}, {len(solved)} problems, {samples} samples each at temperature 1"
-    figures = {"": pass_at_k_curves(found.summary), "coverage": coverage_bars(coverage, subtitle=subtitle)}
+    subtitle = f"{given.name}, {len(solved)} problems, {samples} samples each at temperature 1; {found.low}"
+    figures = {
+        "": pass_at_k_curves(found.summary, low=found.low),
+        "coverage": coverage_bars(coverage, subtitle=subtitle),
+    }
     claims = [c for c in outcome_claims(found.responses, found.drift) if c.place == "Figure 6"]
     return Finding(figures, pd.concat([found.summary, coverage], ignore_index=True), claims)
 

@@ -12,7 +12,8 @@ STYLES = {"base": "base", "rlvr": "rlvr", REPLAY: "replay"}
 
 
 def analyse(given: Given) -> Finding:
-    responses, rows = given.ablation(given.suited([REPLAY])).responses, []
+    found = given.ablation(given.suited([REPLAY]))
+    responses, rows = found.responses, []
     for condition, style in STYLES.items():
         if condition not in set(responses["intervention"]):  # replay, without visual tokens
             continue
@@ -20,7 +21,7 @@ def analyse(given: Given) -> Finding:
         rows.append(table.assign(condition=condition, style=style))
     table = pd.concat(rows, ignore_index=True).rename(columns={"part": "axis"})
     problems, samples = responses["problem"].nunique(), responses["sample"].nunique() - 1
-    subtitle = f"{given.name}, at temperature 1, {problems} problems with {samples} samples each"
+    subtitle = f"{given.name}, at temperature 1, {problems} problems with {samples} samples each; {found.low}"
     return Finding({"": family_bars(table, subtitle=subtitle)}, table)
 
 

@@ -2,10 +2,12 @@
 
 import pandas as pd
 
+from workbench.conditions import condition_of
 from workbench.experiments.agent import run_agents
 from workbench.experiments.outcomes import changes
 from workbench.interfaces.cli import run_analysis
 from workbench.problems.problem import load_problems
+from workbench.selection import low_note
 from workbench.studies.claims import REPLAY
 from workbench.studies.paper import Finding, Given
 from workbench.views.paper_figures import family_bars
@@ -32,7 +34,10 @@ def analyse(given: Given) -> Finding:
     )
     drawn["condition"] = pd.Categorical(drawn["condition"], list(STYLES))
     drawn = drawn.sort_values("condition", kind="stable").astype({"condition": str})
-    subtitle = f"{given.name}, greedy, on pictures, on videos and as an agent that zooms"
+    described = {REPLAY: condition_of(given.matrix[REPLAY]).described}
+    subtitle = (
+        f"{given.name}, greedy, on pictures, on videos and as an agent that zooms; {low_note(described)}"
+    )
     return Finding({"": family_bars(drawn, subtitle=subtitle)}, table)
 
 

@@ -31,7 +31,7 @@ def analyse(given: Given) -> Finding:
     figure = beside_published(
         table,
         title="Patching low- against high-entropy activations",
-        subtitle=f"greedy, {problems} problems, 95% intervals; hollow: published, other models and data",
+        subtitle=f"greedy, {problems} problems, 95% intervals; hollow: published, other models and data<br>{found.low}",
     )
     claims = [c for c in outcome_claims(found.responses, found.drift) if c.place == "Table 1"]
     return Finding({"": figure}, table, claims)

@@ -57,6 +57,7 @@ def results(pair, problems, run):
         wb.attribute(pair, problems[:2], metrics=["kl"], **SMALL),
         wb.follow_training(problems[:2], picked, **SMALL, **SHORT),
         wb.compare_weights(pair, problems[:1], **SMALL),
+        wb.divergence(pair, problems[:2], **SMALL, **SHORT),
         wb.try_replay(pair, problems[0], layers=2, threshold="quantile", **SHORT),
         wb.run_agent(
             pair, scene, turns=2, intervention=wb.Replay(layers=2, threshold="quantile", iterations=2)

@@ -27,6 +27,7 @@ PROMISED = {
     "07_emergence": {FIGURE: 5, TABLE: 2, "precedes|follows|undecided|cannot be told": 1, "Spearman": 1},
     "08_amortised_replay": {FIGURE: 2, TABLE: 2, "validation loss, nats": 1, "&lt;think&gt;": 1},
     "09_entropy_or_proxy": {FIGURE: 3, TABLE: 2, "beyond the others|as a proxy|not at all": 1},
+    "10_responses": {FIGURE: 2, FRAME: 1, TABLE: 3, "rank in the base": 1, "top 3": 1},
 }
 
 

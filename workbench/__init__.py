@@ -106,6 +106,8 @@ _HOME = {
     "VllmEngine": "decoding.vllm_engine",
     "ablate": "experiments.ablation",
     "Ablation": "experiments.ablation",
+    "divergence": "experiments.divergence",
+    "Divergence": "experiments.divergence",
     "try_replay": "experiments.try_replay",
     "Attempt": "experiments.try_replay",
     "run_agent": "experiments.agent",

@@ -63,7 +63,7 @@ def shrink(
         except Exception as error:
             if not ran_out(error):
                 raise
-            told = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
         else:
             break
         # Here the error is gone, and with it the frames that held tensors; frames in cycles need the collector.
@@ -73,7 +73,7 @@ def shrink(
         tried.append(size)
         failed = f"memory ran out in {what} with {', '.join(map(str, tried))} {unit} at a time"
         if size <= least:
-            raise raising(f"{failed} ({told}); {advice}")
+            raise raising(f"{failed} ({reason}); {advice}")
         size = max(least, size // 2)
     if tried:
         warnings.warn(f"{failed}; {size} fit, and are kept from here on", MemoryBackoff, stacklevel=2)
@@ -94,10 +94,10 @@ def piecewise(
     Raises:
         InputError: memory ran out with one prompt alone.
     """
-    fits, done = _fits.setdefault(model, {}), 0
+    fits, count_so_far = _fits.setdefault(model, {}), 0
     for group in groups:
         while group:
-            rest, start, most = group, done, min(len(group), fits.get(what, len(group)))
+            rest, start, most = group, count_so_far, min(len(group), fits.get(what, len(group)))
             result, count = shrink(
                 lambda n, rest=rest, start=start: work(rest[:n], slice(start, start + n)),
                 most,
@@ -110,4 +110,4 @@ def piecewise(
             if count < most:
                 fits[what] = count
             yield group[:count], result
-            group, done = group[count:], done + count
+            group, count_so_far = group[count:], count_so_far + count

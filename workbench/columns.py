@@ -58,8 +58,8 @@ def describe(tables: Mapping[str, "pd.DataFrame | None"]) -> "pd.DataFrame":
 
     rows = []
     for table, frame in tables.items():
-        known = {column.name: column for column in described(table)}
-        names = known if frame is None else map(str, frame.columns)
-        columns = [known.get(name, Column(name, "", "")) for name in names]
+        by_name = {column.name: column for column in described(table)}
+        names = by_name if frame is None else map(str, frame.columns)
+        columns = [by_name.get(name, Column(name, "", "")) for name in names]
         rows += [(table, column.name, column.unit, column.meaning) for column in columns]
     return pd.DataFrame(rows, columns=["table", "column", "unit", "meaning"])

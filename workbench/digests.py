@@ -61,10 +61,10 @@ def _is_text(line: ast.stmt) -> bool:
 def versions() -> dict[str, str]:
     """Of the workbench, with a digest of the code that computes, and of the libraries that do."""
     code = code_digest(Path(__file__).parent)
-    found = {"workbench": f"{__version__} {code[:16]}"}
+    by_library = {"workbench": f"{__version__} {code[:16]}"}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            by_library[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "none"
-    return found
+            by_library[name] = "none"
+    return by_library

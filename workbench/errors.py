@@ -29,15 +29,15 @@ def knows_its_fields(kind: type[_Kind]) -> type[_Kind]:
         InputError: (when one is built) an unknown field.
     """
     build = kind.__init__
-    known = tuple(kind.__dataclass_fields__)  # pyright: ignore[reportAttributeAccessIssue]
+    names = tuple(kind.__dataclass_fields__)  # pyright: ignore[reportAttributeAccessIssue]
 
     @wraps(build)
     def checked(self: Any, *args: Any, **fields: Any) -> None:
         for name in fields:
-            if name not in known:
+            if name not in names:
                 raise InputError(
-                    f"`{name}` is no field of {kind.__name__}{nearest(name, known)}; it has {', '.join(known)}: "
-                    f"{kind.__name__}({known[0]}=...)"
+                    f"`{name}` is no field of {kind.__name__}{nearest(name, names)}; it has {', '.join(names)}: "
+                    f"{kind.__name__}({names[0]}=...)"
                 )
         build(self, *args, **fields)
 

@@ -159,17 +159,17 @@ class Replay:
             InputError: the model is not that deep, or `levels` does not fit.
         """
         if self.site == "mid_tokens":
-            chosen = (self.layer or 0,)
+            numbers = (self.layer or 0,)
         else:
-            chosen = tuple(range(max(1, round(depth * 16 / 28)) if self.layers is None else self.layers))
-        if chosen[-1] >= depth:
+            numbers = tuple(range(max(1, round(depth * 16 / 28)) if self.layers is None else self.layers))
+        if numbers[-1] >= depth:
             name = "layer" if self.site == "mid_tokens" else "layers"
             raise InputError(
                 f"`{name}` is {getattr(self, name)}, but the models have {depth} layers; "
                 f"Replay({name}={depth - (name == 'layer')}) is the most"
             )
-        Selection.of(self).check(len(chosen))
-        return chosen
+        Selection.of(self).check(len(numbers))
+        return numbers
 
 
 @knows_its_fields
@@ -216,13 +216,13 @@ class Patch:
         for name in ("layers", "levels"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        chosen = self.patched
-        if not chosen or min(chosen) < 0 or list(chosen) != sorted(set(chosen)):
+        numbers = self.patched
+        if not numbers or min(numbers) < 0 or list(numbers) != sorted(set(numbers)):
             raise InputError(
                 f"`layers` is {self.layers!r}; expected a number of layers of at least 1, or layers in order: "
                 "Patch(layers=7) or Patch(layers=(4, 5, 6))"
             )
-        Selection.of(self).check(len(chosen))
+        Selection.of(self).check(len(numbers))
 
     @property
     def title(self) -> str:

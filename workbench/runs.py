@@ -57,9 +57,9 @@ def check_run(run: Path) -> None:
         InputError: with what was expected.
     """
     if _manifest(run) is None:
-        found = "exists, but is no finished run" if run.is_dir() else "is no folder"
+        state = "exists, but is no finished run" if run.is_dir() else "is no folder"
         raise InputError(
-            f"`run` {run} {found}; expected one of `workbench study` or `workbench ablate`, which has a {MANIFEST}: "
+            f"`run` {run} {state}; expected one of `workbench study` or `workbench ablate`, which has a {MANIFEST}: "
             "run='runs/study'"
         )
 
@@ -73,20 +73,20 @@ def _check_replaceable(out: Path, overwrite: bool) -> None:
     if not any(_files(out)):
         return
     if listed is None:
-        shown = ", ".join(sorted(path.name for path in out.iterdir())[:3])
+        examples = ", ".join(sorted(path.name for path in out.iterdir())[:3])
         raise InputError(
-            f"`out` {out} exists and is no run of the workbench (it holds {shown}); nothing in it will be touched, {another}"
+            f"`out` {out} exists and is no run of the workbench (it holds {examples}); nothing in it will be touched, {another}"
         )
-    found = {path.relative_to(out).as_posix(): path for path in _files(out)}
-    if foreign := sorted(found.keys() - listed):
+    files = {path.relative_to(out).as_posix(): path for path in _files(out)}
+    if foreign := sorted(files.keys() - listed):
         raise InputError(
             f"`out` {out} exists and holds a run and files that are none of it ({', '.join(foreign[:3])}), which replacing it "
             f"would delete; move them, or {another}"
         )
     if not overwrite:
-        size = sum(path.stat().st_size for path in found.values() if path.exists())
+        size = sum(path.stat().st_size for path in files.values() if path.exists())
         raise InputError(
-            f"`out` {out} exists: a run of {len(found)} files, {size / 1e6:.1f} MB. Replace it, which deletes them once the new "
+            f"`out` {out} exists: a run of {len(files)} files, {size / 1e6:.1f} MB. Replace it, which deletes them once the new "
             f"run is whole, with overwrite=True, or {another}"
         )
 

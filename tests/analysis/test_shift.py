@@ -23,6 +23,12 @@ def trace() -> LensTrace:
 
 
 @pytest.fixture(scope="module")
+def spoken() -> LensTrace:
+    """With tokens of every kind."""
+    return synthetic_trace(problems=20, response=6, tilt=1.0, last_tilt=-1.0)
+
+
+@pytest.fixture(scope="module")
 def shift(trace) -> ShiftTable:
     return stratified_shift(trace, **SETTINGS)
 
@@ -58,13 +64,13 @@ def verdict(
 
 
 @pytest.mark.parametrize(("by", "cut"), [("quantile", quantiles), ("fraction", fractions)])
-def test_every_estimate_is_what_pandas_computes(trace, by, cut):
-    table = stratified_shift(trace, by=by, resamples=2).table
+def test_every_estimate_is_what_pandas_computes(spoken, by, cut):
+    table = stratified_shift(spoken, by=by, resamples=2).table
     assert set(table["strata_by"]) == {by}
     groups = table.groupby(["scope", "layer", "kind"], sort=False)
-    assert len(groups) == (trace.depth + 2) * len(KINDS)
+    assert len(groups) == (spoken.depth + 2) * len(KINDS)
     for (scope, layer, kind), rows in groups:
-        cells = cells_of(trace, kind, scope, layer)
+        cells = cells_of(spoken, kind, scope, layer)
         grouped = cells.groupby(cut(cells))
         kl, null = grouped["kl"], grouped["kl_null"]
         expected = {
@@ -286,15 +292,15 @@ def test_equal_seeds_give_equal_tables(trace):
     assert other.table["kl"].equals(first.table["kl"])
 
 
-def test_agreement_by_layer_is_what_pandas_computes(trace):
-    agreement = agreement_by_layer(trace, **SETTINGS)
+def test_agreement_by_layer_is_what_pandas_computes(spoken):
+    agreement = agreement_by_layer(spoken, **SETTINGS)
     assert list(agreement.columns) == [
         *("layer", "kind", "cells", "problems"),
         *(f"{m}{end}" for m in AGREEMENT for end in ENDS),
     ]
-    assert len(agreement) == trace.depth * len(KINDS)
+    assert len(agreement) == spoken.depth * len(KINDS)
     for row in agreement.to_dict("records"):
-        cells = cells_of(trace, row["kind"], "layer", row["layer"])
+        cells = cells_of(spoken, row["kind"], "layer", row["layer"])
         assert (row["cells"], row["problems"]) == (len(cells), 20)
         for measure in AGREEMENT:
             assert row[measure] == pytest.approx(cells[measure].mean(), rel=1e-5)

@@ -62,7 +62,7 @@ def test_a_continued_prompt_keeps_its_places(tiny_pair):
     longer = prompt.continued(torch.tensor([5, 6, 7]))
     assert len(longer) == len(prompt) + 3
     assert longer.input_ids[-3:].tolist() == [5, 6, 7]
-    assert (longer.kinds[-3:] == TokenKind.TEXT).all()
+    assert (longer.kinds[-3:] == TokenKind.RESPONSE).all()
     assert (longer.grid[-3:] == -1).all()
     assert torch.equal(longer.visual_index[: len(prompt)], prompt.visual_index)
     assert longer.model_inputs["attention_mask"].sum() == len(longer)

@@ -1,5 +1,6 @@
 """The page in a real browser: it is whole, silent, offline, and its controls show what the trace says."""
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from workbench.analysis.verdicts import Claim
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import drift_table, summarise_responses
+from workbench.interventions import Patch, Replay
+from workbench.selection import LOW
 from workbench.studies.report import write_report
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.follow import Followed
@@ -173,6 +176,54 @@ def test_the_first_screen_tells_a_changed_answer_and_claims_start_with_counts(ta
     assert '<th scope="row">base</th><td>1 of 6</td>' in text
     titles = re.findall(r"<figure><h3>(.*?)</h3>", text)
     assert len(titles) == len(set(titles)) > 10
+
+
+def test_the_page_says_which_cells_are_low(tables, tmp_path):
+    rows = [(f"p{i}", name, -1) for name in ("base", "rlvr", "tokens, low", "patch, low") for i in range(6)]
+    responses = pd.DataFrame(rows, columns=["problem", "intervention", "sample"])
+    responses = responses.assign(text="3", answer="3", correct=True)
+    drift = [
+        {
+            "intervention": "tokens, low",
+            "scope": "last layer",
+            "stratum": s,
+            "before": 2.0,
+            "kl": 1.0,
+            "problem": i,
+        }
+        for s in ("low", "high")
+        for i in range(6)
+    ]
+    conditions = {"tokens, low": Replay(), "patch, low": Patch(threshold="quantile", tau=0.2)}
+    spec = {"settings": {"interventions": {name: c.described for name, c in conditions.items()}}}
+    outcomes = (
+        summarise_responses(responses, samples=0, pass_at=[]),
+        drift_table(pd.DataFrame(drift), resamples=20),
+    )
+    claims = [Claim("one thing", "Table 1", "points", Interval(1.0, 0.5, 1.5), 64)]
+    page = write_report(
+        tmp_path / "r.html", **tables, claims=claims, outcomes=outcomes, responses=responses, spec=spec
+    )
+    text = html.unescape(page.read_text())
+    low = (
+        "entropy at most 0.4 of the layer's largest; but the 20% of a layer's cells that are lowest in entropy "
+        "(patch, low)"
+    )
+    drifted, lowest = LOW.rule, "stratum 0: lowest fifth of base entropy, by layer and kind"
+    captions = "".join(re.findall(r"<caption>.*?</caption>", text, re.DOTALL))
+    assert captions.count(lowest) == 3 + 1  # a table for each kind of token, and the claims
+    assert f"of drift, low: {drifted}; in names of interventions, low: {low}." in captions
+    assert f"the plain model's (RLVR; base for what acts on the base model). Low: {low}." in captions
+    figures = re.findall(r"<figure><h3>(.*?)</h3>.*?<figcaption>(.*?)</figcaption>", text, re.DOTALL)
+    notes = dict(figures)
+    assert notes["Drift with each intervention in place, last layer"].endswith(
+        f"low entropy: {drifted}, whatever an intervention selects; high: the others"
+    )
+    assert notes["Accuracy of each intervention minus plain RLVR"].endswith(f"low: {low}")
+    assert not any("<br>" in note for note in notes.values())
+    assert (
+        sum(note.endswith(lowest) for note in notes.values()) == 3 * 6
+    )  # two heat maps, four by stratum, a kind
 
 
 def test_the_page_is_one_file_that_fetches_nothing(file):

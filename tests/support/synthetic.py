@@ -21,6 +21,7 @@ def synthetic_trace(
     visual: int = 16,
     text: int = 8,
     special: int = 2,
+    response: int = 0,
     depth: int = 4,
     layers: Sequence[int] | None = None,
     tilt: float = 0.0,
@@ -42,6 +43,7 @@ def synthetic_trace(
     rng = np.random.default_rng(seed)
     traced = tuple(range(depth)) if layers is None else tuple(layers)
     kinds = [TokenKind.SPECIAL] * special + [TokenKind.VISUAL] * visual + [TokenKind.TEXT] * text
+    kinds += [TokenKind.RESPONSE] * response
     length, rows = len(kinds), len(traced)
     cells = (rows, problems * length)
     prompt = np.repeat(np.arange(problems), length)

@@ -57,6 +57,21 @@ def test_every_figure_of_a_study_has_title_counts_units_and_height(shift, agreem
     assert "nats" in layout(drawn["kl_by_layer_and_entropy_visual"])["title"]["subtitle"]["text"]
 
 
+@pytest.mark.parametrize(
+    ("by", "bins", "rule"),
+    [
+        ("quantile", 5, "lowest fifth of base entropy, by layer and kind"),
+        ("fraction", 4, "base entropy at most 1/4 of the prompt's largest, by layer and kind"),
+    ],
+)
+def test_captions_say_what_the_lowest_stratum_is(trace, by, bins, rule):
+    table = stratified_shift(trace, bins, by=by, resamples=20).table
+    for draw in (figures.shift_bars, figures.shift_ratio):
+        assert layout(draw(table))["title"]["subtitle"]["text"].endswith(f"<br>stratum 0: {rule}")
+    heatmap = layout(figures.shift_heatmap(table, kind="visual"))
+    assert heatmap["title"]["subtitle"]["text"].endswith(f"<br>stratum 0: {rule}")
+
+
 def test_heatmap_shows_every_value_with_its_interval_and_the_last_layer_apart(shift):
     figure = figures.shift_heatmap(shift.table, kind="text")
     top, _, below, words = figure.data

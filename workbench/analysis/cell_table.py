@@ -29,6 +29,7 @@ from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.attention import attention_received
+from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.trace import trace
@@ -73,6 +74,7 @@ def cell_table(
     *,
     translators: Translators | None = None,
     traced: LensTrace | None = None,
+    responses: Responses | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -91,7 +93,8 @@ def cell_table(
         pair: what `load_pair` returned.
         problems: what to look at.
         translators: of the pair's base model; without them there is no ``entropy_translated``.
-        traced: a trace of the same problems by the same pair, if there is one.
+        traced: a trace of the same problems (and responses) by the same pair, if there is one.
+        responses: to the problems, as in `trace`.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         seed: of the matched noise.
         progress: called with (what, prompts done, prompts in all).
@@ -101,9 +104,10 @@ def cell_table(
     """
     batch_size = batch_of(pair, batch_size)
     problems = listed(problems, _CALL)
-    _check_cells(pair, problems, translators, traced)
+    spread = with_responses(pair, problems, responses)
+    prompts, of_each = [prompt for _, prompt in spread], [problems[number] for number, _ in spread]
+    _check_cells(pair, of_each, translators, traced)
     report = progress or (lambda what, done, total: None)
-    prompts = [pair.encode(problem) for problem in problems]
     if traced is None:
         tell = partial(report, "tracing")
         traced = trace(pair, prompts, top_k=1, batch_size=batch_size, seed=seed, progress=tell)
@@ -119,7 +123,7 @@ def cell_table(
         layered["entropy_translated"] = _translated_entropy(pair, prompts, translators, batch_size)[
             here
         ].double()
-    return _table(traced, layered, _places(traced, problems))
+    return _table(traced, layered, _places(traced, of_each))
 
 
 def _translated_entropy(
@@ -147,8 +151,13 @@ def _places(traced: LensTrace, problems: Sequence[Problem]) -> dict[str, Array]:
     row, column = (
         traced.grid[:, axis].double().where(traced.grid[:, axis] >= 0, torch.nan) for axis in (1, 2)
     )
-    found = {"row": row, "column": column, "distance": centre_distance(traced.grid, sizes), "object": objects}
-    return {name: value.double().numpy() for name, value in found.items()}
+    columns = {
+        "row": row,
+        "column": column,
+        "distance": centre_distance(traced.grid, sizes),
+        "object": objects,
+    }
+    return {name: value.double().numpy() for name, value in columns.items()}
 
 
 def _table(traced: LensTrace, layered: Mapping[str, Tensor], places: Mapping[str, Array]) -> pd.DataFrame:
@@ -177,11 +186,13 @@ def _check_cells(
                 f"`translators` {translators!r} were fitted on another model than the base of {pair.name!r}; fit them anew: "
                 "fit_translators(pair, train, validation)"
             )
-        told = translators.provenance
-        seen = {*told.get("train", ()), *told.get("validation", ())} & {problem.id for problem in problems}
-        if seen:
+        provenance = translators.provenance
+        overlap = {*provenance.get("train", ()), *provenance.get("validation", ())} & {
+            problem.id for problem in problems
+        }
+        if overlap:
             raise InputError(
-                f"`translators` were fitted on {min(seen)!r}, which is among `problems`; measure others: {_CALL}"
+                f"`translators` were fitted on {min(overlap)!r}, which is among `problems`; measure others: {_CALL}"
             )
     if traced is not None:
         if [info.problem_id for info in traced.prompts] != [problem.id for problem in problems]:

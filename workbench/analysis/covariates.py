@@ -24,14 +24,13 @@ from workbench.errors import InputError
 from workbench.estimates import ENOUGH, Array, Interval, Settings, bootstrap, number_problems
 from workbench.lens.strata import check_bins, quantile_strata
 from workbench.names import QUANTITIES, SCOPES
-from workbench.tracing.cells import Cells
+from workbench.tracing.cells import TOKENS, Cells
 
 OUTCOMES = ("kl", "ratio")
 ENTROPIES = ("entropy_base", "entropy_translated")
 ROLES = ("beyond the others", "as a proxy", "reversed", "masked", "not at all")
 _SHIFTED = ("kl", "kl_null", "entropy_change", "top1_agreement", "cosine")
 _OF_PICTURES = ("row", "column", "distance", "object")
-_KINDS = ("visual", "text")
 _BELOW, _ALL = "without last layer", "all layers"
 
 
@@ -67,11 +66,14 @@ def stratified_by(
             count = int(inside.max()) + 1
             measured, contrasts = cells.stratified(inside[None], count, settings)
             for stratum, row in enumerate(measured):
-                held = value[inside == stratum]
+                own_values = value[inside == stratum]
                 key = {"scope": scope, "layer": layer, "kind": kind, "quantity": quantity, "stratum": stratum}
-                key |= {"value_low": held.min(initial=np.inf), "value_high": held.max(initial=-np.inf)}
-                kept = {name: row[name] for name in row if name not in ("entropy_low", "entropy_high")}
-                rows.append(key | kept | _contrasts(contrasts))
+                key |= {
+                    "value_low": own_values.min(initial=np.inf),
+                    "value_high": own_values.max(initial=-np.inf),
+                }
+                measures = {name: row[name] for name in row if name not in ("entropy_low", "entropy_high")}
+                rows.append(key | measures | _contrasts(contrasts))
     return pd.DataFrame(rows)
 
 
@@ -98,7 +100,7 @@ def rank_correlations(
         quantities: columns; None: those of QUANTITIES that are defined for a kind of token.
         outcomes: columns that say what shifts.
         against: outcome -> another, such as that of a control pair; their difference is added as "outcome − other".
-        kinds: of tokens; None: visual and text, as far as they are there.
+        kinds: of tokens; None: visual, text and responses, as far as they are there.
         resamples: of the bootstrap.
         level: of the intervals.
         seed: of the bootstrap.
@@ -113,27 +115,29 @@ def rank_correlations(
     for kind, part in _parts(table, quantities, kinds, measured):
         names = [*quantities] if quantities else _defined(part, kind)
         layers, last = part["layer"].to_numpy(np.int64), part["last_layer"].to_numpy(bool)
-        known, index = np.unique(layers, return_inverse=True)
-        below = [place for place, layer in enumerate(known) if not last[layers == layer].all()]
+        numbers, index = np.unique(layers, return_inverse=True)
+        below = [place for place, layer in enumerate(numbers) if not last[layers == layer].all()]
         owner, problems = number_problems(part["problem"], len(part))
         values, shifted = (part[of].to_numpy(float).T for of in (names, measured))
         statistic = PartialRanks(values, shifted, index, owner, problems, pooled=below or None)
         places = [(measured.index(one), measured.index(other)) for one, other in pairs.items()]
         titles = [*measured, *(f"{one} − {other}" for one, other in pairs.items())]
         statistics = partial(_with_differences, statistic=statistic, pairs=places)
-        found = bootstrap(statistics, problems, method="correlation", **settings)
+        intervals = bootstrap(statistics, problems, method="correlation", **settings)
         cells = [*np.bincount(index), np.isin(index, below).sum() if below else len(index)]
-        scopes = [*(("layer", int(layer)) for layer in known), (_BELOW if below else _ALL, -1)]
+        scopes = [*(("layer", int(layer)) for layer in numbers), (_BELOW if below else _ALL, -1)]
         sizes = (len(scopes), len(titles), 2, len(names))
         for place in np.ndindex(sizes[0], sizes[1], sizes[3]):
             at = (place[0], place[1], [0, 1], place[2])
             whole = 1.0 if place[1] < len(measured) else 2.0
-            simple, left = (found[i].times(whole) for i in np.arange(len(found.low)).reshape(sizes)[at])
+            simple, controlled = (
+                intervals[i].times(whole) for i in np.arange(len(intervals.low)).reshape(sizes)[at]
+            )
             key = dict(zip(("scope", "layer"), scopes[place[0]], strict=True)) | {"kind": kind}
             key |= {"outcome": titles[place[1]], "quantity": names[place[2]]}
             key |= {"cells": int(cells[place[0]]), "problems": problems}
-            said = role(simple, left, problems) if place[1] < len(measured) else ""
-            rows.append(key | simple.columns("simple") | left.columns("partial") | {"role": said})
+            verdict = role(simple, controlled, problems) if place[1] < len(measured) else ""
+            rows.append(key | simple.columns("simple") | controlled.columns("partial") | {"role": verdict})
     return pd.DataFrame(rows)
 
 
@@ -157,19 +161,19 @@ def covariate_claims(correlations: pd.DataFrame) -> list[Claim]:
 
     ``correlations`` is what `rank_correlations` returned; layers pooled, the last one left out.
     """
-    told, found = {"kl": "KL", "ratio": "KL over matched noise"}, []
+    titles, claims = {"kl": "KL", "ratio": "KL over matched noise"}, []
     rows = correlations.loc[(correlations["scope"] == _BELOW) & correlations["quantity"].isin(ENTROPIES)]
-    said = {
+    sentences = {
         "simple": "low-entropy cells shift more",
         "partial": "low-entropy cells shift more, the other quantities held equal",
     }
-    for row in rows.loc[rows["outcome"].isin([*told])].to_dict("records"):
-        for what, claim in said.items():
+    for row in rows.loc[rows["outcome"].isin([*titles])].to_dict("records"):
+        for what, claim in sentences.items():
             interval = Interval.in_row(row, what)
-            measured = f"{what} Spearman of {QUANTITIES[row['quantity']]} with {told[row['outcome']]}"
+            measured = f"{what} Spearman of {QUANTITIES[row['quantity']]} with {titles[row['outcome']]}"
             few = "no interval" if isnan(interval.low) else None
             where = f"{measured}, {row['kind']} tokens, {SCOPES[_BELOW]}"
-            found.append(
+            claims.append(
                 Claim(
                     claim,
                     "entropy or proxy",
@@ -182,7 +186,7 @@ def covariate_claims(correlations: pd.DataFrame) -> list[Claim]:
                     cells=(int(row["cells"]), int(row["cells"])),
                 )
             )
-    return found
+    return claims
 
 
 def _parts(
@@ -198,18 +202,18 @@ def _parts(
         raise InputError(
             f"`table` lacks {missing or 'rows'}; it has {[*table.columns]}: pass cell_table(pair, problems, ...)"
         )
-    held = [*dict.fromkeys(table["kind"])]
-    chosen = [kind for kind in _KINDS if kind in held] or held if kinds is None else [*kinds]
-    for kind in chosen:
+    present = [*dict.fromkeys(table["kind"])]
+    names = [kind for kind in TOKENS if kind in present] or present if kinds is None else [*kinds]
+    for kind in names:
         part = table.loc[table["kind"] == kind]
         if not len(part):
-            raise InputError(f"`kinds` asks for {kind!r}, but `table` holds {held}; leave it out")
+            raise InputError(f"`kinds` asks for {kind!r}, but `table` holds {present}; leave it out")
         for name in dict.fromkeys([*(quantities or ()), *measures]):
             wrong = int((~np.isfinite(part[name].to_numpy(float))).sum())
             if wrong:
                 raise InputError(
                     f"`table`: {name!r} is not finite at {wrong} of {len(part)} cells of kind {kind!r}; leave these rows, this "
-                    f"quantity or this kind out, e.g. kinds=[{held[0]!r}]"
+                    f"quantity or this kind out, e.g. kinds=[{present[0]!r}]"
                 )
         yield kind, part
 
@@ -241,8 +245,8 @@ def _strata(values: pd.Series, bins: int) -> NDArray[np.int64]:
 
 
 def _contrasts(contrasts: Mapping[str, Interval]) -> dict[str, Any]:
-    told = [interval.columns(f"{name}_contrast") for name, interval in contrasts.items()]
-    return {key: value for part in told for key, value in part.items()}
+    parts = [interval.columns(f"{name}_contrast") for name, interval in contrasts.items()]
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _with_differences(counts: Array, statistic: PartialRanks, pairs: Sequence[tuple[int, int]]) -> Array:

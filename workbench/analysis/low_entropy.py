@@ -18,12 +18,12 @@ import numpy as np
 from workbench.analysis.verdicts import Claim, times
 from workbench.estimates import ENOUGH, FEWEST, Interval
 from workbench.names import SCOPES
+from workbench.selection import Strata
 from workbench.tracing.cells import Cells, Shape
 
 ROUNDING = 1e-6  # nats: no KL above this counts as no shift, being what float32 log-probabilities leave open
 MEASURED = {"kl": "raw KL", "ratio": "KL over matched noise"}
 PLACE = "section 3, entropy"
-_PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
 def judged(
@@ -128,12 +128,14 @@ def headline(verdicts: Iterable[Claim]) -> str:
 
     ``verdicts``: for both measures, on visual or all tokens, in all layers and perhaps without the last.
     """
-    found = {
+    by_key = {
         tuple(claim.key[name] for name in ("test", "scope", "kind", "measure")): claim for claim in verdicts
     }
-    kind = "visual" if any(key[2] == "visual" for key in found) else "all"
-    scopes = [scope for scope in ("without last layer", "all layers") if ("ends", scope, kind, "kl") in found]
-    raw, noise = (found["ends", scopes[0], kind, measure] for measure in MEASURED)
+    kind = "visual" if any(key[2] == "visual" for key in by_key) else "all"
+    scopes = [
+        scope for scope in ("without last layer", "all layers") if ("ends", scope, kind, "kl") in by_key
+    ]
+    raw, noise = (by_key["ends", scopes[0], kind, measure] for measure in MEASURED)
     lead = raw if isnan(noise.interval.estimate) else noise
     where = f"{kind} tokens, {SCOPES.get(scopes[0], scopes[0])}"
     start = f"Low-entropy claim {lead.verdict} on this pair ({where})"
@@ -148,8 +150,8 @@ def headline(verdicts: Iterable[Claim]) -> str:
     line += f"by raw KL {times(raw.interval)}"
     if not raw.obstacle:
         line += f", where it {raw.verdict}"
-    line += _shape(found["peak", scopes[0], kind, "kl"], found["trend", scopes[0], kind, "kl"])
-    raw_all, noise_all = (found["ends", "all layers", kind, measure] for measure in MEASURED)
+    line += _shape(by_key["peak", scopes[0], kind, "kl"], by_key["trend", scopes[0], kind, "kl"])
+    raw_all, noise_all = (by_key["ends", "all layers", kind, measure] for measure in MEASURED)
     if (raw.holds, noise.holds) != (raw_all.holds, noise_all.holds):
         line += f"; counting the last layer {times(noise_all.interval)}, by raw KL {times(raw_all.interval)}"
     return f"{line}."
@@ -161,15 +163,14 @@ def _shape(peak: Claim, trend: Claim) -> str:
         return ""
     first = peak.interval.estimate > 1
     most = "the lowest shifts most" if first else f"stratum {peak.key['other']} shifts most, not the lowest"
-    said = "clearly so" if peak.holds is not None and peak.holds == first else "which is undecided"
+    certainty = "clearly so" if peak.holds is not None and peak.holds == first else "which is undecided"
     falls = {True: "falls", False: "rises", None: "neither falls nor rises for certain"}[trend.holds]
-    return f"; of all strata {most} ({said}), and from one to the next the shift {falls} ({times(trend.interval)})"
+    return f"; of all strata {most} ({certainty}), and from one to the next the shift {falls} ({times(trend.interval)})"
 
 
 def part_name(bins: int, by: str) -> str:
     """What one of ``bins`` strata is called: "fifth", or "fifth of the entropy range"."""
-    part = _PARTS[bins - 2] if bins - 2 < len(_PARTS) else f"of {bins} parts"
-    return f"{part} of the entropy range" if by == "fraction" else part
+    return Strata(bins, by).part
 
 
 def beside_controls(

@@ -54,9 +54,9 @@ def null_pair(
         for name, buffer in model.named_buffers():
             if name in start and start[name].shape == buffer.shape:
                 buffer.copy_(start[name])
-    made = {"kind": kind, "seed": seed, "scale": scale, "size": float((squares[0] / squares[1]).sqrt())}
+    null = {"kind": kind, "seed": seed, "scale": scale, "size": float((squares[0] / squares[1]).sqrt())}
     name = f"{pair.name}, {kind} null {seed}"
-    provenance = {**pair.provenance, "pair": name, "null": made}
+    provenance = {**pair.provenance, "pair": name, "null": null}
     return replace(pair, name=name, rlvr=dissect(model), provenance=provenance)
 
 
@@ -77,6 +77,17 @@ def check_update(pair: ModelPair) -> None:
     raise InputError(
         f"`pair` {pair.name!r} has zero shift: its two models have equal weights, so there is no update to randomise; "
         "load the model after RLVR, as in load_pair(base=..., rlvr=...)"
+    )
+
+
+def same_base(pair: ModelPair, other: ModelPair) -> bool:
+    """Whether two pairs have one base, or two with equal weights."""
+    if other.base is pair.base:
+        return True
+    mine, theirs = named_weights(pair.base.model), named_weights(other.base.model)
+    return theirs.keys() == mine.keys() and all(
+        tensor.shape == mine[key].shape and torch.equal(tensor, mine[key].to(tensor.device))
+        for key, tensor in theirs.items()
     )
 
 

@@ -102,16 +102,16 @@ class PartialRanks:
     def __call__(self, counts: Array) -> Array:
         """Every correlation in each resample."""
         matrices = self._correlations(counts)
-        found = np.full((len(counts), *self.shape), np.nan)
+        rho = np.full((len(counts), *self.shape), np.nan)
         for scope, correlation in enumerate(matrices):
             for outcome in range(self.shape[1]):
                 place = self.quantities + outcome
-                found[:, scope, outcome, 0] = correlation[:, : self.quantities, place]
-                kept = self.kept[scope]
-                if kept:
-                    inside = np.ix_([*kept, place], [*kept, place])
-                    found[:, scope, outcome, 1, kept] = partial(correlation[:, inside[0], inside[1]])
-        return found.reshape(len(counts), -1)
+                rho[:, scope, outcome, 0] = correlation[:, : self.quantities, place]
+                independent = self.kept[scope]
+                if independent:
+                    inside = np.ix_([*independent, place], [*independent, place])
+                    rho[:, scope, outcome, 1, independent] = partial(correlation[:, inside[0], inside[1]])
+        return rho.reshape(len(counts), -1)
 
     def _correlations(self, counts: Array) -> Array:
         """(scopes, resamples, measures, measures)."""
@@ -137,15 +137,15 @@ def partial(correlations: Array) -> Array:
     usable = usable & (np.linalg.eigvalsh(safe)[..., 0] > _COLLINEAR)
     precision = np.linalg.inv(np.where(usable[..., None, None], safe, np.eye(correlations.shape[-1])))
     diagonal = np.einsum("...ii->...i", precision)
-    found = -precision[..., :-1, -1] / np.sqrt(diagonal[..., :-1] * diagonal[..., -1:])
-    return np.where(usable[..., None], found, np.nan)
+    rho = -precision[..., :-1, -1] / np.sqrt(diagonal[..., :-1] * diagonal[..., -1:])
+    return np.where(usable[..., None], rho, np.nan)
 
 
 def _independent(correlations: Array) -> list[int]:
     """Which measures, the first ones first, are neither constant nor functions of those kept before."""
-    kept: list[int] = []
+    measures: list[int] = []
     for measure in range(len(correlations)):
-        inside = correlations[np.ix_([*kept, measure], [*kept, measure])]
+        inside = correlations[np.ix_([*measures, measure], [*measures, measure])]
         if np.isfinite(inside).all() and np.linalg.eigvalsh(inside)[0] > _COLLINEAR:
-            kept.append(measure)
-    return kept
+            measures.append(measure)
+    return measures

@@ -21,13 +21,37 @@ NUMBER = ["claim", "place", "measured", "kind", "expected"]
 """What makes two pairs' numbers the same."""
 NEEDED = ["claim", "measured", *Interval.names("estimate"), "expected", "problems", "verdict"]
 """Columns without which a table of claims can't be compared; others are empty where a run's version lacks them."""
-_FOUND = Interval.names("estimate")
+_ESTIMATE = Interval.names("estimate")
 BY_PAIR = (
-    *("pair", *NUMBER[:3], *_FOUND, "expected", "kind", "problems", "p", "p_adjusted", "verdict", "adjusted"),
+    *(
+        "pair",
+        *NUMBER[:3],
+        *_ESTIMATE,
+        "expected",
+        "kind",
+        "problems",
+        "p",
+        "p_adjusted",
+        "verdict",
+        "adjusted",
+    ),
     *("obstacle", "scale", "standard_error", "unpooled"),
 )
 TOGETHER = (
-    *(*NUMBER[:3], *_FOUND, "expected", "kind", "scale", "pairs", "pooled", "tau", "i2", "q", "p_alike", "p"),
+    *(
+        *NUMBER[:3],
+        *_ESTIMATE,
+        "expected",
+        "kind",
+        "scale",
+        "pairs",
+        "pooled",
+        "tau",
+        "i2",
+        "q",
+        "p_alike",
+        "p",
+    ),
     *("p_adjusted", "verdict", "adjusted", "holds", "fails", "undecided", "obstacle"),
 )
 """Columns of the two tables, in order."""
@@ -74,16 +98,16 @@ def pooled_claims(rows: pd.DataFrame) -> pd.DataFrame:
     random-effects interval, tau, i2, q, p_alike (`Pooled`), p and p_adjusted (Holm, over this table), verdict and adjusted,
     holds, fails and undecided (how many pairs say so), obstacle.
     """
-    found = []
+    lines = []
     for _, part in rows.groupby(NUMBER, sort=False):
         kept = part.loc[part["unpooled"] == ""]
         factor = part["scale"].iloc[0] == "factor"
         intervals = [Interval.in_row(row, "estimate") for row in kept.to_dict("records")]
         pooled = pool(intervals, [int(n) for n in kept["problems"]], factor=factor)
-        found.append(part.iloc[0][NUMBER].to_dict() | _row(part, pooled))
-    if not found:
+        lines.append(part.iloc[0][NUMBER].to_dict() | _row(part, pooled))
+    if not lines:
         return pd.DataFrame(columns=[*TOGETHER])
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(lines)
     table["p_adjusted"] = _holm(table["p"].tolist())
     table["adjusted"] = [
         STATES[None]

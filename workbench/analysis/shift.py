@@ -156,15 +156,15 @@ def stratified_shift(
         raise InputError(
             f"`by` must be one of {BY}, found {by!r}; e.g. stratified_shift(trace, by='fraction')."
         )
-    chosen = choose_kinds(trace, kinds, bins)
-    if not {"visual", "all"} & {*chosen}:
+    names = choose_kinds(trace, kinds, bins)
+    if not {"visual", "all"} & {*names}:
         raise InputError(
             "`kinds` must hold 'visual' or 'all', which the one-line verdict is about; found "
-            f"{kinds!r}: stratified_shift(trace, kinds=['all', {chosen[0]!r}])."
+            f"{kinds!r}: stratified_shift(trace, kinds=['all', {names[0]!r}])."
         )
     settings = Settings(resamples=resamples, level=level, seed=seed)
     rows, correlations, verdicts = [], [], []
-    for kind in chosen:
+    for kind in names:
         cells, strata = Cells.of(trace, kind), _strata(trace, kind, bins, by)
         for scope, layer, members in _scopes(trace):
             part, part_strata = cells.layers(members), strata[members]
@@ -239,14 +239,14 @@ def top_prediction_shift(
 def _readable(pooled: pd.DataFrame) -> pd.DataFrame:
     """The columns to read first, under their names in words."""
     ranges = zip(pooled["entropy_low"], pooled["entropy_high"], strict=True)
-    told = pd.DataFrame({name: pooled[name] for name in ("scope", "kind")})
-    told["stratum"] = [bucket(stratum, pooled["stratum"]) for stratum in pooled["stratum"]]
-    told["base entropy"] = [f"{markup.shown(low)} to {markup.shown(high)}" for low, high in ranges]
-    told["cells"] = pooled["cells"]
+    table = pd.DataFrame({name: pooled[name] for name in ("scope", "kind")})
+    table["stratum"] = [bucket(stratum, pooled["stratum"]) for stratum in pooled["stratum"]]
+    table["base entropy"] = [f"{markup.shown(low)} to {markup.shown(high)}" for low, high in ranges]
+    table["cells"] = pooled["cells"]
     for measure, name in (("kl", "KL"), ("kl_null", "KL of noise"), ("ratio", "KL / noise")):
         for end in ("", "_low", "_high"):
-            told[f"{name}{end}"] = pooled[f"{measure}{end}"]
-    return told
+            table[f"{name}{end}"] = pooled[f"{measure}{end}"]
+    return table
 
 
 def _strata(trace: LensTrace, kind: str, bins: int, by: str) -> NDArray[np.int64]:

@@ -45,7 +45,7 @@ class Claim:
     factor: bool = False
     """Whether the number is a factor, so that distances from `bound` are measured in logarithms."""
     kind: str = ""
-    """Which positions were compared: "visual", "text", "special" or "all"; the same on both sides."""
+    """Which positions were compared: "visual", "text", "special", "response" or "all"; the same on both sides."""
     cells: tuple[int, int] | None = None
     """How many cells each of the two sides that are compared touched."""
     level: float = 0.95
@@ -129,12 +129,12 @@ def adjusted(claims: Sequence[Claim]) -> list[float]:
 
     raw = [claim.p for claim in claims]
     tested = [place for place, p in enumerate(raw) if not isnan(p)]
-    found = [nan] * len(raw)
+    ps = [nan] * len(raw)
     if tested:
         holm = np.asarray(multipletests([raw[place] for place in tested], method="holm")[1])
         for place, p in zip(tested, holm.tolist(), strict=True):
-            found[place] = p
-    return found
+            ps[place] = p
+    return ps
 
 
 def adjusted_verdict(claim: Claim, p: float) -> str:
@@ -150,13 +150,13 @@ def by_chance(claims: Sequence[Claim]) -> str:
     if not tested:
         return "None of these claims can be decided with so few problems."
     decided = sum(claim.holds is not None for claim in claims)
-    left = sum(
+    survivors = sum(
         adjusted_verdict(c, p) in (STATES[True], STATES[False]) for c, p in zip(claims, ps, strict=True)
     )
     rate = 1 - claims[0].level
     return (
         f"{tested} claims were tested, each at {rate:.0%}: with nothing behind any of them, about {tested * rate:.1f} would "
-        f"still be decided by chance. {decided} are decided; after Holm's adjustment for all {tested}, {left} stay so."
+        f"still be decided by chance. {decided} are decided; after Holm's adjustment for all {tested}, {survivors} stay so."
     )
 
 

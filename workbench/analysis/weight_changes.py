@@ -205,7 +205,7 @@ def _output_table(
         total = np.tensordot(counts, sums, axes=1)
         return np.sqrt(divide(total[..., 1:], total[..., :1])).reshape(len(counts), -1)
 
-    found = bootstrap(statistic, len(ids), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
+    intervals = bootstrap(statistic, len(ids), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
     of_layer = table.loc[table["layer"] >= 0].assign(
         change=table["norm"] ** 2, whole=(table["norm"] / table["relative"]) ** 2
     )
@@ -215,12 +215,12 @@ def _output_table(
     for index, name in enumerate(watched):
         layer, part = place_of(name, pair.base)
         whole = part == LAYER
-        known = layers.get(layer, np.nan) if whole else relative.get(f"{name}.weight", np.nan)
-        own = Interval(np.nan, np.nan, np.nan) if whole else found[2 * index]
+        weight_change = layers.get(layer, np.nan) if whole else relative.get(f"{name}.weight", np.nan)
+        own = Interval(np.nan, np.nan, np.nan) if whole else intervals[2 * index]
         rows.append(
-            {"module": name, "layer": layer, "part": part, "relative": float(known)}
+            {"module": name, "layer": layer, "part": part, "relative": float(weight_change)}
             | own.columns("own")
-            | found[2 * index + 1].columns("total")
+            | intervals[2 * index + 1].columns("total")
             | {"problems": len(ids)}
         )
     return pd.DataFrame(rows)
@@ -247,9 +247,9 @@ def _squares(pair: ModelPair, prompt: EncodedPrompt, watched: Sequence[str]) -> 
     with torch.no_grad(), _calls(pair.rlvr, watched) as after:
         _run(pair.rlvr, prompt, pair.pad_id)
     for index, name in enumerate(watched):
-        for (given, output), (_, other) in zip(before.get(name, []), after.get(name, []), strict=True):
+        for (fed_by_base, output), (_, other) in zip(before.get(name, []), after.get(name, []), strict=True):
             with torch.no_grad():
-                fed = theirs[name](given.to(other)) if given is not None else other
+                fed = theirs[name](fed_by_base.to(other)) if fed_by_base is not None else other
             parts = (output, fed.to(output) - output, other.to(output) - output)
             sums[index] += [float(double(part).square().sum()) for part in parts]
     return sums
@@ -295,8 +295,8 @@ def _predictions(outputs: pd.DataFrame, resamples: int, seed: int) -> Iterator[d
         ("decoder layers", whole, ("total",)),
     ):
         for change in changes:
-            known = rows & np.isfinite(outputs["relative"]) & np.isfinite(outputs[change])
-            part, cluster = outputs.loc[known], np.asarray(blocks)[known]
+            finite = rows & np.isfinite(outputs["relative"]) & np.isfinite(outputs[change])
+            part, cluster = outputs.loc[finite], np.asarray(blocks)[finite]
             rho = spearman(part["relative"], part[change], cluster, resamples=resamples, seed=seed)
             yield {"modules": modules, "change": change, **rho.columns("rho"), "n": len(part)} | {
                 "layers": len(set(cluster))

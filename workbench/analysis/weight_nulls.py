@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from workbench.analysis.low_entropy import part_name
 from workbench.analysis.null_models import (
@@ -26,8 +25,8 @@ from workbench.analysis.null_models import (
     NullKind,
     check_scale,
     check_update,
-    named_weights,
     null_pair,
+    same_base,
 )
 from workbench.analysis.verdicts import state, times
 from workbench.columns import describe
@@ -40,6 +39,7 @@ from workbench.models.prompts import EncodedPrompt
 from workbench.names import SCOPES
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import Group, groups_of
+from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views import markup
@@ -71,7 +71,7 @@ class NullShift:
         return f"NullShift(rlvr, {', '.join(conditions)}; {self.bins} strata, {problems} problems)\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        told = [
+        names = [
             "condition",
             "kind",
             "scope",
@@ -89,7 +89,7 @@ class NullShift:
             *Interval.names("kl"),
             *Interval.names("rlvr_over"),
         ]
-        named = self.contrasts.loc[:, told].rename(columns={"state": "beyond it, the claim"})
+        named = self.contrasts.loc[:, names].rename(columns={"state": "beyond it, the claim"})
         return (
             markup.paragraph(self.verdict, strong=True)
             + markup.table(named)
@@ -136,6 +136,7 @@ def weight_nulls(
     resamples: int = 1000,
     batch_size: int | None = None,
     traced: LensTrace | None = None,
+    responses: Responses | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
     """Trace the pair, null models and other pairs, and compare what shifts where.
@@ -156,7 +157,8 @@ def weight_nulls(
         seed: of the null models and of the bootstrap.
         resamples: of the bootstrap over problems.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
-        traced: the pair's own trace of these problems, at all layers, where it has been made already.
+        traced: the pair's own trace of these problems (and responses), at all layers, where it has been made already.
+        responses: to the problems, as in `trace`; every model reads the same.
         progress: called with (condition, prompts done, prompts in all).
 
     Raises:
@@ -170,22 +172,24 @@ def weight_nulls(
 
     def look(name: str, some: ModelPair) -> LensTrace:
         tell = partial(progress, name) if progress else None
-        return trace(some, prompts, top_k=1, null_draws=0, batch_size=batch_size, progress=tell)
+        how: dict[str, Any] = {"top_k": 1, "null_draws": 0, "batch_size": batch_size, "progress": tell}
+        return trace(some, prompts, responses=responses, **how)
 
-    real = look(RLVR, pair) if traced is None else _same(traced, prompts, pair)
+    whole = [prompt for _, prompt in with_responses(pair, prompts, responses)]
+    real = look(RLVR, pair) if traced is None else _same(traced, whole, pair)
     groups, sizes = groups_of(real, bins), {kind: [] for kind in kinds}
     sums = {RLVR: [[group.sums(real) for group in groups]]} | {kind: [] for kind in kinds}
     for kind, draw in product(kinds, range(draws)):
         null = null_pair(pair, kind, problem_seed(seed, f"null/{draw}"), scale=scale)
         sizes[kind].append(null.provenance["null"]["size"])
-        drawn = look(f"{kind} {draw + 1}", null)
-        sums[kind].append([group.sums(drawn) for group in groups])
+        null_trace = look(f"{kind} {draw + 1}", null)
+        sums[kind].append([group.sums(null_trace) for group in groups])
     for name, other in others.items():
         trained = look(name, other)
         sums[name] = [[group.sums(trained) for group in groups]]
     table, contrasts = [], []
     for index, group in enumerate(groups):
-        per_draw = {name: np.stack([draw[index] for draw in found]) for name, found in sums.items()}
+        per_draw = {name: np.stack([draw[index] for draw in draws_of]) for name, draws_of in sums.items()}
         rows, compared = _compared(group, real, per_draw, resamples, seed)
         table += rows
         contrasts += compared
@@ -221,17 +225,17 @@ def _compared(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the two tables, from sums of KL (draws, problems, strata) of each condition."""
     names, mean = list(per_draw), [sums.mean(0) for sums in per_draw.values()]
-    held, entropy, bins = group.sums(trace_of_rlvr, "cells"), group.entropy(trace_of_rlvr), group.bins
+    counts_of, entropy, bins = group.sums(trace_of_rlvr, "cells"), group.entropy(trace_of_rlvr), group.bins
 
     def statistic(counts: Array) -> Array:
-        cells = counts @ held
+        cells = counts @ counts_of
         kl = np.stack([divide(counts @ sums, cells) for sums in mean], 1)  # (resamples, conditions, strata)
         over = divide(kl[:, :1], kl)
         contrast = divide(kl[..., 0], kl[..., -1])
         beyond = divide(contrast[:, :1], contrast)
         return np.concatenate([kl.reshape(len(kl), -1), over.reshape(len(kl), -1), contrast, beyond], 1)
 
-    found = bootstrap(statistic, len(held), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
+    intervals = bootstrap(statistic, len(counts_of), bounds=(0.0, np.inf), resamples=resamples, seed=seed)
     shared, strata = {"kind": group.kind, "scope": group.scope}, range(bins)
     rows, contrasts, count = [], [], len(names) * bins
     real = mean[0].sum(0)
@@ -242,18 +246,18 @@ def _compared(
             {"condition": name, **shared, "stratum": stratum}
             | entropy[stratum]
             | {
-                "cells": int(held[:, stratum].sum()),
-                "problems": int((held[:, stratum] > 0).sum()),
+                "cells": int(counts_of[:, stratum].sum()),
+                "problems": int((counts_of[:, stratum] > 0).sum()),
             }
-            | {"draws": len(sums), **found[place * bins + stratum].columns("kl")}
-            | found[count + place * bins + stratum].columns("rlvr_over")
+            | {"draws": len(sums), **intervals[place * bins + stratum].columns("kl")}
+            | intervals[count + place * bins + stratum].columns("rlvr_over")
             | {"rlvr_over_least": single[:, stratum].min(), "rlvr_over_most": single[:, stratum].max()}
             for stratum in strata
         ]
-        ratio, problems = found[2 * count + len(names) + place], int((held.sum(1) > 0).sum())
+        ratio, problems = intervals[2 * count + len(names) + place], int((counts_of.sum(1) > 0).sum())
         contrasts.append(
             {"condition": name, **shared, "problems": problems, "draws": len(sums)}
-            | found[2 * count + place].columns("contrast")
+            | intervals[2 * count + place].columns("contrast")
             | ratio.columns("beyond")
             | {"beyond_least": beyond.min(), "beyond_most": beyond.max()}
             | {"state": "" if name == RLVR else state(ratio.above(1.0), ratio, problems)}
@@ -299,20 +303,12 @@ def _check(
         raise InputError(f"`draws` is {draws!r}; expected at least 1: weight_nulls(pair, problems, draws=3)")
     check_scale(scale)
     check_update(pair)
-    mine = named_weights(pair.base.model)
     for name, other in others.items():
         if name in (RLVR, *NULLS):
             raise InputError(
                 f"`others` names a pair {name!r}, which stands for something else; name it otherwise"
             )
-        theirs = {} if other.base is pair.base else named_weights(other.base.model)
-        if other.base is not pair.base and not (
-            theirs.keys() == mine.keys()
-            and all(
-                tensor.shape == mine[key].shape and torch.equal(tensor, mine[key].to(tensor.device))
-                for key, tensor in theirs.items()
-            )
-        ):
+        if not same_base(pair, other):
             raise InputError(
                 f"`others`: {name!r} has another base than `pair`, so their entropy strata differ; load it with the same one: "
                 "load_pair(base=pair.base.model, rlvr=...)"

@@ -79,16 +79,16 @@ class Attribution:
         )
 
     def _repr_html_(self) -> str:
-        held = [*KEYS[:2], *GROUP, *Interval.names("estimate"), "problems"]
+        columns = [*KEYS[:2], *GROUP, *Interval.names("estimate"), "problems"]
         order = np.argsort(-self.summary["estimate"].abs().to_numpy(), kind="stable")[:SHOWN]
-        told = markup.paragraph("No swaps, so no correlations.")
+        html = markup.paragraph("No swaps, so no correlations.")
         if len(self.correlations):
-            shown = [*GROUP, "approximation", *Interval.names("pearson"), *Interval.names("spearman")]
-            told = markup.table(self.correlations.loc[:, shown])
-            told += markup.paragraph("Correlations with exact swaps; 95% intervals over problems.")
+            names = [*GROUP, "approximation", *Interval.names("pearson"), *Interval.names("spearman")]
+            html = markup.table(self.correlations.loc[:, names])
+            html += markup.paragraph("Correlations with exact swaps; 95% intervals over problems.")
         lines = "".join(markup.paragraph(self._line(metric), strong=True) for metric in self.metrics)
-        largest = markup.folded("components, largest first", markup.table(self.summary[held].iloc[order]))
-        return lines + told + largest
+        largest = markup.folded("components, largest first", markup.table(self.summary[columns].iloc[order]))
+        return lines + html + largest
 
     @property
     def columns(self) -> pd.DataFrame:
@@ -188,27 +188,27 @@ def attribute(
         >>> bool(abs(found.totals["total"] - found.totals["explained"]).max() < 1e-3)  # the parts sum to the change
         True
     """
-    wanted = check_metrics(metrics)
-    chosen = Cells() if cells is None else cells
+    measures = check_metrics(metrics)
+    selection = Cells() if cells is None else cells
     problems = listed(problems, _CALL, Problem, EncodedPrompt, distinct=True)
     _check(pair, approximations, rows)
-    _check_responses(problems, wanted, responses)
+    _check_responses(problems, measures, responses)
     _check_kept(problems, keep)
-    prompts, folder = _encoded(pair, problems, chosen), None if keep is None else Path(keep)
-    told = responses or [_brought(item) for item in problems] if _of_answer(wanted) else None
-    settings, used = {"resamples": resamples, "seed": seed}, _used(wanted, approximations, rows, chosen)
+    prompts, folder = _encoded(pair, problems, selection), None if keep is None else Path(keep)
+    texts = responses or [_brought(item) for item in problems] if _of_answer(measures) else None
+    settings, used = {"resamples": resamples, "seed": seed}, _used(measures, approximations, rows, selection)
 
     def measured(prompt: EncodedPrompt, said: tuple[str, str] | None) -> list[pd.DataFrame]:
-        one, totals = AttributedPrompt.of(pair, prompt, chosen, wanted, said), []
+        one, totals = AttributedPrompt.of(pair, prompt, selection, measures, said), []
         direct, effects = one.direct(totals), one.effects(approximations, rows) if swaps else []
         return [pd.DataFrame(part) for part in (direct, effects, totals)]
 
     parts = []
     for index, (item, prompt) in enumerate(zip(problems, prompts, strict=True)):
-        said = None if told is None else told[index]
-        spec = {"pair": {**pair.provenance}, **used, "swaps": swaps, "responses": said}
+        text_pair = None if texts is None else texts[index]
+        spec = {"pair": {**pair.provenance}, **used, "swaps": swaps, "responses": text_pair}
         spec["problem"] = item.fingerprint
-        parts.append(kept(folder, spec, TABLES, lambda prompt=prompt, said=said: measured(prompt, said)))
+        parts.append(kept(folder, spec, TABLES, lambda prompt=prompt, said=text_pair: measured(prompt, said)))
         if progress:
             progress(index + 1, len(prompts))
     tables = _joined(parts)
@@ -282,8 +282,8 @@ def _of_answer(metrics: Sequence[str]) -> bool:
 
 
 def _brought(item: Problem | EncodedPrompt) -> tuple[str, str]:
-    held = item.metadata if isinstance(item, Problem) else {}
-    return held["chain"], held["wrong"]
+    metadata = item.metadata if isinstance(item, Problem) else {}
+    return metadata["chain"], metadata["wrong"]
 
 
 def _check(pair: ModelPair, approximations: Any, rows: Any) -> None:

@@ -86,8 +86,8 @@ class Bridge:
             )
         kinds = ("hook_resid_pre", "attn.hook_z", "hook_mlp_out", "hook_resid_post")
         names = {f"blocks.{layer}.{kind}" for layer in range(self.depth) for kind in kinds}
-        given, calls = dict(inputs), []
-        ids = given.pop("input_ids")
+        arguments, calls = dict(inputs), []
+        ids = arguments.pop("input_ids")
 
         def keep(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
             calls.append({k: v for k, v in named.items() if k != "hidden_states"})
@@ -97,7 +97,7 @@ class Bridge:
                 handle = block.register_forward_pre_hook(keep, with_kwargs=True)
                 stack.callback(handle.remove)
             _, cache = self.model.run_with_cache(
-                ids, names_filter=names.__contains__, use_cache=False, **given
+                ids, names_filter=names.__contains__, use_cache=False, **arguments
             )
 
         def stacked(kind: str) -> Tensor:

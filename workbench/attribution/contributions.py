@@ -93,14 +93,14 @@ Writes = Callable[[Component, Int[Tensor, " cells"]], Float[Tensor, "cells hidde
 
 def check_metrics(metrics: Any) -> tuple[Metric, ...]:
     """The metrics as a tuple; InputError for none, an unknown one, or a bare string."""
-    given = [*metrics] if isinstance(metrics, Iterable) and not isinstance(metrics, str) else []
-    unknown = [name for name in given if name not in METRICS]
-    if not given or unknown or len({*given}) < len(given):
+    names = [*metrics] if isinstance(metrics, Iterable) and not isinstance(metrics, str) else []
+    unknown = [name for name in names if name not in METRICS]
+    if not names or unknown or len({*names}) < len(names):
         raise InputError(
             f"`metrics` is {metrics!r}; expected some of {', '.join(METRICS)}, each once: "
             'attribute(pair, problems, metrics=["kl", "logit_difference"])'
         )
-    return cast(tuple[Metric, ...], tuple(given))
+    return cast(tuple[Metric, ...], tuple(names))
 
 
 def split_change(
@@ -118,7 +118,7 @@ def split_change(
     """
     base, rlvr = (head.double() for head in heads)
     layer, position = (torch.tensor(axis) for axis in zip(*cells, strict=True))
-    read, total, scale, unembedding = [], 0.0, 0.0, 0.0
+    readings, total, scale, unembedding = [], 0.0, 0.0, 0.0
     size = max(1, CHUNK // len(base.weight))
     for start in range(0, len(cells), size):
         r_base, r_rlvr = (double(r[start : start + size]) for r in residuals)
@@ -128,18 +128,18 @@ def split_change(
         direction = (slope @ base.weight) * base.gain * base.multiplier
         unscaled = (direction * r_rlvr).sum(-1, keepdim=True)
         bias = 0.0 if base.bias is None else (slope @ base.bias * base.multiplier).sum()
-        read.append(direction / s_base)
+        readings.append(direction / s_base)
         scale += float((unscaled * (1 / s_rlvr - 1 / s_base)).sum())
         unembedding += float((slope * z_rlvr).sum() - (unscaled / s_rlvr).sum() - bias)
         total += float(measure(metric, z_base, z_rlvr, answer).sum())
-    reading, found = torch.cat(read), ({}, {})
+    reading, by_side = torch.cat(readings), ({}, {})
     for component in components:
-        seen = layer >= component.layer + (component.kind == "vision")
-        for side, of in zip(found, writes, strict=True):
-            wrote = double(of(component, position[seen]))
-            side[component] = float((wrote * reading[seen]).sum()) / len(cells)
+        later = layer >= component.layer + (component.kind == "vision")
+        for side, of in zip(by_side, writes, strict=True):
+            wrote = double(of(component, position[later]))
+            side[component] = float((wrote * reading[later]).sum()) / len(cells)
     count = len(cells)
-    return Split(total / count, *found, scale / count, unembedding / count)
+    return Split(total / count, *by_side, scale / count, unembedding / count)
 
 
 def measure(metric: Metric, z_base: Tensor, z_rlvr: Tensor, answer: Answer | None) -> Tensor:

@@ -27,7 +27,7 @@ def summarise(
     parts = [direct.assign(direction="direct", where="all", value=direct["change"])]
     if len(effects):
         parts.append(effects.assign(value=effects["exact"]))
-    found = []
+    means = []
     for shared, rows in (group for part in parts for group in _groups(part)):
         wide = rows.pivot_table(index="problem", columns=KEYS, values="value", sort=False).fillna(0.0)
         values = wide.to_numpy(float)
@@ -37,8 +37,8 @@ def summarise(
 
         intervals = bootstrap(mean, len(values), resamples=resamples, seed=seed)
         for column, named in enumerate(wide.columns.to_frame(index=False).to_dict("records")):
-            found.append(shared | named | intervals[column].columns("estimate") | {"problems": len(values)})
-    return pd.DataFrame(found)
+            means.append(shared | named | intervals[column].columns("estimate") | {"problems": len(values)})
+    return pd.DataFrame(means)
 
 
 def correlate(
@@ -49,19 +49,19 @@ def correlate(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Correlations of approximate with exact effects over components and problems: `Attribution.correlations`."""
-    found = []
+    correlations = []
     for shared, rows in _groups(effects) if len(effects) else ():
         for name in approximations:
             settings = {"resamples": resamples, "seed": seed}
             exactly, roughly, problem = rows["exact"], rows[name], rows["problem"]
-            found.append(
+            correlations.append(
                 shared
                 | {"approximation": name}
                 | pearson(exactly, roughly, problem, **settings).columns("pearson")
                 | spearman(exactly, roughly, problem, **settings).columns("spearman")
                 | {"problems": problem.nunique(), "swaps": len(rows)}
             )
-    return pd.DataFrame(found)
+    return pd.DataFrame(correlations)
 
 
 def relp_gain(
@@ -73,10 +73,10 @@ def relp_gain(
     problem, problems = number_problems(rows["problem"], len(rows))
     exactly, *roughly = (rows[name].to_numpy(float) for name in ("exact", *APPROXIMATIONS))
     patching, relp = (Correlation(exactly, values, problem, problems) for values in roughly)
-    found = bootstrap(
+    intervals = bootstrap(
         lambda n: relp(n) - patching(n), problems, bounds=(-2.0, 2.0), resamples=resamples, seed=seed
     )
-    return found[0]
+    return intervals[0]
 
 
 def _groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

@@ -22,7 +22,7 @@ from workbench.models.anatomy import Anatomy, frozen
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.names import Metric
-from workbench.selection import Select, Selection, Threshold
+from workbench.selection import ATTRIBUTED, Select, Selection, Threshold
 from workbench.tracing.model_heads import lens_head
 
 
@@ -35,8 +35,8 @@ class Cells:
     """
 
     select: Select = "low"
-    threshold: Threshold = "quantile"
-    tau: float = 0.2
+    threshold: Threshold = ATTRIBUTED.threshold
+    tau: float = ATTRIBUTED.tau
     tokens: Literal["visual", "text", "all"] | None = None
     """None: visual where the prompt has visual tokens, else all."""
     layers: tuple[int, ...] | None = None
@@ -92,7 +92,7 @@ class AttributedPrompt:
         said: tuple[str, str] | None,
     ) -> "AttributedPrompt":
         """Run both models on a prompt; ``said``: a right and a wrong response, for metrics of the answer."""
-        asked, answer = len(prompt), None
+        length, answer = len(prompt), None
         if said is not None:
             prompt, answer = _parted(pair, prompt, said)
         sides = []
@@ -101,7 +101,7 @@ class AttributedPrompt:
             wrote = behind.read(anatomy.placed(prompt.model_inputs))
             sides.append(Side(behind, wrote, final_head(anatomy, pair.vocab_size)))
         visual = (prompt.kinds == int(TokenKind.VISUAL)).to(pair.device)
-        said_so_far = torch.arange(len(prompt), device=visual.device) >= asked
+        said_so_far = torch.arange(len(prompt), device=visual.device) >= length
         places = {
             "all": torch.ones_like(visual),
             "visual": visual,
@@ -111,7 +111,7 @@ class AttributedPrompt:
         places = {name: place for name, place in places.items() if place.any()}
         cells = torch.zeros(pair.depth, len(prompt), dtype=torch.bool, device=pair.device)
         if "kl" in metrics:
-            cells[:, :asked] = _choose(chosen, pair, sides[0].wrote.residuals, visual[:asked], asked)
+            cells[:, :length] = _choose(chosen, pair, sides[0].wrote.residuals, visual[:length], length)
         return cls(
             prompt.problem_id, (sides[0], sides[1]), (pair.base, pair.rlvr), metrics, cells, answer, places
         )
@@ -144,7 +144,7 @@ class AttributedPrompt:
 
     def direct(self, totals: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows of ``Attribution.direct``; those of ``totals`` are appended to it."""
-        found = []
+        direct_rows = []
         base, rlvr = self.sides
         for metric in self.metrics:
             cells = [(int(layer), int(position)) for layer, position in self.cells.nonzero().tolist()]
@@ -164,17 +164,17 @@ class AttributedPrompt:
             shared = {"problem": self.name, "metric": metric}
             for component, change in split.change.items():
                 sides = {"base": split.base[component], "rlvr": split.rlvr[component], "change": change}
-                found.append(shared | _named(component) | sides)
+                direct_rows.append(shared | _named(component) | sides)
             for kind, change in (("norm scale", split.scale), ("unembedding", split.unembedding)):
                 place = {"component": kind, "kind": kind, "layer": -1, "head": -1}
-                found.append(shared | place | {"base": np.nan, "rlvr": np.nan, "change": change})
+                direct_rows.append(shared | place | {"base": np.nan, "rlvr": np.nan, "change": change})
             error = float(divide(abs(split.scale), abs(split.total)))
             totals.append(
                 shared
                 | {"cells": len(cells), "total": split.total, "explained": split.explained}
                 | {"scale_error": error}
             )
-        return found
+        return direct_rows
 
     def swaps(self) -> tuple[list[Swap], list[dict[str, Any]]]:
         """Every component at every place, and what it is called in the tables."""
@@ -186,7 +186,7 @@ class AttributedPrompt:
         """Rows of ``Attribution.effects``."""
         swaps, keys = self.swaps()
         base, rlvr = self.sides
-        found = []
+        effect_rows = []
         for direction in DIRECTIONS:
             receiver, donor = (rlvr, base) if direction == "noising" else (base, rlvr)
             aim = Aim(self.metrics, receiver, donor, direction, self.cells, self.answer)
@@ -196,12 +196,12 @@ class AttributedPrompt:
                     measured[name] = slopes(aim, relevance=name == "relp").effects(aim, swaps)
             for row, metric in enumerate(self.metrics):
                 shared = {"problem": self.name, "metric": metric, "direction": direction}
-                found += [
+                effect_rows += [
                     shared | key | {name: float(values[row, column]) for name, values in measured.items()}
                     for column, key in enumerate(keys)
                     if (metric, key["where"]) != ("kl", "response")  # its cells come before
                 ]
-        return found
+        return effect_rows
 
 
 def final_head(anatomy: Anatomy, vocabulary: int) -> FinalHead:
@@ -223,10 +223,10 @@ def final_head(anatomy: Anatomy, vocabulary: int) -> FinalHead:
     with torch.no_grad():
         probe = torch.linspace(-1, 1, anatomy.hidden_size, device=anatomy.unembedding.weight.device)
         probe = probe[None].to(anatomy.dtype)
-        wanted = anatomy.logits(probe)[:, :vocabulary]
-        miss = (head.logits(probe) - wanted).abs().max()
+        logits = anatomy.logits(probe)[:, :vocabulary]
+        miss = (head.logits(probe) - logits).abs().max()
     # The same numbers, summed in another order.
-    if not miss <= 16 * torch.finfo(anatomy.dtype).eps * wanted.abs().max().clamp_min(1):
+    if not miss <= 16 * torch.finfo(anatomy.dtype).eps * logits.abs().max().clamp_min(1):
         raise InputError(
             f"`pair` of the family {anatomy.family!r} has a final norm that is not a gain over the root mean square; "
             "expected one that is, as in Qwen2.5-VL: load_pair('shapes')"
@@ -273,9 +273,9 @@ def _choose(
     candidates = {"visual": visual, "text": ~visual, "all": torch.ones_like(visual)}[tokens]
     cells = mask(torch.stack(entropy), chosen.selection, candidates=candidates)
     if chosen.layers is not None:
-        kept = torch.zeros(depth, 1, dtype=torch.bool, device=cells.device)
-        kept[list(chosen.layers)] = True
-        cells = cells & kept
+        of_layers = torch.zeros(depth, 1, dtype=torch.bool, device=cells.device)
+        of_layers[list(chosen.layers)] = True
+        cells = cells & of_layers
     if not cells.any():
         raise InputError(
             f"`cells` selects none of the {int(candidates.sum())} {tokens} positions; expected a larger share or other tokens: "

@@ -74,14 +74,14 @@ class Aim:
         frozen: bool = False,
     ) -> Tensor:
         """The part of some layers in the mean KL, (rows,), from what they return; ``frozen``: with the norm's scale constant."""
-        chosen = [
+        pairs = [
             (layer, after) for layer, after in zip(layers, hidden, strict=True) if self.cells[layer].any()
         ]
-        if not chosen:
+        if not pairs:
             return hidden[0].new_zeros(len(hidden[0]))
-        mine = torch.cat([after[:, self.cells[layer]] for layer, after in chosen], 1)
+        mine = torch.cat([after[:, self.cells[layer]] for layer, after in pairs], 1)
         wrote = self.donor.wrote.residuals
-        theirs = torch.cat([wrote[layer][self.cells[layer]] for layer, _ in chosen])
+        theirs = torch.cat([wrote[layer][self.cells[layer]] for layer, _ in pairs])
         mine, theirs = self._logits(mine, frozen), self.donor.head.logits(theirs)
         base, rlvr = (theirs, mine) if self.direction == "noising" else (mine, theirs)
         return kl_of_logits(base, rlvr).sum(-1) / int(self.cells.sum())
@@ -131,11 +131,11 @@ def exact(aim: Aim, swaps: Sequence[Swap], *, rows: int = ROWS) -> Float[Tensor,
         rows: how many run side by side.
     """
     order = sorted(range(len(swaps)), key=lambda index: swaps[index].component.layer)
-    found = torch.zeros(len(aim.metrics), len(swaps))
+    effects = torch.zeros(len(aim.metrics), len(swaps))
     for start in range(0, len(order), rows):
-        chosen = order[start : start + rows]
-        found[:, chosen] = _together(aim, [swaps[index] for index in chosen]).cpu()
-    return found
+        places = order[start : start + rows]
+        effects[:, places] = _together(aim, [swaps[index] for index in places]).cpu()
+    return effects
 
 
 def _together(aim: Aim, swaps: Sequence[Swap]) -> Tensor:
@@ -160,21 +160,21 @@ def _together(aim: Aim, swaps: Sequence[Swap]) -> Tensor:
                 part = aim.divergence([layer], [output])
                 divergence[: len(output)] += part - part[0]
             hidden = output + wrote.gaps[layer]
-    found = []
+    changes = []
     for metric in aim.metrics:
         values = divergence if metric == "kl" else aim.at_end(metric, output)
-        found.append((values - values[0])[1:])
-    return torch.stack(found)
+        changes.append((values - values[0])[1:])
+    return torch.stack(changes)
 
 
 def _edits(aim: Aim, swaps: Sequence[Swap], first: int) -> dict[str, list[tuple[int, Tensor]]]:
     """What is added for swaps in rows from ``first`` on, by kind of component."""
-    found: dict[str, list[tuple[int, Tensor]]] = {"embedding": [], "head": [], "mlp": []}
+    edits: dict[str, list[tuple[int, Tensor]]] = {"embedding": [], "head": [], "mlp": []}
     members = dict.fromkeys(swap.component for swap in swaps)
     changes = {component: change_of(component, aim.donor, aim.receiver) for component in members}
     for row, swap in enumerate(swaps, start=first):
-        found[swap.component.kind].append((row, changes[swap.component] * swap.positions[:, None]))
-    return found
+        edits[swap.component.kind].append((row, changes[swap.component] * swap.positions[:, None]))
+    return edits
 
 
 def _added(value: Tensor, edits: Sequence[tuple[int, Tensor]]) -> Tensor:
@@ -195,9 +195,9 @@ def slopes(aim: Aim, *, relevance: bool = False) -> "Slopes":
     with torch.enable_grad(), aim.receiver.bridge.relevance() if relevance else nullcontext():
         measured, writes = _measured(aim, frozen=relevance)
     each = torch.eye(len(measured), device=measured.device, dtype=measured.dtype)
-    found = torch.autograd.grad(measured, writes, each, is_grads_batched=True, allow_unused=True)
+    gradients = torch.autograd.grad(measured, writes, each, is_grads_batched=True, allow_unused=True)
     nothing = measured.new_zeros(len(measured), *writes[0].shape[1:])
-    embedding, *blocks = (nothing if slope is None else slope[:, 0] for slope in found)
+    embedding, *blocks = (nothing if slope is None else slope[:, 0] for slope in gradients)
     return Slopes(embedding, blocks[::2], blocks[1::2])
 
 
@@ -227,7 +227,7 @@ class Slopes:
         if component.kind != "head":
             slope = self.embedding if component.kind == "embedding" else self.mlp[layer]
             return {component: (slope * change_of(component, aim.donor, aim.receiver)).sum(-1)}
-        read = [
+        products = [
             torch.einsum(
                 "mpd,hwd,phw->mph",
                 self.attention[layer],
@@ -236,7 +236,7 @@ class Slopes:
             )
             for side in (aim.donor, aim.receiver)
         ]
-        heads = (read[0] - read[1]).unbind(-1)
+        heads = (products[0] - products[1]).unbind(-1)
         return {Component("head", layer, head): effect for head, effect in enumerate(heads)}
 
 

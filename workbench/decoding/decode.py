@@ -152,8 +152,8 @@ def decode_many(
         prompts, "decode(pair, load_problems('shapes', limit=1)[0])", Problem, EncodedPrompt, name="prompts"
     )
     encoded = [pair.encode(prompt) for prompt in prompts]
-    made = _prepared(pair, prompts, encoded, interventions, model, sampling)
-    return draw(pair, encoded, sampling, model=model, interventions=made, stop=stop, progress=progress)
+    edits = _prepared(pair, prompts, encoded, interventions, model, sampling)
+    return draw(pair, encoded, sampling, model=model, interventions=edits, stop=stop, progress=progress)
 
 
 def _prepared(
@@ -172,8 +172,8 @@ def _prepared(
     if interventions is None:
         return None
     alike = isinstance(interventions, Condition)
-    given = [interventions] * len(prompts) if alike else [*interventions]
-    for condition in {id(one): one for one in given if isinstance(one, Condition)}.values():
+    entries = [interventions] * len(prompts) if alike else [*interventions]
+    for condition in {id(one): one for one in entries if isinstance(one, Condition)}.values():
         if condition.answered_by != model:
             raise InputError(
                 f"`intervention` {condition.title!r} acts on {condition.answered_by!r}, and `model` is {model!r}: "
@@ -184,7 +184,7 @@ def _prepared(
     whole = problems if len(problems) == len(prompts) else None
     if alike:
         return prepare_seeing(interventions, pair, prompts, problems=whole, **how)
-    ready = [None if isinstance(one, Condition) else one for one in given]
+    ready = [None if isinstance(one, Condition) else one for one in entries]
     if odd := [one for one in ready if one is not None and not hasattr(one, "problem_id")]:
         raise InputError(
             f"`intervention` is {odd[0]!r}; expected a condition, or what was made of one for the prompt: "
@@ -195,7 +195,7 @@ def _prepared(
         prepare_seeing(one, pair, [prompt], problems=whole and [whole[i]], **how)[0]
         if isinstance(one, Condition)
         else one
-        for i, (prompt, one) in enumerate(zip(prompts, given, strict=True))
+        for i, (prompt, one) in enumerate(zip(prompts, entries, strict=True))
     ]
 
 
@@ -300,14 +300,14 @@ def respond(
             stacklevel=2,
         )
     prompts = listed(prompts, "decode(pair, pair.encode(problem))", EncodedPrompt, name="prompts")
-    given = one_each(interventions, [prompt.problem_id for prompt in prompts])
+    entries = one_each(interventions, [prompt.problem_id for prompt in prompts])
     stops = Stops(processor, anatomy, stop)
 
     def answered(batch: Sequence[EncodedPrompt], here: slice) -> list[list[Response]]:
         begun = time.perf_counter()
         if engine is None:
             uniforms = torch.stack([_uniforms(sampling, prompt.problem_id) for prompt in batch])
-            how = (batch, given[here], uniforms, temperature, stops)
+            how = (batch, entries[here], uniforms, temperature, stops)
             written = write(*how) if write else _plain(generate_ids(anatomy, *how))
         else:
             how = {
@@ -318,8 +318,8 @@ def respond(
             written = _plain(
                 engine.generate(
                     [
-                        vllm_request(anatomy, prompt, stops, intervention=made, samples=samples, **how)
-                        for prompt, made in zip(batch, given[here], strict=True)
+                        vllm_request(anatomy, prompt, stops, intervention=edit, samples=samples, **how)
+                        for prompt, edit in zip(batch, entries[here], strict=True)
                     ]
                 )
             )
@@ -340,13 +340,13 @@ def respond(
             for prompt, rows in zip(batch, written, strict=True)
         ]
 
-    done: list[list[Response]] = []
+    answers: list[list[Response]] = []
     groups = batches(prompts, sampling.batch_size if engine is None else max(1, len(prompts)))
     for _, responses in piecewise(groups, answered, model=anatomy, what="decoding"):
-        done += responses
+        answers += responses
         if progress:
-            progress(len(done), len(prompts))
-    return done
+            progress(len(answers), len(prompts))
+    return answers
 
 
 def _plain(ids: Sequence[Sequence[Sequence[int]]]) -> list[list[Written]]:

@@ -60,15 +60,15 @@ def response_scores(
         NotFiniteError: NaN or infinity on the way.
     """
     rows = [prompt.continued(ids) for prompt, ids in zip(prompts, responses, strict=True)]
-    made = [None] * len(rows) if interventions is None else interventions
+    edits = [None] * len(rows) if interventions is None else interventions
     longest = max(len(ids) for ids in responses)
     with naming([prompt.problem_id for prompt in prompts]):
-        logits = read_logits(anatomy, collate(rows, pad_id), last=longest + 1, write=batch_edits(rows, made))
+        logits = read_logits(anatomy, collate(rows, pad_id), last=longest + 1, write=batch_edits(rows, edits))
     scores = []
     for row, ids in zip(logits, responses, strict=True):
         # One row at a time: float32 log probabilities of a whole batch would be the largest tensor around.
         log_p = row[-len(ids) - 1 : -1].float().log_softmax(-1)
-        said = ids.to(log_p.device)
-        total = log_p.gather(1, said[:, None]).sum().item()
-        scores.append((total, bool((log_p.argmax(-1) == said).all())))
+        tokens = ids.to(log_p.device)
+        total = log_p.gather(1, tokens[:, None]).sum().item()
+        scores.append((total, bool((log_p.argmax(-1) == tokens).all())))
     return scores

@@ -43,5 +43,5 @@ class Written:
 def response_html(response: Response) -> str:
     """The text of a response and how it ended."""
     ended = "finished" if response.finished else "cut off"
-    told = f"{response.problem_id}, sample {response.sample}: {response.tokens:,} tokens, {ended}"
-    return markup.paragraph(told) + markup.paragraph(response.text)
+    caption = f"{response.problem_id}, sample {response.sample}: {response.tokens:,} tokens, {ended}"
+    return markup.paragraph(caption) + markup.paragraph(response.text)

@@ -50,8 +50,8 @@ class Stops:
         over = torch.isin(recent[:, -1], torch.tensor(self.ends, device=recent.device))
         if self.strings:
             texts = [self._text([i for i in row if i >= 0]) for row in recent.tolist()]
-            found = [any(s in text for s in self.strings) for text in texts]
-            over = over | torch.tensor(found, device=recent.device)
+            hits = [any(s in text for s in self.strings) for text in texts]
+            over = over | torch.tensor(hits, device=recent.device)
         return over
 
     def read(self, ids: Sequence[int]) -> tuple[str, int, bool]:

@@ -138,8 +138,8 @@ class VllmEngine:
 
         params = [SamplingParams(**request.sampling) for request in requests]
         results = self._llm.generate([request.prompt for request in requests], params, use_tqdm=False)
-        drawn = [[[*output.token_ids] for output in result.outputs] for result in results]
-        return [rows * (request.samples // len(rows)) for request, rows in zip(requests, drawn, strict=True)]
+        ids = [[[*output.token_ids] for output in result.outputs] for result in results]
+        return [rows * (request.samples // len(rows)) for request, rows in zip(requests, ids, strict=True)]
 
     @cached_property
     def _llm(self) -> Any:
@@ -198,16 +198,16 @@ def engine_for(pair: ModelPair, model: Model, engine: VllmEngine | str | None) -
         raise InputError(
             f"`engine` is {engine!r}; expected None, 'vllm' or a VllmEngine: decode(pair, prompt, engine='vllm')"
         )
-    anatomy, told = getattr(pair, model), pair.provenance[model]
-    source = told["id"] if pair.preset is None else str(pair.preset.source(model))
+    anatomy, metadata = getattr(pair, model), pair.provenance[model]
+    source = metadata["id"] if pair.preset is None else str(pair.preset.source(model))
     in_memory = source.endswith(" in memory")
     advanced = model == "rlvr" and "checkpoint" in pair.provenance
-    if in_memory or advanced or fingerprint(anatomy.model) != told["weights"]:
+    if in_memory or advanced or fingerprint(anatomy.model) != metadata["weights"]:
         raise InputError(
             f"`pair` {pair.name!r}: no checkpoint holds the weights that its {model} model has now; save it with its "
             "processor, and give the folder: decode(pair, prompt, engine=VllmEngine(folder))"
         )
-    return _engine(source, told["revision"], told["dtype"])
+    return _engine(source, metadata["revision"], metadata["dtype"])
 
 
 @lru_cache(maxsize=1)

@@ -69,20 +69,20 @@ def bootstrap(
     if problems < FEWEST:
         nothing = np.full_like(estimate, np.nan)
         return Intervals(estimate, nothing, nothing)
-    drawn = np.asarray(statistic(draws(problems, resamples, seed)), dtype=np.float64)
-    ordered = np.sort(drawn, axis=0)
+    resampled = np.asarray(statistic(draws(problems, resamples, seed)), dtype=np.float64)
+    ordered = np.sort(resampled, axis=0)
     if method == "order":
         ends = [percentiles(ordered, *_tails(np.full(len(estimate), problems), level))]
     else:
-        left = np.asarray(statistic(left_out(problems)), dtype=np.float64)
+        jackknife = np.asarray(statistic(left_out(problems)), dtype=np.float64)
         positive = np.broadcast_to(np.asarray(bounds[0]) >= 0, estimate.shape)
         ends = (
-            _smooth(estimate, drawn, ordered, left, level, positive)
+            _smooth(estimate, resampled, ordered, jackknife, level, positive)
             if method == "sums"
-            else _correlated(estimate, ordered, left, level)
+            else _correlated(estimate, ordered, jackknife, level)
         )
     low, high = _within(np.stack([one for one, _ in ends]), np.stack([two for _, two in ends]), bounds)
-    unusable = ((~np.isfinite(drawn)).mean(axis=0) > UNDEFINED_SHARE) | ~(high > low)
+    unusable = ((~np.isfinite(resampled)).mean(axis=0) > UNDEFINED_SHARE) | ~(high > low)
     low[unusable] = high[unusable] = np.nan
     return Intervals(estimate, low, high)
 
@@ -101,10 +101,10 @@ def left_out(problems: int) -> Array:
     """Counts (groups, problems) that leave out each problem, or each of GROUPS random groups; all rows sum to problems."""
     order = np.random.default_rng(0).permutation(problems)
     group = order % min(problems, GROUPS)
-    kept = (group != np.arange(min(problems, GROUPS))[:, None]).astype(np.float64)
-    kept *= problems / kept.sum(axis=1, keepdims=True)
-    kept.setflags(write=False)
-    return kept
+    counts = (group != np.arange(min(problems, GROUPS))[:, None]).astype(np.float64)
+    counts *= problems / counts.sum(axis=1, keepdims=True)
+    counts.setflags(write=False)
+    return counts
 
 
 def percentiles(ordered: Array, low: Array, high: Array) -> tuple[Array, Array]:

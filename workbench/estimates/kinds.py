@@ -73,8 +73,8 @@ def spearman(x: ArrayLike, y: ArrayLike, problem: ArrayLike, **settings: Unpack[
     x, y = finite(x), finite(y)
     ids, problems = number_problems(problem, len(x))
     statistic = RankCorrelation(x, y, ids, problems)
-    found = bootstrap(statistic, problems, method="correlation", **settings)[0]
-    return replace(found, estimate=statistic.exact)
+    interval = bootstrap(statistic, problems, method="correlation", **settings)[0]
+    return replace(interval, estimate=statistic.exact)
 
 
 def pearson(x: ArrayLike, y: ArrayLike, problem: ArrayLike, **settings: Unpack[Settings]) -> Interval:

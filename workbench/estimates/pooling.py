@@ -96,7 +96,7 @@ def pool(
 
     values = np.array([log(value) if factor else value for value, _ in kept])
     with np.errstate(divide="ignore", invalid="ignore"):  # I² of pairs that are all alike
-        found: Any = combine_effects(
+        combined: Any = combine_effects(
             values,
             np.array([e for _, e in kept]) ** 2,
             method_re="iterated",
@@ -104,15 +104,15 @@ def pool(
             alpha=1 - level,
             maxiter=1000,
         )
-    low, high = found.conf_int(alpha=1 - level)[1].tolist()
-    ends = (float(found.mean_effect_re), low, high)
-    alike = found.test_homogeneity()
+    low, high = combined.conf_int(alpha=1 - level)[1].tolist()
+    ends = (float(combined.mean_effect_re), low, high)
+    alike = combined.test_homogeneity()
     return Pooled(
         Interval(*(exp(value) if factor else value for value in ends)),
         len(kept),
-        float(np.sqrt(found.tau2)),
-        max(0.0, float(found.i2)) if found.q > 0 else 0.0,
-        max(0.0, float(found.q)),
+        float(np.sqrt(combined.tau2)),
+        max(0.0, float(combined.i2)) if combined.q > 0 else 0.0,
+        max(0.0, float(combined.q)),
         float(alike.pvalue),
         factor,
     )

@@ -56,14 +56,14 @@ def shares(amount: Array, weight: Array, *, level: float = 0.95) -> Intervals:
     estimate = np.clip(divide(amount.sum(axis=0), total), 0, 1)
     speaking = (weight > 0).sum(axis=0)
     trials = _trials(amount, weight, estimate, speaking, level)
-    known = (speaking >= 2) & np.isfinite(trials)
-    safe = np.where(known, trials, 1.0)
-    right = np.where(known, estimate, 0.5) * safe
+    usable = (speaking >= 2) & np.isfinite(trials)
+    safe = np.where(usable, trials, 1.0)
+    right = np.where(usable, estimate, 0.5) * safe
     # An end that no share can pass has no quantile; it is its own bound.
     low = np.where(right > 0, betaincinv(right, safe - right + 1, (1 - level) / 2), 0.0)
     high = np.where(right < safe, betaincinv(right + 1, safe - right, (1 + level) / 2), 1.0)
     low, high = np.minimum(low, estimate), np.maximum(high, estimate)
-    return Intervals(estimate, np.where(known, low, np.nan), np.where(known, high, np.nan))
+    return Intervals(estimate, np.where(usable, low, np.nan), np.where(usable, high, np.nan))
 
 
 def _trials(amount: Array, weight: Array, estimate: Array, speaking: Array, level: float) -> Array:

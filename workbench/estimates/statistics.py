@@ -36,8 +36,10 @@ class Median:
         self.values = values[order]
         self.owner = np.full((blocks, self.size), problems)  # the last block is filled up with nobody's cells
         self.owner.ravel()[: len(values)] = problem[order]
-        held = np.arange(blocks)[:, None] * (problems + 1) + self.owner
-        per_block = np.bincount(held.ravel(), minlength=blocks * (problems + 1)).reshape(blocks, problems + 1)
+        slots = np.arange(blocks)[:, None] * (problems + 1) + self.owner
+        per_block = np.bincount(slots.ravel(), minlength=blocks * (problems + 1)).reshape(
+            blocks, problems + 1
+        )
         self.per_block = per_block[:, :problems].T.astype(np.float64)
 
     def __call__(self, counts: Array) -> Array:
@@ -155,8 +157,8 @@ def finite(values: ArrayLike) -> Array:
     array = np.asarray(values, dtype=np.float64)
     wrong = int((~np.isfinite(array)).sum())
     if wrong or not array.size:
-        found = f"{wrong} that are NaN or infinite" if wrong else "none at all"
+        fault = f"{wrong} that are NaN or infinite" if wrong else "none at all"
         raise InputError(
-            f"`values` must be finite numbers, one per cell, found {found}; leave such cells out first."
+            f"`values` must be finite numbers, one per cell, found {fault}; leave such cells out first."
         )
     return array

@@ -38,6 +38,7 @@ from workbench.replay.disturbances import jittered
 from workbench.replay.nothing_selected import NOTHING, check_selected
 from workbench.replay.prepared import check_fits
 from workbench.runs import kept
+from workbench.selection import low_note
 from workbench.views import markup
 
 __all__ = [
@@ -96,6 +97,13 @@ class Ablation:
         )
 
     @property
+    def low(self) -> str:
+        """Which cells the conditions call low, in words; "" where none does, or where their settings are not known."""
+        conditions = self.settings.get("interventions", {})
+        names = dict.fromkeys(self.summary["intervention"])
+        return low_note({str(name): conditions[name] for name in names if name in conditions})
+
+    @property
     def columns(self) -> pd.DataFrame:
         """Table, column, unit and meaning of every column of its tables."""
         return describe(self.tables())
@@ -112,7 +120,7 @@ class Ablation:
         """Accuracy differences to the plain RLVR model, with intervals, as a plotly Figure."""
         from workbench.views.outcome_figures import accuracy_differences
 
-        return accuracy_differences(self.summary)
+        return accuracy_differences(self.summary, low=self.low)
 
 
 def ablate(
@@ -241,17 +249,17 @@ def _check_replays(conditions: Mapping[str, Named], responses: pd.DataFrame, tot
 
 def _named(interventions: Mapping[str, Named] | Sequence[Named] | Named) -> dict[str, Named]:
     if isinstance(interventions, Mapping):
-        given = dict(interventions)
+        conditions = dict(interventions)
     else:
-        given = {}
+        conditions = {}
         alone = isinstance(interventions, str | Condition)
         for condition in [interventions] if alone else interventions:
             name = condition_of(condition).title
-            given[name if name not in given else f"{name} ({len(given)})"] = condition
-    for condition in given.values():
+            conditions[name if name not in conditions else f"{name} ({len(conditions)})"] = condition
+    for condition in conditions.values():
         condition_of(condition)
     plain: dict[str, Named] = {"base": "base", "rlvr": "rlvr"}
-    return plain | {name: value for name, value in given.items() if not isinstance(value, str)}
+    return plain | {name: value for name, value in conditions.items() if not isinstance(value, str)}
 
 
 def _spec(

@@ -43,7 +43,6 @@ Respond = Callable[[ModelPair, EncodedPrompt, Intervention | None], Response]
 """How a turn is decoded: (pair, prompt, its intervention) -> one response."""
 
 _CHARACTERS = 16  # a token stands for no more, on average: longer texts are not even tokenized
-_UNKNOWN = 32_768  # positions of a model whose config does not say
 
 
 def run_agent(
@@ -90,27 +89,27 @@ def run_agent(
             a tool that needs pictures resized as Qwen-VL does, a first prompt that exceeds the context, or a chat template that
             refuses several turns.
     """
-    limit = _limit(pair) if max_context is None else max_context
+    limit = pair.context if max_context is None else max_context
     tool = tool or tool_of(pair)
     _check_tool(pair, tool)
     _check(problem, model, intervention, turns, limit)
     length = pair.sampling(temperature=temperature, seed=seed, max_new_tokens=max_new_tokens).max_new_tokens
     how = {"temperature": temperature, "seed": seed, "max_new_tokens": length}
     answer = respond or _decoder(model, {**how, "engine": engine})
-    asked = _explained(pair, problem, tool)
-    images, said, done = [*problem.images], list[Message](), list[Turn]()
+    task = _explained(pair, problem, tool)
+    images, messages, history = [*problem.images], list[Message](), list[Turn]()
     ended: Ended = "turns"
     for number in range(1, turns + 1):
-        if sum(len(p) for m in said for p in m.parts if isinstance(p, str)) > _CHARACTERS * limit:
+        if sum(len(p) for m in messages for p in m.parts if isinstance(p, str)) > _CHARACTERS * limit:
             ended = "context"
             break
-        prompt = pair.encode(replace(asked, id=f"{problem.id}/turn {number}"), said)
+        prompt = pair.encode(replace(task, id=f"{problem.id}/turn {number}"), messages)
         if len(prompt) + length > limit:
-            _check_room(problem, prompt, length, limit, done)
+            _check_room(problem, prompt, length, limit, history)
             ended = "context"
             break
         turn, step = _turn(pair, prompt, intervention, answer, tool, images, number, lens=lens)
-        done.append(turn)
+        history.append(turn)
         if step.answered:
             ended = "answer"
             break
@@ -119,13 +118,13 @@ def run_agent(
         if len(step.text) > _CHARACTERS * limit:  # before its special tokens are looked for
             ended = "context"
             break
-        said.append(Message("assistant", (as_said(pair.processor, step.text),)))
+        messages.append(Message("assistant", (as_said(pair.processor, step.text),)))
         parts = (as_said(pair.processor, part) if isinstance(part, str) else part for part in reply)
-        said.append(Message("user", tuple(parts)))
+        messages.append(Message("user", tuple(parts)))
     settings = {"pair": pair.name, "model": model, "turns": turns, **how, "max_context": limit}
     settings |= {} if engine is None else {"engine": str(engine)}
     settings |= {"tool": asdict(tool), "intervention": intervention and signature_of(intervention)}
-    return Transcript(problem, tuple(done), ended, settings)
+    return Transcript(problem, tuple(history), ended, settings)
 
 
 def _explained(pair: ModelPair, problem: Problem, tool: ZoomTool) -> Problem:
@@ -159,12 +158,12 @@ def _turn(
 ) -> tuple[Turn, Step]:
     """One response, with the intervention made for its prompt, and what the tool reads in it."""
     begun = time.perf_counter()
-    made = None if intervention is None else prepare(intervention, pair, [prompt])[0]
+    edit = None if intervention is None else prepare(intervention, pair, [prompt])[0]
     making = time.perf_counter()
-    response = answer(pair, prompt, made)
+    response = answer(pair, prompt, edit)
     seconds = time.perf_counter() - making
-    seen = _seen(pair, prompt) if tool.relative_to == "seen" else None
-    step = tool.read(utf8(response.text), [image.size for image in images], seen)
+    size = _seen(pair, prompt) if tool.relative_to == "seen" else None
+    step = tool.read(utf8(response.text), [image.size for image in images], size)
     turn = Turn(
         number=number,
         positions=len(prompt),
@@ -175,8 +174,8 @@ def _turn(
         call=step.call,
         error=step.error,
         crop=tool.crop(step.call, images) if step.call else None,
-        made=getattr(made, "summary", {}),
-        making_seconds=making - begun if made else 0.0,
+        made=getattr(edit, "summary", {}),
+        making_seconds=making - begun if edit else 0.0,
         seconds=seconds,
         trace=trace(pair, [prompt], top_k=5, null_draws=0) if lens else None,
         replaced=len(response.replaced),
@@ -210,22 +209,22 @@ def run_agents(
     for problem in problems:
         _check_images(problem)
     settings["tool"] = settings.get("tool") or tool_of(pair)
-    found = []
+    parts = []
     for number, problem in enumerate(problems, start=1):
         page = f"{number:04d}.html"
 
         def make(problem: Problem = problem, page: str = page) -> list[pd.DataFrame]:
             transcript = run_agent(pair, problem, **settings)
-            shown = pd.DataFrame({"html": [transcript.html()]})
-            return [_row(transcript, page), transcript.to_dataframe(), shown]
+            page_html = pd.DataFrame({"html": [transcript.html()]})
+            return [_row(transcript, page), transcript.to_dataframe(), page_html]
 
         spec = {"pair": pair.provenance, "problem": problem.fingerprint, "page": page, **settings}
-        *tables, shown = kept(keep, spec, ("agents", "turns", "pages"), make)
-        write_page(pages / page, shown["html"].item())
-        found.append(tables)
+        *tables, page_html = kept(keep, spec, ("agents", "turns", "pages"), make)
+        write_page(pages / page, page_html["html"].item())
+        parts.append(tables)
         if progress:
             progress("agent", number, len(problems))
-    agents, turns = (pd.concat(tables, ignore_index=True) for tables in zip(*found, strict=True))
+    agents, turns = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
     stopped = turns["made_stopped"].tolist() if "made_stopped" in turns else []
     if empty := stopped.count(NOTHING):
         warnings.warn(
@@ -281,12 +280,6 @@ def _seen(pair: ModelPair, prompt: EncodedPrompt) -> list[tuple[int, int]]:
     return [(columns * side, rows * side) for _, rows, columns in prompt.grids]
 
 
-def _limit(pair: ModelPair) -> int:
-    """Positions that both models were made for."""
-    configs = [anatomy.model.config.get_text_config() for anatomy in (pair.base, pair.rlvr)]
-    return min(getattr(config, "max_position_embeddings", None) or _UNKNOWN for config in configs)
-
-
 def _check_images(problem: Problem) -> None:
     if not isinstance(problem, Problem):
         raise InputError(
@@ -294,9 +287,9 @@ def _check_images(problem: Problem) -> None:
             "run_agent(pair, load_problems('shapes-agent', limit=1)[0])"
         )
     if not problem.images or problem.video:
-        found = "a video" if problem.video else "no images"
+        content = "a video" if problem.video else "no images"
         raise InputError(
-            f"`problem` {problem.id!r} has {found}; the zoom tool needs images: Problem(..., images=(picture,))"
+            f"`problem` {problem.id!r} has {content}; the zoom tool needs images: Problem(..., images=(picture,))"
         )
 
 

@@ -17,12 +17,10 @@ from workbench.lens.strata import mask
 from workbench.models.batches import Cells, collate
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
-from workbench.selection import Selection
+from workbench.selection import LOW
 from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import Edit, read_residuals
 
-LOW = Selection(threshold="quantile", tau=0.4)
-"""What drift calls low: a fixed part of a layer's visual positions, so that every condition is measured at as many cells."""
 SCOPES = {"without last layer": slice(-1), "last layer": slice(-1, None)}
 """Name -> layers."""
 

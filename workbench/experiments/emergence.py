@@ -79,26 +79,26 @@ class Emergence:
 
         By root KL; of what was asked further, the curves of each group that change most, by KL.
         """
-        asked, size = self.order["group"] != "", self.order["measure"] == "size"
-        most = self.order.loc[asked].sort_values("other_change", key=abs, ascending=False, kind="stable")
+        further, size = self.order["group"] != "", self.order["measure"] == "size"
+        most = self.order.loc[further].sort_values("other_change", key=abs, ascending=False, kind="stable")
         most = most.groupby(["group", "kind", "scope"], sort=False).head(LARGEST)
         rows = pd.concat([self.order.loc[size], most])
-        for column, wanted in (("kind", "visual"), ("scope", "without last layer")):
-            held = set(rows[column])
-            rows = rows.loc[rows[column] == (wanted if wanted in held else min(held))]
+        for column, preferred in (("kind", "visual"), ("scope", "without last layer")):
+            present = set(rows[column])
+            rows = rows.loc[rows[column] == (preferred if preferred in present else min(present))]
         return [_told(row) for row in rows.to_dict("records")]
 
     def _repr_html_(self) -> str:
-        shown = ["measure", "kind", "scope", "group", "other", *Interval.names("gap"), "state", "obstacle"]
-        own, asked = (
-            self.order.loc[rows, shown] for rows in (self.order["group"] == "", self.order["group"] != "")
+        columns = ["measure", "kind", "scope", "group", "other", *Interval.names("gap"), "state", "obstacle"]
+        own, others = (
+            self.order.loc[rows, columns] for rows in (self.order["group"] == "", self.order["group"] != "")
         )
-        told = "gap: half-time of the low-entropy shift minus that of the other, in steps of RL."
-        further = markup.folded("beside what was asked further", markup.table(asked)) if len(asked) else ""
+        note = "gap: half-time of the low-entropy shift minus that of the other, in steps of RL."
+        further = markup.folded("beside what was asked further", markup.table(others)) if len(others) else ""
         return (
             markup.listing(self.verdicts)
             + markup.table(own)
-            + markup.paragraph(told)
+            + markup.paragraph(note)
             + further
             + markup.folded("half-times of all curves", markup.table(self.timing))
             + markup.folded(
@@ -173,31 +173,31 @@ def follow_training(
     """
     problems = listed(problems, _CALL, distinct=True)
     steps, further = _check(checkpoints, bins, further or {})
-    asked = {"samples": samples, "temperature": 1.0, "seed": seed}
-    asked |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    found, told, settings = {}, {}, {}
+    requested = {"samples": samples, "temperature": 1.0, "seed": seed}
+    requested |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    measures, weights, settings = {}, {}, {}
     for number, (name, load) in enumerate(checkpoints.items()):
         if progress:
             progress(str(name), number, len(checkpoints))
         pair = load()
-        sampling = pair.sampling(**asked)
+        sampling = pair.sampling(**requested)
         settings = sampling.settings | {"bins": bins}
-        told[str(name)] = {role: pair.provenance[role]["weights"] for role in ("base", "rlvr")}
+        weights[str(name)] = {role: pair.provenance[role]["weights"] for role in ("base", "rlvr")}
         spec = {
             "pair": {**pair.provenance},
             "problems": [p.fingerprint for p in problems],
             "further": [*further],
         }
-        (found[name],) = kept(
+        (measures[name],) = kept(
             Path(keep) if keep is not None else None,
             spec | settings,
             ["emergence"],
             partial(_shard, pair, problems, sampling, bins, further),
         )
     names = [*steps, *(name for name in checkpoints if isinstance(name, str))]
-    curves = Curves.of([found[name] for name in names], bins)
+    curves = Curves.of([measures[name] for name in names], bins)
     table, timing, order = compare(curves, names, len(steps), resamples, seed)
-    return Emergence(table, timing, order, tuple(steps), {"checkpoints": told, "settings": settings})
+    return Emergence(table, timing, order, tuple(steps), {"checkpoints": weights, "settings": settings})
 
 
 def _shard(*parts: Any) -> list[pd.DataFrame]:
@@ -253,8 +253,8 @@ def _told(row: Mapping[str, Any]) -> str:
         return f"{shift} beside {other}: {row['state']}, {row['obstacle']}."
     gap = Interval.in_row(row, "gap")
     unsaid = {"undecided": "is undecided beside", "too few problems": "has too few problems beside"}
-    said = unsaid.get(row["state"], row["state"])
-    return f"{shift} {said} {other}: {gap} steps between the two half-times."
+    relation = unsaid.get(row["state"], row["state"])
+    return f"{shift} {relation} {other}: {gap} steps between the two half-times."
 
 
 def _check(checkpoints: Any, bins: int, further: Any) -> tuple[list[int], dict[str, Any]]:

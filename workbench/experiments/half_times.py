@@ -38,11 +38,11 @@ def half_times(curves: Array, steps: ArrayLike) -> Array:
     NaN where it ends where it began.
     """
     at = np.asarray(steps, float)
-    gone = divide(curves - curves[..., :1], curves[..., -1:] - curves[..., :1])
-    after = np.maximum(np.argmax(gone >= 0.5, axis=-1), 1)[..., None]
+    shares = divide(curves - curves[..., :1], curves[..., -1:] - curves[..., :1])
+    after = np.maximum(np.argmax(shares >= 0.5, axis=-1), 1)[..., None]
     (g0, g1), (s0, s1) = (
         [np.take_along_axis(values, index, -1)[..., 0] for index in (after - 1, after)]
-        for values in (gone, np.broadcast_to(at, gone.shape))
+        for values in (shares, np.broadcast_to(at, shares.shape))
     )
     return s0 + divide(0.5 - g0, g1 - g0) * (s1 - s0)
 
@@ -67,8 +67,8 @@ class Curves:
             for part in ("amount", "weight")
         ]
         keys = measured[0].loc[:, KEYS].drop_duplicates(ignore_index=True)
-        held = wide[0].index.droplevel("problem")[: len(keys)]
-        order = held.get_indexer(pd.MultiIndex.from_frame(keys))
+        entries = wide[0].index.droplevel("problem")[: len(keys)]
+        order = entries.get_indexer(pd.MultiIndex.from_frame(keys))
         amount, weight = (
             part.to_numpy(float).reshape(-1, len(keys), len(measured))[:, order] for part in wide
         )
@@ -105,15 +105,15 @@ class Curves:
             for place, key in enumerate(self.keys.iloc[:plain].to_dict("records"))
             if key["scope"] == "" and (key["measure"] == "greedy" or key["measure"].startswith("Pass@"))
         ]
-        found = {}
+        gains = {}
         for place in answers:
             amount, weight = self.amount[:, place], self.weight[:, place]
-            known = shares(amount, weight)
+            levels = shares(amount, weight)
             for number in range(amount.shape[1]):
                 gain = share_change(amount[:, last] - amount[:, number], weight[:, number])
                 own = Interval(0.0, np.nan, np.nan)  # of the last one over itself
-                found[place, number] = (known[number], own if number == last else gain)
-        return found
+                gains[place, number] = (levels[number], own if number == last else gain)
+        return gains
 
     def timed(self) -> list[int]:
         """Rows of ``keys`` whose half-times are of interest: answers, what was asked for further, and the outermost strata."""
@@ -142,16 +142,16 @@ def compare(
         gaps = half[:, [a for a, _ in pairs]] - half[:, [b for _, b in pairs]]
         return np.concatenate([half, gaps], axis=1)
 
-    problems, count, held = len(curves.amount), len(keys) * len(names), len(timed)
+    problems, count, number_timed = len(curves.amount), len(keys) * len(names), len(timed)
     settings = Settings(resamples=resamples, seed=seed)
-    found = bootstrap(smooth, problems, **settings)
+    intervals = bootstrap(smooth, problems, **settings)
     when = bootstrap(timing_of, problems, method="order", **settings)
     answers = curves.shares(last)
     rows = []
     for place, key in enumerate(keys.to_dict("records")):
         for number, name in enumerate(names):
             index = place * len(names) + number
-            value, minus, over = (found[index + block * count] for block in range(3))
+            value, minus, over = (intervals[index + block * count] for block in range(3))
             value, minus = answers.get((place, number), (value, minus))
             row = {
                 "condition": RL if number <= last else name,
@@ -162,18 +162,18 @@ def compare(
                 row | minus.columns("last_minus") | over.columns("last_over") | {"problems": problems}
             )
     table = pd.DataFrame(rows)
-    change = [found[3 * count + i] for i in range(held)]
+    change = [intervals[3 * count + i] for i in range(number_timed)]
     for i, place in enumerate(timed):
         if (place, 0) in answers:
             change[i] = answers[place, 0][1]  # the last step minus the first
-    half = [when[i] for i in range(held)]
+    half = [when[i] for i in range(number_timed)]
     timing = pd.DataFrame(
         key | change[i].columns("change") | half[i].columns("half_time") | {"problems": problems}
         for i, key in enumerate(keyed)
     )
     order = []
     for number, (a, b) in enumerate(pairs):
-        gap, obstacle = when[held + number], _obstacle(change[a], change[b], timing, a, b)
+        gap, obstacle = when[number_timed + number], _obstacle(change[a], change[b], timing, a, b)
         first = keyed[a]
         order.append(
             {key: first[key] for key in ("measure", "kind", "scope")}
@@ -187,19 +187,19 @@ def compare(
 
 def _pairs(rows: Sequence[Mapping[str, Any]], bins: int) -> list[tuple[int, int]]:
     """Each shift of the lowest stratum, beside the answers, the highest stratum, and the KL beside what was asked further."""
-    found = []
+    pairs = []
     for a, shift in enumerate(rows):
         if shift["kind"] and shift["stratum"] == 0:
             beside = {**shift, "stratum": bins - 1}
             groups = (
                 ("",) if shift["measure"] == "size" else ("", *{r["scope"] for r in rows if not r["kind"]})
             )
-            found += [
+            pairs += [
                 (a, b)
                 for b, other in enumerate(rows)
                 if other == beside or (other["kind"] == "" and other["scope"] in groups)
             ]
-    return found
+    return pairs
 
 
 def name_of(curve: Mapping[str, Any]) -> str:

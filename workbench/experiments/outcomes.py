@@ -44,17 +44,17 @@ def summarise_responses(responses: pd.DataFrame, *, samples: int, pass_at: Seque
     Raises:
         InputError: a problem is missing under some condition.
     """
-    found = scores(responses, samples=samples, pass_at=pass_at)
+    by_condition = scores(responses, samples=samples, pass_at=pass_at)
     number, models = len(set(responses["problem"])), _models(responses)
     clusters, rows = np.arange(number), []
-    for name, measures in found.items():
+    for name, measures in by_condition.items():
         for measure, values in measures.items():
             row: dict[str, Any] = {"intervention": name, **models.get(name, {})}
             row |= {"measure": measure, "problems": number}
             row |= share(values, clusters).columns("estimate")
             for reference in REFERENCES:
-                if reference in found and reference != name:
-                    other = found[reference][measure]
+                if reference in by_condition and reference != name:
+                    other = by_condition[reference][measure]
                     row |= share_difference(other, values, clusters).columns(f"vs_{reference}")
                     if measure == "greedy":
                         row[f"vs_{reference}_mcnemar"] = mcnemar(other, values)
@@ -75,7 +75,7 @@ def scores(
         raise InputError(
             f"`responses` lacks {', '.join(sorted(missing)) or 'rows'}; give the table of that name of `ablate(...)`"
         )
-    found: dict[str, dict[str, np.ndarray]] = {}
+    by_condition: dict[str, dict[str, np.ndarray]] = {}
     order = list(dict.fromkeys(responses["problem"]))
     for name in dict.fromkeys(responses["intervention"]):
         rows = responses.loc[responses["intervention"] == name]
@@ -88,8 +88,8 @@ def scores(
         right = wide.to_numpy(bool)
         measures = {"greedy": right[:, 0].astype(float)}
         measures |= {f"Pass@{k}": pass_at_k(samples, right[:, 1:].sum(1), k) for k in pass_at}
-        found[str(name)] = measures
-    return found
+        by_condition[str(name)] = measures
+    return by_condition
 
 
 def changes(
@@ -113,11 +113,11 @@ def changes(
     ks = [int(measure.removeprefix("Pass@"))] if measure != "greedy" else []
     here = responses.loc[responses["intervention"].isin([name, against])]
     parts = [("all", here)] if by is None else list(here.groupby(by, sort=False))
-    for part, chosen in parts:
-        found = scores(chosen, samples=samples, pass_at=ks)
-        if missing := {name, against} - {*found}:
-            raise InputError(f"`responses` lacks the conditions {sorted(missing)}; it has {[*found]}")
-        before, after = (found[condition][measure] for condition in (against, name))
+    for part, own in parts:
+        by_condition = scores(own, samples=samples, pass_at=ks)
+        if missing := {name, against} - {*by_condition}:
+            raise InputError(f"`responses` lacks the conditions {sorted(missing)}; it has {[*by_condition]}")
+        before, after = (by_condition[condition][measure] for condition in (against, name))
         row: dict[str, Any] = {"part": part, "problems": len(after)}
         row |= share(after, np.arange(len(after))).times(100).columns("accuracy")
         interval = share_difference(before, after, np.arange(len(after)))

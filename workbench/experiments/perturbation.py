@@ -78,13 +78,13 @@ class Perturbation:
 
     def __repr__(self) -> str:
         problems, inputs = self.table["problem"].nunique(), len(self.table) // len(SCOPES)
-        left = f", {self.left_out} left out" * bool(self.left_out)
-        return f"Perturbation({problems} problems{left}, {inputs} inputs)\n{self.verdict}"
+        remainder = f", {self.left_out} left out" * bool(self.left_out)
+        return f"Perturbation({problems} problems{remainder}, {inputs} inputs)\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        shown = self.slopes.loc[(self.slopes["method"] == "within") & (self.slopes["fit"] == "alone")]
-        shown = shown.drop(columns=["method", "fit"])
-        pooled = shown.loc[shown["kind"] == "all"].drop(columns="kind")
+        slopes = self.slopes.loc[(self.slopes["method"] == "within") & (self.slopes["fit"] == "alone")]
+        slopes = slopes.drop(columns=["method", "fit"])
+        pooled = slopes.loc[slopes["kind"] == "all"].drop(columns="kind")
         return (
             markup.paragraph(self.verdict, strong=True)
             + markup.folded(f"{len(self.verdicts)} verdicts", markup.listing(v.text for v in self.verdicts))
@@ -93,7 +93,7 @@ class Perturbation:
                 "Slopes of log perplexity within problems, all disturbances pooled, nats per token a nat of drift at cells "
                 f"of that stratum; {len(pooled)} of {len(self.slopes)} rows."
             )
-            + markup.folded("by disturbance", markup.table(shown))
+            + markup.folded("by disturbance", markup.table(slopes))
         )
 
     @property
@@ -200,13 +200,13 @@ def perturb(
         if progress:
             progress(min(start + SHARD, len(problems)), len(problems))
     table = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    found = len(set(table["problem"]))
-    _check_found(found, len(problems), samples)
+    measurable = len(set(table["problem"]))
+    _check_found(measurable, len(problems), samples)
     slopes, per_problem = slope_table(table, resamples=resamples, seed=seed)
     verdicts = judge(slopes)
     settings |= {"resamples": resamples, "pair": dict(pair.provenance)}
     parts = (table, slopes, per_problem, verdicts, headline(verdicts))
-    return Perturbation(*parts, len(problems) - found, settings)
+    return Perturbation(*parts, len(problems) - measurable, settings)
 
 
 def _check_found(found: int, total: int, samples: int) -> None:
@@ -236,18 +236,18 @@ def _run(
     """The table of some problems."""
     prompts = [pair.encode(problem) for problem in problems]
     responses = _responses(pair, problems, prompts, settings)
-    known = [
-        (problem, prompt, said)
-        for problem, prompt, said in zip(problems, prompts, responses, strict=True)
-        if said is not None
+    cases = [
+        (problem, prompt, texts)
+        for problem, prompt, texts in zip(problems, prompts, responses, strict=True)
+        if texts is not None
     ]
 
     def measured(batch: Sequence[EncodedPrompt], here: slice) -> list[tuple[Any, ...]]:
-        return _measure(pair, batch, known[here], disturbances, settings)
+        return _measure(pair, batch, cases[here], disturbances, settings)
 
-    groups = batches([prompt for _, prompt, _ in known], settings["batch_size"])
-    found = piecewise(groups, measured, model=pair.base, what="perturbing")
-    return pd.DataFrame([row for _, rows in found for row in rows], columns=pd.Index(COLUMNS))
+    groups = batches([prompt for _, prompt, _ in cases], settings["batch_size"])
+    parts = piecewise(groups, measured, model=pair.base, what="perturbing")
+    return pd.DataFrame([row for _, rows in parts for row in rows], columns=pd.Index(COLUMNS))
 
 
 def _measure(
@@ -258,19 +258,19 @@ def _measure(
     settings: Mapping[str, Any],
 ) -> list[tuple[Any, ...]]:
     """The rows of one batch."""
-    ids = [response_ids(pair, said[which]) for which in (0, 1) for *_, said in known]
+    ids = [response_ids(pair, texts[which]) for which in (0, 1) for *_, texts in known]
     clean, rows = Reference.of(pair, batch), []
     low = [
         low_cells(pair, prompt, entropy)
         for prompt, (_, entropy) in zip(batch, drift(pair, batch, clean), strict=True)
     ]
     shows = _inputs(pair, [problem for problem, *_ in known], batch, disturbances, settings)
-    for kind, strength, draw, shown, made in shows:
-        write = batch_edits(shown, made)
-        base = clean if settings["reference"] == "clean" else Reference.of(pair, shown, write)
-        moved = [kl for kl, _ in drift(pair, shown, base, write)]
+    for kind, strength, draw, prompts, edits in shows:
+        write = batch_edits(prompts, edits)
+        base = clean if settings["reference"] == "clean" else Reference.of(pair, prompts, write)
+        moved = [kl for kl, _ in drift(pair, prompts, base, write)]
         nats = response_nats(
-            pair.rlvr, [*shown, *shown], ids, pad_id=pair.pad_id, interventions=[*made, *made]
+            pair.rlvr, [*prompts, *prompts], ids, pad_id=pair.pad_id, interventions=[*edits, *edits]
         )
         for place, (problem, *_) in enumerate(known):
             means = {
@@ -278,10 +278,10 @@ def _measure(
                 for scope, stratum, mask in by_stratum(low[place])
             }
             both = (place, place + len(known))  # the right response, and the wrong one
-            said = (*(nats[i] for i in both), *(len(ids[i]) for i in both))
+            nats_and_lengths = (*(nats[i] for i in both), *(len(ids[i]) for i in both))
             for scope in SCOPES:
                 key = (problem.id, problem.family, kind, strength, draw, scope)
-                rows.append((*key, means[scope, "low"], means[scope, "high"], *said))
+                rows.append((*key, means[scope, "low"], means[scope, "high"], *nats_and_lengths))
     return rows
 
 
@@ -297,20 +297,20 @@ def _inputs(
     yield CLEAN, 0.0, 0, prompts, nothing
     for how in disturbances:
         for draw in range(1, settings["draws"] + 1):
-            shown, made = prompts, nothing
+            views, edits = prompts, nothing
             if how.kind == "embeddings":
-                made = [
+                edits = [
                     EmbeddingNoise.of(
                         prompt, how.strength, how.seed(settings["seed"], prompt.problem_id, draw)
                     )
                     for prompt in prompts
                 ]
             else:
-                shown = [
+                views = [
                     pair.encode(disturb(problem, prompt, how, settings["seed"], draw))
                     for problem, prompt in zip(problems, prompts, strict=True)
                 ]
-            yield how.kind, how.strength, draw, shown, made
+            yield how.kind, how.strength, draw, views, edits
 
 
 def _responses(
@@ -331,14 +331,14 @@ def _responses(
         max_new_tokens=settings["max_new_tokens"],
         batch_size=settings["batch_size"],
     )
-    chosen: list[tuple[str, str] | None] = []
+    pairs: list[tuple[str, str] | None] = []
     for problem, answers in zip(problems, sampled, strict=True):
         first: dict[bool, str] = {}
         for text in (answer.text for answer in answers if answer.text):
             right = verify(text, problem.answer or "", problem.verifier, choices=problem.choices).correct
             first.setdefault(right, text)
-        chosen.append((first[True], first[False]) if len(first) == 2 else None)
-    return chosen
+        pairs.append((first[True], first[False]) if len(first) == 2 else None)
+    return pairs
 
 
 def _check(
@@ -349,12 +349,12 @@ def _check(
     responses: str,
     samples: int,
 ) -> None:
-    for name, value, known in (
+    for name, value, values in (
         ("reference", reference, get_args(Input)),
         ("responses", responses, get_args(Responses)),
     ):
-        if value not in known:
-            raise InputError(f"`{name}` is {value!r}; expected {' or '.join(map(repr, known))}: {_CALL}")
+        if value not in values:
+            raise InputError(f"`{name}` is {value!r}; expected {' or '.join(map(repr, values))}: {_CALL}")
     if not disturbances or not all(isinstance(how, Disturbance) for how in disturbances):
         raise InputError(
             f"`disturbances` is {disturbances!r}; expected at least one Disturbance: "

@@ -59,24 +59,24 @@ def measure(
     prompts = reuse.of(("prompts", ids), lambda: [pair.encode(problem) for problem in problems])
     begun = time.perf_counter()
     how = {"seed": seed, "batch_size": batch_size, "reuse": reuse}
-    made = prepare_seeing(condition, pair, prompts, problems=problems, **how)
-    seeing = len(made) - made.count(None)
-    if whole and isinstance(condition, Replay) and len(empty := unselected(made)) == seeing:
+    edits = prepare_seeing(condition, pair, prompts, problems=problems, **how)
+    seeing = len(edits) - edits.count(None)
+    if whole and isinstance(condition, Replay) and len(empty := unselected(edits)) == seeing:
         check_selected(empty, seeing, condition)
     making = (time.perf_counter() - begun) / len(problems)
     model = condition_of(condition).answered_by
-    greedy = draw(pair, prompts, sampling.greedy, model=model, interventions=made)
+    greedy = draw(pair, prompts, sampling.greedy, model=model, interventions=edits)
     sampled = draw(
         pair,
         prompts,
         sampling,
         model=model,
-        interventions=made,
+        interventions=edits,
         progress=None if tell is None else lambda done, _: tell(done),
     )
     rows = []
     for problem, prompt, intervention, first, others in zip(
-        problems, prompts, made, greedy, sampled, strict=True
+        problems, prompts, edits, greedy, sampled, strict=True
     ):
         cells, visual = _touched(intervention, prompt)
         for sample, response in enumerate([*first, *others], start=-1):
@@ -102,7 +102,7 @@ def measure(
                     "replaced_share": len(response.replaced) / response.tokens,
                 }
             )
-    return pd.DataFrame(rows), _drift(pair, condition, prompts, made, batch_size, reuse)
+    return pd.DataFrame(rows), _drift(pair, condition, prompts, edits, batch_size, reuse)
 
 
 def _touched(intervention: Intervention | None, prompt: EncodedPrompt) -> tuple[float, float]:

@@ -69,11 +69,11 @@ def slope_table(
     settings, slopes, singles = Settings(resamples=resamples, level=level, seed=seed), [], []
     for kind, scope, outcome, sample in _samples(table):
         here = {"kind": kind, "scope": scope, "outcome": outcome}
-        for method, fit, stratum, found, problems in _fits(sample, kind, settings):
+        for method, fit, stratum, slope, problems in _fits(sample, kind, settings):
             slopes.append(
                 here
                 | {"stratum": stratum, "method": method, "fit": fit}
-                | found.columns("slope")
+                | slope.columns("slope")
                 | {"problems": problems, "rows": len(sample.y)}
             )
         rows = np.bincount(sample.problem, minlength=len(sample.names))
@@ -136,8 +136,8 @@ def _samples(table: pd.DataFrame) -> Iterator[tuple[str, str, str, Sample]]:
     kinds = [str(kind) for kind in dict.fromkeys(table["kind"]) if kind != CLEAN]
     for kind in (ALL, *kinds):
         for scope in dict.fromkeys(table["scope"]):
-            chosen = (table["scope"] == scope) & ((kind == ALL) | table["kind"].isin([kind, CLEAN]))
-            rows = table.loc[chosen].dropna(subset=["drift_low", "drift_high"])
+            inside = (table["scope"] == scope) & ((kind == ALL) | table["kind"].isin([kind, CLEAN]))
+            rows = table.loc[inside].dropna(subset=["drift_low", "drift_high"])
             if rows.empty:
                 continue
             problem, _ = number_problems(rows["problem"], len(rows))
@@ -157,7 +157,7 @@ def _fits(sample: Sample, kind: str, settings: Settings) -> Iterator[tuple[str, 
     """Method, fit, stratum, slope, and how many problems it rests on."""
     each = sample.each()
     within, equal = sample.moments(sample.problem), sample.moments(sample.strength)
-    found = bootstrap(
+    intervals = bootstrap(
         together(partial(_mean, each=each), partial(_pooled, sums=within), partial(_pooled, sums=equal)),
         len(sample.names),
         **settings,
@@ -165,7 +165,7 @@ def _fits(sample: Sample, kind: str, settings: Settings) -> Iterator[tuple[str, 
     moved = [np.isfinite(each).sum(0), *(np.tile((m[:, :2] > 0).sum(0), 2) for m in (within, equal))]
     for index, (method, counts) in enumerate(zip(METHODS, moved, strict=False)):
         for place, (fit, stratum) in enumerate(_FITTED):
-            yield method, fit, stratum, found[4 * index + place], int(counts[place])
+            yield method, fit, stratum, intervals[4 * index + place], int(counts[place])
     level = settings.get("level", 0.95)
     for strata in ([0], [1], [0, 1]):
         if len(strata) == 1 or kind == ALL:
@@ -259,12 +259,12 @@ def judge(slopes: pd.DataFrame, *, level: float = 0.95) -> tuple[Claim, ...]:
 
 def headline(verdicts: Iterable[Claim]) -> str:
     """The line to remember: slopes within problems, without the last layer; alone, joint, and at equal strength."""
-    found = {tuple(v.key[name] for name in ("outcome", "scope", "method", "fit")): v for v in verdicts}
+    by_key = {tuple(v.key[name] for name in ("outcome", "scope", "method", "fit")): v for v in verdicts}
     scope = next(iter(SCOPES))
     parts = []
     for outcome, name in NAMES.items():
         within, equal, joint = (
-            found.get((outcome, scope, method, fit))
+            by_key.get((outcome, scope, method, fit))
             for method, fit in (("within", "alone"), ("equal strength", "alone"), ("within", "joint"))
         )
         if within is None:

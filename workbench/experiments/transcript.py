@@ -98,14 +98,12 @@ class Transcript:
         Raises:
             InputError: the problem has no reference answer.
         """
-        asked = problem or self.problem
-        if asked.answer is None:
-            raise InputError(
-                f"`problem` {asked.id!r} has no answer to compare with: Problem(..., answer='3')"
-            )
+        task = problem or self.problem
+        if task.answer is None:
+            raise InputError(f"`problem` {task.id!r} has no answer to compare with: Problem(..., answer='3')")
         if self.ended != "answer":
             return Outcome(False, None, _WHY[self.ended])
-        return verify(self.turns[-1].text, asked.answer, asked.verifier, choices=asked.choices)
+        return verify(self.turns[-1].text, task.answer, task.verifier, choices=task.choices)
 
     def images(self) -> "Sequence[Image.Image]":
         """The images of the context: the problem's, then the crops."""

@@ -90,10 +90,10 @@ def try_replay(
     for name, model, tokens in (("base", "base", None), ("rlvr", "rlvr", None), ("replay", "rlvr", learned)):
         how: dict[str, Any] = {"model": model, "intervention": tokens, "max_new_tokens": max_new_tokens}
         greedy = decode(pair, prompt, **how)
-        drawn = decode(pair, prompt, samples=samples, temperature=1.0, seed=seed, **how)
+        sampled = decode(pair, prompt, samples=samples, temperature=1.0, seed=seed, **how)
         right = [
             verify(response.text, problem.answer, problem.verifier, choices=problem.choices).correct
-            for response in [*greedy, *drawn]
+            for response in [*greedy, *sampled]
         ]
         rows.append({"model": name, "greedy": greedy[0].text, "right": right[0]})
         rows[-1] |= {"samples": samples, "samples_right": sum(right[1:])}

@@ -97,10 +97,10 @@ def check_tool(relative_to: str | None) -> None:
     """
     if relative_to not in (None, "pixels", "seen"):
         try:
-            known = 0 < float(relative_to) < float("inf")
+            valid = 0 < float(relative_to) < float("inf")
         except ValueError:
-            known = False
-        if not known:
+            valid = False
+        if not valid:
             raise InputError(
                 f"`relative_to` is {relative_to!r}; expected pixels, seen or a number: relative_to='1000'"
             )
@@ -108,12 +108,12 @@ def check_tool(relative_to: str | None) -> None:
 
 def size_of(text: str) -> tuple[int, int] | None:
     """Width and height that an option gives as 1000x800; None for 0x0."""
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if found is None:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
         raise InputError(
             f"`image` is {text!r}; expected width and height in pixels: forecast_pair('shapes', image='1000x800')"
         )
-    width, height = int(found[1]), int(found[2])
+    width, height = int(match[1]), int(match[2])
     if (width == 0) != (height == 0):
         raise InputError(
             f"`image` is {text!r}; expected at least 1 pixel each way, or 0x0 for no picture: "

@@ -114,10 +114,10 @@ def study(
         problems = problems.of(preset)
         listed = problems.load(progress)
         against = {"ablate": checks.unanswerable(listed), "perturb": checks.undisturbable(listed)}
-        wanted = {name: parts.wanted(name, preset, against) for name in ("ablate", "perturb", "nulls")}
+        parts_on = {name: parts.wanted(name, preset, against) for name in ("ablate", "perturb", "nulls")}
         blind, bundled = checks.blind(listed), preset is not None and preset.bundled
         left_out = {LONG[what]: why for what, why in against.items() if why and bundled}
-        if wanted["ablate"] and blind:
+        if parts_on["ablate"] and blind:
             left_out["interventions at visual tokens"] = blind
 
         from workbench.models.bundled import controls_of
@@ -131,12 +131,14 @@ def study(
             seed=problems.seed,
             **measures.keywords(preset),
             interventions=cells.matrix(loaded, answers.engine, pictures=not blind)
-            if wanted["ablate"]
+            if parts_on["ablate"]
             else None,
             **answers.keywords(loaded),
-            perturbed=wanted["perturb"],
-            null_models=(preset.study_settings["null_models"] if preset else NULLS) if wanted["nulls"] else 0,
-            controls=controls_of(loaded) if wanted["nulls"] else None,
+            perturbed=parts_on["perturb"],
+            null_models=(preset.study_settings["null_models"] if preset else NULLS)
+            if parts_on["nulls"]
+            else 0,
+            controls=controls_of(loaded) if parts_on["nulls"] else None,
             notes={"source": problems.described} | ({"left out": left_out} if left_out else {}),
             overwrite=place.overwrite,
             progress=progress,
@@ -184,10 +186,12 @@ def ablate(
         spec |= {"source": problems.described}
         with run_folder(out, "ablate", spec, overwrite=place.overwrite) as work:
             ablation = run(loaded, listed, matrix, **settings, keep=work / "shards", progress=progress)
-            built = work / "run"
-            write_tables(built / "tables", ablation.tables(), large=("responses",))
-            hint = write_figures(ablation_figures(ablation.summary, ablation.drift), built / "figures")
-            write_json(built / "spec.json", {**spec, **dict(ablation.settings), "made_with": made_with()})
+            folder = work / "run"
+            write_tables(folder / "tables", ablation.tables(), large=("responses",))
+            hint = write_figures(
+                ablation_figures(ablation.summary, ablation.drift, low=ablation.low), folder / "figures"
+            )
+            write_json(folder / "spec.json", {**spec, **dict(ablation.settings), "made_with": made_with()})
     _print_accuracies(ablation.summary)
     if hint:
         typer.echo(hint)
@@ -231,7 +235,7 @@ def make_figures(
 
     kind = models.dtype.value if models.dtype else None
     source = (problems.problems or questions.SHAPES, problems.split, problems.limit)
-    given = Options(
+    settings = Options(
         models.pair,
         models.base,
         models.rlvr,
@@ -247,11 +251,11 @@ def make_figures(
     out.mkdir(parents=True, exist_ok=True)
     busy = f"`out` {out}: other figures are being made there; wait for them, or name another folder: out='{out}-2'"
     with alone(out / ".figures.lock", busy), progress_bars() as progress:
-        chosen, work = find_analyses(names=names), Given(given, progress)
+        analyses, work = find_analyses(names=names), Given(settings, progress)
         if run is None:
             _ = work.pair  # every analysis asks for it: what is wrong with it is said once, and in flags
-        made, failed = _make(chosen, work, out, force, bool(names), progress)
-    typer.echo("\n".join([*made, *failed, f"Figures  {out}"]))
+        lines, failed = _make(analyses, work, out, force, bool(names), progress)
+    typer.echo("\n".join([*lines, *failed, f"Figures  {out}"]))
     raise typer.Exit(2 if failed else 0)
 
 
@@ -300,8 +304,8 @@ def agent(
 
         loaded = models.load(progress)
         named = {options.Agents.TOKENS: "tokens, low", options.Agents.PATCH: "patch, low"}
-        chosen = named.get(work.intervention)
-        condition = cells.matrix(loaded)[chosen] if chosen else None
+        title = named.get(work.intervention)
+        condition = cells.matrix(loaded)[title] if title else None
         settings: dict[str, Any] = {
             "intervention": condition,
             "turns": work.turns,
@@ -325,10 +329,10 @@ def agent(
             write_tables(folder / "run" / "tables", tables)
             write_json(folder / "run" / "spec.json", {**spec, "made_with": made_with()})
     agents = tables["agents"]
-    known = agents["correct"].dropna().tolist()
+    verdicts = agents["correct"].dropna().tolist()
     typer.echo(f"{len(agents)} problems, {agents['ended'].tolist().count('answer')} answered")
-    if known:
-        typer.echo(f"{sum(known)} of {len(known)} correct")
+    if verdicts:
+        typer.echo(f"{sum(verdicts)} of {len(verdicts)} correct")
     _say_where({"Transcripts": out / "transcripts", "Tables": out / "tables"})
 
 
@@ -350,21 +354,21 @@ def _make(
     """Run analyses; what became of each, and which could not be made; what doesn't suit the pair counts there if it was named."""
     from workbench.studies.paper import Unsuited
 
-    made: list[str] = []
+    lines: list[str] = []
     failed: list[str] = []
     for number, analysis in enumerate(analyses, 1):
         try:
             if not force and analysis.up_to_date(given, out):
-                made.append(f"{analysis.name}: up to date")
+                lines.append(f"{analysis.name}: up to date")
             else:
                 finding, hint = analysis.make(given, out)
-                made += [f"{analysis.name}: made", *([hint] if hint else []), *map(str, finding.claims)]
+                lines += [f"{analysis.name}: made", *([hint] if hint else []), *map(str, finding.claims)]
         except Unsuited as error:
-            (failed if named else made).append(f"{analysis.name}: left out, {error}")
+            (failed if named else lines).append(f"{analysis.name}: left out, {error}")
         except InputError as error:  # what one analysis can't show must not cost the others
             failed.append(f"{analysis.name}: {error}")
         progress("figures", number, len(analyses))
-    return made, failed
+    return lines, failed
 
 
 def _print_accuracies(summary: Any) -> None:
@@ -373,13 +377,13 @@ def _print_accuracies(summary: Any) -> None:
 
     from workbench.experiments.outcomes import accuracy_rows
 
-    shown = Table(
+    table = Table(
         "intervention", "greedy", "- RLVR", "Pass@1", "- RLVR", "McNemar p", title="percent, 95% intervals"
     )
-    shown.columns[0].min_width = 14  # names break between words, numbers not at all
+    table.columns[0].min_width = 14  # names break between words, numbers not at all
     for row in accuracy_rows(summary):
-        shown.add_row(row["name"], *row["cells"])
-    Console().print(shown)
+        table.add_row(row["name"], *row["cells"])
+    Console().print(table)
 
 
 def _say_where(places: Mapping[str, Path]) -> None:

@@ -20,12 +20,12 @@ def column_mapping(columns: list[str] | None) -> dict[str, Any] | None:
     Raises:
         InputError: an option of another form.
     """
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for option in columns or ():
         field, equals, names = option.partition("=")
         if not equals or not field:
             raise InputError(
                 f"`columns` is {option!r}; expected FIELD=COLUMN: --columns question=query --columns image=img1,img2"
             )
-        found[field] = names.split(",") if "," in names else names
-    return found or None
+        mapping[field] = names.split(",") if "," in names else names
+    return mapping or None

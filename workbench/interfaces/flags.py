@@ -102,17 +102,17 @@ class Spoken:
 
     def command(self, name: str = "") -> str:
         """The command, with a value that works for one of its options."""
-        known = self.defaults.get(name)
-        shown = (
-            f"{self.flags[name]} {known}"
-            if isinstance(known, str | int | float) and name in self.flags
+        default = self.defaults.get(name)
+        example = (
+            f"{self.flags[name]} {default}"
+            if isinstance(default, str | int | float) and name in self.flags
             else ""
         )
         if name in self.switches or (name in self.flags and not self.flags[name].startswith("-")):
-            shown = ""
-        example = EXAMPLES.get(name, shown)
-        own = not example or any(part in self.flags.values() for part in example.split())
-        return f"{self.words} {example if own else shown}".strip()
+            example = ""
+        named = EXAMPLES.get(name, example)
+        own = not named or any(part in self.flags.values() for part in named.split())
+        return f"{self.words} {named if own else example}".strip()
 
     def flag(self, name: str) -> str | None:
         """The flag of an argument."""
@@ -161,10 +161,10 @@ class Group(TyperGroup):
         try:
             return super().resolve_command(ctx, args)
         except UsageError as error:
-            known = self.list_commands(ctx)
+            names = self.list_commands(ctx)
             words = " ".join(["workbench", *_path(ctx)])
             raise InputError(
-                f"No such command: {words} {args[0]}{nearest(args[0], known)}; there are {', '.join(known)}: {words} --help"
+                f"No such command: {words} {args[0]}{nearest(args[0], names)}; there are {', '.join(names)}: {words} --help"
             ) from error
 
 
@@ -261,9 +261,9 @@ def _names(text: str, spoken: Spoken) -> str:
 
 def _calls(text: str) -> Iterator[tuple[int, int, ast.Call]]:
     """Calls in a text that do not lie in one another: where each begins and ends, and what it is."""
-    done = 0
+    end_of_last = 0
     for match in _CALL.finditer(text):
-        if match.start() < done:
+        if match.start() < end_of_last:
             continue
         for close in (i for i in range(match.end(), len(text)) if text[i] == ")"):
             try:
@@ -271,8 +271,8 @@ def _calls(text: str) -> Iterator[tuple[int, int, ast.Call]]:
             except (SyntaxError, ValueError):
                 continue
             if isinstance(node, ast.Call):
-                done = close + 1
-                yield match.start(), done, node
+                end_of_last = close + 1
+                yield match.start(), end_of_last, node
             break
 
 
@@ -289,15 +289,15 @@ def _typed(call: ast.Call, spoken: Spoken) -> str | None:
     for name, value in named:
         flag = spoken.flag(name)
         try:
-            known = ast.literal_eval(value)
+            literal = ast.literal_eval(value)
         except ValueError:
             continue
-        if flag is None or not isinstance(known, str | int | float) or known is False:
+        if flag is None or not isinstance(literal, str | int | float) or literal is False:
             continue
         if flag.startswith("-"):
-            typed[flag] = flag if known is True else f"{flag} {shlex.quote(str(known))}"
+            typed[flag] = flag if literal is True else f"{flag} {shlex.quote(str(literal))}"
         else:
-            words, typed[flag] = words.replace(flag, shlex.quote(str(known))), ""
+            words, typed[flag] = words.replace(flag, shlex.quote(str(literal))), ""
     if not typed and spoken is not STUDY and function in ("load_pair", "load_problems"):
         return _typed(call, STUDY)
     return " ".join([words, *filter(None, typed.values())]) if typed else None
@@ -307,16 +307,16 @@ def _misused(error: Any, spoken: Spoken, args: list[str]) -> str:
     """What the parser refused, in the words that the library has for such things."""
     wrong = getattr(error, "param", None)
     if wrong is None:
-        given = getattr(error, "option_name", None)
-        known = {flag: name for name, flag in spoken.flags.items() if flag.startswith("--")}
-        if given and given not in known:
-            return f"No such option: `{given}`{nearest(given, known)}: {spoken.words} --help"
-        return f"{error.format_message().rstrip('.')}: {spoken.command(known.get(str(given), ''))}"
-    flag, said = spoken.flags[wrong.name], (getattr(error, "message", "") or "").rstrip(".")
+        option = getattr(error, "option_name", None)
+        names = {flag: name for name, flag in spoken.flags.items() if flag.startswith("--")}
+        if option and option not in names:
+            return f"No such option: `{option}`{nearest(option, names)}: {spoken.words} --help"
+        return f"{error.format_message().rstrip('.')}: {spoken.command(names.get(str(option), ''))}"
+    flag, message = spoken.flags[wrong.name], (getattr(error, "message", "") or "").rstrip(".")
     if type(error).__name__ == "MissingParameter":
         return f"`{flag}` is missing: {spoken.command(wrong.name)}"
     expected = next(
-        (worded for pattern, words in _EXPECTED if (worded := _worded(pattern, words, said))), said
+        (worded for pattern, words in _EXPECTED if (worded := _worded(pattern, words, message))), message
     )
     return f"`{flag}` is {_given(flag, args)!r}; expected {expected}: {spoken.command(wrong.name)}"
 

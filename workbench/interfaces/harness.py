@@ -96,17 +96,17 @@ class Responder:
         loading: dict[str, Any] = {"base": base, "rlvr": rlvr, "dtype": dtype, "device": device}
         loading |= {"device_map": device_map, "attn_implementation": attn_implementation}
         loading |= {"processor": processor, "chat_template": chat_template}
-        given = {name: value for name, value in loading.items() if value is not None}
+        arguments = {name: value for name, value in loading.items() if value is not None}
         _check_settings(intervention, settings)
         if engine not in (None, "vllm"):
             raise InputError(f"`engine` is {engine!r}; expected None or 'vllm': {_CALL}, engine='vllm'")
         if isinstance(pair, ModelPair):
-            if given:
+            if arguments:
                 raise InputError(
-                    f"`{next(iter(given))}` was given beside a loaded `pair`; leave it out, or name the pair: {_CALL}"
+                    f"`{next(iter(arguments))}` was given beside a loaded `pair`; leave it out, or name the pair: {_CALL}"
                 )
         else:
-            pair = load_pair(pair if pair or base or rlvr else "shapes", **given)
+            pair = load_pair(pair if pair or base or rlvr else "shapes", **arguments)
         size = batch_of(pair) if batch_size in (None, "auto") else batch_size
         if not str(size).isdecimal() or int(str(size)) < 1:
             raise InputError(
@@ -150,14 +150,14 @@ class Responder:
                 interventions=made,
                 stop=stops,
             )
-            return [before_stop(found.text, stops) for (found,) in responses]
+            return [before_stop(response.text, stops) for (response,) in responses]
 
-        done: list[str | Exception] = []
+        answers: list[str | Exception] = []
         for start in range(0, len(questions), self.batch_size):
-            done += self._isolated(questions[start : start + self.batch_size], work)
+            answers += self._isolated(questions[start : start + self.batch_size], work)
         if isinstance(self.condition, Replay) and len(questions) > 1:
             check_selected([*empty], len(questions), self.condition)
-        return done
+        return answers
 
     def likelihoods(
         self, question: Callable[[], Question], continuations: Sequence[str]
@@ -190,8 +190,8 @@ class Responder:
                 )
             return [scores]
 
-        (found,) = self._isolated([question], work)
-        return [found] * len(continuations) if isinstance(found, Exception) else found
+        (result,) = self._isolated([question], work)
+        return [result] * len(continuations) if isinstance(result, Exception) else result
 
     def _isolated(
         self,
@@ -200,16 +200,16 @@ class Responder:
     ) -> list[Any]:
         """The work done on a batch; if that fails, on each question alone, with the error where one fails again."""
         try:
-            asked = [question() for question in questions]
-            prompts = [self.pair.encode(q.problem, q.turns) for q in asked]
-            problems = [q.problem for q in asked]
+            ready = [question() for question in questions]
+            prompts = [self.pair.encode(q.problem, q.turns) for q in ready]
+            problems = [q.problem for q in ready]
             how = {"problems": problems, "seed": self.seed, "batch_size": self.batch_size}
             return work(prompts, prepare_seeing(self.condition, self.pair, prompts, **how))
         except Exception as error:  # a task's own code, a file, memory: an evaluation of hours goes on
             traceback.clear_frames(error.__traceback__)  # their tensors would be kept with it
             if len(questions) == 1:
                 return [error]
-        return [found for question in questions for found in self._isolated([question], work)]
+        return [outcome for question in questions for outcome in self._isolated([question], work)]
 
 
 def make_problem(name: str, parts: Sequence[Part], system: str | None = None) -> Problem:
@@ -230,8 +230,10 @@ def make_problem(name: str, parts: Sequence[Part], system: str | None = None) ->
         raise InputError(
             f"{name} has {len(videos)} videos; a problem has one at most: give the others as images"
         )
-    frames, told = read_video(_local(videos[0]), f"{name}: video", Path()) if videos else ((), {})
-    return Problem(name, "\n".join(texts), images=tuple(images), video=frames, system=system, metadata=told)
+    frames, metadata = read_video(_local(videos[0]), f"{name}: video", Path()) if videos else ((), {})
+    return Problem(
+        name, "\n".join(texts), images=tuple(images), video=frames, system=system, metadata=metadata
+    )
 
 
 def make_question(name: str, messages: Sequence[tuple[str, Sequence[Part]]]) -> Question:
@@ -263,12 +265,12 @@ def make_question(name: str, messages: Sequence[tuple[str, Sequence[Part]]]) -> 
 
 def _in_order(name: str, parts: Iterable[Part]) -> tuple[Any, ...]:
     """The parts of a turn after the problem, which keeps their order."""
-    found: list[Any] = []
+    content: list[Any] = []
     for kind, value in parts:
         if kind not in ("text", "image"):
             raise InputError(f"{name} has {kind} in a later message; expected text and images there")
-        found += [value] if kind == "text" else pictures(value, name)
-    return tuple(found)
+        content += [value] if kind == "text" else pictures(value, name)
+    return tuple(content)
 
 
 def pictures(value: Any, name: str) -> tuple[Any, ...]:
@@ -305,11 +307,11 @@ def _condition(pair: ModelPair, wanted: Named | str | None, settings: Mapping[st
 def _check_settings(wanted: Named | str | None, settings: Mapping[str, Any]) -> None:
     """Refuse what can be refused before anything is loaded."""
     kinds = {"replay": Replay, "patch": Patch}
-    known = (None, "none", "rlvr", "base", *kinds)
-    if not isinstance(wanted, Condition) and wanted not in known:
+    names = (None, "none", "rlvr", "base", *kinds)
+    if not isinstance(wanted, Condition) and wanted not in names:
         raise InputError(
-            f"`intervention` is {wanted!r}; expected one of {', '.join(known[1:])}"
-            f"{nearest(str(wanted), known[1:])}, a Replay, a Patch or an Adapter: {_CALL}"
+            f"`intervention` is {wanted!r}; expected one of {', '.join(names[1:])}"
+            f"{nearest(str(wanted), names[1:])}, a Replay, a Patch or an Adapter: {_CALL}"
         )
     kind = kinds.get(wanted) if isinstance(wanted, str) else None
     possible = [f.name for f in fields(kind)] if kind else []

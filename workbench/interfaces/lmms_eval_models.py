@@ -65,11 +65,11 @@ class ChatModel(lmms):
         settings = [_settings(request.args) for request in requests]
         for i, how in enumerate(settings):
             groups.setdefault(repr(how), []).append(i)
-        asked, found = self._questions(requests), dict[int, Any]()
+        questions, by_place = self._questions(requests), dict[int, Any]()
         for members in groups.values():
-            answers = self.responder.answer([asked[i] for i in members], **settings[members[0]])
-            found |= zip(members, answers, strict=True)
-        return _whole([found[i] for i in range(len(requests))], "")
+            answers = self.responder.answer([questions[i] for i in members], **settings[members[0]])
+            by_place |= zip(members, answers, strict=True)
+        return _whole([by_place[i] for i in range(len(requests))], "")
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """(loss, whether greedy decoding would say it) of each request's continuation; an intervention is made once for all
@@ -86,12 +86,12 @@ class ChatModel(lmms):
                 )
             context, _, _, number, task, split = request.args
             groups.setdefault((task, split, number, context), []).append(i)
-        found: dict[int, Any] = {}
+        by_place: dict[int, Any] = {}
         for members in groups.values():
             (question,) = self._questions([requests[members[0]]])
-            said = [self._continuation(requests[i].args) for i in members]
-            found |= zip(members, self.responder.likelihoods(question, said), strict=True)
-        scores = _whole([found[i] for i in range(len(requests))], (float("-inf"), False))
+            continuations = [self._continuation(requests[i].args) for i in members]
+            by_place |= zip(members, self.responder.likelihoods(question, continuations), strict=True)
+        scores = _whole([by_place[i] for i in range(len(requests))], (float("-inf"), False))
         return [GenerationResult((-log_p, greedy)) for log_p, greedy in scores]
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
@@ -126,8 +126,8 @@ class ChatModel(lmms):
         return Question(make_problem(name, [*parts, ("text", _unmarked(context))]))
 
     def _continuation(self, args: Sequence[Any]) -> str:
-        _, said, _, number, task, split = args
-        return str(said(self.task_dict[task][split][number])) if callable(said) else said
+        _, target, _, number, task, split = args
+        return str(target(self.task_dict[task][split][number])) if callable(target) else target
 
 
 class SimpleModel(ChatModel):
@@ -138,10 +138,10 @@ class SimpleModel(ChatModel):
 
 def _settings(args: Sequence[Any]) -> dict[str, Any]:
     """Arguments of `Responder.answer`, out of a task's generation settings."""
-    given = next(arg for arg in args if isinstance(arg, Mapping))
-    temperature = float(given.get("temperature") or 0.0)
-    sampled = given.get("do_sample")
-    if sampled and given.get("temperature") is None:
+    generation = next(arg for arg in args if isinstance(arg, Mapping))
+    temperature = float(generation.get("temperature") or 0.0)
+    sampled = generation.get("do_sample")
+    if sampled and generation.get("temperature") is None:
         temperature = 1.0
     if sampled is False:
         temperature = 0.0
@@ -149,16 +149,16 @@ def _settings(args: Sequence[Any]) -> dict[str, Any]:
     if temperature:
         plain |= {"top_p": (None, 1), "top_k": (None, 0, -1)}
     for name, harmless in plain.items():
-        if given.get(name) not in harmless:
+        if generation.get(name) not in harmless:
             raise InputError(
-                f"`{name}` is {given[name]!r}; responses are greedy, or drawn from the whole distribution: "
+                f"`{name}` is {generation[name]!r}; responses are greedy, or drawn from the whole distribution: "
                 f"--gen_kwargs {name}=1,..."
             )
-    until = given.get("until") or []
+    until = generation.get("until") or []
     stops = [until] if isinstance(until, str) else until
     return {
         "temperature": temperature,
-        "max_new_tokens": given.get("max_new_tokens"),
+        "max_new_tokens": generation.get("max_new_tokens"),
         "stop": tuple(stop for stop in stops if stop.strip()),
     }
 

@@ -63,8 +63,8 @@ def doctor(
     """Show what is installed and works here, what would fail, and how to mend it; or what memory a pair needs."""
     from rich.console import Console
 
-    asked = {"tokens": tokens, "image": image, "placement": placement, "dtype": dtype, "device": device}
-    prompt: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    sizes = {"tokens": tokens, "image": image, "placement": placement, "dtype": dtype, "device": device}
+    prompt: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
     prompt |= {} if image is None else {"image": size_of(image)}
     if pair or base or rlvr:
         quiet()

@@ -123,14 +123,14 @@ class Models:
         if preset is not None:
             sources = {"base": preset.source("base"), "rlvr": preset.source("rlvr")}
             return depth_in_files(sources, preset.revision)
-        given = {role: source for role, source in (("base", self.base), ("rlvr", self.rlvr)) if source}
-        if len(given) < 2:
-            lacks = "rlvr" if "base" in given else "base"
+        sources_here = {role: source for role, source in (("base", self.base), ("rlvr", self.rlvr)) if source}
+        if len(sources_here) < 2:
+            lacks = "rlvr" if "base" in sources_here else "base"
             raise InputError(
-                f"`{lacks}` is missing beside {' '.join(given.values())}; give both models, or the name of a pair "
+                f"`{lacks}` is missing beside {' '.join(sources_here.values())}; give both models, or the name of a pair "
                 '(--pair shapes): load_pair(base="runs/base", rlvr="runs/rlvr")'
             )
-        return depth_in_files(given)
+        return depth_in_files(sources_here)
 
     def load(self, progress: Progress | None = None, **settings: Any) -> "ModelPair":
         """Both models, loaded."""
@@ -294,8 +294,8 @@ class LowCells:
         from workbench.interventions import default_matrix
 
         deep = depth or 10_000
-        known = {} if preset is None else preset.matrix(self.given)
-        for condition in default_matrix(deep, **known | self.given).values():
+        defaults = {} if preset is None else preset.matrix(self.given)
+        for condition in default_matrix(deep, **defaults | self.given).values():
             check_depth(condition, deep)
 
     def matrix(
@@ -306,11 +306,11 @@ class LowCells:
         With an engine those that it can't draw are left out, and named on the terminal; without pictures those that need some.
         """
         matrix = pair.matrix(**self.given, **({} if pictures else {"pictures": False}))
-        left = [name for name, condition in matrix.items() if engine and not condition.drawn_by_engine]
-        if left:
-            said = f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(left)}."
-            typer.echo(said, err=True)
-        return {name: condition for name, condition in matrix.items() if name not in left}
+        omitted = [name for name, condition in matrix.items() if engine and not condition.drawn_by_engine]
+        if omitted:
+            message = f"Left out, because vLLM takes tokens at layer 0 and no more: {'; '.join(omitted)}."
+            typer.echo(message, err=True)
+        return {name: condition for name, condition in matrix.items() if name not in omitted}
 
 
 def wanted(name: str, when: When, preset: "PairPreset | None", against: str | None) -> bool:

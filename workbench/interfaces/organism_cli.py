@@ -92,9 +92,9 @@ def organism_evaluate(
 
     from workbench.organism import evaluation
 
-    asked = vars(sets) | {"problems": 300 if sets.problems is None else sets.problems}
+    source = vars(sets) | {"problems": 300 if sets.problems is None else sets.problems}
     with progress_bars() as progress:
-        table = evaluation.evaluate(folder or WEIGHTS, **asked, **settings, progress=progress)
+        table = evaluation.evaluate(folder or WEIGHTS, **source, **settings, progress=progress)
     typer.echo(evaluation.as_markdown(table))
 
 

@@ -45,12 +45,12 @@ def check(
     from workbench.problems.check import page_of, shown
     from workbench.problems.problem import load_problems
 
-    found = load_problems(source, split=split, limit=limit, columns=column_mapping(columns), frames=frames)
-    for problem in found[:show]:
+    listed = load_problems(source, split=split, limit=limit, columns=column_mapping(columns), frames=frames)
+    for problem in listed[:show]:
         typer.echo(f"{shown(problem)}\n")
-    typer.echo(found.told)
+    typer.echo(listed.told)
     if html is not None:
-        html.write_text(page_of(found, show), encoding="utf-8")
+        html.write_text(page_of(listed, show), encoding="utf-8")
         typer.echo(f"Page     {html}")
 
 
@@ -72,8 +72,8 @@ def rejudge(
 ) -> None:
     """Judge a run's responses anew, without decoding: writes a table beside the old one and says what changed, by which rule."""
     table, new = _tables(run, overwrite)
-    given = {"problems": problems, "split": split, "limit": limit, "seed": seed}
-    source = {**_source(run), **{name: value for name, value in given.items() if value is not None}}
+    arguments = {"problems": problems, "split": split, "limit": limit, "seed": seed}
+    source = {**_source(run), **{name: value for name, value in arguments.items() if value is not None}}
     if "problems" not in source:
         raise InputError(
             f"`run` {run}: its spec.json does not name the problems; name them: workbench rejudge {run} --problems shapes"
@@ -87,13 +87,13 @@ def rejudge(
         name: source[name] for name in ("split", "limit", "seed", "frames") if source.get(name) is not None
     }
     columns = column_mapping(source.get("columns"))
-    found = judge(pd.read_parquet(table), load_problems(source["problems"], columns=columns, **called))
-    found.table.to_parquet(partial := new.with_suffix(".partial"), index=False)
+    verdicts = judge(pd.read_parquet(table), load_problems(source["problems"], columns=columns, **called))
+    verdicts.table.to_parquet(partial := new.with_suffix(".partial"), index=False)
     partial.rename(new)
     changes = new.with_name(f"{_NEW}_changed.csv")
-    found.changed.to_csv(changes, index=False)
-    typer.echo(found.told)
-    for row in found.rules.to_dict("records"):
+    verdicts.changed.to_csv(changes, index=False)
+    typer.echo(verdicts.told)
+    for row in verdicts.rules.to_dict("records"):
         typer.echo(f"  {row['how']}: {row['newly_right']} newly right, {row['newly_wrong']} newly wrong")
     typer.echo(f"Table    {new}\nChanged  {changes}")
 

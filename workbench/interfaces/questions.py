@@ -50,21 +50,21 @@ class Questions:
         """
         from workbench.problems.problem import load_problems
 
-        wanted = self.limit if limit is None else limit
-        found = load_problems(
+        count = self.limit if limit is None else limit
+        listed = load_problems(
             self.problems or SHAPES,
             split=self.split,
-            limit=wanted,
+            limit=count,
             seed=self.seed,
             columns=column_mapping(self.columns),
             progress=(lambda done, total: progress("reading the problems", done, total))
-            if progress and wanted >= MANY
+            if progress and count >= MANY
             else None,
             **self._more(),
         )
-        if found.read:
-            typer.echo(f"{self.problems}: {found.told}", err=True)
-        return found
+        if listed.read:
+            typer.echo(f"{self.problems}: {listed.told}", err=True)
+        return listed
 
     def _more(self) -> dict[str, Any]:
         return {}

@@ -58,9 +58,9 @@ def sweep_plan(
     from workbench.sweeps.costs import plan_table
     from workbench.sweeps.spec import read_sweep
 
-    read = read_sweep(file)
-    device = device_of(read)
-    Console().print(plan_table(read, plan_cells(read, device), device, throughput))
+    spec = read_sweep(file)
+    device = device_of(spec)
+    Console().print(plan_table(spec, plan_cells(spec, device), device, throughput))
 
 
 @sweep.command("run")
@@ -164,14 +164,14 @@ def sweep_diff(a: Folder, b: Folder) -> None:
     """Say what differs between two sweeps in spec, in what results depend on, in cells and in results; 1 if anything does."""
     from workbench.sweeps.export import differences
 
-    found = differences(a, b)
-    for what, lines in found.items():
+    differing = differences(a, b)
+    for what, lines in differing.items():
         typer.echo(f"{what}: {len(lines) or 'nothing'} {'differ' if lines else 'differs'}")
         for line in lines[:20]:
             typer.echo(f"  {line}")
         if len(lines) > 20:
             typer.echo(f"  and {len(lines) - 20} more")
-    raise typer.Exit(1 if any(found.values()) else 0)
+    raise typer.Exit(1 if any(differing.values()) else 0)
 
 
 @sweep.command("verify")
@@ -179,9 +179,9 @@ def sweep_verify(folder: Folder) -> None:
     """Check digests anew: the ledger's results, the tables, and the files that the plan was made of; 1 if anything is wrong."""
     from workbench.sweeps.export import faults
 
-    found = faults(folder)
-    typer.echo("\n".join(found) if found else "all is as it was recorded")
-    raise typer.Exit(1 if found else 0)
+    lines = faults(folder)
+    typer.echo("\n".join(lines) if lines else "all is as it was recorded")
+    raise typer.Exit(1 if lines else 0)
 
 
 @sweep.command("schema")
@@ -203,15 +203,15 @@ def _status(ledger: Any) -> "Table":
     rows: dict[tuple[str, str], dict[str, int]] = {}
     for pair, problems, status, cells in ledger.counts():
         rows.setdefault((pair, problems), {})[status] = cells
-    for (pair, problems), told in rows.items():
+    for (pair, problems), counts in rows.items():
         table.add_row(
-            escape(pair), escape(problems), *(str(told.get(s, 0)) for s in ("done", "failed", "pending"))
+            escape(pair), escape(problems), *(str(counts.get(s, 0)) for s in ("done", "failed", "pending"))
         )
-    said = [f"{cells} failed: {reason}" for reason, cells in ledger.failures()[:5]]
-    said += [
+    lines = [f"{cells} failed: {reason}" for reason, cells in ledger.failures()[:5]]
+    lines += [
         f"worker {worker}: {cells} cells, {mean:.2f} s each" for worker, cells, mean in ledger.latest()[:64]
     ]
-    table.caption = escape("\n".join(said))
+    table.caption = escape("\n".join(lines))
     table.caption_justify = "left"
     return table
 
@@ -230,13 +230,13 @@ def _shown() -> Iterator[Callable[[Any], None]]:
         task = bars.add_task("", total=None)
 
         def update(found: Any) -> None:
-            for said in found.said:
-                bars.console.print(said, markup=False, highlight=False, soft_wrap=True)
-            told = [f"{found.failed} failed"] if found.failed else []
-            told += [f"{found.rate:.2f} a second"] if found.now else []
-            told += [f"{duration(found.left)} to go"] if found.left else []
+            for message in found.said:
+                bars.console.print(message, markup=False, highlight=False, soft_wrap=True)
+            parts = [f"{found.failed} failed"] if found.failed else []
+            parts += [f"{found.rate:.2f} a second"] if found.now else []
+            parts += [f"{duration(found.left)} to go"] if found.left else []
             bars.update(
-                task, total=found.cells, completed=found.done + found.failed, description=", ".join(told)
+                task, total=found.cells, completed=found.done + found.failed, description=", ".join(parts)
             )
 
         yield update

@@ -81,8 +81,8 @@ class VLMEvalKitModel:
 
     def chat(self, messages: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
         """As `chat_inner`, of contents in any form that `generate` takes; no turn is left out where it can't be answered."""
-        asked = [{**message, "content": _items(message.get("content"))} for message in messages]
-        return self.chat_inner(asked, dataset)
+        contents = [{**message, "content": _items(message.get("content"))} for message in messages]
+        return self.chat_inner(contents, dataset)
 
     def chat_inner(self, messages: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
         """The response to a conversation, a list of ``{"role": "user" | "assistant", "content": list as in generate_inner}``.
@@ -96,10 +96,10 @@ class VLMEvalKitModel:
     def _answer(self, dataset: str | None, asked: Callable[[str], Question]) -> str:
         """The response to a question; `FAILED` and a warning where there is none."""
         name = dataset or "message"
-        (found,) = self.responder.answer([lambda: asked(name)], **self.how)
-        if isinstance(found, str):
-            return found
-        warnings.warn(f"{name} has no answer: {told(found)}", UserWarning, stacklevel=3)
+        (answer,) = self.responder.answer([lambda: asked(name)], **self.how)
+        if isinstance(answer, str):
+            return answer
+        warnings.warn(f"{name} has no answer: {told(answer)}", UserWarning, stacklevel=3)
         return self.FAILED
 
     def _conversation(self, name: str, messages: Sequence[Mapping[str, Any]]) -> Question:
@@ -112,12 +112,14 @@ class VLMEvalKitModel:
             turns.append(
                 (role, [(i["type"], as_said(processor, i["value"]) if spoken else i["value"]) for i in items])
             )
-        made = make_question(name, turns)
-        said = [
-            (t.role, [part if isinstance(part, str) else "image" for part in t.parts]) for t in made.turns
+        question = make_question(name, turns)
+        texts = [
+            (t.role, [part if isinstance(part, str) else "image" for part in t.parts]) for t in question.turns
         ]
-        shown = with_turns(made.problem, made.turns).fingerprint
-        return replace(made, problem=replace(made.problem, id=f"{name}/{digest_of([shown, said])}"))
+        fingerprint = with_turns(question.problem, question.turns).fingerprint
+        return replace(
+            question, problem=replace(question.problem, id=f"{name}/{digest_of([fingerprint, texts])}")
+        )
 
     def use_custom_prompt(self, dataset: str) -> bool:
         """No: questions are worded by the data set; the pair's preset adds its own words around them."""
@@ -164,8 +166,8 @@ def _problem(name: str, message: Sequence[Mapping[str, Any]]) -> Problem:
     if "assistant" in roles:
         raise InputError(f"{name}: the message puts words into the model's mouth; leave out role 'assistant'")
     system = [item["value"] for item, role in zip(message, roles, strict=True) if role == "system"]
-    asked = [item for item, role in zip(message, roles, strict=True) if role != "system"]
-    made = make_problem(
-        name, [(item["type"], item["value"]) for item in asked], "\n".join(system) if system else None
+    items = [item for item, role in zip(message, roles, strict=True) if role != "system"]
+    problem = make_problem(
+        name, [(item["type"], item["value"]) for item in items], "\n".join(system) if system else None
     )
-    return replace(made, id=f"{name}/{made.fingerprint}")
+    return replace(problem, id=f"{name}/{problem.fingerprint}")

@@ -133,8 +133,8 @@ def conform(
             pair, problem_id=folder.name, **_tensors(folder / "inputs.safetensors")
         )
         expected = _tensors(folder / "expected.safetensors")
-        found = _lens(pair, prompt) | _KINDS[kind](pair, prompt, _Settings(folder), expected)
-        deviations += [_deviation(folder, name, expected, found[name], tolerance) for name in found]
+        results = _lens(pair, prompt) | _KINDS[kind](pair, prompt, _Settings(folder), expected)
+        deviations += [_deviation(folder, name, expected, results[name], tolerance) for name in results]
     return ConformReport(tuple(deviations), dtype, device, tolerance)
 
 
@@ -247,19 +247,19 @@ def _deviation(
         raise InputError(
             f"{where} lacks {quantity!r}, it holds {sorted(expected)}; copy the recorded case again"
         )
-    wanted, found = expected[quantity], found.cpu()
-    if wanted.shape != found.shape:
+    reference, found = expected[quantity], found.cpu()
+    if reference.shape != found.shape:
         raise InputError(
-            f"{where} holds {quantity!r} of shape {tuple(wanted.shape)}, but inputs and models make "
+            f"{where} holds {quantity!r} of shape {tuple(reference.shape)}, but inputs and models make "
             f"{tuple(found.shape)}; copy the recorded case again"
         )
-    if not wanted.is_floating_point():
-        differ = (wanted != found).double()
+    if not reference.is_floating_point():
+        differ = (reference != found).double()
         return Deviation(folder.name, quantity, differ.sum().item(), differ.mean().item(), not differ.any())
-    wanted, found = wanted.double(), found.double()
-    off = (wanted - found).abs()
-    relative = torch.where(off == 0, 0.0, off / wanted.abs())
-    bound = tolerance if quantity in _ABSOLUTE else 10 * tolerance * wanted.abs().max()
+    reference, found = reference.double(), found.double()
+    off = (reference - found).abs()
+    relative = torch.where(off == 0, 0.0, off / reference.abs())
+    bound = tolerance if quantity in _ABSOLUTE else 10 * tolerance * reference.abs().max()
     # Written so that a NaN does not conform.
     return Deviation(
         folder.name, quantity, off.max().item(), relative.max().item(), bool((off <= bound).all())

@@ -88,9 +88,9 @@ class DoctorReport:
     def _repr_html_(self) -> str:
         frame = self.to_dataframe()
         wrong = frame.loc[frame["status"] != "ok"]
-        shown = markup.table(wrong) if len(wrong) else ""
+        faults = markup.table(wrong) if len(wrong) else ""
         every = markup.folded(f"all {len(frame)} checks", markup.table(frame))
-        return markup.paragraph(self.summary, strong=True) + shown + every
+        return markup.paragraph(self.summary, strong=True) + faults + every
 
 
 def doctor() -> DoctorReport:
@@ -110,10 +110,10 @@ def doctor() -> DoctorReport:
 
 
 def _versions() -> Iterator[Check]:
-    asked, needed = _requirements()
+    python, needed = _requirements()
     here = platform.python_version()
-    within = asked.contains(here, prereleases=True)
-    status, advice = ("ok", "") if within else ("fail", f"create an environment with Python {asked}")
+    within = python.contains(here, prereleases=True)
+    status, advice = ("ok", "") if within else ("fail", f"create an environment with Python {python}")
     yield Check("python", f"{here} on {platform.system()} {platform.machine()}", status, advice)
     try:
         yield Check(DISTRIBUTION, metadata.version(DISTRIBUTION))
@@ -122,15 +122,15 @@ def _versions() -> Iterator[Check]:
         yield Check(DISTRIBUTION, f"{__version__}, source tree only", "warn", advice)
     for requirement in needed.pop(""):
         wrong = _unmet(requirement)
-        found = wrong or metadata.version(requirement.name)
+        state = wrong or metadata.version(requirement.name)
         status, advice = ("fail", f"pip install {_quoted([requirement])}") if wrong else ("ok", "")
-        yield Check(requirement.name, found, status, advice)
+        yield Check(requirement.name, state, status, advice)
     for extra, requirements in needed.items():
         unmet = {r: wrong for r in requirements if (wrong := _unmet(r))}
         if unmet:
-            found = "; ".join(f"{r.name} {wrong}" for r, wrong in unmet.items())
+            state = "; ".join(f"{r.name} {wrong}" for r, wrong in unmet.items())
             use = EXTRAS.get(extra, f"the extra {extra}")
-            yield Check(f"extra {extra}", found, "warn", f"for {use}: pip install {_quoted(unmet)}")
+            yield Check(f"extra {extra}", state, "warn", f"for {use}: pip install {_quoted(unmet)}")
         else:
             yield Check(f"extra {extra}", "complete")
 
@@ -213,9 +213,9 @@ def _png_export() -> Iterator[Check]:
 def _bundled_pair() -> Iterator[Check]:
     model = ("config.json", "model.safetensors")
     for side, needed in {"base": (*model, "tokenizer.json"), "rlvr": model}.items():
-        found, wrong = _examine_weights(side, needed)
+        state, wrong = _examine_weights(side, needed)
         advice = "install the package again (in a clone: git checkout workbench/organism/weights)"
-        yield Check(f"bundled pair, {side}", found, *(("fail", advice) if wrong else ()))
+        yield Check(f"bundled pair, {side}", state, *(("fail", advice) if wrong else ()))
 
 
 def _examine_weights(side: str, needed: tuple[str, ...]) -> tuple[str, bool]:
@@ -264,11 +264,11 @@ def _digest(path: Path) -> str:
 
 def _network() -> Iterator[Check]:
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    found = "not needed: the bundled pair, problems and reports are all local"
+    state = "not needed: the bundled pair, problems and reports are all local"
     advice = "only hub ids ('owner/name') and 'hf:' problems download, once, from the Hugging Face hub"
     if offline:
         advice = "HF_HUB_OFFLINE is set: hub ids work only if they are in the local cache"
-    yield Check("network", found, "ok", advice)
+    yield Check("network", state, "ok", advice)
 
 
 CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (

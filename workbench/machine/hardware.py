@@ -47,11 +47,11 @@ def devices() -> "list[torch.device]":
     """Every device torch can use: the CPU, CUDA devices, Apple's GPU."""
     import torch
 
-    found = [torch.device("cpu")]
-    found += [torch.device("cuda", i) for i in range(torch.cuda.device_count()) if torch.cuda.is_available()]
+    usable = [torch.device("cpu")]
+    usable += [torch.device("cuda", i) for i in range(torch.cuda.device_count()) if torch.cuda.is_available()]
     if torch.backends.mps.is_available():
-        found.append(torch.device("mps"))
-    return found
+        usable.append(torch.device("mps"))
+    return usable
 
 
 def usable_cores() -> int:
@@ -69,15 +69,15 @@ def hardware() -> Iterator[Check]:
     yield Check("device cpu", threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an old driver warns; the row below says so
-        found = devices()
-    for device in found[1:]:
+        usable = devices()
+    for device in usable[1:]:
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)
             name = torch.cuda.get_device_name(device)
             yield Check(f"device {device}", f"{name}, {_gb(total)}, {_gb(free)} free", "ok", _fits(free))
         else:
             yield Check(f"device {device}", "Apple GPU, shares the memory below")
-    if len(found) > 1:
+    if len(usable) > 1:
         return
     if shutil.which("nvidia-smi"):
         advice = (
@@ -97,17 +97,19 @@ def memory() -> Iterator[Check]:
     try:  # a container's own limit (cgroup v2) may be below what the machine has
         limit = int((CGROUP / "memory.max").read_text())
         statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        held = int((CGROUP / "memory.current").read_text()) - int(
+        in_use = int((CGROUP / "memory.current").read_text()) - int(
             statistics["inactive_file"]
         )  # less its cache
-        total, free = min(total, limit), min(free, max(limit - held, 0))
+        total, free = min(total, limit), min(free, max(limit - in_use, 0))
     except (OSError, ValueError, KeyError):  # no such limit
         pass
-    found = f"{_gb(total)}, {_gb(free)} free"
+    amounts = f"{_gb(total)}, {_gb(free)} free"
     if free < LEAST_MEMORY:
-        yield Check("memory", found, "warn", f"a study wants {_gb(LEAST_MEMORY)} free: close other programs")
+        yield Check(
+            "memory", amounts, "warn", f"a study wants {_gb(LEAST_MEMORY)} free: close other programs"
+        )
     else:
-        yield Check("memory", found, "ok", _fits(free))
+        yield Check("memory", amounts, "ok", _fits(free))
 
 
 def _gb(count: float) -> str:
@@ -126,16 +128,16 @@ def disk() -> Iterator[Check]:
     """Free space of the current folder, where runs are written."""
     folder = Path.cwd()
     free = shutil.disk_usage(folder).free
-    found = f"{_gb(free)} free in {folder}"
+    amount = f"{_gb(free)} free in {folder}"
     if not os.access(folder, os.W_OK):
         yield Check(
             "disk", f"{folder} is not writable", "warn", "choose another: workbench study --out FOLDER"
         )
     elif free < LEAST_DISK:
         advice = f"a study wants {_gb(LEAST_DISK)} free: make room, or workbench study --out FOLDER"
-        yield Check("disk", found, "warn" if free > LEAST_DISK / 10 else "fail", advice)
+        yield Check("disk", amount, "warn" if free > LEAST_DISK / 10 else "fail", advice)
     else:
-        yield Check("disk", found)
+        yield Check("disk", amount)
 
 
 def dtypes() -> Iterator[Check]:
@@ -162,8 +164,11 @@ def _dtype_fails(device: "torch.device", name: str) -> str:
     exact = torch.linspace(-1, 1, 256, dtype=torch.float64).reshape(1, 1, 16, 16)
     try:
         x = exact.to(device, getattr(torch, name))
-        for got, expected in ((x @ x, exact @ exact), (attention(x, x, x), attention(exact, exact, exact))):
-            error = (got.cpu().double() - expected).abs().max().item()
+        for result, expected in (
+            (x @ x, exact @ exact),
+            (attention(x, x, x), attention(exact, exact, exact)),
+        ):
+            error = (result.cpu().double() - expected).abs().max().item()
             if not error <= DTYPES[name]:
                 return f"off by {error:.1e}"
     except (RuntimeError, TypeError, NotImplementedError) as error:

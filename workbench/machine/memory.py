@@ -56,16 +56,16 @@ class MemoryForecast:
         return int(self.parts.loc[self.parts["job"] == job, "bytes"].sum())
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{job} {self.peak(job) / 1e9:.2f} GB" for job in self.parts["job"].unique())
-        return f"MemoryForecast({self.shape}: {told})"
+        peaks = ", ".join(f"{job} {self.peak(job) / 1e9:.2f} GB" for job in self.parts["job"].unique())
+        return f"MemoryForecast({self.shape}: {peaks})"
 
     def to_dataframe(self) -> pd.DataFrame:
         """A copy of the parts."""
         return self.parts.copy()
 
     def _repr_html_(self) -> str:
-        told = "".join(map(paragraph, (self.shape, *self.notes)))
-        return f"{told}{self.parts.to_html(index=False)}"
+        lines = "".join(map(paragraph, (self.shape, *self.notes)))
+        return f"{lines}{self.parts.to_html(index=False)}"
 
     def __rich__(self) -> "Table":
         from rich.markup import escape as markup
@@ -166,8 +166,8 @@ def predict_memory(
         sizes |= {"visual": size.positions, "before": 0}
     if sizes["visual"]:
         with portioned_for(kind):
-            found = _replay(models, weights, sizes, replay, layers, placement, base, dtype, kind)
-        rows += [("replay", *row) for row in found]
+            of_replay = _replay(models, weights, sizes, replay, layers, placement, base, dtype, kind)
+        rows += [("replay", *row) for row in of_replay]
     shape = f"{size.positions} tokens, {size.visual} of them of a picture, {learner.dtype}, {placement}, on {kind}"
     parts = pd.DataFrame(rows, columns=["job", "part", "bytes"])
     return MemoryForecast(parts, shape.replace("torch.", ""), (size.told,))
@@ -192,7 +192,7 @@ def _tracing(
     anatomy: Anatomy, weights: dict[str, int], sizes: dict[str, int], draws: int, top_k: int, device: str
 ) -> list[tuple[str, int]]:
     n, width = sizes["positions"], anatomy.hidden_size
-    kept = anatomy.depth * n * width * anatomy.dtype.itemsize
+    residuals = anatomy.depth * n * width * anatomy.dtype.itemsize
     pass_ = _pass(anatomy, n)
     # Null residuals are there twice while they are joined, and once more normed; base and RLVR model normed, too.
     nulls = 3 * draws * n * width * 4 + 2 * n * width * 4
@@ -200,7 +200,7 @@ def _tracing(
     return [
         ("weights, base", weights["base"]),
         ("weights, RLVR", weights["rlvr"]),
-        ("residuals of the base, every layer", kept),
+        ("residuals of the base, every layer", residuals),
         ("pixels and ids", sizes["given"]),
         *(
             [("a decoder layer's forward", pass_), ("lens and null", lens)]
@@ -222,18 +222,18 @@ def _replay(
     device: str,
 ) -> list[tuple[str, int]]:
     learner = models["rlvr"]
-    seen = sizes["before"] + sizes["visual"]  # the prompt ends with its last visual token
+    positions = sizes["before"] + sizes["visual"]  # the prompt ends with its last visual token
     step = min(2, len(layers))
     # Two layers metered tell what every further one adds.
     few = [_iteration(learner, replay, sizes, layers[:count]) for count in range(1, step + 1)]
     grown = {name: few[-1][name] - few[0][name] for name in few[0]}
-    found = {name: few[-1][name] + grown[name] * (len(layers) - step) for name in few[0]}
-    calls = 2 * len(layers) * seen * learner.hidden_size * learner.dtype.itemsize
+    sizes_of = {name: few[-1][name] + grown[name] * (len(layers) - step) for name in few[0]}
+    calls = 2 * len(layers) * positions * learner.hidden_size * learner.dtype.itemsize
     learning = [
         ("what the layers were called with", calls),
-        ("KV of what is before the picture, and the mask", found["prefix"]),
-        ("targets", found["targets"]),
-        ("kept for the backward, and the backward", found["graph"]),
+        ("KV of what is before the picture, and the mask", sizes_of["prefix"]),
+        ("targets", sizes_of["targets"]),
+        ("kept for the backward, and the backward", sizes_of["graph"]),
     ]
     aiming = [
         (
@@ -244,14 +244,14 @@ def _replay(
         ("lens", _lens(learner, sizes["visual"], 1, replay.top_v or 1, device)),
     ]
     prefill = [("what the layers were called with", calls), ("vision tower", sizes["tower"])]
-    held = {"weights, base": weights["base"], "weights, RLVR": weights["rlvr"]}
+    both_weights = {"weights, base": weights["base"], "weights, RLVR": weights["rlvr"]}
     alone = {"weights, base, first layers": _weights(on_meta(base, dtype, len(layers)))}
     together = placement == "together"
     phases = [
-        [*(held if together else alone).items(), *aiming],
-        [*(held if together else alone).items(), ("vision tower", sizes["tower"])],
-        [*(held if together else {"weights, RLVR": weights["rlvr"]}).items(), *prefill],
-        [*(held if together else {"weights, RLVR": weights["rlvr"]}).items(), *learning],
+        [*(both_weights if together else alone).items(), *aiming],
+        [*(both_weights if together else alone).items(), ("vision tower", sizes["tower"])],
+        [*(both_weights if together else {"weights, RLVR": weights["rlvr"]}).items(), *prefill],
+        [*(both_weights if together else {"weights, RLVR": weights["rlvr"]}).items(), *learning],
     ]
     most = max(phases, key=lambda rows: sum(size for _, size in rows))
     return [*most, ("pixels and ids", sizes["given"])]
@@ -314,7 +314,7 @@ def _iteration(
 ) -> dict[str, int]:
     """One iteration of replay over some layers: bytes of the prefix, the targets, and graph with backward."""
     visual, before = sizes["visual"], sizes["before"]
-    chosen = (
+    count = (
         math.ceil(replay.tau * visual)
         if replay.threshold == "quantile" and replay.select == "low"
         else visual
@@ -328,14 +328,12 @@ def _iteration(
     with metered() as prefix:
         segment = Segment(anatomy, calls, 0, layers[-1] + 1, before)
     dtype = torch.float64 if anatomy.dtype == torch.float64 else torch.float32
-    some = torch.empty(chosen, dtype=torch.long, **meta)
+    some = torch.empty(count, dtype=torch.long, **meta)
     with metered() as targets:
         readouts = {}
         for layer in layers:
-            ids = (
-                None if replay.top_v is None else torch.empty(chosen, replay.top_v, dtype=torch.long, **meta)
-            )
-            log_p = torch.empty(chosen, replay.top_v or anatomy.vocab_size, dtype=dtype, **meta)
+            ids = None if replay.top_v is None else torch.empty(count, replay.top_v, dtype=torch.long, **meta)
+            log_p = torch.empty(count, replay.top_v or anatomy.vocab_size, dtype=dtype, **meta)
             readouts[layer] = Readout(anatomy, some, some, log_p[:, 0], ids, log_p, 1)
     loss = Loss(segment, readouts, cells, after=True)
     with metered() as graph, torch.enable_grad():
@@ -361,5 +359,5 @@ def _tower(anatomy: Anatomy, patches: tuple[int, int]) -> tuple[int, int]:
         hidden = tower.blocks[0](hidden, cu_seqlens=lengths, position_embeddings=(turn, turn))
         tower.merger(hidden)
     # The prompt holds the pixels in float32; a model of another precision gets a copy.
-    given = count * channels * (4 if anatomy.dtype == torch.float32 else 4 + anatomy.dtype.itemsize)
-    return meter.peak, given
+    input_bytes = count * channels * (4 if anatomy.dtype == torch.float32 else 4 + anatomy.dtype.itemsize)
+    return meter.peak, input_bytes

@@ -30,12 +30,12 @@ class Meter(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return 0
         result = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        arguments = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 key, size = storage._cdata, storage.nbytes()
-                if key not in self._known and key not in given:  # a view of what was there is nothing new
+                if key not in self._known and key not in arguments:  # a view of what was there is nothing new
                     self._known[key] = weakref.finalize(storage, self._freed, key, size)
                     self.live += size
                     self.peak = max(self.peak, self.live)

@@ -39,26 +39,26 @@ def forecast_pair(
     """
     preset = None if name is None else named_pair(name, base, rlvr)
     sources = (base, rlvr) if preset is None else (preset.source("base"), preset.source("rlvr"))
-    given = {role: source for role, source in zip(ROLES, sources, strict=True) if source is not None}
-    if len(given) < len(ROLES):
+    by_role = {role: source for role, source in zip(ROLES, sources, strict=True) if source is not None}
+    if len(by_role) < len(ROLES):
         raise InputError(
             "`base` and `rlvr`, or a pair's `name`, are needed: forecast_pair('vl-rethinker-7b')"
         )
     revisions = {} if preset is None else preset.revision
-    configs = [read_config(role, source, revision=revisions.get(role)) for role, source in given.items()]
+    configs = [read_config(role, source, revision=revisions.get(role)) for role, source in by_role.items()]
     notes: list[str] = []
     if preset is not None:
         dtype = dtype or preset.dtype
         prompt = {"replay": Replay(**preset.replay), **prompt}
         if preset.frame_pixels:
             notes.append("videos: not in the forecast")
-    seen = configs[-1].model_type in QWEN_VL and prompt.get("image", "auto") is not None
-    if seen and preset is not None and preset.image_pixels and prompt.get("budget") is None:
+    sees = configs[-1].model_type in QWEN_VL and prompt.get("image", "auto") is not None
+    if sees and preset is not None and preset.image_pixels and prompt.get("budget") is None:
         prompt["budget"] = preset.image_pixels
         notes.append(f"pixels: as the preset {preset.name!r} says")
-    elif seen and prompt.get("budget") is None:
-        prompt["budget"], told = _read_budget(_readers(preset, given, revisions), configs[-1])
-        notes.append(told)
+    elif sees and prompt.get("budget") is None:
+        prompt["budget"], note = _read_budget(_readers(preset, by_role, revisions), configs[-1])
+        notes.append(note)
     kind = None if dtype is None else Placement(dtype=dtype).dtype
     forecast = predict_memory(*configs, dtype=kind if isinstance(kind, torch.dtype) else None, **prompt)
     return replace(forecast, notes=(*forecast.notes, *notes))
@@ -75,8 +75,8 @@ def _readers(
     if preset.processor is None:
         return [(preset.id_of(role), source, revisions.get(role)) for role, source in given.items()]
     source = preset.source(preset.processor)
-    known = {given[role]: revisions.get(role) for role in given}
-    return [(str(source), source, known.get(source))]
+    revision_of = {given[role]: revisions.get(role) for role in given}
+    return [(str(source), source, revision_of.get(source))]
 
 
 def _read_budget(
@@ -86,5 +86,5 @@ def _read_budget(
     for name, source, revision in readers:
         if budget := configured_budget(source, config, revision=revision):
             return budget, f"pixels: as the processor of {name} is configured"
-    told = " and ".join(name for name, _, _ in readers)
-    return None, f"pixels: no processor files of {told} were found"
+    names = " and ".join(name for name, _, _ in readers)
+    return None, f"pixels: no processor files of {names} were found"

@@ -63,18 +63,18 @@ def prompt_size(
             )
         text = min(TEXT, tokens // 2) if text is None else text
         visual = max(0, tokens - text)
-        told = f"{visual} tokens are taken for visual and {text} for text: how {family} cuts a picture is not predicted, and "
-        told += "its vision tower is not in the forecast"
+        note = f"{visual} tokens are taken for visual and {text} for text: how {family} cuts a picture is not predicted, and "
+        note += "its vision tower is not in the forecast"
     elif image is None or (image == "auto" and not sees):
-        told = "no picture"
+        note = "no picture"
     else:
         width, height = PICTURE if image == "auto" else image
         patches = visual_grid(config, (width, height), budget)
         merge: int = config.vision_config.spatial_merge_size
         visual = math.prod(patches) // merge**2
         least, most = budget or BUDGET
-        told = f"a picture of {width} x {height}, resized to between {least} and {most} pixels"
-        told += "" if budget else " (assumed: what transformers takes where nothing is configured)"
+        note = f"a picture of {width} x {height}, resized to between {least} and {most} pixels"
+        note += "" if budget else " (assumed: what transformers takes where nothing is configured)"
     if tokens is not None and tokens < visual:
         raise InputError(
             f"`tokens` is {tokens}, but the picture alone has {visual}; give at least these, a smaller `image`, or none: "
@@ -90,7 +90,7 @@ def prompt_size(
     before = rest // 3 if before is None else before
     if before > rest:
         raise InputError(f"`before` is {before}, of {rest} tokens that are not visual; give at most these")
-    return PromptSize(visual + rest, visual, before, patches, told)
+    return PromptSize(visual + rest, visual, before, patches, note)
 
 
 def visual_grid(config: Any, size: tuple[int, int], budget: tuple[int, int] | None) -> tuple[int, int]:
@@ -149,9 +149,9 @@ def configured_budget(
     except Exception as error:  # transformers raises its own and the hub's, of any type
         if not folder.is_dir() and isinstance(error, OSError):
             return None
-        told = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"`processor` {where!r}: its {'video' if videos else 'image'} processor can't be read ({told}); mend its files, or "
+            f"`processor` {where!r}: its {'video' if videos else 'image'} processor can't be read ({reason}); mend its files, or "
             "give `budget`, the least and most pixels: budget=(3136, 1003520)"
         ) from error
     for name, key in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size")):

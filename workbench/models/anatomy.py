@@ -100,16 +100,19 @@ class Anatomy:
         """Dtype of the unembedding."""
         return self.unembedding.weight.dtype
 
-    def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def placed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The forward's arguments on ``device``, with positions that come from the prompt alone (`positions`).
 
-        Pixels are in the model's dtype: not every family casts them itself.
+        Pixels are in the model's dtype: not every family casts them itself. A cache of keys and values stays where it is.
         """
         arguments = dict(inputs)
         if "position_ids" not in arguments and takes_positions(self.model):
             arguments["position_ids"] = positions_of(self.model, inputs)
         dtypes = {name: self.model.dtype for name in arguments if name.startswith("pixel_values")}
-        return {name: value.to(self.device, dtypes.get(name)) for name, value in arguments.items()}
+        return {
+            name: value.to(self.device, dtypes.get(name)) if isinstance(value, Tensor) else value
+            for name, value in arguments.items()
+        }
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of residuals (..., hidden) taken before the final norm."""

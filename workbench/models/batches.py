@@ -1,8 +1,9 @@
 """Prompts in batches: padded inputs, where their visual tokens stand, and a seed for each problem."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,20 +48,34 @@ def collate(prompts: Sequence[EncodedPrompt], pad_id: int) -> dict[str, Tensor]:
     return joined
 
 
+Item = TypeVar("Item")
+
+
 def batches(prompts: Iterable[EncodedPrompt], size: int) -> Iterator[list[EncodedPrompt]]:
     """Consecutive prompts in groups of at most ``size`` that `collate` can join; keeps the order.
 
     Raises:
         InputError: ``size`` is below 1.
     """
+    return batches_by(prompts, size, lambda prompt: prompt)
+
+
+def batches_by(
+    items: Iterable[Item], size: int, prompt_of: Callable[[Item], EncodedPrompt]
+) -> Iterator[list[Item]]:
+    """`batches` of what stands for a prompt each.
+
+    Raises:
+        InputError: ``size`` is below 1.
+    """
     if size < 1:
         raise InputError(f"`size` is {size}, expected at least 1: `batches(prompts, 8)`")
-    group: list[EncodedPrompt] = []
-    for prompt in prompts:
-        if group and (len(group) == size or _signature(prompt) != _signature(group[0])):
+    group: list[Item] = []
+    for item in items:
+        if group and (len(group) == size or _signature(prompt_of(item)) != _signature(prompt_of(group[0]))):
             yield group
             group = []
-        group.append(prompt)
+        group.append(item)
     if group:
         yield group
 

@@ -25,6 +25,14 @@ def controls_of(pair: ModelPair) -> dict[str, ModelPair]:
     return {"fine-tuned without RL": control}
 
 
+def all_controls_of(pair: ModelPair) -> dict[str, ModelPair]:
+    """As `controls_of`, with every control of a bundled pair by the name of its checkpoint: "sft", and "random" where saved."""
+    if pair.preset is None or not pair.preset.bundled or "checkpoint" in pair.provenance:
+        return {}
+    load = partial(load_pair, pair.preset.name, dtype=pair.dtype, device=pair.device)
+    return {name: load(checkpoint=name) for name in pair.preset.changes if isinstance(name, str)}
+
+
 def checkpoints_of(pair: ModelPair) -> dict[int | str, Callable[[], ModelPair]]:
     """What loads the checkpoints of a bundled pair, by steps of RL since the base (0: the base in both places), or by name.
 

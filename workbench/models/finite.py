@@ -64,7 +64,7 @@ def first_wrong(hidden: Tensor, real: Tensor) -> tuple[int, int] | None:
     """(row, position within the row's own prompt) of the first NaN or infinity; None where all is finite.
 
     Args:
-        hidden: (batch, positions, any) of a left-padded batch, or of its last positions alone.
+        hidden: (batch, positions, any) of a padded batch, or of its last positions alone.
         real: (batch, all positions), 0 at padding.
     """
     last = hidden.shape[1]
@@ -72,4 +72,5 @@ def first_wrong(hidden: Tensor, real: Tensor) -> tuple[int, int] | None:
     if not bool(wrong.any()):
         return None
     row, column = wrong.nonzero()[0].tolist()
-    return row, real.shape[1] - last + column - int((real[row] == 0).sum())
+    column += real.shape[1] - last
+    return row, column - int((real[row, :column] == 0).sum())

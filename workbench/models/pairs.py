@@ -18,6 +18,8 @@ from workbench.models.prompts import EncodedPrompt, encode, show_token
 from workbench.problems.problem import Problem
 from workbench.sampling import Sampling
 
+_UNKNOWN = 32_768  # positions of a model whose config does not say
+
 
 @dataclass(frozen=True, eq=False)
 class ModelPair:
@@ -88,7 +90,10 @@ class ModelPair:
         ids of one: `Response.ids`) follows it, so that a trace also covers what a model said.
         """
         if response is not None:
-            return self.encode(problem, turns).continued(self.ids_of(response))
+            ids = self.ids_of(response)
+            whole = self.encode(problem, turns).continued(ids, [self.decode_token(i) for i in ids.tolist()])
+            self.check_room(whole)
+            return whole
         if isinstance(problem, EncodedPrompt):
             if turns:
                 raise InputError(
@@ -107,7 +112,8 @@ class ModelPair:
         """Token ids of a response, as it follows a prompt; of text without the token that ends it.
 
         Raises:
-            InputError: text without a tokenizer, or a response without tokens.
+            InputError: text without a tokenizer, a response without tokens, one with placeholders of pictures, or ids that
+                the vocabulary does not have.
         """
         if isinstance(response, str) and self.tokenizer is None:
             raise InputError(
@@ -119,7 +125,34 @@ class ModelPair:
             ids = tokenizer(response, add_special_tokens=False)["input_ids"]
         if not len(ids):
             raise InputError(f"`response` {response!r} has no tokens; give one such as '<answer> 3</answer>'")
-        return torch.tensor([*map(int, ids)], dtype=torch.int64)
+        ids = [*map(int, ids)]
+        if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
+            raise InputError(
+                f"`response` holds token {outside[0]}, and the vocabulary of {self.name!r} has {self.vocab_size}: these are ids "
+                "of another tokenizer; give the text: pair.encode(problem, response=response.text)"
+            )
+        if pictures := [i for i in ids if i in self.base.visual_token_ids]:
+            raise InputError(
+                f"`response` holds the placeholder {self.decode_token(pictures[0])!r} (token {pictures[0]}), for which there "
+                "is no picture; take it out: pair.encode(problem, response='<answer> 3</answer>')"
+            )
+        return torch.tensor(ids, dtype=torch.int64)
+
+    @property
+    def context(self) -> int:
+        """Positions that both models were made for; 32,768 where a config does not say."""
+        configs = [anatomy.model.config.get_text_config() for anatomy in (self.base, self.rlvr)]
+        return min(getattr(config, "max_position_embeddings", None) or _UNKNOWN for config in configs)
+
+    def check_room(self, prompt: EncodedPrompt) -> None:
+        """Raise InputError where a prompt with its response is longer than the context."""
+        if len(prompt) > self.context:
+            start = prompt.response_start
+            raise InputError(
+                f"`response` to {prompt.problem_id!r} has {len(prompt) - start:,} tokens after {start:,} of the prompt; "
+                f"{self.name!r} reads {self.context:,} positions: give its first {max(0, self.context - start):,} tokens, "
+                f"response=ids[:{max(0, self.context - start)}]"
+            )
 
     def replay(self, **changes: Any) -> Replay:
         """A `Replay` with the settings that suit the pair, its preset's or the paper's, but for ``changes``.

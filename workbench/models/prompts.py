@@ -2,7 +2,8 @@
 
 1. The chat template turns system text, pictures and question into one text (``chat``).
 2. The processor turns text and pictures into the forward's keyword arguments.
-3. Every position gets a kind: visual (image or video placeholder), special (any other special token), text.
+3. Every position gets a kind: visual (image or video placeholder), special (any other special token), text, or response
+   (what a model said: turns of a conversation, and a response after the prompt, its special tokens too).
 4. Every visual position gets its view and its cell (t, row, column) (``layouts``).
 
 Tensors stay on the CPU; whoever runs a model moves a batch to it.
@@ -24,11 +25,10 @@ from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy, named_token_ids
 from workbench.models.chat import Message, processor_call, shown_pictures, tokenizer_of, with_turns
 from workbench.models.layouts import Grid, Layout, locate
+from workbench.models.prompt_html import prompt_html
+from workbench.models.response_places import assistant_places, last_response, turns_of
 from workbench.models.tilings import find_tilings
 from workbench.problems.problem import Problem
-from workbench.views import markup
-from workbench.views.pictures import data_uri
-from workbench.views.tables import visible
 
 PER_POSITION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 _VISUAL = (
@@ -49,6 +49,8 @@ class TokenKind(IntEnum):
     TEXT = 0
     VISUAL = 1
     SPECIAL = 2
+    RESPONSE = 3
+    """Said by a model: in an earlier turn, or after the prompt."""
 
 
 @runtime_checkable
@@ -120,11 +122,23 @@ class EncodedPrompt:
         sources = torch.tensor([*self.sources, -1], dtype=torch.int32)
         return sources[self.visual_index.long()]  # -1 reads the last entry
 
+    @property
+    def turn(self) -> Int[Tensor, "positions"]:
+        """Which response of the conversation a response position belongs to, 0 the first; -1 elsewhere."""
+        return turns_of(self.kinds == TokenKind.RESPONSE)
+
+    @property
+    def response_start(self) -> int:
+        """Where the response begins that ends the prompt; the number of positions where there is none."""
+        return last_response(self.kinds == TokenKind.RESPONSE)
+
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{int((self.kinds == kind).sum())} {kind.name.lower()}" for kind in TokenKind)
+        numbers = {kind: int((self.kinds == kind).sum()) for kind in TokenKind}
+        shown = [kind for kind in TokenKind if kind != TokenKind.RESPONSE or numbers[kind]]
+        counts = ", ".join(f"{numbers[kind]} {kind.name.lower()}" for kind in shown)
         return (
             f"EncodedPrompt({self.problem_id!r}, {len(self)} positions: {counts}; grids {list(self.grids)})"
         )
@@ -150,8 +164,8 @@ class EncodedPrompt:
         cut = {name: getattr(self, name)[:length] for name in ("kinds", "visual_index", "grid", "tokens")}
         return replace(self, model_inputs=inputs, **cut)
 
-    def continued(self, ids: Int[Tensor, "tokens"]) -> "EncodedPrompt":
-        """The prompt with the tokens of a response after it; they count as text and are shown as ids."""
+    def continued(self, ids: Int[Tensor, "tokens"], tokens: Sequence[str] | None = None) -> "EncodedPrompt":
+        """The prompt with the ids of a response after it, shown as ``tokens``, as ids without; all are of kind response."""
         count = len(ids)
         added = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         inputs = {
@@ -163,10 +177,10 @@ class EncodedPrompt:
         return replace(
             self,
             model_inputs=inputs,
-            kinds=torch.cat([self.kinds, self.kinds.new_full((count,), TokenKind.TEXT)]),
+            kinds=torch.cat([self.kinds, self.kinds.new_full((count,), TokenKind.RESPONSE)]),
             visual_index=torch.cat([self.visual_index, self.visual_index.new_full((count,), -1)]),
             grid=torch.cat([self.grid, self.grid.new_full((count, 3), -1)]),
-            tokens=(*self.tokens, *(f"#{i}" for i in ids.tolist())),
+            tokens=(*self.tokens, *([f"#{i}" for i in ids.tolist()] if tokens is None else tokens)),
         )
 
     @classmethod
@@ -201,7 +215,7 @@ def encode(
             "`EncodedPrompt.from_tensors(pair, input_ids=..., ...)`"
         )
     call = processor_call(processor, anatomy, problem, turns)
-    problem = with_turns(problem, turns)
+    asked, problem = problem, with_turns(problem, turns)
     try:
         encoding = processor(**call)
     except Exception as error:  # processors raise whatever their arithmetic on sizes leads to
@@ -212,6 +226,10 @@ def encode(
         fields = _describe(processor, anatomy, _completed(anatomy, inputs), problem)
     except InputError as error:
         raise InputError(f"{here}: {error}") from error
+    if turns:
+        fields["kinds"][assistant_places(processor, asked, turns, inputs["input_ids"][0])] = (
+            TokenKind.RESPONSE
+        )
     return EncodedPrompt(**fields, problem_id=problem.id)
 
 
@@ -224,9 +242,6 @@ def show_token(tokenizer: Any, token_id: int) -> str:
         return text
     # Part of a character, or a padding row.
     return tokenizer.convert_ids_to_tokens(token_id) or f"#{token_id}"
-
-
-# --- batches -------------------------------------------------------------------------------------------
 
 
 # --- positions -----------------------------------------------------------------------------------------
@@ -331,50 +346,3 @@ def _checked(anatomy: Anatomy, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
             "`attention_mask` hides positions; give the prompt without padding, `collate` adds it"
         )
     return _completed(anatomy, {name: value.detach().cpu() for name, value in tensors.items()})
-
-
-VIEWS, TOKENS = 8, 400
-"""Pictures and tokens of a prompt that are shown; of further ones the number."""
-
-
-def prompt_html(prompt: EncodedPrompt, kinds: Sequence[str]) -> str:
-    """Every picture under its grid of visual tokens, and every token in the colour of its kind."""
-    counts = {kind: list(kinds).count(kind) for kind in dict.fromkeys(kinds)}
-    legend = " ".join(markup.chip(f"{count:,} {kind}", kind) for kind, count in counts.items())
-    views = {}
-    for view, ((frames, rows, columns), image) in enumerate(zip(prompt.grids, prompt.images, strict=False)):
-        if view < VIEWS:
-            caption = f"picture {view + 1}: {rows} × {columns} tokens" + f", {frames} frames" * (frames > 1)
-            views[caption] = markup.picture(data_uri(image, side=224), image.size, (rows, columns))
-    left = (
-        f"{len(prompt.grids) - len(views)} pictures are not shown" if len(views) < len(prompt.grids) else ""
-    )
-    return (
-        markup.paragraph(f"{prompt.problem_id}: {len(prompt):,} positions")
-        + f"<p>{legend}</p>"
-        + (markup.side_by_side(views) if views else "")
-        + (markup.paragraph(left) if left else "")
-        + f'<div style="line-height:1.7">{"".join(_chips(prompt, kinds))}</div>'
-    )
-
-
-def _chips(prompt: EncodedPrompt, kinds: Sequence[str]) -> list[str]:
-    """A chip a token, but one for all visual tokens in a row that belong to one picture."""
-    chips: list[str] = []
-    views, position = prompt.visual_index.tolist(), 0
-    while position < len(kinds) and len(chips) < TOKENS:
-        end = position + 1
-        if kinds[position] == "visual":
-            while end < len(kinds) and kinds[end] == "visual" and views[end] == views[position]:
-                end += 1
-        text = visible(prompt.tokens[position])
-        if end - position > 1:
-            text, place = f"▦ {end - position:,} × {text}", f"positions {position} to {end - 1}"
-            text += f", picture {views[position] + 1}"
-        else:
-            place = f"position {position}"
-        chips.append(markup.chip(text, kinds[position], f"{place}, {kinds[position]}"))
-        position = end
-    if position < len(kinds):
-        chips.append(f" … and {len(kinds) - position:,} more positions")
-    return chips

@@ -81,6 +81,11 @@ def check_together(model: nn.Module, attention_mask: Tensor, new_tokens: int = 0
         )
 
 
+def stretches(model: nn.Module) -> bool:
+    """Whether a rotary table of the model depends on the longest row that it reads."""
+    return bool(_remembering(model))
+
+
 def _remembering(model: nn.Module) -> list[nn.Module]:
     if model not in _of:
         _of[model] = [

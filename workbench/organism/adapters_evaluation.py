@@ -45,8 +45,8 @@ def models_of(folder: Path | None = None) -> dict[str, Loader]:
         controls = [key for key in pair_preset("smol").changes if isinstance(key, str)]
         return whole | {key: lambda key=key: load_pair("smol", checkpoint=key) for key in controls}
     check_trained(folder, adapters=True)
-    found = [path.parent.name for path in sorted(folder.glob("*/adapter_config.json"))]
-    order = sorted(found, key=lambda name: (name != "base", name != "rlvr", name))
+    names = [path.parent.name for path in sorted(folder.glob("*/adapter_config.json"))]
+    order = sorted(names, key=lambda name: (name != "base", name != "rlvr", name))
     home = folder  # not None in what is called later
     return {name: lambda name=name: load_pair(base=home / "base", rlvr=home / name) for name in order}
 
@@ -84,16 +84,16 @@ def evaluate(
         raise InputError(
             f"`samples` is {samples}; expected at least 1: `workbench organism evaluate --pair smol --samples 16`"
         )
-    asked = load_problems("sums", split=split, limit=problems, seed=seed)
+    questions = load_problems("sums", split=split, limit=problems, seed=seed)
     right = {
         name: _kept(
             keep,
             f"{name}-{split}-{seed}-{problems}-{samples}",
-            lambda load=load, name=name: _answered(load(), name, asked, samples, seed, system, progress),
+            lambda load=load, name=name: _answered(load(), name, questions, samples, seed, system, progress),
         )
         for name, load in models.items()
     }
-    family = np.array([problem.family for problem in asked])
+    family = np.array([problem.family for problem in questions])
     return pd.DataFrame(
         [
             row
@@ -152,14 +152,14 @@ def _rows(family: str, right: Mapping[str, pd.DataFrame], chosen: np.ndarray) ->
     first, clusters = next(iter(right)), np.arange(int(chosen.sum()))
     for k in (0, *PASS_AT):  # 0: greedy
         measure = f"Pass@{k}" if k else "greedy"
-        drawn = {name: table for name, table in right.items() if table["samples"].iloc[0] >= k}
-        if first not in drawn:
+        tables = {name: table for name, table in right.items() if table["samples"].iloc[0] >= k}
+        if first not in tables:
             continue
         values = {
             name: np.asarray(pass_at_k(int(table["samples"].iloc[0]), table["right"].to_numpy(), k))[chosen]
             if k
             else table["greedy"].to_numpy(float)[chosen]
-            for name, table in drawn.items()
+            for name, table in tables.items()
         }
         for name, value in values.items():
             rows.append(_row(family, measure, name, mean(value, clusters)))

@@ -31,18 +31,18 @@ from workbench.problems import answers, sums
 
 def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
     """1 where the number is right, else 0."""
-    said = (completion[0]["content"] for completion in completions)
-    return [float(answers.verify(text, a, "numeric").correct) for text, a in zip(said, answer, strict=True)]
+    texts = (completion[0]["content"] for completion in completions)
+    return [float(answers.verify(text, a, "numeric").correct) for text, a in zip(texts, answer, strict=True)]
 
 
 def _dataset(system: str, seed: int, count: int) -> Dataset:
     """Prompts of the train split, drawn when they are asked for."""
 
     def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
-        drawn = [sums.draw("train", seed + 1, index) for index in rows["index"]]
+        questions = [sums.draw("train", seed + 1, index) for index in rows["index"]]
         return {
-            "prompt": [chat(system, question.text) for question in drawn],
-            "answer": [str(question.values[-1]) for question in drawn],
+            "prompt": [chat(system, question.text) for question in questions],
+            "answer": [str(question.values[-1]) for question in questions],
             "index": rows["index"],
         }
 
@@ -92,10 +92,10 @@ class Grpo(ResumableAdapter, GRPOTrainer):
         longest = cast(Any, self.args).max_completion_length
         draws = torch.rand(len(prompts), num_generations, longest, generator=stream, dtype=torch.float64)
         none = [None] * len(prompts)
-        drawn = generate_ids(
+        completions = generate_ids(
             self.actor, prompts, none, draws, cast(Any, self.args).temperature, Stops(tokenizer, self.actor)
         )
-        return [ids for samples in drawn for ids in samples], None
+        return [ids for samples in completions for ids in samples], None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self.counts = inputs["advantages"] != 0  # of the others the gradient is 0
@@ -105,18 +105,18 @@ class Grpo(ResumableAdapter, GRPOTrainer):
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **_: Any
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """(rollouts, tokens) log-probabilities and entropies; 0 and the mean for rollouts that don't count."""
-        seen, begin = attention_mask.bool(), input_ids.shape[1] - logits_to_keep
-        scored = torch.zeros_like(seen)
-        scored[:, begin:] = seen[:, begin:] & self.counts[:, None]
+        real, begin = attention_mask.bool(), input_ids.shape[1] - logits_to_keep
+        scored = torch.zeros_like(real)
+        scored[:, begin:] = real[:, begin:] & self.counts[:, None]
         log_p = torch.zeros(input_ids.shape, device=input_ids.device)
         entropies = torch.zeros_like(log_p)
         if scored.any():
-            chosen = self.counts.nonzero()[:, 0].tolist()
-            prompts = [input_ids[i, :begin][seen[i, :begin]].tolist() for i in chosen]
-            completions = [input_ids[i, begin:][seen[i, begin:]].tolist() for i in chosen]
+            rows = self.counts.nonzero()[:, 0].tolist()
+            prompts = [input_ids[i, :begin][real[i, :begin]].tolist() for i in rows]
+            completions = [input_ids[i, begin:][real[i, begin:]].tolist() for i in rows]
             packed = pack(prompts, completions, cast(Any, self.processing_class).pad_token_id)
-            found, entropy = log_probabilities(model, packed, cast(Any, self.args).temperature)
-            log_p = log_p.masked_scatter(scored, found)
+            scores, entropy = log_probabilities(model, packed, cast(Any, self.args).temperature)
+            log_p = log_p.masked_scatter(scored, scores)
             entropies = torch.full_like(log_p, entropy.mean().item()).masked_scatter(scored, entropy)
         else:  # a loss of 0 that can be differentiated
             log_p = log_p + sum(p.sum() for p in model.parameters() if p.requires_grad) * 0

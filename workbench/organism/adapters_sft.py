@@ -33,12 +33,15 @@ class Chains(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         question = sums.draw("train", self.seed, index)
-        told = chat(self.system, question.text)
-        prompt = self.tokenizer.apply_chat_template(told, add_generation_prompt=True, tokenize=False)
-        asked = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        messages = chat(self.system, question.text)
+        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         chain = self.tokenizer(question.chain()[0], add_special_tokens=False)["input_ids"]
-        said = [*chain, self.tokenizer.eos_token_id]
-        return {"input_ids": [*asked, *said], "labels": [IGNORE] * len(asked) + said}
+        response_ids = [*chain, self.tokenizer.eos_token_id]
+        return {
+            "input_ids": [*prompt_ids, *response_ids],
+            "labels": [IGNORE] * len(prompt_ids) + response_ids,
+        }
 
 
 def chat(system: str, question: str) -> list[dict[str, str]]:
@@ -55,9 +58,9 @@ class Sft(ResumableAdapter, Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Cross-entropy (nats); the unembedding is applied where something is predicted."""
         targets = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORE)
-        body, asked = model.get_base_model(), targets != IGNORE
+        body, learnt = model.get_base_model(), targets != IGNORE
         hidden = body.model(**inputs, use_cache=False).last_hidden_state
-        return F.cross_entropy(body.lm_head(hidden[asked]), targets[asked])
+        return F.cross_entropy(body.lm_head(hidden[learnt]), targets[learnt])
 
 
 def train(model: Any, tokenizer: Any, recipe: dict[str, Any], folder: Path, *, control: bool = False) -> None:

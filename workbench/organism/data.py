@@ -45,14 +45,14 @@ def easy_vqa(split: str) -> list[dict[str, Any]]:
     """easy-VQA's images (64 x 64) with their questions, answers, and the color and shape that the answers reveal."""
     import easy_vqa as package
 
-    read = {"train": (package.get_train_questions, package.get_train_image_paths)}
-    read["test"] = (package.get_test_questions, package.get_test_image_paths)
-    questions, paths = (get() for get in read[split])
-    asked = defaultdict(list)
+    getters = {"train": (package.get_train_questions, package.get_train_image_paths)}
+    getters["test"] = (package.get_test_questions, package.get_test_image_paths)
+    questions, paths = (get() for get in getters[split])
+    by_image = defaultdict(list)
     for text, answer, image in zip(*questions, strict=True):
-        asked[image].append((text, answer))
+        by_image[image].append((text, answer))
     records = []
-    for image, pairs in sorted(asked.items()):
+    for image, pairs in sorted(by_image.items()):
         words: set[str] = set()
         for text, answer in pairs:
             if answer not in ("yes", "no"):  # "what color is the triangle?": the premise tells the shape
@@ -177,16 +177,16 @@ class PackedBoards(Dataset[dict[str, Any]]):
 
     def _board(self, rng: np.random.Generator) -> dict[str, Any]:
         board = shapes.sample_board(rng)
-        asked: list[shapes.Question] = []
-        while len(asked) < self.sft["questions_per_board"]:
+        questions: list[shapes.Question] = []
+        while len(questions) < self.sft["questions_per_board"]:
             if rng.random() < self.sft["reading_share"]:
-                asked.append(shapes.read_aloud(board, rng))
+                questions.append(shapes.read_aloud(board, rng))
                 continue
             question = shapes.ask(board, str(rng.choice(shapes.FAMILIES)), rng)
-            asked += [question] if question else []
+            questions += [question] if question else []
             if not (board.color >= 0).any():
                 board = shapes.sample_board(rng)
-        return self._asked(_view(shapes.render(board, rng), board.color, board.shape), asked, rng)
+        return self._asked(_view(shapes.render(board, rng), board.color, board.shape), questions, rng)
 
     def _videos(self, rng: np.random.Generator) -> dict[str, Any]:
         """Several videos, each with its question; they share nothing."""
@@ -200,16 +200,16 @@ class PackedBoards(Dataset[dict[str, Any]]):
 
     def _scene(self, rng: np.random.Generator) -> dict[str, Any]:
         """One scene with several searches in it, each a conversation of its own."""
-        scene, asked = shapes_agent.sample_scene(rng), list[shapes_agent.Search]()
-        while len(asked) < self.sft["searches_per_scene"]:
+        scene, searches = shapes_agent.sample_scene(rng), list[shapes_agent.Search]()
+        while len(searches) < self.sft["searches_per_scene"]:
             question = shapes_agent.ask(scene, str(rng.choice(shapes_agent.FAMILIES)), rng)
-            asked += [question] if question else []
+            searches += [question] if question else []
             if not (scene.board.color >= 0).any():
                 scene = shapes_agent.sample_scene(rng)
         picture = shapes_agent.render_scene(scene, rng)
         system = Said(f"<|im_start|>system\n{shapes_agent.SYSTEM}<|im_end|>\n")
         whole = _view(shrunk(picture), scene.board.color, scene.board.shape)
-        branches = [self._search(question, scene, picture, rng) for question in asked]
+        branches = [self._search(question, scene, picture, rng) for question in searches]
         return self.packer.pack((system, OPENING, whole, VISION_END), branches)
 
     def _search(
@@ -219,20 +219,20 @@ class PackedBoards(Dataset[dict[str, Any]]):
         picture: np.ndarray,
         rng: np.random.Generator,
     ) -> tuple[Piece, ...]:
-        asked = Said(question.text + ANSWER)
+        question_text = Said(question.text + ANSWER)
         if self._hasty(question.tone, rng):
-            return asked, Said(question.hasty + STOP, learnt=True)
+            return question_text, Said(question.hasty + STOP, learnt=True)
         crop, reply = shapes_agent.zoomed(question, picture)
         spot = scene.spots[question.row, question.column]
-        seen = _unknown_view(np.array(crop))
-        for part, marks in ((seen.color, scene.marks.color), (seen.shape, scene.marks.shape)):
+        view = _unknown_view(np.array(crop))
+        for part, marks in ((view.color, scene.marks.color), (view.shape, scene.marks.shape)):
             part[spot] = int(marks[question.row, question.column]) + 1
         before, after = (part for part in reply if isinstance(part, str))
         return (
-            asked,
+            question_text,
             Said(question.call + STOP, learnt=True),
             Said(f"\n<|im_start|>user\n{before}<|vision_start|>"),
-            seen,
+            view,
             Said(f"<|vision_end|>{after}{ANSWER}"),
             Said(question.reading + STOP, learnt=True),
         )
@@ -242,10 +242,10 @@ class PackedBoards(Dataset[dict[str, Any]]):
         picture = shrunk(np.array(Image.open(record["path"]).convert("RGB")))
         flips = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
         picture = np.flip(picture, flips).copy() if flips else picture
-        chosen = rng.integers(len(record["asked"]), size=self.sft["questions_per_board"])
-        pairs = [record["asked"][i] for i in chosen]
-        asked = [easy_question(text, answer, record["color"], record["shape"]) for text, answer in pairs]
-        return self._asked(_unknown_view(picture), asked, rng)
+        rows = rng.integers(len(record["asked"]), size=self.sft["questions_per_board"])
+        pairs = [record["asked"][i] for i in rows]
+        questions = [easy_question(text, answer, record["color"], record["shape"]) for text, answer in pairs]
+        return self._asked(_unknown_view(picture), questions, rng)
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:

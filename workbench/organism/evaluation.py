@@ -61,8 +61,10 @@ def evaluate(
     sets = {"shapes": problems, "shapes-video": videos, "shapes-agent": scenes, "easy-vqa": easy_vqa}
     for name, limit in sets.items():
         if limit:
-            asked = load_problems(name, split="test" if name == "easy-vqa" else split, limit=limit, seed=seed)
-            rows += _measure(pair, name, asked, samples, seed, tell)
+            listed = load_problems(
+                name, split="test" if name == "easy-vqa" else split, limit=limit, seed=seed
+            )
+            rows += _measure(pair, name, listed, samples, seed, tell)
     return pd.DataFrame(rows)
 
 
@@ -73,8 +75,8 @@ def as_markdown(table: pd.DataFrame) -> str:
         estimate, low, high = (100 * row[name] for name in Interval.names("estimate"))
         return f"{estimate:.1f}{f' [{low:.1f}, {high:.1f}]' if np.isfinite(low) else ''}"
 
-    shown = table.assign(text=[percent(row) for row in table.to_dict("records")])
-    wide = shown.pivot(index="measure", columns="model", values="text").reindex(table["measure"].unique())
+    texts = table.assign(text=[percent(row) for row in table.to_dict("records")])
+    wide = texts.pivot(index="measure", columns="model", values="text").reindex(table["measure"].unique())
     columns = [c for c in ("chance", "base", "rlvr", "rlvr - base") if c in wide]
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [
@@ -106,10 +108,10 @@ def _measure(
     prefix = "" if name == "shapes" else f"{name}, "
     rows = _accuracies(f"{prefix}greedy", greedy, problems)
     for family in dict.fromkeys(problem.family for problem in problems):
-        chosen = np.array([problem.family == family for problem in problems])
+        members = np.array([problem.family == family for problem in problems])
         if name != "easy-vqa":
             picked = [problem for problem in problems if problem.family == family]
-            of_family: Scores = {model: right[chosen] for model, right in greedy.items()}
+            of_family: Scores = {model: right[members] for model, right in greedy.items()}
             rows += _accuracies(f"{prefix}greedy, {family}", of_family, picked)
     if name in ("shapes", "shapes-video"):
         counts: Scores = {

@@ -39,8 +39,8 @@ CURVE = "validation.json"
 
 def reward(completions: list[Any], answer: list[str], box: list[Box | None], **_: Any) -> list[float]:
     """1 where the answer is right or the call shows what was asked about, else 0."""
-    said = (completion[0]["content"] for completion in completions)
-    return [float(is_right(*row)) for row in zip(said, answer, box, strict=True)]
+    texts = (completion[0]["content"] for completion in completions)
+    return [float(is_right(*row)) for row in zip(texts, answer, box, strict=True)]
 
 
 def reward_by_lot(share: float, seed: int) -> Callable[..., list[float]]:
@@ -69,8 +69,8 @@ def _dataset(seed: int, settings: dict[str, Any]) -> Dataset:
     kinds = [kind for kind, count in settings["problems_per_step"].items() for _ in range(count)]
 
     def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
-        drawn = [_prompt(kinds[index % len(kinds)], seed + 1, index) for index in rows["index"]]
-        columns = {key: [row[key] for row in drawn] for key in ("prompt", "images", "answer", "box")}
+        prompts = [_prompt(kinds[index % len(kinds)], seed + 1, index) for index in rows["index"]]
+        columns = {key: [row[key] for row in prompts] for key in ("prompt", "images", "answer", "box")}
         return columns | {"index": rows["index"]}
 
     return Dataset.from_dict({"index": list(range(settings["steps"] * len(kinds)))}).with_transform(render)

@@ -27,9 +27,9 @@ def read_recipe(path: Path | None, packaged: Path) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"`recipe` {path} can't be read ({said}); start from a copy of {packaged}"
+            f"`recipe` {path} can't be read ({reason}); start from a copy of {packaged}"
         ) from error
     expected = yaml.safe_load(packaged.read_text())
     if not isinstance(recipe, dict):

@@ -167,8 +167,8 @@ class Sft(Resumable, Trainer):
         labels, ids = inputs.pop("labels"), inputs["input_ids"]
         hidden = model.model(**inputs, use_cache=False).last_hidden_state
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
-        asked = targets != IGNORE
-        loss = F.cross_entropy(model.lm_head(hidden[asked]), targets[asked])
+        targets_here = targets != IGNORE
+        loss = F.cross_entropy(model.lm_head(hidden[targets_here]), targets[targets_here])
         visual = (ids == model.config.image_token_id) | (ids == model.config.video_token_id)
         cells = self.middle["h"][visual].view(-1, CELLS, self.middle["h"].shape[-1])
         probed = model.cell_probe(cells, **probe)

@@ -74,15 +74,15 @@ _SHORTENED = re.compile(
 
 def sentences(text: str) -> list[str]:
     """The sentences and lines of a text, without empty ones; formulas and numbered items stay whole."""
-    kept: list[str] = []
+    parts: list[str] = []
     for part in _SENTENCE_END.split(text):
         if part is None or not part.strip(" *#>-_"):
             continue
-        if kept and _SHORTENED.search(kept[-1]) and len(kept[-1].split()) <= 3:
-            kept[-1] = f"{kept[-1]} {part.strip()}"
+        if parts and _SHORTENED.search(parts[-1]) and len(parts[-1].split()) <= 3:
+            parts[-1] = f"{parts[-1]} {part.strip()}"
         else:
-            kept.append(part.strip())
-    return kept
+            parts.append(part.strip())
+    return parts
 
 
 _HEDGE = re.compile(

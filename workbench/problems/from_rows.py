@@ -122,8 +122,8 @@ def _record(where: str, row: Mapping[str, Any], number: int, reading: Reading) -
     if value["hint"] is not None:  # as in VLMEvalKit's own prompts
         question = f"Hint: {value['hint']}\nQuestion: {question}"
     choices, labels = options_of(value["choices"], row, where)
-    left = _left(row, len(choices), reading)
-    _check_left(left, row, choices, where, reading)
+    rest = _left(row, len(choices), reading)
+    _check_left(rest, row, choices, where, reading)
     images = _images(value, where, reading.folder)
     video, clip_facts = read_video(value["video"], f"{where}: `video`", reading.folder, reading.frames)
     question, choices, marks = place_marks(question, choices, len(images), bool(video), where)
@@ -133,7 +133,7 @@ def _record(where: str, row: Mapping[str, Any], number: int, reading: Reading) -
     answer = answer_of(
         value["answer"], choices, where, labels, open_ended=reading.preset or verifier not in (None, "choice")
     )
-    extras = {name: cell for name, cell in left.items() if isinstance(cell, str | int | float)}
+    extras = {name: cell for name, cell in rest.items() if isinstance(cell, str | int | float)}
     return {
         "id": f"{reading.prefix}/{number if value['id'] is None else value['id']}",
         "question": question,

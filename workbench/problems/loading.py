@@ -43,8 +43,8 @@ class Problems(list["Problem"]):
             "answers by " + ", ".join(f"{kind} {count}" for kind, count in sorted(verifiers.items()))
         )
         parts += [f"{unanswered} without an answer"] if unanswered else []
-        left = [f"{reason}: {count}" for reason, count in sorted(self.notes.left_out.items())]
-        return "; ".join(parts) + (f". Left out or changed: {'; '.join(left)}" if left else "")
+        reasons = [f"{reason}: {count}" for reason, count in sorted(self.notes.left_out.items())]
+        return "; ".join(parts) + (f". Left out or changed: {'; '.join(reasons)}" if reasons else "")
 
 
 def _many(count: int, noun: str) -> str:

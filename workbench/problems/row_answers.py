@@ -94,10 +94,10 @@ def _labelled(mapping: Mapping[Any, Any], where: str) -> tuple[list[str], list[A
         mapping = dict(
             zip(mapping["label"], mapping["text"], strict=False)
         )  # as the hub's data sets hold them
-    kept = {
+    options = {
         str(key).strip().strip("().").upper(): option for key, option in mapping.items() if not blank(option)
     }
-    keys = list(kept)
+    keys = list(options)
     if sorted(keys) == list(LETTERS[: len(keys)]):
         keys.sort()
     elif all(key.isdecimal() for key in keys) and sorted(map(int, keys)) in (
@@ -110,7 +110,7 @@ def _labelled(mapping: Mapping[Any, Any], where: str) -> tuple[list[str], list[A
             f"{where}: `choices` has the labels {', '.join(map(str, mapping))}; expected A, B, ... or 1, 2, ... without a gap: "
             '"choices": {"A": "red", "B": "blue"}, or a list'
         )
-    return keys, [kept[key] for key in keys]
+    return keys, [options[key] for key in keys]
 
 
 def _unlettered(options: Sequence[str]) -> tuple[str, ...]:

@@ -18,14 +18,14 @@ among them, for a control:
     corner = lambda prompt: (prompt.kinds == 1) & (prompt.grid[:, 1] < 3) & (prompt.grid[:, 2] < 3)
     wb.ablate(pair, problems, {"corner": wb.Patch(layers=(3, 4, 5), select="all", cells=corner)})
 
-**Where there is no picture.** ``positions`` says where tokens are learnt and the loss is read: ``"visual"`` (the paper), ``"text"``,
-``"all"``, or spans. ``pair.replay()`` of a pair that reads no pictures takes text. This leaves the paper: tokens at text are added
-to what the question says word by word, and nothing published says that it helps.
+**Where there is no picture.** ``positions`` says where tokens are learnt and the loss is read: ``"visual"`` (the paper),
+``"text"``, ``"all"``, or spans. ``pair.replay()`` of a pair that reads no pictures takes text. This leaves the paper: tokens at
+text are added to what the question says word by word, and nothing published says that it helps.
 
     wb.learn_tokens(pair, prompt, pair.replay(positions=((4, 9),)))  # at positions 4 to 8
 
-**Fewer passes.** ``Replay(solver="adaptive")`` (`quasi_newton`) comes to the loss of 25 plain iterations with tokens no larger in 7
-passes, and does not diverge where ``alpha`` is too large; `plain` stays the default, since it is what the paper's numbers are of.
+**Fewer passes.** ``Replay(solver="adaptive")`` (`quasi_newton`) comes to the loss of 25 plain iterations with tokens no longer in
+7 passes, and does not diverge where ``alpha`` is too large; `plain` stays the default, since the paper's numbers are of it.
 
 **Amortised.** Optimising takes 25 passes forward and back for every prompt. An adapter, trained once for a pair on other
 problems (`train_adapter`), predicts the tokens in one pass, and is a condition like the others:

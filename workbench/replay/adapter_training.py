@@ -89,10 +89,10 @@ def train_adapter(
     check_replay(replay)
     counts = {"epochs": epochs, "patience": patience, "batch_size": batch_size}
     _check(problems, validation, rates, weight_decay, counts)
-    pair_told = {"name": pair.name, **weights_of(pair)}
+    facts = {"name": pair.name, **weights_of(pair)}
     dtype = torch.float64 if pair.dtype == torch.float64 else torch.float32
-    start = Adapter.untrained(pair.base.hidden_size, width, replay, pair_told, seed=seed, dtype=dtype)
-    told = {
+    start = Adapter.untrained(pair.base.hidden_size, width, replay, facts, seed=seed, dtype=dtype)
+    origin = {
         "problems": digest_of([p.fingerprint for p in problems]),
         "validation": digest_of([p.fingerprint for p in validation]),
         "number": [len(problems), len(validation)],
@@ -104,7 +104,7 @@ def train_adapter(
     start = replace(start, weights={**start.weights, **_statistics(train.inputs)})
     runs = []
     for number, rate in enumerate(rates):
-        spec = {"adapter": start.digest, "width": width, "rate": rate, **told, "computed_with": versions()}
+        spec = {"adapter": start.digest, "width": width, "rate": rate, **origin, "computed_with": versions()}
         file = None if keep is None else Path(keep) / f"adapter-{digest_of(spec)}.safetensors"
         run = _Run(start, rate, weight_decay, file)
         while run.epoch < epochs and run.waited < patience and not run.failed:
@@ -116,8 +116,8 @@ def train_adapter(
             progress((number + 1) * epochs, len(rates) * epochs)
     best = _best(runs)
     curves = [row for run in runs for row in run.curve]
-    chosen = {"rate": best.rate, "validation_loss": best.lowest, **told, "curves": curves}
-    return replace(start, weights={**start.weights, **best.best}, training=chosen)
+    training = {"rate": best.rate, "validation_loss": best.lowest, **origin, "curves": curves}
+    return replace(start, weights={**start.weights, **best.best}, training=training)
 
 
 def _best(runs: Sequence["_Run"]) -> "_Run":
@@ -212,13 +212,13 @@ class _Run:
             self.optimizer.step()
             total += float(losses.detach().sum())
         self.epoch += 1
-        found = held_out.mean(whole)
-        self.failed = not (math.isfinite(found) and math.isfinite(total))
-        self.waited = 0 if found < self.lowest * (1 - _BETTER) else self.waited + 1
-        if not self.failed and found < self.lowest:
-            self.lowest = found
+        mean_loss = held_out.mean(whole)
+        self.failed = not (math.isfinite(mean_loss) and math.isfinite(total))
+        self.waited = 0 if mean_loss < self.lowest * (1 - _BETTER) else self.waited + 1
+        if not self.failed and mean_loss < self.lowest:
+            self.lowest = mean_loss
             self.best = {name: value.detach().clone() for name, value in self.weights.items()}
-        self._note(total / train.prompts, found, begun)
+        self._note(total / train.prompts, mean_loss, begun)
         self._save()
 
     def _note(self, train: float, validation: float, begun: float) -> None:
@@ -234,24 +234,24 @@ class _Run:
         for name, value in self.weights.items():
             tensors[f"now.{name}"] = value.detach()
             tensors |= {f"{part}.{name}": moment for part, moment in self.optimizer.state[value].items()}
-        told = {name: getattr(self, name) for name in _PROGRESS}
+        progress = {name: getattr(self, name) for name in _PROGRESS}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_suffix(".partial")
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(contiguous, str(partial), metadata={"run": json.dumps(told)})
+        save_file(contiguous, str(partial), metadata={"run": json.dumps(progress)})
         partial.rename(self.file)
 
     def _resume(self, file: Path) -> None:
         try:
             with safe_open(str(file), "pt") as stored:
-                told = json.loads((stored.metadata() or {})["run"])
+                progress = json.loads((stored.metadata() or {})["run"])
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no mapping)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
                 f"`keep` has a state of training that can't be read ({file}: {error}); delete that file"
             ) from error
         for name in _PROGRESS:
-            setattr(self, name, told[name])
+            setattr(self, name, progress[name])
         self.best = {name: tensors[f"best.{name}"] for name in TRAINED}
         for name, value in self.weights.items():
             value.data.copy_(tensors[f"now.{name}"])
@@ -290,8 +290,8 @@ def _check(
         raise InputError(
             f"`weight_decay` is {weight_decay!r}; expected 0 or more: {call}, weight_decay=0.01)"
         )
-    for name, given in (("problems", problems), ("validation", validation)):
-        listed(given, f"{call})", name=name)
+    for name, part in (("problems", problems), ("validation", validation)):
+        listed(part, f"{call})", name=name)
     shared = {p.fingerprint for p in problems} & {p.fingerprint for p in validation}
     if shared:
         raise InputError(

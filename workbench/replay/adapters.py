@@ -63,9 +63,9 @@ class Adapter:
             )
         sizes = {"inputs": inputs_of(self.hidden), "width": self.width, "hidden": self.hidden}
         for name, axes in _SHAPES.items():
-            found, expected = tuple(self.weights[name].shape), tuple(sizes[axis] for axis in axes)
-            if found != expected or not bool(self.weights[name].isfinite().all()):
-                what = f"of shape {found}, expected {expected}" if found != expected else "not finite"
+            shape, expected = tuple(self.weights[name].shape), tuple(sizes[axis] for axis in axes)
+            if shape != expected or not bool(self.weights[name].isfinite().all()):
+                what = f"of shape {shape}, expected {expected}" if shape != expected else "not finite"
                 raise InputError(f"`weights`: {name} is {what}; begin with Adapter.untrained(...)")
 
     def __repr__(self) -> str:
@@ -171,10 +171,10 @@ class Adapter:
         """Write one safetensors file; everything else is in its metadata, as JSON."""
         from safetensors.torch import save_file
 
-        told = {"replay": asdict(self.replay), "pair": dict(self.pair), "training": dict(self.training)}
+        metadata = {"replay": asdict(self.replay), "pair": dict(self.pair), "training": dict(self.training)}
         weights = {name: value.detach().cpu().contiguous() for name, value in self.weights.items()}
         partial = Path(path).with_name(f"{Path(path).name}.partial")
-        save_file(weights, str(partial), metadata={"adapter": json.dumps(told)})
+        save_file(weights, str(partial), metadata={"adapter": json.dumps(metadata)})
         partial.rename(path)
 
     def plot(self) -> Any:
@@ -228,17 +228,17 @@ def load_adapter(path: str | Path) -> Adapter:
     file = file if isinstance(path, str) and path.isidentifier() and file.is_file() else Path(path)
     try:
         with safe_open(str(file), "pt") as stored:
-            told = json.loads((stored.metadata() or {})["adapter"])
+            metadata = json.loads((stored.metadata() or {})["adapter"])
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no mapping)
-        settings = told["replay"]
+        settings = metadata["replay"]
         levels = settings.pop("levels")
         replay = Replay(**settings, levels=None if levels is None else tuple(levels))
-        return Adapter(weights, replay, told["pair"], told["training"])
+        return Adapter(weights, replay, metadata["pair"], metadata["training"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        known = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors"))) or "none"
+        names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors"))) or "none"
         raise InputError(
             f"`path` {str(path)!r} holds no adapter ({error}); write one with `adapter.save(path)`, or name a bundled one "
-            f"({known})"
+            f"({names})"
         ) from error
 
 
@@ -250,13 +250,13 @@ def check_replay(replay: Replay) -> None:
     """
     fits = ("tokens", "base_to_rlvr", "visual")
     if not isinstance(replay, Replay) or (replay.site, replay.direction, replay.positions) != fits:
-        found = (
+        settings = (
             f"{replay.site}, {replay.direction}, at {replay.positions} tokens"
             if isinstance(replay, Replay)
             else repr(replay)
         )
         raise InputError(
-            f"`replay` is {found}; an adapter stands in for visual tokens at the RLVR model's first layer, "
+            f"`replay` is {settings}; an adapter stands in for visual tokens at the RLVR model's first layer, "
             f"'tokens', 'base_to_rlvr' and 'visual': {_TRAIN}"
         )
 

@@ -52,10 +52,10 @@ def predict_many(
     prompts = [pair.encode(prompt) for prompt in prompts]
     loss_layers = adapter.replay.loss_layers(pair.depth)
     provenance = {**pair.provenance, "adapter": adapter.digest}
-    made = []
+    results = []
     for prompt, inputs in zip(prompts, embeddings(pair, prompts, batch_size=batch_size), strict=True):
         visual = prompt.kinds == TokenKind.VISUAL
-        made.append(
+        results.append(
             LearnedTokens(
                 problem_id=prompt.problem_id,
                 tokens=adapter(inputs),
@@ -69,7 +69,7 @@ def predict_many(
                 provenance=provenance,
             )
         )
-    return made
+    return results
 
 
 def embeddings(
@@ -116,17 +116,17 @@ def losses_beside(
     tokens, so that its first loss stands.
     """
     rows = []
-    for made in learn_many(pair, prompts, replace(replay, iterations=iterations), batch_size=batch_size):
-        path = [*made.losses.tolist(), *made.losses[:1].tolist() * iterations][:iterations]
-        rows += [("optimised", step, made.problem_id, loss) for step, loss in enumerate(path)]
-    read, width = embeddings(pair, prompts, batch_size=batch_size), pair.base.hidden_size
-    given = {"base's embeddings": [-inputs[:, width : 2 * width] for inputs in read]}
+    for learned in learn_many(pair, prompts, replace(replay, iterations=iterations), batch_size=batch_size):
+        path = [*learned.losses.tolist(), *learned.losses[:1].tolist() * iterations][:iterations]
+        rows += [("optimised", step, learned.problem_id, loss) for step, loss in enumerate(path)]
+    all_inputs, width = embeddings(pair, prompts, batch_size=batch_size), pair.base.hidden_size
+    predictions = {"base's embeddings": [-inputs[:, width : 2 * width] for inputs in all_inputs]}
     for name, adapter in adapters.items():
         check_pair(adapter, weights_of(pair))
-        given[name] = [adapter(inputs) for inputs in read]
-    for name, tokens in given.items():
-        found = objective(pair, prompts, replay, tokens, batch_size=batch_size).tolist()
-        rows += [(name, 0, p.problem_id, loss) for p, loss in zip(prompts, found, strict=True)]
+        predictions[name] = [adapter(inputs) for inputs in all_inputs]
+    for name, tokens in predictions.items():
+        losses = objective(pair, prompts, replay, tokens, batch_size=batch_size).tolist()
+        rows += [(name, 0, p.problem_id, loss) for p, loss in zip(prompts, losses, strict=True)]
     return pd.DataFrame(rows, columns=["name", "iteration", "problem", "loss"])
 
 

@@ -65,24 +65,24 @@ def by_hand(
     """
     if selection.cells is None:
         return None
-    chosen = torch.as_tensor(selection.cells(prompt))
-    fits = chosen.ndim in (1, 2) and chosen.shape[-1] == len(prompt) and chosen.dtype == torch.bool
-    if fits and chosen.ndim == 2 and len(chosen) != len(layers):
-        fits = len(chosen) > max(layers)
-        chosen = chosen[list(layers)] if fits else chosen
+    mask = torch.as_tensor(selection.cells(prompt))
+    fits = mask.ndim in (1, 2) and mask.shape[-1] == len(prompt) and mask.dtype == torch.bool
+    if fits and mask.ndim == 2 and len(mask) != len(layers):
+        fits = len(mask) > max(layers)
+        mask = mask[list(layers)] if fits else mask
     if not fits:
         raise InputError(
-            f"`cells` gives {str(chosen.dtype).removeprefix('torch.')} {tuple(chosen.shape)} for {prompt.problem_id!r}; expected "
+            f"`cells` gives {str(mask.dtype).removeprefix('torch.')} {tuple(mask.shape)} for {prompt.problem_id!r}; expected "
             f"bool ({len(prompt)},), one for each position, or such a row for each of the layers {tuple(layers)}: "
             "cells=lambda prompt: prompt.kinds == 1"
         )
-    chosen = chosen.to(within.device)[..., within]
-    if not chosen.any():
+    mask = mask.to(within.device)[..., within]
+    if not mask.any():
         raise InputError(
             f"`cells` chooses none of the {int(within.sum())} positions of {prompt.problem_id!r} that can be changed; "
             "expected at least one: cells=lambda prompt: prompt.kinds == 1"
         )
-    return chosen
+    return mask
 
 
 def select(

@@ -176,7 +176,7 @@ def _spans(size: tuple[int, ...], cells: tuple[int, int], place: tuple[int, int]
 
 def _cells(picture: Image.Image, prompt: EncodedPrompt, source: int) -> tuple[int, int]:
     """Rows and columns of visual tokens over the whole picture, or of squares."""
-    views = [view for view, shown in enumerate(prompt.sources) if shown == source]
+    views = [view for view, number in enumerate(prompt.sources) if number == source]
     if len(views) == 1 and prompt.images and prompt.images[views[0]].size == picture.size:
         return prompt.grids[views[0]][1:]
     return ceil(picture.height / SQUARE), ceil(picture.width / SQUARE)

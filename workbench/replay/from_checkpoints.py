@@ -119,14 +119,14 @@ def learn_problems(
         raise InputError(
             "`base` and `rlvr`, or a `name`, are needed: learn_problems(problems, replay, name='vl-rethinker-7b')"
         )
-    chosen: dict[str, Any] = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation}
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation}
     learning: dict[str, Any] = {
         "batch_size": batch_size,
         "progress": lambda done, total: tell("learning", done, total),
     }
     if placement == "together":
         sources: dict[str, Any] = {"name": name} if preset else {"base": base, "rlvr": rlvr}
-        pair = load_pair(**sources, **chosen, revision=revision, trust_remote_code=trust_remote_code)
+        pair = load_pair(**sources, **loading, revision=revision, trust_remote_code=trust_remote_code)
         prompts = [pair.encode(problem) for problem in problems]
         return _learned(pair, prompts, replay, learning)
     if replay.direction != "base_to_rlvr":
@@ -134,7 +134,7 @@ def learn_problems(
             f"`replay` has the direction {replay.direction!r}; one model at a time works for 'base_to_rlvr' only: "
             "learn_problems(..., placement='together') does the others"
         )
-    checkpoints = _Checkpoints({"base": base, "rlvr": rlvr}, preset, revision, chosen, trust_remote_code)
+    checkpoints = _Checkpoints({"base": base, "rlvr": rlvr}, preset, revision, loading, trust_remote_code)
     return _one_at_a_time(checkpoints, problems, replay, learning, tell)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.errors import InputError
 from workbench.interventions import Replay
-from workbench.models.prompts import VIEWS
+from workbench.models.prompt_html import VIEWS
 from workbench.views import markup
 from workbench.views.markup import grids_of, settings_text
 
@@ -74,10 +74,14 @@ class LearnedTokens:
         """Write one safetensors file; settings and provenance are in its metadata."""
         from safetensors.torch import save_file
 
-        told = {"problem_id": self.problem_id, "loss_layers": self.loss_layers, "replay": asdict(self.replay)}
-        told |= {"stopped": self.stopped, "provenance": dict(self.provenance)}
+        metadata = {
+            "problem_id": self.problem_id,
+            "loss_layers": self.loss_layers,
+            "replay": asdict(self.replay),
+        }
+        metadata |= {"stopped": self.stopped, "provenance": dict(self.provenance)}
         tensors = {key: getattr(self, name).contiguous() for key, name in _TENSORS.items()}
-        save_file(tensors, str(path), metadata={"learned_tokens": json.dumps(told)})
+        save_file(tensors, str(path), metadata={"learned_tokens": json.dumps(metadata)})
 
     @classmethod
     def load(cls, path: str | Path) -> "LearnedTokens":
@@ -90,15 +94,15 @@ class LearnedTokens:
 
         try:
             with safe_open(str(path), "pt") as file:
-                told = json.loads((file.metadata() or {})["learned_tokens"])
+                metadata = json.loads((file.metadata() or {})["learned_tokens"])
                 tensors = {name: file.get_tensor(key) for key, name in _TENSORS.items()}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
                 f"`path` {str(path)!r} holds no learned tokens ({error}); write them with `learned.save(path)`"
             ) from error
-        settings = told.pop("replay")
+        settings = metadata.pop("replay")
         replay = Replay(**settings)
-        return cls(**tensors, **told | {"loss_layers": tuple(told["loss_layers"])}, replay=replay)
+        return cls(**tensors, **metadata | {"loss_layers": tuple(metadata["loss_layers"])}, replay=replay)
 
     def plot(self) -> Any:
         """Loss by iteration, and the norm of x over each visual grid and at text, as a plotly Figure."""

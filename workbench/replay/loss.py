@@ -88,9 +88,9 @@ class Loss:
         where = self.where(entry)
         hidden = entry.index_put(where, (entry[where] + x).to(entry.dtype))
         for layer, received, returned in self.segment.run(hidden):
-            read = returned if self.after else received
-            if layer in self.readouts and read is not None:
-                losses = self.readouts[layer].losses(read[self.where(read)])
+            states = returned if self.after else received
+            if layer in self.readouts and states is not None:
+                losses = self.readouts[layer].losses(states[self.where(states)])
                 total = losses if total is None else total + losses
         assert total is not None
         return total

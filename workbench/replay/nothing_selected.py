@@ -45,10 +45,10 @@ def check_selected(empty: Sequence[str], total: int, replay: Replay, *, refuse: 
     if not empty:
         return
     which = repr(empty[0]) if total == 1 else f"{len(empty)} of {total} prompts"
-    told = (
+    message = (
         f"`replay` selects no visual position of {which} in any layer (select {replay.select!r}, "
         f"threshold {replay.threshold!r}, tau {replay.tau})"
     )
     if refuse and len(empty) == total:
-        raise InputError(f"{told}; raise tau, or use threshold='quantile'")
-    warnings.warn(f"{told}, {empty[0]!r} the first: the model is left as it is there", stacklevel=3)
+        raise InputError(f"{message}; raise tau, or use threshold='quantile'")
+    warnings.warn(f"{message}, {empty[0]!r} the first: the model is left as it is there", stacklevel=3)

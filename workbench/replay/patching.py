@@ -86,9 +86,9 @@ def record(anatomy: Anatomy, prompt: EncodedPrompt, layers: Sequence[int]) -> Re
     Raises:
         InputError: a layer that the model does not have.
     """
-    chosen = tuple(layers)
-    calls = read_calls(anatomy, prompt.model_inputs, max(chosen) + 1)
-    return Recording(prompt.problem_id, prompt.input_ids, chosen, _stacked(anatomy, calls, chosen))
+    numbers = tuple(layers)
+    calls = read_calls(anatomy, prompt.model_inputs, max(numbers) + 1)
+    return Recording(prompt.problem_id, prompt.input_ids, numbers, _stacked(anatomy, calls, numbers))
 
 
 def _stacked(anatomy: Anatomy, calls: Sequence[LayerCall], layers: Sequence[int]) -> Tensor:
@@ -112,10 +112,10 @@ class Readings:
         for role, anatomy in (("base", pair.base), ("rlvr", pair.rlvr)):
             calls = read_calls(anatomy, prompt.model_inputs, layers[-1] + 1)
             head, device = lens_head(anatomy, pair.vocab_size), anatomy.unembedding.weight.device
-            found = [
+            rows = [
                 summarise(calls[layer].output[0].to(device), head, top_k=1).entropy.cpu() for layer in layers
             ]
-            entropy[role] = torch.stack(found)
+            entropy[role] = torch.stack(rows)
             if role == "base":
                 hidden = _stacked(anatomy, calls, layers)
         return cls(entropy, Recording(prompt.problem_id, prompt.input_ids, tuple(layers), hidden))

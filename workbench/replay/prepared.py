@@ -128,10 +128,10 @@ def _replay(
             students = [pair.encode(jittered(problem, seed)) for problem in problems or ()]
         if reuse.limit:
             teacher = "base" if condition.direction == "base_to_rlvr" else "rlvr"
-            wanted = ("aims", *ids, teacher, condition.loss_layers(pair.depth))
-            wanted += (condition.top_v, condition.positions)
+            key = ("aims", *ids, teacher, condition.loss_layers(pair.depth))
+            key += (condition.top_v, condition.positions)
             aims = reuse.of(
-                wanted, lambda: aims_of(pair, prompts, condition, batch_size=batch_of(pair, batch_size))
+                key, lambda: aims_of(pair, prompts, condition, batch_size=batch_of(pair, batch_size))
             )
         return learn_many(pair, prompts, condition, students=students, aims=aims, batch_size=batch_size)
 
@@ -210,12 +210,12 @@ def prepare_seeing(
 ) -> list[Intervention | None]:
     """As `prepare`, but None for a prompt without pictures, where the condition needs them and so does nothing."""
     here = [i for i, prompt in enumerate(prompts) if prompt.grids or not needs_pictures(condition)]
-    made: list[Intervention | None] = [None] * len(prompts)
+    interventions: list[Intervention | None] = [None] * len(prompts)
     if here:
-        shown, asked = [prompts[i] for i in here], problems and [problems[i] for i in here]
-        for i, one in zip(here, prepare(condition, pair, shown, problems=asked, **others), strict=True):
-            made[i] = one
-    return made
+        parts, sources = [prompts[i] for i in here], problems and [problems[i] for i in here]
+        for i, one in zip(here, prepare(condition, pair, parts, problems=sources, **others), strict=True):
+            interventions[i] = one
+    return interventions
 
 
 @singledispatch

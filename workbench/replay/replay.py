@@ -129,20 +129,20 @@ def learn_many(
     how = {name: getattr(replay, name) for name in ("alpha", "iterations", "patience")}
 
     def learnt(batch: Sequence[EncodedPrompt], here: slice) -> list[LearnedTokens]:
-        shown = None if students is None else students[here]
+        batch_students = None if students is None else students[here]
         aimed = None if aims is None else aims[here]
-        loss_at, mask = prepare(pair, batch, replay, students=shown, aims=aimed)
+        loss_at, mask = prepare(pair, batch, replay, students=batch_students, aims=aimed)
         x, losses, stopped = solve(loss_at, learner, **how)
-        chosen = has_selection(mask, loss_at.cells, replay)
-        why = [told if any_ else NOTHING for told, any_ in zip(stopped, chosen, strict=True)]
+        selections = has_selection(mask, loss_at.cells, replay)
+        why = [reason if any_ else NOTHING for reason, any_ in zip(stopped, selections, strict=True)]
         return _results(pair, batch, places[here], replay, mask, x, losses, why)
 
-    done: list[LearnedTokens] = []
+    learned: list[LearnedTokens] = []
     for _, results in piecewise(batches(prompts, batch_size), learnt, model=learner, what="replay"):
-        done += results
+        learned += results
         if progress:
-            progress(len(done), len(prompts))
-    return done
+            progress(len(learned), len(prompts))
+    return learned
 
 
 def aims_of(
@@ -182,12 +182,14 @@ def prepare(
     loss_layers, learner = replay.loss_layers(pair.depth), learner_of(pair, replay)
     aims = aims_of(pair, prompts, replay, batch_size=len(prompts)) if aims is None else aims
     vocabulary, last = pair.vocab_size, loss_layers[-1]
-    shown = [seen(prompt, place) for prompt, place in zip(students or prompts, places, strict=True)]
-    cells = Cells.of(shown, learner.device, [place[: len(p)] for p, place in zip(shown, places, strict=True)])
+    visible = [seen(prompt, place) for prompt, place in zip(students or prompts, places, strict=True)]
+    cells = Cells.of(
+        visible, learner.device, [place[: len(p)] for p, place in zip(visible, places, strict=True)]
+    )
     device = learner.unembedding.weight.device
     targets = [Target.join(parts, device) for parts in zip(*aims, strict=True)]
     with torch.no_grad():
-        calls = read_calls(learner, collate(shown, pair.pad_id), last + 1)
+        calls = read_calls(learner, collate(visible, pair.pad_id), last + 1)
         below = None
         if replay.only_where_base_lower:
             own = [cells.take(calls[layer].output).to(device) for layer in loss_layers]
@@ -205,8 +207,8 @@ def prepare(
     start = loss_layers[0] if replay.site == "mid_tokens" else 0
     segment = Segment(learner, calls, start, last + int(after), int(cells.position.min()))
     readouts = {
-        layer: Readout.of(learner, cells, target, chosen, normalize=replay.normalize)
-        for layer, target, chosen in zip(loss_layers, targets, mask, strict=True)
+        layer: Readout.of(learner, cells, target, row, normalize=replay.normalize)
+        for layer, target, row in zip(loss_layers, targets, mask, strict=True)
     }
     return Loss(segment, readouts, cells, after), mask
 
@@ -287,9 +289,9 @@ def _results(
     results, loss_layers = [], replay.loss_layers(pair.depth)
     counts = [int(place.sum()) for place in places]
     parts = zip(prompts, places, tokens.cpu().split(counts), mask.cpu().split(counts, 1), strict=True)
-    for number, (prompt, place, x, chosen) in enumerate(parts):
+    for number, (prompt, place, x, row) in enumerate(parts):
         whole = torch.zeros(len(loss_layers), len(prompt), dtype=torch.bool)
-        whole[:, place] = chosen
+        whole[:, place] = row
         results.append(
             LearnedTokens(
                 problem_id=prompt.problem_id,

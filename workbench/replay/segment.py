@@ -76,8 +76,8 @@ class _Prefix:
 
 def _cache_argument(layer: torch.nn.Module) -> str | None:
     """What a decoder layer calls its key-value cache: releases of transformers differ."""
-    known = inspect.signature(layer.forward).parameters
-    return next((name for name in ("cache", "past_key_values", "past_key_value") if name in known), None)
+    parameters = inspect.signature(layer.forward).parameters
+    return next((name for name in ("cache", "past_key_values", "past_key_value") if name in parameters), None)
 
 
 def _can_cut(call: LayerCall, anatomy: Anatomy) -> bool:
@@ -98,11 +98,11 @@ def _from(
     arguments: Mapping[str, Any], cut: int, causal: Callable[[int, torch.device], Tensor]
 ) -> dict[str, Any]:
     """A layer's arguments for the positions from `cut` on, which see all before them too."""
-    kept = _sliced(arguments, slice(cut, None), slice(None))
-    if cut and kept.get("attention_mask") is None:
-        cosines = kept["position_embeddings"][0]
-        kept["attention_mask"] = causal(cosines.shape[-2], cosines.device)
-    return kept
+    inputs = _sliced(arguments, slice(cut, None), slice(None))
+    if cut and inputs.get("attention_mask") is None:
+        cosines = inputs["position_embeddings"][0]
+        inputs["attention_mask"] = causal(cosines.shape[-2], cosines.device)
+    return inputs
 
 
 def _causal(cut: int, rows: int, device: torch.device) -> Tensor:

@@ -84,8 +84,8 @@ def take_aim(
         batch_size: prompts per forward.
     """
 
-    shown = [seen(prompt, place) for prompt, place in zip(prompts, places, strict=True)]
-    places = [place[: len(prompt)] for prompt, place in zip(shown, places, strict=True)]
+    visible = [seen(prompt, place) for prompt, place in zip(prompts, places, strict=True)]
+    places = [place[: len(prompt)] for prompt, place in zip(visible, places, strict=True)]
 
     def aimed(batch: Sequence[EncodedPrompt], here: slice) -> list[Aim]:
         cells, device = Cells.of(batch, teacher.device, places[here]), teacher.unembedding.weight.device
@@ -96,5 +96,5 @@ def take_aim(
         targets = [Target.of(teacher, at[layer], top_v, vocabulary) for layer in layers]
         return list(zip(*(target.split(cells.counts) for target in targets), strict=True))
 
-    groups = batches(shown, batch_size)
+    groups = batches(visible, batch_size)
     return [aim for _, aims in piecewise(groups, aimed, model=teacher, what="taking aim") for aim in aims]

@@ -38,17 +38,17 @@ def changed_answer(trace: "LensTrace", responses: pd.DataFrame) -> ChangedAnswer
     ``responses`` is the table of an ablation; its rows of ``base`` and ``rlvr`` with sample -1 are read.
     """
     base, rlvr = (_greedy(responses, name).to_dict("index") for name in ("base", "rlvr"))
-    found = []
+    candidates = []
     for index, info in enumerate(trace.prompts):
         before, after = base.get(info.problem_id), rlvr.get(info.problem_id)
         if before is None or after is None:
             continue
         if str(before["answer"]) != str(after["answer"]):
             gain = int(bool(after["correct"])) - int(bool(before["correct"]))
-            found.append(((1, -1, 0).index(gain), index, info, before, after))
-    if not found:
+            candidates.append(((1, -1, 0).index(gain), index, info, before, after))
+    if not candidates:
         return None
-    _, _, info, before, after = min(found, key=lambda one: one[:2])
+    _, _, info, before, after = min(candidates, key=lambda one: one[:2])
     pictures = [*info.images, *(frame for frames in info.frames for frame in frames)]
     return ChangedAnswer(
         info.problem_id,
@@ -67,14 +67,14 @@ def greedy_changes(responses: pd.DataFrame, reverse: frozenset[str]) -> dict[str
 
     The plain model is RLVR, and for the conditions in ``reverse`` base, on which they act.
     """
-    told = {}
+    counts = {}
     for name in dict.fromkeys(responses["intervention"]):
         plain = _greedy(responses, "base" if name in reverse else "rlvr")["text"]
         texts = _greedy(responses, str(name))["text"]
-        told[str(name)] = (
+        counts[str(name)] = (
             f"{sum(plain.get(problem) != text for problem, text in texts.items())} of {len(texts)}"
         )
-    return told
+    return counts
 
 
 def greedy_answers(responses: pd.DataFrame) -> dict[str, dict[str, ModelAnswer]]:
@@ -87,11 +87,18 @@ def greedy_answers(responses: pd.DataFrame) -> dict[str, dict[str, ModelAnswer]]
     return answers
 
 
+def conditions_in(spec: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The interventions in a study's or an ablation's specification, by name, as `selection.described` has them."""
+    spec = spec or {}
+    return (spec.get("settings") or spec).get("interventions") or {}
+
+
 def reverse_conditions(spec: Mapping[str, Any] | None) -> frozenset[str]:
     """Names of the interventions in a study's specification that act on the base model."""
-    conditions = ((spec or {}).get("settings") or {}).get("interventions") or {}
     return frozenset(
-        name for name, c in conditions.items() if isinstance(c, Mapping) and c.get("direction") == "reverse"
+        name
+        for name, c in conditions_in(spec).items()
+        if isinstance(c, Mapping) and c.get("direction") == "reverse"
     )
 
 

@@ -15,6 +15,7 @@ from workbench.estimates import Interval, Settings, paired_difference, share_dif
 from workbench.experiments.outcomes import PASS_AT, scores
 from workbench.experiments.slopes import judge
 from workbench.interventions import EVERYWHERE
+from workbench.tracing.cells import TOKENS
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
@@ -42,12 +43,12 @@ ALTERNATIVES = (
 
 def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
     """What a stratified shift and the agreement by layer say: observations 1 and 2 of the paper."""
-    found = []
-    last = agreement.loc[(agreement["layer"] == shift.depth - 1) & agreement["kind"].isin(["visual", "text"])]
+    claims = []
+    last = agreement.loc[(agreement["layer"] == shift.depth - 1) & agreement["kind"].isin(TOKENS)]
     for row in last.to_dict("records"):
         differ = Interval(*(100 * (1 - float(row[f"top1_agreement{end}"])) for end in ("", "_high", "_low")))
         what = f"percent of {row['kind']} positions whose top token differs, last layer"
-        found.append(
+        claims.append(
             Claim(
                 "RLVR changes what the lens predicts",
                 "section 3, top predictions",
@@ -58,10 +59,8 @@ def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
                 cells=(int(row["cells"]), int(row["cells"])),
             )
         )
-    return found + [
-        claim
-        for claim in shift.verdicts
-        if claim.kind in ("visual", "text") and claim.key["scope"] != "all layers"
+    return claims + [
+        claim for claim in shift.verdicts if claim.kind in TOKENS and claim.key["scope"] != "all layers"
     ]
 
 
@@ -74,10 +73,10 @@ def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame) -> list[Claim]:
     """
     samples = len(set(responses["sample"])) - 1
     ks = [k for k in PASS_AT if k <= samples]
-    held, touched = scores(responses, samples=samples, pass_at=ks), touched_cells(responses)
+    by_condition, touched = scores(responses, samples=samples, pass_at=ks), touched_cells(responses)
     problems = len(set(responses["problem"]))
     obstacle = "one problem, so no interval" if problems < 2 else None
-    found: list[Claim] = []
+    claims: list[Claim] = []
 
     def compare(
         name: str,
@@ -89,22 +88,22 @@ def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame) -> list[Claim]:
         bound: float = 0.0,
         above: bool = True,
     ) -> None:
-        if name in held and other in held:
-            difference = _points(held[other][measure], held[name][measure])
+        if name in by_condition and other in by_condition:
+            difference = _points(by_condition[other][measure], by_condition[name][measure])
             what, why = f"{measure}, {name} − {other}, points", WHY.get(bound, "")
             if bound == MARGIN and not np.isnan(difference.low):
                 why += f"; a loss beyond {max(0.0, -difference.low):.1f} points is excluded"
             kind, cells = _sides(touched, name, other)
             about: dict[str, Any] = {"bound": bound, "above": above, "why": why, "obstacle": obstacle}
-            found.append(Claim(claim, place, what, difference, problems, kind=kind, cells=cells, **about))
+            claims.append(Claim(claim, place, what, difference, problems, kind=kind, cells=cells, **about))
 
     for measure in ("greedy", "Pass@1"):
         compare("rlvr", "base", measure, "RLVR makes the model reason better", "Table 2")
     for end in ("", EVERYWHERE):
         low, high = f"{PATCH_LOW}{end}", f"{PATCH_HIGH}{end}"
         for measure in ("greedy", "Pass@1"):
-            kept = "low-entropy activations can be the base's without harm"
-            compare(low, "rlvr", measure, kept, "Table 1", bound=MARGIN)
+            harmless = "low-entropy activations can be the base's without harm"
+            compare(low, "rlvr", measure, harmless, "Table 1", bound=MARGIN)
             harm = "putting in the base's high-entropy activations does harm"
             compare(high, "rlvr", measure, harm, "Table 1", above=False)
             compare(low, high, measure, "low is better than high, by patch", "Table 1")
@@ -117,7 +116,7 @@ def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame) -> list[Claim]:
     compare(REPLAY, "rlvr", most, "replay raises Pass@K", "Figure 6")
     compare("base", "rlvr", most, "RLVR narrows coverage", "Figure 6")
     claim = "replay pulls activations back to the base's"
-    return found + _pulled_back(drift, REPLAY, claim, "section 4", obstacle)
+    return claims + _pulled_back(drift, REPLAY, claim, "section 4", obstacle)
 
 
 def touched_cells(responses: pd.DataFrame) -> dict[str, tuple[int, int]]:
@@ -163,12 +162,12 @@ def amortised_claims(
     """
     samples = len(set(responses["sample"])) - 1
     measures = ["greedy", *dict.fromkeys(f"Pass@{k}" for k in (1, max(k for k in PASS_AT if k <= samples)))]
-    held = scores(responses, samples=samples, pass_at=[int(m[5:]) for m in measures[1:]])
+    by_condition = scores(responses, samples=samples, pass_at=[int(m[5:]) for m in measures[1:]])
     settings, place = Settings(resamples=resamples, seed=seed), "future work"
     reached = losses.pivot(index="problem", columns=["name", "iteration"], values="loss")
     problems = len(set(responses["problem"]))
     obstacle = "one problem, so no interval" if problems < 2 else None
-    found, last = [], losses["iteration"].max()
+    claims, last = [], losses["iteration"].max()
     for other, named, claim in (
         (
             ("optimised", iterations),
@@ -181,39 +180,41 @@ def amortised_claims(
         before, after = (1000 * reached[name].to_numpy(float) for name in (other, (ONE_PASS, 0)))
         interval = paired_difference(before, after, np.arange(len(reached)), **settings)
         what = f"replay's loss, {ONE_PASS} − {named}, thousandths of a nat"
-        found.append(Claim(claim, place, what, interval, len(reached), above=False, obstacle=obstacle))
+        claims.append(Claim(claim, place, what, interval, len(reached), above=False, obstacle=obstacle))
     for measure in measures:
         for other, bound, claim in (
             (REPLAY, LASTING, "one pass keeps the accuracy of optimised replay"),
             ("rlvr", 0.0, "one pass improves the RLVR model"),
         ):
-            difference = _points(held[other][measure], held[ONE_PASS][measure])
+            difference = _points(by_condition[other][measure], by_condition[ONE_PASS][measure])
             what = f"{measure}, {ONE_PASS} − {other}, points"
             why = WHY.get(bound, "")
-            found.append(
+            claims.append(
                 Claim(claim, place, what, difference, problems, bound=bound, why=why, obstacle=obstacle)
             )
     claim = "one pass pulls activations back to the base's"
-    return found + _pulled_back(drift, ONE_PASS, claim, place, obstacle)
+    return claims + _pulled_back(drift, ONE_PASS, claim, place, obstacle)
 
 
 def _points(before: np.ndarray, after: np.ndarray) -> Interval:
     """The paired difference of two conditions' scores (shares of 1), in points."""
-    found = share_difference(before, after, np.arange(len(after)))
-    return Interval(*(round(100 * end, 9) + 0.0 for end in (found.estimate, found.low, found.high)))
+    difference = share_difference(before, after, np.arange(len(after)))
+    return Interval(
+        *(round(100 * end, 9) + 0.0 for end in (difference.estimate, difference.low, difference.high))
+    )
 
 
 def _pulled_back(drift: pd.DataFrame, name: str, claim: str, place: str, obstacle: str | None) -> list[Claim]:
-    found = []
+    claims = []
     rows = drift.loc[(drift["intervention"] == name) & (drift["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
         interval = Interval.in_row(row, "change")
         what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
         problems = int(row["problems"])
-        found.append(
+        claims.append(
             Claim(claim, place, what, interval, problems, above=False, obstacle=obstacle, kind="visual")
         )
-    return found
+    return claims
 
 
 def perturbation_claims(slopes: pd.DataFrame) -> list[Claim]:
@@ -230,7 +231,7 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
 
     ``contrasts`` is ``NullShift.contrasts``; the last layer is left to that table.
     """
-    found = []
+    claims = []
     rows = contrasts.loc[(contrasts["condition"] != "rlvr") & (contrasts["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
         interval = Interval.in_row(row, "beyond")
@@ -241,8 +242,8 @@ def null_claims(contrasts: pd.DataFrame) -> list[Claim]:
         few = "too few problems for an interval" if np.isnan(interval.low) else None
         claim, problems = "the low-entropy shift is RLVR's own", int(row["problems"])
         about: dict[str, Any] = {"bound": 1.0, "obstacle": few, "factor": True, "kind": str(row["kind"])}
-        found.append(Claim(claim, "null models", what, interval, problems, **about))
-    return found
+        claims.append(Claim(claim, "null models", what, interval, problems, **about))
+    return claims
 
 
 def emergence_claims(
@@ -254,7 +255,7 @@ def emergence_claims(
     conditions that RLVR is compared with; None: all but RL's own steps.
     """
     most = max((m for m in set(table["measure"]) if m.startswith("Pass@")), key=lambda m: int(m[5:]))
-    said = {
+    sentences = {
         "greedy": "the low-entropy shift precedes the gain in accuracy",
         "Pass@1": "the low-entropy shift precedes the gain in accuracy",
         most: "the low-entropy shift precedes the loss of coverage",
@@ -263,9 +264,9 @@ def emergence_claims(
     below = "without last layer"
     timed = {"size": "root KL", "kl": "KL"}
     rows = order.loc[
-        order["measure"].isin([*timed]) & (order["scope"] == below) & order["other"].isin([*said])
+        order["measure"].isin([*timed]) & (order["scope"] == below) & order["other"].isin([*sentences])
     ]
-    found = []
+    claims = []
     for row in rows.to_dict("records"):
         other, obstacle = str(row["other"]), row["obstacle"] or None
         change = Interval.in_row(row, "other_change")
@@ -274,9 +275,9 @@ def emergence_claims(
         where = f"{row['kind']} tokens, {below}"
         what = f"half-time of {timed[row['measure']]} at low entropy minus that of {other}, steps, {where}"
         gap, problems = Interval.in_row(row, "gap"), int(row["problems"])
-        found.append(
+        claims.append(
             Claim(
-                said[other],
+                sentences[other],
                 "emergence",
                 what,
                 gap,
@@ -292,7 +293,7 @@ def emergence_claims(
         gain = Interval.in_row(row, "last_minus").times(100)
         what = f"{row['measure']}, RLVR minus the control {row['condition']}, points"
         problems = int(row["problems"])
-        found.append(Claim("RLVR gains more than any further training", "emergence", what, gain, problems))
+        claims.append(Claim("RLVR gains more than any further training", "emergence", what, gain, problems))
     contrasts = rows.loc[(rows["measure"] == "contrast") & (rows["scope"] == below)]
     for row in contrasts.to_dict("records"):
         where = f"{row['kind']} tokens, {below}"
@@ -302,8 +303,8 @@ def emergence_claims(
             "the low-entropy shift is RLVR's own",
             {"bound": 1.0, "factor": True, "kind": row["kind"]},
         )
-        found.append(Claim(claim, "emergence", what, over, int(row["problems"]), **about))
-    return found
+        claims.append(Claim(claim, "emergence", what, over, int(row["problems"]), **about))
+    return claims
 
 
 def weight_claims(prediction: pd.DataFrame) -> list[Claim]:

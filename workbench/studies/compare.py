@@ -141,11 +141,11 @@ def compare(*runs: str | Path, names: Sequence[str] | None = None) -> Comparison
     Example:
         >>> wb.compare("runs/shapes", "runs/smol").save("compare.html")  # doctest: +SKIP
     """
-    found = read_runs(runs)
-    by_name = dict(zip(labels(found, names), found, strict=True))
+    finished = read_runs(runs)
+    by_name = dict(zip(labels(finished, names), finished, strict=True))
     twins = _twins(by_name)
-    told = {name: run.tables["claims"] for name, run in by_name.items() if "claims" in run.tables}
-    claims = claims_by_pair(told, twins)
+    tables = {name: run.tables["claims"] for name, run in by_name.items() if "claims" in run.tables}
+    claims = claims_by_pair(tables, twins)
     pooled = pooled_claims(claims)
     pairs = pd.DataFrame([{"pair": name, **run.facts} for name, run in by_name.items()])
     notes = _notes(by_name, pairs, pooled, twins)
@@ -155,11 +155,11 @@ def compare(*runs: str | Path, names: Sequence[str] | None = None) -> Comparison
 def _twins(runs: Mapping[str, Finished]) -> dict[str, str]:
     """Runs whose models are those of an earlier one, and which."""
     first: dict[tuple[str, str], str] = {}
-    found = {}
+    twins = {}
     for name, run in runs.items():
         if run.models is not None and first.setdefault(run.models, name) != name:
-            found[name] = first[run.models]
-    return found
+            twins[name] = first[run.models]
+    return twins
 
 
 def _depths(runs: Mapping[str, Finished]) -> pd.DataFrame:
@@ -226,7 +226,7 @@ def _notes(
 
 def _groups(pairs: pd.DataFrame, column: str) -> dict[str, list[str]]:
     """Value -> the pairs that have it."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for row in pairs.to_dict("records"):
         value = row[column]
         text = (
@@ -236,8 +236,8 @@ def _groups(pairs: pd.DataFrame, column: str) -> dict[str, list[str]]:
             if isinstance(value, float)
             else str(value)
         )
-        found.setdefault(text, []).append(str(row["pair"]))
-    return found
+        groups.setdefault(text, []).append(str(row["pair"]))
+    return groups
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, 
         "name": name,
         "measured": row["measured"],
         "several": several,
-        "figure": _found(row) if several else row["obstacle"],
+        "figure": _figure(row) if several else row["obstacle"],
         "i2": f"{row['i2']:.0%}" if several else "–",
         "pairs": f"{row['pooled']} of {row['pairs']}",
         "expected": row["expected"],
@@ -114,7 +114,7 @@ def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, 
         "rows": [
             {
                 "pair": one["pair"],
-                "figure": one["obstacle"] or _found(one),
+                "figure": one["obstacle"] or _figure(one),
                 "problems": one["problems"],
                 "state": _state(one["verdict"]),
                 "unpooled": one["unpooled"],
@@ -126,14 +126,14 @@ def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, 
 
 def _by_depth(comparison: "Comparison", figures: dict[str, Any]) -> list[str]:
     """Kinds of tokens that a figure by relative depth could be drawn of."""
-    drawn = []
+    drawable = []
     for kind in KINDS:
         try:
             figures[f"depth-{kind}"] = by_depth(comparison.depths, kind=kind)
         except NothingToDraw:
             continue
-        drawn.append(kind)
-    return drawn
+        drawable.append(kind)
+    return drawable
 
 
 def _shares(comparison: "Comparison", figures: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -171,13 +171,15 @@ def _share_table(shares: pd.DataFrame, kind: str) -> dict[str, Any]:
     strata = sorted(set(part["stratum"]))
     rows = []
     for (pair, scope), one in part.groupby(["pair", "scope"], sort=False):
-        found = {row["stratum"]: Interval.in_row(row, "share").times(100) for row in one.to_dict("records")}
-        cells = [_bracketed(found[stratum]) if stratum in found else "–" for stratum in strata]
+        by_stratum = {
+            row["stratum"]: Interval.in_row(row, "share").times(100) for row in one.to_dict("records")
+        }
+        cells = [_bracketed(by_stratum[stratum]) if stratum in by_stratum else "–" for stratum in strata]
         rows.append({"pair": pair, "scope": scope, "cells": cells})
     return {"strata": [bucket(stratum, strata) for stratum in strata], "rows": rows}
 
 
-def _found(row: Mapping[Any, Any]) -> str:
+def _figure(row: Mapping[Any, Any]) -> str:
     return _bracketed(Interval.in_row(row, "estimate"))
 
 

@@ -16,6 +16,7 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
+from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.edits import Intervention
 from workbench.tracing.follow import Followed, follow
 from workbench.tracing.lens_trace import LensTrace
@@ -36,6 +37,7 @@ def explore(
     followed: int = 24,
     layers: Sequence[int] | None = None,
     batch_size: int | None = None,
+    responses: Responses | None = None,
     interventions: Sequence[Intervention | None] | None = None,
     max_new_tokens: int | None = None,
     title: str | None = None,
@@ -50,6 +52,7 @@ def explore(
         followed: tokens per position whose exact probability is known at every layer; 0 for none.
         layers: decoder layers to trace, 0-based; all when None.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
+        responses: to the problems, as in `trace`: a page of its own for each.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
         max_new_tokens: of both models' greedy responses, whose answers stand beside the right one; None: what suits the pair; 0:
             no responses.
@@ -72,8 +75,13 @@ def explore(
         if value is not None and value < 0:
             raise InputError(f"`{name}` is {value}, expected 0 or more: `explore(pair, problems, {name}=24)`")
     how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
-    traced = trace(pair, problems, top_k=top_k, null_draws=0, layers=layers, progress=progress, **how)
-    curves = follow(pair, problems, traced, tokens=followed, **how) if followed else None
+    settings: dict[str, Any] = {"top_k": top_k, "null_draws": 0, "layers": layers, "responses": responses}
+    traced, curves = trace(pair, problems, progress=progress, **settings, **how), None
+    if followed:
+        spread = with_responses(pair, problems, responses)
+        own = interventions and [interventions[number] for number, _ in spread]
+        prompts = [prompt for _, prompt in spread]
+        curves = follow(pair, prompts, traced, tokens=followed, batch_size=batch_size, interventions=own)
     answers = (
         _answers(pair, problems, max_new_tokens, **how) if max_new_tokens != 0 and pair.tokenizer else {}
     )
@@ -150,12 +158,12 @@ class Explorer:
 
     def html(self) -> str:
         """The page, whole: nothing in it is fetched from anywhere."""
-        shown = [self.trace.select(prompt=index) for index in range(len(self.trace.prompts))]
+        traces = [self.trace.select(prompt=index) for index in range(len(self.trace.prompts))]
         return render(
             "explorer.html.j2",
             title=self._title(),
             css=source("explorer.css"),
-            explorer=embed(shown, self.top_k, self.followed, self.answers),
+            explorer=embed(traces, self.top_k, self.followed, self.answers),
             js=source(*SCRIPTS),
         )
 

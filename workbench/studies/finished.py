@@ -59,7 +59,9 @@ class Finished:
     def facts(self) -> dict[str, Any]:
         """One row of the table of pairs, without its name."""
         base, rlvr = (_mapping(self.pair.get(role)) for role in ("base", "rlvr"))
-        problems, settings, made = (_mapping(self.spec.get(k)) for k in ("problems", "settings", "made_with"))
+        problems, settings, versions = (
+            _mapping(self.spec.get(k)) for k in ("problems", "settings", "made_with")
+        )
         libraries = _mapping(self.pair.get("libraries"))
         return {
             "base": _text(base.get("id")),
@@ -78,9 +80,9 @@ class Finished:
             "seed": settings.get("seed"),
             "resamples": settings.get("resamples"),
             "lacking": ", ".join(self.lacks),
-            "workbench": " ".join(filter(None, (_text(made.get("workbench")), made.get("commit")))),
-            "torch": _text(made.get("torch") or libraries.get("torch")),
-            "transformers": _text(made.get("transformers") or libraries.get("transformers")),
+            "workbench": " ".join(filter(None, (_text(versions.get("workbench")), versions.get("commit")))),
+            "torch": _text(versions.get("torch") or libraries.get("torch")),
+            "transformers": _text(versions.get("transformers") or libraries.get("transformers")),
             "folder": str(self.folder),
         }
 
@@ -161,10 +163,10 @@ def _read(folder: Path) -> Finished:
         raise InputError(
             f"`runs` {folder} has nothing to compare: {'; '.join(lacks.values())}; expected a run of `workbench study`: {_CALL}"
         )
-    said = {**_mapping(spec.get("left out")), **_mapping(spec.get("skipped"))}
+    reasons = {**_mapping(spec.get("left out")), **_mapping(spec.get("skipped"))}
     for part, table in PARTS.items():
         if not (folder / "tables" / f"{table}.parquet").exists():
-            lacks[part] = str(said.get(part) or "not asked for")
+            lacks[part] = str(reasons.get(part) or "not asked for")
     return Finished(folder, spec, tables, lacks)
 
 

@@ -36,6 +36,7 @@ from workbench.models.pairs import ModelPair, study_settings
 from workbench.models.presets import pair_preset
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
+from workbench.studies.answers_changed import conditions_in
 from workbench.studies.scripts import find_scripts
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.trace import LensTrace, trace
@@ -95,8 +96,8 @@ class Finding:
     claims: Sequence[Claim] = ()
 
     def __repr__(self) -> str:
-        drawn, rows = len(self.figures), len(self.table)
-        return f"Finding({drawn} figures, a table of {rows} rows, {len(self.claims)} claims)"
+        pictures, rows = len(self.figures), len(self.table)
+        return f"Finding({pictures} figures, a table of {rows} rows, {len(self.claims)} claims)"
 
     def _repr_html_(self) -> str:
         return markup.paragraph(repr(self)) + claims_html(self.claims)
@@ -148,8 +149,8 @@ class Given:
         problems = self.problems()
         spec = {"pair": self.spec["pair"], "problems": [p.fingerprint for p in problems], "seed": o.seed}
         spec |= {"computed_with": versions()}
-        kept = o.cache / f"trace-{digest_of(spec)}"
-        if not (kept / "manifest.json").exists():
+        folder = o.cache / f"trace-{digest_of(spec)}"
+        if not (folder / "manifest.json").exists():
             traced = trace(
                 self.pair,
                 problems,
@@ -157,9 +158,9 @@ class Given:
                 null_draws=study_settings(self.pair)["null_draws"],
                 progress=lambda done, total: self.progress("tracing both models", done, total),
             )
-            if not (kept / "manifest.json").exists():  # another process may have been faster
-                traced.save(kept)
-        return LensTrace.load(kept)
+            if not (folder / "manifest.json").exists():  # another process may have been faster
+                traced.save(folder)
+        return LensTrace.load(folder)
 
     @cached_property
     def shift(self) -> ShiftTable:
@@ -242,7 +243,7 @@ class Given:
         if o.run:
             return {"table": self.table("perturbation"), "slopes": self.table("perturbation_slopes")}
         problems = self.problems()
-        found = perturb(
+        result = perturb(
             self.pair,
             problems,
             responses=responses_for(problems),
@@ -251,7 +252,7 @@ class Given:
             keep=o.cache / "perturbation",
             progress=lambda done, total: self.progress("disturbing the pictures", done, total),
         )
-        return {"table": found.table, "slopes": found.slopes}
+        return {"table": result.table, "slopes": result.slopes}
 
     @cached_property
     def nulls(self) -> dict[str, pd.DataFrame]:
@@ -260,10 +261,10 @@ class Given:
         if o.run:
             return {key: self.table(name) for key, name in names.items()}
         spec = {**self.spec, "nulls": True}
-        made = kept(
+        tables = kept(
             o.cache / "nulls", spec, [*names.values()], lambda: [*self._null_shift().tables().values()]
         )
-        return dict(zip(names, made, strict=True))
+        return dict(zip(names, tables, strict=True))
 
     def _null_shift(self) -> NullShift:
         return weight_nulls(
@@ -285,9 +286,9 @@ class Given:
         run = self.options.run
         file = (run or Path()) / "tables" / f"{name}.parquet"
         if not file.is_file():
-            held = sorted(path.stem for path in file.parent.glob("*.parquet"))
+            names = sorted(path.stem for path in file.parent.glob("*.parquet"))
             raise InputError(
-                f"`--run` {run} holds no table {name!r}{f' (it holds {held})' * bool(held)}; give a run of `workbench study`"
+                f"`--run` {run} holds no table {name!r}{f' (it holds {names})' * bool(names)}; give a run of `workbench study`"
                 " or `workbench ablate` that has it, or leave `--run` out and it is computed"
             )
         return pd.read_parquet(file)
@@ -296,27 +297,30 @@ class Given:
     def spec(self) -> dict[str, Any]:
         """Everything that can change a result, beside the script itself."""
         o = self.options
-        known = {k: v for k, v in asdict(o).items() if k not in ("cache", "run", "device", *READING)}
+        options = {k: v for k, v in asdict(o).items() if k not in ("cache", "run", "device", *READING)}
         if o.run:
             return {"run": json.loads((o.run / "manifest.json").read_text()), "workbench": __version__}
         pair = {k: v for k, v in self.pair.provenance.items() if k != "libraries"}
-        return {"options": known, "pair": pair, "workbench": __version__}
+        return {"options": options, "pair": pair, "workbench": __version__}
 
     def _from_run(self, names: Iterable[str] | None) -> Ablation:
         responses, drift = self.table("responses"), self.table("drift")
-        held = list(dict.fromkeys(responses["intervention"]))
-        wanted = ["base", "rlvr", *(names if names is not None else held)]
-        missing = [name for name in wanted if name not in held]
+        present = list(dict.fromkeys(responses["intervention"]))
+        conditions = ["base", "rlvr", *(names if names is not None else present)]
+        missing = [name for name in conditions if name not in present]
         if missing:
             raise InputError(
-                f"`--run` {self.options.run} lacks the interventions {missing} (it holds {held}); make a run that has them, "
+                f"`--run` {self.options.run} lacks the interventions {missing} (it holds {present}); make a run that has them, "
                 "or leave `--run` out"
             )
-        responses = responses.loc[responses["intervention"].isin(wanted)]
+        responses = responses.loc[responses["intervention"].isin(conditions)]
         samples = responses["sample"].nunique() - 1
         ks = [k for k in PASS_AT if k <= samples]
         summary = summarise_responses(responses, samples=samples, pass_at=ks)
-        return Ablation(responses, summary, drift.loc[drift["intervention"].isin(wanted)], {})
+        file = (self.options.run or Path()) / "spec.json"
+        spec = json.loads(file.read_text()) if file.is_file() else {}
+        moved = drift.loc[drift["intervention"].isin(conditions)]
+        return Ablation(responses, summary, moved, {"interventions": conditions_in(spec)})
 
     def _refuse_run(self, what: str) -> None:
         if self.options.run:
@@ -350,29 +354,29 @@ class Analysis:
         file = out / f"{self.name}.json"
         if not file.exists() or not all((out / f"{self.name}.{part}").exists() for part in PARTS):
             return False
-        told = json.loads(file.read_text())
-        return told.get("digest") == digest_of(self.manifest(given))
+        metadata = json.loads(file.read_text())
+        return metadata.get("digest") == digest_of(self.manifest(given))
 
     def make(
         self, given: Given, out: Path, *, images: Sequence[str] = ("png", "svg")
     ) -> tuple[Finding, str | None]:
         """Run it and write its files; returns the finding, and why there are no pictures if there are none."""
         begun = time.perf_counter()
-        found = self.analyse(given)
+        finding = self.analyse(given)
         out.mkdir(parents=True, exist_ok=True)
-        named = {f"{self.name}{'_' * bool(end)}{end}": figure for end, figure in found.figures.items()}
+        named = {f"{self.name}{'_' * bool(end)}{end}": figure for end, figure in finding.figures.items()}
         hint = write_figures(named, out, images=images)
         for name in named:
             if (file := out / f"{name}.png").exists():
                 pack_png(file)
-        found.table.to_csv(out / f"{self.name}.csv", index=False)
+        finding.table.to_csv(out / f"{self.name}.csv", index=False)
         spec = self.manifest(given)
-        told = {"digest": digest_of(spec), **spec, "made_with": made_with()}
-        told |= {"seconds": round(time.perf_counter() - begun, 3)}
-        claims = claim_table(found.claims).astype(object)
-        told["claims"] = claims.where(claims.notna(), None).to_dict("records")  # JSON knows no NaN
-        write_json(out / f"{self.name}.json", told)
-        return found, hint
+        metadata = {"digest": digest_of(spec), **spec, "made_with": made_with()}
+        metadata |= {"seconds": round(time.perf_counter() - begun, 3)}
+        claims = claim_table(finding.claims).astype(object)
+        metadata["claims"] = claims.where(claims.notna(), None).to_dict("records")  # JSON knows no NaN
+        write_json(out / f"{self.name}.json", metadata)
+        return finding, hint
 
 
 def find_analyses(folder: Path | None = None, *, names: Sequence[str] | None = None) -> list[Analysis]:

@@ -71,10 +71,10 @@ class Answers:
         """What its tables depend on."""
         if not self.interventions:
             return {}
-        made = {name: condition_of(c).described for name, c in self.interventions.items()}
+        interventions = {name: condition_of(c).described for name, c in self.interventions.items()}
         settings = self.sampling.settings
-        kept = ("samples", "max_new_tokens", "engine")  # the others are of the whole study
-        return {"interventions": made, **{name: settings[name] for name in kept if name in settings}}
+        own = ("samples", "max_new_tokens", "engine")  # the others are of the whole study
+        return {"interventions": interventions, **{name: settings[name] for name in own if name in settings}}
 
     def check(self, pair: ModelPair, problems: Sequence[Problem]) -> None:
         """Refuse what could only be refused after an hour of tracing.

@@ -26,36 +26,36 @@ class Provenance:
 def provenance(pair: Mapping[str, Any], spec: Mapping[str, Any]) -> Provenance:
     """``pair``: facts about pair and trace. ``spec``: what was asked for; its ``settings.interventions`` are tabulated."""
     settings = dict(spec.get("settings", {})) if isinstance(spec.get("settings"), Mapping) else {}
-    asked = {n: c for n, c in settings.pop("interventions", {}).items() if isinstance(c, Mapping)}
+    conditions = {n: c for n, c in settings.pop("interventions", {}).items() if isinstance(c, Mapping)}
     rest = _new({**spec, "settings": settings}, pair)
     if isinstance(rest.get("pair"), Mapping):
         rest |= {"spec: pair": _new(rest.pop("pair"), pair)}
     if "controls" in rest.get("settings", {}):
-        kept = {name: _new(control, pair) for name, control in settings["controls"].items()}
-        rest["settings"] = {**rest["settings"], "controls": kept}
+        controls = {name: _new(control, pair) for name, control in settings["controls"].items()}
+        rest["settings"] = {**rest["settings"], "controls": controls}
     values = {**pair, **{name: value for name, value in rest.items() if value not in ({}, None)}}
-    names = list(dict.fromkeys(key for condition in asked.values() for key in condition))
-    differ = [key for key in names if len({str(c.get(key, "–")) for c in asked.values()}) > 1]
+    names = list(dict.fromkeys(key for condition in conditions.values() for key in condition))
+    differ = [key for key in names if len({str(c.get(key, "–")) for c in conditions.values()}) > 1]
     return Provenance(
         facts=[(name, _text(value)) for name, value in values.items() if not isinstance(value, Mapping)],
         groups={name: list(_flatten(value)) for name, value in values.items() if isinstance(value, Mapping)},
         columns=differ,
-        interventions={n: [_text(c.get(key, "–")) for key in differ] for n, c in asked.items()},
-        shared=[(key, _text(next(iter(asked.values()))[key])) for key in names if key not in differ],
+        interventions={n: [_text(c.get(key, "–")) for key in differ] for n, c in conditions.items()},
+        shared=[(key, _text(next(iter(conditions.values()))[key])) for key in names if key not in differ],
     )
 
 
 def _new(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` without what ``known`` says in the same words, at any depth."""
-    kept: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and isinstance(known.get(name), Mapping):
             value = _new(value, known[name])
             if value:
-                kept[name] = value
+                rest[name] = value
         elif name not in known or _text(known[name]) != _text(value):
-            kept[name] = value
-    return kept
+            rest[name] = value
+    return rest
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -18,11 +18,11 @@ def published_changes(tables: Sequence[str], settings: Mapping[str, str]) -> pd.
 
     `settings` maps a setting of the paper's tables to what it is called here. Points; no intervals were published.
     """
-    told = published()
-    told = told.loc[told["table"].isin(tables)]
-    plain = told.loc[told["setting"] == "rlvr"].set_index(["table", "model", "benchmark"])
+    table = published()
+    table = table.loc[table["table"].isin(tables)]
+    plain = table.loc[table["setting"] == "rlvr"].set_index(["table", "model", "benchmark"])
     rows = []
-    for row in told.loc[told["setting"].isin(list(settings))].to_dict("records"):
+    for row in table.loc[table["setting"].isin(list(settings))].to_dict("records"):
         key, accuracy = (row["table"], row["model"], row["benchmark"]), row["accuracy_percent"]
         if key in plain.index:
             rows.append(

@@ -18,15 +18,18 @@ from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
 from workbench.names import MARKS, short
+from workbench.selection import LOW, low_note
 from workbench.studies.answers_changed import (
     ON_BASE,
     changed_answer,
+    conditions_in,
     greedy_answers,
     greedy_changes,
     reverse_conditions,
 )
 from workbench.studies.explore import check_followed
 from workbench.studies.provenance import provenance
+from workbench.tracing.cells import TOKENS
 from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import place_name, token_texts, word
 from workbench.views.null_figures import null_figures
@@ -36,7 +39,7 @@ from workbench.views.pages import inline_json, render, source, write_page
 from workbench.views.panels import layer_label
 from workbench.views.perturbation_figures import perturbation_figures
 from workbench.views.shift_figures import KINDS, study_figures
-from workbench.views.tables import bucket, last_layer, number, rows_where, strata_rows
+from workbench.views.tables import bucket, last_layer, number, rows_where, strata_note, strata_rows
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
@@ -94,12 +97,13 @@ def write_report(
         InputError: empty tables, missing columns, ``followed`` of another trace, a number below 1, unwritable ``path``.
     """
     _check(problems, top_k, trace, followed)
+    low = low_note(conditions_in(spec))
     figures = study_figures(shift.table, shift.correlations, agreement, depth=trace.depth)
-    interventions: dict[str, go.Figure] = ablation_figures(*outcomes) if outcomes else {}
+    interventions: dict[str, go.Figure] = ablation_figures(*outcomes, low=low) if outcomes else {}
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
     kinds, beside = _kinds(shift), {} if nulls is None else null_figures(nulls)
-    drawn = figures | interventions | disturbed | beside
-    shown = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
+    every = figures | interventions | disturbed | beside
+    traces = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
     html = render(
         "report.html.j2",
         title=title or f"What RLVR changed in {trace.provenance.get('pair') or 'this pair'}",
@@ -110,7 +114,7 @@ def write_report(
         tiles=list(_tiles(trace, shift, agreement)),
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
-        plot=lambda name, wide=False: placed(name, drawn, wide),
+        plot=lambda name, wide=False: placed(name, every, wide),
         left_out=dict(left_out or {}),
         claims=_claim_parts(claims),
         claim_count=_claim_count(claims),
@@ -120,14 +124,17 @@ def write_report(
         interventions=list(interventions),
         disturbed=list(disturbed),
         beside=list(beside),
+        low=low,
+        lowest=strata_note(shift.table),
+        drift_low=low_note(LOW),
         accuracies=_intervention_rows(outcomes[0], responses, spec) if outcomes else [],
-        predictions=[_predictions(one) for one in shown],
-        shown=len(shown),
+        predictions=[_predictions(one) for one in traces],
+        shown=len(traces),
         pictured=any(info.grids for info in trace.prompts),
-        several_views=any(len(one.prompts[0].grids) > 1 for one in shown),
+        several_views=any(len(one.prompts[0].grids) > 1 for one in traces),
         provenance=provenance(shift.provenance, spec or {}),
-        figures_json=inline_json({"templates": templates(), "figures": bare(drawn)}),
-        explorer=embed(shown, top_k, followed, None if responses is None else greedy_answers(responses)),
+        figures_json=inline_json({"templates": templates(), "figures": bare(every)}),
+        explorer=embed(traces, top_k, followed, None if responses is None else greedy_answers(responses)),
         plotly_js=plotly_js(),
         css=source("report.css", "explorer.css"),
         js=source("report.js", *SCRIPTS),
@@ -166,7 +173,7 @@ def _intervention_rows(
 
 def _claim_count(claims: Sequence["Claim"]) -> str:
     """How many claims hold and so on, in words."""
-    found = Counter(short(claim.verdict) for claim in claims)
+    counts = Counter(short(claim.verdict) for claim in claims)
     words = {
         "holds": "hold",
         "does not": "do not hold",
@@ -174,15 +181,15 @@ def _claim_count(claims: Sequence["Claim"]) -> str:
         "too few": "have too few problems",
         "untestable": "cannot be tested",
     }
-    return ", ".join(f"{found[verdict]} {text}" for verdict, text in words.items() if found[verdict])
+    return ", ".join(f"{counts[verdict]} {text}" for verdict, text in words.items() if counts[verdict])
 
 
 def _claim_parts(claims: Sequence["Claim"]) -> list[dict[str, Any]]:
     """The claims in two parts: those shown, and the ablations, which are folded; a part without claims is left out."""
     judged = list(zip(claims, adjusted(claims), strict=True))
     folded = [(claim, p) for claim, p in judged if claim.place == "ablations"]
-    shown = [(claim, p) for claim, p in judged if claim.place != "ablations"]
-    parts = {"": shown, f"Ablations: {_claim_count([claim for claim, _ in folded])}": folded}
+    main = [(claim, p) for claim, p in judged if claim.place != "ablations"]
+    parts = {"": main, f"Ablations: {_claim_count([claim for claim, _ in folded])}": folded}
     return [{"title": title, "rows": list(_claim_rows(part))} for title, part in parts.items() if part]
 
 
@@ -192,7 +199,7 @@ def _claim_rows(claims: Sequence[tuple["Claim", float]]) -> Iterator[dict[str, A
     for wording in wordings:
         together = [(claim, p) for claim, p in claims if (claim.claim, claim.place) == wording]
         for index, (claim, p) in enumerate(together):
-            found, after = claim.interval, adjusted_verdict(claim, p)
+            interval, after = claim.interval, adjusted_verdict(claim, p)
             sides = [f"{n:,}" for n in claim.cells or ()]
             yield {
                 "claim": claim.claim,
@@ -203,7 +210,7 @@ def _claim_rows(claims: Sequence[tuple["Claim", float]]) -> Iterator[dict[str, A
                 + (f"; {claim.kind} cells: {sides[0]} against {sides[1]}" if sides else ""),
                 "why": claim.why,
                 "figure": claim.obstacle
-                or f"{number(found.estimate)} {_interval(found.low, found.high)}".strip(),
+                or f"{number(interval.estimate)} {_interval(interval.low, interval.high)}".strip(),
                 "expected": f"{'>' if claim.above else '<'} {claim.bound:g}",
                 "state": (MARKS.get(claim.verdict, "open"), short(claim.verdict)),
                 "p": "–" if np.isnan(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001",
@@ -239,7 +246,7 @@ def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> 
             yield _tile(f"Rank correlation of entropy and KL {where}", f"{row['rho']:.2f}", interval)
     last = last_layer(trace.layers, None)
     for row in agreement.to_dict("records"):
-        if row["layer"] == last and row["kind"] in ("visual", "text"):
+        if row["layer"] == last and row["kind"] in TOKENS:
             share, low, high = (row[column] for column in Interval.names("top1_agreement"))
             interval = "" if np.isnan(low) else f"[{low:.0%}, {high:.0%}]"
             layer = layer_label(last, trace.depth - 1)

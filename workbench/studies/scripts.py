@@ -20,11 +20,11 @@ def find_scripts(folder: Path | None = None, *, names: Sequence[str] | None = No
             f"`analyses` not found in {' or '.join(map(str, places))}; run this in a checkout of the project, or copy its "
             "folder analyses/ here"
         )
-    held = sorted(path.stem for path in home.glob("*.py") if not path.stem.startswith("_"))
+    stems = sorted(path.stem for path in home.glob("*.py") if not path.stem.startswith("_"))
     for name in names or []:
-        if name not in held:
+        if name not in stems:
             raise InputError(
-                f"`names`: there is no analysis {name!r}{nearest(name, held)}; there are {', '.join(held)}: "
-                f"workbench figures {held[0]}"
+                f"`names`: there is no analysis {name!r}{nearest(name, stems)}; there are {', '.join(stems)}: "
+                f"workbench figures {stems[0]}"
             )
-    return [home / f"{name}.py" for name in names or held]
+    return [home / f"{name}.py" for name in names or stems]

@@ -172,10 +172,10 @@ def study(
     spec = {"pair": dict(pair.provenance), "problems": _describe(problems), "settings": settings}
     tell, attempts, begun = progress or (lambda what, done, total: None), Attempts(), time.time()
     with run_folder(Path(out), "study", spec | dict(notes or {}), overwrite=overwrite) as work:
-        found = _measured(pair, problems, how, answers, disturbances, attempts, work, tell)
-        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], found.trace, batch_size=how.batch_size)
-        hint = _written(found, work / "run", spec | dict(notes or {}), attempts, follow_on, begun, tell)
-    return replace(found, folder=Path(out), hint=hint)
+        result = _measured(pair, problems, how, answers, disturbances, attempts, work, tell)
+        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], result.trace, batch_size=how.batch_size)
+        hint = _written(result, work / "run", spec | dict(notes or {}), attempts, follow_on, begun, tell)
+    return replace(result, folder=Path(out), hint=hint)
 
 
 def _measured(
@@ -235,14 +235,14 @@ def _written(
     found.trace.save(built / "trace")
     write_tables(built / "tables", tables, large=("cells", "responses"))
     tell("drawing the figures", 0, 1)
-    drawn = _drawn(found, attempts)
-    every = {name: figure for figures in drawn.values() for name, figure in figures.items()}
+    pictures = _drawn(found, attempts)
+    every = {name: figure for figures in pictures.values() for name, figure in figures.items()}
     hint = attempts.at("figures", lambda: write_figures(every, built / "figures")) if every else None
     tell("drawing the figures", 1, 1)
     spec |= {"made_with": made_with(), "seconds": round(time.time() - begun, 1)}
     followed = attempts.at("probabilities of followed tokens", follow_on)
     attempts.at(
-        "report", lambda: _page(found, built / "report.html", spec, drawn, followed, attempts.skipped)
+        "report", lambda: _page(found, built / "report.html", spec, pictures, followed, attempts.skipped)
     )
     write_json(built / "spec.json", spec | ({"skipped": attempts.skipped} if attempts.skipped else {}))
     if attempts.traces:
@@ -259,13 +259,13 @@ def _drawn(found: Study, attempts: Attempts) -> dict[str, dict[str, Any]]:
         "top predictions": lambda: _grids(found.trace),
     }
     if ablation:
-        ways["interventions"] = lambda: ablation_figures(ablation.summary, ablation.drift)
+        ways["interventions"] = lambda: ablation_figures(ablation.summary, ablation.drift, low=ablation.low)
     if moved:
         ways["perturbation"] = lambda: perturbation_figures(moved.table, moved.slopes)
     if nulls:
         ways["null models"] = lambda: null_figures(nulls.table)
-    made = {what: attempts.at(f"figures of {what}", make) for what, make in ways.items()}
-    return {what: figures for what, figures in made.items() if figures is not None}
+    pictures = {what: attempts.at(f"figures of {what}", make) for what, make in ways.items()}
+    return {what: figures for what, figures in pictures.items() if figures is not None}
 
 
 def _page(

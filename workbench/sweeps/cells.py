@@ -59,20 +59,20 @@ def pair_identity(source: PairSource) -> dict[str, Any]:
         InputError: a model is not on this machine.
     """
     preset = source.preset
-    told: dict[str, Any] = {role: digests(folder_of(source, role)) for role in ROLES}
-    told["dtype"] = source.dtype or (preset.dtype if preset else None)
+    identity: dict[str, Any] = {role: digests(folder_of(source, role)) for role in ROLES}
+    identity["dtype"] = source.dtype or (preset.dtype if preset else None)
     if preset is None:
-        return told
+        return identity
     if preset.processor is not None:
-        told["processor"] = digests(folder_of(source, preset.processor))
+        identity["processor"] = digests(folder_of(source, preset.processor))
     if source.checkpoint is not None:
-        told["checkpoint"] = _digest(preset.changes[source.checkpoint])
-    told |= {
+        identity["checkpoint"] = _digest(preset.changes[source.checkpoint])
+    identity |= {
         "asked": preset.in_words(),
         "image_pixels": preset.image_pixels,
         "frame_pixels": preset.frame_pixels,
     }
-    return told
+    return identity
 
 
 def folder_of(source: PairSource, role: str) -> Path:
@@ -83,24 +83,24 @@ def folder_of(source: PairSource, role: str) -> Path:
     """
     preset = source.preset
     if preset is not None:
-        named, found = str(preset.source(role)), preset.found(role)
-        if found is None and Path(named).is_dir():
-            found = Path(named)
+        named, folder = str(preset.source(role)), preset.found(role)
+        if folder is None and Path(named).is_dir():
+            folder = Path(named)
     else:
         named = str(getattr(source, role))
-        found = Path(named).expanduser()
-        if not found.is_dir():
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
             from huggingface_hub import try_to_load_from_cache
 
-            file = None if found.is_absolute() else try_to_load_from_cache(named, "config.json")
-            found = Path(file).parent if isinstance(file, str) else None
-    if found is None or not found.is_dir():
-        got = "" if Path(named).is_absolute() else f"get it with `hf download {named}`, or "
+            file = None if folder.is_absolute() else try_to_load_from_cache(named, "config.json")
+            folder = Path(file).parent if isinstance(file, str) else None
+    if folder is None or not folder.is_dir():
+        advice = "" if Path(named).is_absolute() else f"get it with `hf download {named}`, or "
         raise InputError(
-            f"`pairs`: {named} is not on this machine; {got}name a folder: "
+            f"`pairs`: {named} is not on this machine; {advice}name a folder: "
             "{base: runs/my-base, rlvr: runs/my-rlvr}"
         )
-    return found
+    return folder
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -109,13 +109,13 @@ def digests(folder: Path) -> dict[str, str]:
     Of an adapter, those of the model that its config names too, where they are on this machine under that name.
     """
     files = sorted(p for p in folder.iterdir() if p.suffix in _READ and p.is_file())
-    told = {file.name: _digest(file) for file in files}
+    by_file = {file.name: _digest(file) for file in files}
     adapter = find_adapter("pair", folder)
     if adapter is not None and packaged(adapter.base):
-        told[str(adapter.base)] = _digest(gguf_file(str(adapter.base)))
+        by_file[str(adapter.base)] = _digest(gguf_file(str(adapter.base)))
     elif adapter is not None and adapter.base is not None and Path(adapter.base).is_dir():
-        told |= {f"base/{name}": sha for name, sha in digests(Path(adapter.base)).items()}
-    return told
+        by_file |= {f"base/{name}": sha for name, sha in digests(Path(adapter.base)).items()}
+    return by_file
 
 
 def _digest(file: Path) -> str:
@@ -183,14 +183,14 @@ def identity_of(sweep: Sweep, device: str) -> dict[str, Any]:
     Raises:
         InputError: a model is not on this machine.
     """
-    told = {
+    identity = {
         "versions": versions(),
         "pairs": {
             pair.title: {"files": pair_identity(pair), "drawing": digest(drawing(sweep, pair, device))}
             for pair in sweep.pairs
         },
     }
-    return json.loads(json.dumps(told))
+    return json.loads(json.dumps(identity))
 
 
 def plan_cells(sweep: Sweep, device: str, identity: Mapping[str, Any] | None = None) -> list[Cell]:
@@ -212,14 +212,14 @@ def plan_cells(sweep: Sweep, device: str, identity: Mapping[str, Any] | None = N
         )
         conditions = sweep.conditions(pair, depth_of(pair) or 28)
         for problems, loaded in sets:
-            kept = [
+            work = [
                 (name, condition_digest(condition, seed), seed)
                 for name, condition in conditions.items()
                 for seed in sweep.seeds
                 if not sweep.excluded(pair, problems, name, condition, seed)
             ]
             for problem, fingerprint in zip(loaded, fingerprints[problems.label], strict=True):
-                for name, condition, seed in kept:
+                for name, condition, seed in work:
                     key = cell_key(files, fingerprint, condition, seed, settings)
                     cells.append(Cell(key, pair.title, problems.label, problem.id, name, seed))
     return cells
@@ -229,9 +229,11 @@ def settings_rows(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """A row for each pair's intervention, with the values of its fields."""
     for pair in sweep.pairs:
         for name, condition in sweep.conditions(pair, depth_of(pair) or 28).items():
-            told: Mapping[str, Any] = {} if isinstance(condition, str) else condition_of(condition).described
+            settings: Mapping[str, Any] = (
+                {} if isinstance(condition, str) else condition_of(condition).described
+            )
             kind = "plain" if isinstance(condition, str) else type(condition).__name__.lower()
-            yield {"pair": pair.title, "intervention": name, "kind": kind, **told}
+            yield {"pair": pair.title, "intervention": name, "kind": kind, **settings}
 
 
 def by_problem(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:

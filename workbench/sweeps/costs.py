@@ -134,8 +134,8 @@ def decoding(shape: Shape, prompt: Prompt, samples: int) -> Cost:
     prefill = shape.tower(prompt.visual) + shape.forward(prompt.length)
     body = shape.weights - shape.vision - shape.vocabulary * shape.hidden
     cached = samples * shape.layers * shape.keys * (prompt.length + prompt.response / 2)
-    read = prompt.response * shape.bytes * (body + cached)
-    return Cost(prefill + samples * prompt.response * 2 * body, read)
+    traffic = prompt.response * shape.bytes * (body + cached)
+    return Cost(prefill + samples * prompt.response * 2 * body, traffic)
 
 
 def shared_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
@@ -205,8 +205,8 @@ def released_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
 def memory(base: Shape, rlvr: Shape, prompt: Prompt) -> float:
     """Bytes of one worker: both models, the samples' keys and values, and the residuals that drift is measured on."""
     cached = prompt.samples * rlvr.layers * rlvr.keys * (prompt.length + prompt.response)
-    kept = rlvr.layers * prompt.visual * rlvr.hidden
-    return (base.weights + rlvr.weights + cached + kept) * rlvr.bytes
+    residuals = rlvr.layers * prompt.visual * rlvr.hidden
+    return (base.weights + rlvr.weights + cached + residuals) * rlvr.bytes
 
 
 def group_cost(shape: Shape, prompt: Prompt, conditions: Sequence[Named], seeds: int = 1) -> Cost:
@@ -296,10 +296,10 @@ def _visual(pair: PairSource, problems: Sequence[Any]) -> float:
     from workbench.machine.prompt_sizes import QWEN_VL, configured_budget, visual_grid
     from workbench.models.checkpoints import read_config
 
-    told = json.loads((folder_of(pair, "rlvr") / "config.json").read_text()).get("vision_config") or {}
-    patch, merge = told.get("patch_size", 14), told.get("spatial_merge_size", 2)
+    settings = json.loads((folder_of(pair, "rlvr") / "config.json").read_text()).get("vision_config") or {}
+    patch, merge = settings.get("patch_size", 14), settings.get("spatial_merge_size", 2)
     config: Any = None
-    if told.get("model_type", "").removesuffix("_vision") in QWEN_VL:
+    if settings.get("model_type", "").removesuffix("_vision") in QWEN_VL:
         config = read_config("rlvr", folder_of(pair, "rlvr"))
     preset = pair.preset
     readers = (preset and preset.processor, *ROLES)
@@ -324,7 +324,7 @@ def _visual(pair: PairSource, problems: Sequence[Any]) -> float:
 
     counts = [
         sum(tokens(p.size, still) for p in problem.images)
-        + sum(tokens(p.size, moving) for p in problem.video) / told.get("temporal_patch_size", 2)
+        + sum(tokens(p.size, moving) for p in problem.video) / settings.get("temporal_patch_size", 2)
         for problem in islice(problems, 8)
     ]
     return sum(counts) / max(1, len(counts))

@@ -123,10 +123,10 @@ def since_plan(ledger: Ledger) -> list[str]:
     sweep = parse_sweep(about["text"])
     try:
         now = identity_of(sweep, about["device"])
-        found = [f"since the plan: {said}" for said in unlike(about["identity"], now)]
+        lines = [f"since the plan: {line}" for line in unlike(about["identity"], now)]
         before, after = [*ledger.cells()], plan_cells(sweep, about["device"], now)
         changed = 0 if before == after else len({*before} ^ {*after})
-        return found + [f"{changed} cells would be others if planned now"] * bool(changed)
+        return lines + [f"{changed} cells would be others if planned now"] * bool(changed)
     except InputError as error:
         return [f"can't be planned again: {error}"]
 
@@ -161,7 +161,7 @@ def _drive(
     ledger.forget_damaged()
     pending = ledger.pending(retry_failed=retry_failed)
     job = Job(about["text"], about["device"], cache, sweep.threads)
-    begun, now, told = time.monotonic(), Counter(), 0.0
+    begun, now, last_report = time.monotonic(), Counter(), 0.0
     warm: tuple[int, float] | None = None  # cells finished when the first were, and when that was
 
     def rate() -> float:
@@ -176,18 +176,22 @@ def _drive(
             _interruptible() as stop,
             closing(engine(job, pending, ledger.folder, workers, stop)) as outcomes,
         ):
-            for found, said in _together(outcomes):
-                ledger.record(outcome for outcome in found if not outcome.stale)
-                if stale := [outcome for outcome in found if outcome.stale]:
+            for outcome_batch, messages in _together(outcomes):
+                ledger.record(outcome for outcome in outcome_batch if not outcome.stale)
+                if stale := [outcome for outcome in outcome_batch if outcome.stale]:
                     raise InputError(f"`out` {ledger.folder}: {stale[0].reason} --out {ledger.folder}")
-                now.update(outcome.status for outcome in found)
+                now.update(outcome.status for outcome in outcome_batch)
                 warm = warm or ((now.total(), time.monotonic()) if now else None)
-                if progress and (said or time.monotonic() - told > TOGETHER):
-                    told = time.monotonic()
+                if progress and (messages or time.monotonic() - last_report > TOGETHER):
+                    last_report = time.monotonic()
                     done, failed = before.done + now["done"], before.failed - again + now["failed"]
-                    progress(Progress(before.cells, done, failed, now.total(), told - begun, rate(), said))
-                elif said:
-                    warnings.warn(" ".join(said), UserWarning, stacklevel=3)
+                    progress(
+                        Progress(
+                            before.cells, done, failed, now.total(), last_report - begun, rate(), messages
+                        )
+                    )
+                elif messages:
+                    warnings.warn(" ".join(messages), UserWarning, stacklevel=3)
             if stop.level:
                 raise KeyboardInterrupt
     last = progress_of(ledger, now.total(), time.monotonic() - begun, rate() if now else 0.0)
@@ -221,10 +225,10 @@ def _together(outcomes: Iterator[Outcome | str | None]) -> Iterator[tuple[list[O
     """Outcomes in portions, so that many fast cells cost few transactions; an empty one now and then. And what was said."""
     waiting, since = list[Outcome](), time.monotonic()
     for outcome in outcomes:
-        said = (outcome,) if isinstance(outcome, str) else ()
+        messages = (outcome,) if isinstance(outcome, str) else ()
         waiting += [outcome] if isinstance(outcome, Outcome) else []
-        if said or time.monotonic() - since > TOGETHER:
-            yield waiting, said
+        if messages or time.monotonic() - since > TOGETHER:
+            yield waiting, messages
             waiting, since = [], time.monotonic()
     yield waiting, ()
 

@@ -205,11 +205,11 @@ def local(
             pool.start(slot)
         while pool.processes and stop.level < 2:
             try:
-                process, told = pool.heard.get(timeout=0.5)
+                process, message = pool.heard.get(timeout=0.5)
             except queue.Empty:
                 yield None
                 continue
-            if told is None:  # it is dead
+            if message is None:  # it is dead
                 pool.end(process)
                 died = died + 1 if not process.ready else 0
                 if died >= STARTS:
@@ -220,7 +220,7 @@ def local(
                 if schedule and stop.level == 0:
                     pool.start(process.slot)
                 continue
-            outcome = None if "ready" in told else Outcome(**told)
+            outcome = None if "ready" in message else Outcome(**message)
             process.ready, process.cell, died = True, None, 0
             following = schedule.take(process.last) if stop.level == 0 else None
             if following is not None:

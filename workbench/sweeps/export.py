@@ -61,8 +61,8 @@ def export_sweep(
             (out / "manifest.json").unlink(missing_ok=True)
             for kind in formats:
                 _write(ledger, out, kind)
-            told = {"files": {f.name: file_digest(f) for f in _tables_in(out)}, "made_with": made_with()}
-            write_json(out / "manifest.partial", told)
+            manifest = {"files": {f.name: file_digest(f) for f in _tables_in(out)}, "made_with": made_with()}
+            write_json(out / "manifest.partial", manifest)
             (out / "manifest.partial").rename(out / "manifest.json")
         except OSError as error:
             advice = (
@@ -77,45 +77,45 @@ def export_sweep(
 def differences(a: str | Path, b: str | Path) -> dict[str, list[str]]:
     """What differs between two sweeps, in words: in their files, in what results depend on, in cells, in results."""
     with Ledger(Path(a)) as left, Ledger(Path(b)) as right:
-        told = (left.about, right.about)
-        found = {"spec": [], "identity": [], "cells": [], "results": []}
-        specs = [parse_sweep(about["text"]).model_dump(mode="json") for about in told]
-        found["spec"] = [*unlike(specs[0], specs[1])]
-        identities = [about["identity"] | {"device": about["device"]} for about in told]
-        found["identity"] = [*unlike(identities[0], identities[1])]
+        abouts = (left.about, right.about)
+        lines = {"spec": [], "identity": [], "cells": [], "results": []}
+        specs = [parse_sweep(about["text"]).model_dump(mode="json") for about in abouts]
+        lines["spec"] = [*unlike(specs[0], specs[1])]
+        identities = [about["identity"] | {"device": about["device"]} for about in abouts]
+        lines["identity"] = [*unlike(identities[0], identities[1])]
         names = [{cell.name: cell.key for cell in ledger.cells()} for ledger in (left, right)]
         for side, one, other in ((a, *names), (b, *names[::-1])):
             only = [name for name in one if name not in other]
-            found["cells"] += [f"only in {side}: {name}" for name in only]
+            lines["cells"] += [f"only in {side}: {name}" for name in only]
         same = {name for name in names[0] if name in names[1]}
         results = [_results(ledger, same) for ledger in (left, right)]
         for name in (name for name in names[0] if name in same):
             one, other = (result.get(name) for result in results)
             if one != other:
-                found["results"].append(f"{name}: {_said(one)} and {_said(other)}")
-    return found
+                lines["results"].append(f"{name}: {_said(one)} and {_said(other)}")
+    return lines
 
 
 def faults(folder: str | Path) -> list[str]:
     """What is wrong with a sweep's folder: the ledger, its results, its tables, or files that changed since the plan."""
     folder = Path(folder)
-    found: list[str] = []
+    lines: list[str] = []
     with Ledger(folder) as ledger:
-        found += [f"ledger: {said}" for said in ledger.check()]
-        found += [
+        lines += [f"ledger: {line}" for line in ledger.check()]
+        lines += [
             f"result {key} is not what was recorded; `workbench sweep resume {folder}` computes it again"
             for key in ledger.damaged()
         ]
-        found += since_plan(ledger)
+        lines += since_plan(ledger)
     manifest = folder / "tables" / "manifest.json"
     if manifest.is_file():
-        for name, told in json.loads(manifest.read_text())["files"].items():
+        for name, digest in json.loads(manifest.read_text())["files"].items():
             file = manifest.parent / name
-            if not file.is_file() or file_digest(file) != told:
-                found.append(
+            if not file.is_file() or file_digest(file) != digest:
+                lines.append(
                     f"tables/{name} is not what was written; export again: workbench sweep export {folder}"
                 )
-    return found
+    return lines
 
 
 def _write(ledger: Ledger, out: Path, kind: str) -> None:
@@ -134,9 +134,9 @@ def _write(ledger: Ledger, out: Path, kind: str) -> None:
     try:
         rows = iter(ledger.outcomes())
         while portion := list(islice(rows, PORTION)):
-            for name, made in _rows(portion).items():
+            for name, values in _rows(portion).items():
                 table = pa.Table.from_pylist(
-                    [dict(zip(TABLES[name], row, strict=False)) for row in made], schema=schemas[name]
+                    [dict(zip(TABLES[name], row, strict=False)) for row in values], schema=schemas[name]
                 )
                 if kind == "parquet":
                     sinks[name].write_table(table)
@@ -161,21 +161,21 @@ def _write(ledger: Ledger, out: Path, kind: str) -> None:
 def _rows(
     portion: list[tuple[Cell, dict[str, Any], dict[str, Any] | None]],
 ) -> dict[str, list[tuple[Any, ...]]]:
-    made: dict[str, list[tuple[Any, ...]]] = {name: [] for name in TABLES}
-    for cell, told, result in portion:
+    rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in TABLES}
+    for cell, outcome, result in portion:
         named = tuple(getattr(cell, name) for name in _NAMED)
-        made["cells"].append((*named, told["status"], told["reason"], cell.key))
-        made["timings"].append((*named, told["seconds"], told["making_seconds"], told["worker"]))
+        rows["cells"].append((*named, outcome["status"], outcome["reason"], cell.key))
+        rows["timings"].append((*named, outcome["seconds"], outcome["making_seconds"], outcome["worker"]))
         for name in COLUMNS:
-            made[name] += [(*named, *row) for row in (result or {}).get(name, ())]
-    return made
+            rows[name] += [(*named, *row) for row in (result or {}).get(name, ())]
+    return rows
 
 
 def _results(ledger: Ledger, names: set[str]) -> dict[str, Any]:
     """A digest of each finished cell's result, by name."""
     return {
-        cell.name: (told["status"], told["reason"], None if result is None else digest_of(result))
-        for cell, told, result in ledger.outcomes()
+        cell.name: (outcome["status"], outcome["reason"], None if result is None else digest_of(result))
+        for cell, outcome, result in ledger.outcomes()
         if cell.name in names
     }
 
@@ -183,8 +183,8 @@ def _results(ledger: Ledger, names: set[str]) -> dict[str, Any]:
 def _said(result: tuple[str, str, str | None] | None) -> str:
     if result is None:
         return "absent"
-    status, reason, told = result
-    return f"{status} {reason or told or ''}".strip()
+    status, reason, digest = result
+    return f"{status} {reason or digest or ''}".strip()
 
 
 def _tables_in(out: Path) -> list[Path]:

@@ -56,8 +56,8 @@ def _grid(kind: Any) -> Any:
 
 
 def _grids(name: str, kinds: Mapping[str, Any]) -> type[BaseModel]:
-    made: dict[str, Any] = {key: (_grid(kind), Field(default_factory=list)) for key, kind in kinds.items()}
-    return create_model(name, __base__=Checked, **made)
+    fields: dict[str, Any] = {key: (_grid(kind), Field(default_factory=list)) for key, kind in kinds.items()}
+    return create_model(name, __base__=Checked, **fields)
 
 
 _REPLAY, _PATCH, _CROSS, _FURTHER = (
@@ -126,16 +126,16 @@ class Grid(Checked):
         """Every combination of the values, with a name: the entry's, and the values of what varies."""
         varied = [name for name, values in self.values.items() if len(values) > 1]
         for values in itertools.product(*self.values.values()):
-            chosen = dict(zip(self.values, values, strict=True))
-            yield " ".join([entry, *(f"{name}={_shown(chosen[name])}" for name in varied)]), chosen
+            combination = dict(zip(self.values, values, strict=True))
+            yield " ".join([entry, *(f"{name}={_shown(combination[name])}" for name in varied)]), combination
 
     def build(
         self, title: str, chosen: Mapping[str, Any], known: Mapping[str, Any], depth: int
     ) -> dict[str, Named]:
         """The interventions of one combination, by name; `known` are the pair's own settings."""
         if self.kind == "matrix":
-            made = default_matrix(depth, **{**known, **chosen})
-            return {f"{title}: {name}": condition for name, condition in made.items()}
+            conditions = default_matrix(depth, **{**known, **chosen})
+            return {f"{title}: {name}": condition for name, condition in conditions.items()}
         if self.own is not None:
             kind = own_class(self.own["of"])
             try:
@@ -151,8 +151,8 @@ class Grid(Checked):
         if self.kind == "patch":
             shared = {k: v for k, v in known.items() if k in _PATCH}
             return {title: Patch(**{**shared, **known.get("patch", {}), **chosen})}
-        left = {"patch", "layers"} if chosen.get("site") == "mid_tokens" else {"patch"}
-        return {title: Replay(**{**{k: v for k, v in known.items() if k not in left}, **chosen})}
+        omitted = {"patch", "layers"} if chosen.get("site") == "mid_tokens" else {"patch"}
+        return {title: Replay(**{**{k: v for k, v in known.items() if k not in omitted}, **chosen})}
 
 
 def own_class(named: Any) -> type[Condition]:

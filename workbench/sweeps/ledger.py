@@ -116,21 +116,21 @@ class Ledger:
             raise self._wrong(error) from error
 
     def _wrong(self, error: Exception) -> InputError:
-        said = str(error)
-        if "full" in said or "disk I/O" in said or "No space" in said:
+        text = str(error)
+        if "full" in text or "disk I/O" in text or "No space" in text:
             advice = (
                 "free some space; nothing that was recorded is lost, and `workbench sweep resume` goes on"
             )
-        elif "malformed" in said or "not a database" in said:
+        elif "malformed" in text or "not a database" in text:
             advice = "the file is damaged: move it away and run the sweep again, with --share for other sweeps' cells"
-        elif "locked" in said or "locking" in said:
+        elif "locked" in text or "locking" in text:
             advice = (
                 "another process holds it, or it lies on a network drive without locks: end that process "
                 f"(fuser {self.file}), or keep the sweep on a disk of this machine's own: --out my-sweep"
             )
         else:
             advice = "name a folder you may write to"
-        return InputError(f"`{self.argument}` {self.folder}: {FILE} could not be used ({said}); {advice}")
+        return InputError(f"`{self.argument}` {self.folder}: {FILE} could not be used ({text}); {advice}")
 
     # --- what is planned ---------------------------------------------------------------------------------
 
@@ -165,10 +165,10 @@ class Ledger:
             "SELECT key, pair, problems, problem, intervention, seed FROM cells LEFT JOIN outcomes USING (key) "
             f"WHERE {undone} ORDER BY position"
         )
-        found: dict[str, Cell] = {}
+        by_key: dict[str, Cell] = {}
         for row in rows:
-            found.setdefault(row[0], Cell(*row))
-        return list(found.values())
+            by_key.setdefault(row[0], Cell(*row))
+        return list(by_key.values())
 
     # --- what is done ------------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class Ledger:
         """Append, in one transaction. A cell that is done stays as it is; one that failed may still be done."""
         with self._writing() as base:
             for outcome in outcomes:
-                told = (
+                values = (
                     outcome.key,
                     outcome.status,
                     outcome.reason,
@@ -188,7 +188,7 @@ class Ledger:
                     "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
                     "status = excluded.status, reason = excluded.reason, seconds = excluded.seconds, "
                     "making = excluded.making, worker = excluded.worker, at = excluded.at WHERE status = 'failed'",
-                    (*told, time.time()),
+                    (*values, time.time()),
                 )
                 if outcome.result is not None:
                     content = pack(outcome.result)
@@ -200,20 +200,22 @@ class Ledger:
     def adopt(self, other: Path) -> int:
         """Take over what another sweep has of this one's cells; how many."""
         with Ledger(other, argument="share") as theirs:
-            wanted = [cell.key for cell in self.pending(retry_failed=True)]
-            taken = 0
-            for start in range(0, len(wanted), 500):
-                part = wanted[start : start + 500]
+            keys = [cell.key for cell in self.pending(retry_failed=True)]
+            count = 0
+            for start in range(0, len(keys), 500):
+                part = keys[start : start + 500]
                 marks = ", ".join("?" * len(part))
                 rows = theirs._rows(
                     "SELECT key, seconds, making, worker, content, digest FROM outcomes JOIN results USING (key) "
                     f"WHERE status = 'done' AND key IN ({marks})",
                     part,
                 )
-                found = [Outcome(k, unpack(c), "", s, m, w) for k, s, m, w, c, d in rows if _digest(c) == d]
-                self.record(found)
-                taken += len(found)
-        return taken
+                outcomes = [
+                    Outcome(k, unpack(c), "", s, m, w) for k, s, m, w, c, d in rows if _digest(c) == d
+                ]
+                self.record(outcomes)
+                count += len(outcomes)
+        return count
 
     def counts(self) -> list[tuple[str, str, str, int]]:
         """(pair, problem set, status, cells); what has no result is ``pending``."""
@@ -251,7 +253,7 @@ class Ledger:
         )
         with closing(rows):
             for row in rows:
-                told: dict[str, Any] = dict(
+                outcome: dict[str, Any] = dict(
                     zip(("status", "reason", "seconds", "making_seconds", "worker"), row[6:11], strict=True)
                 )
                 try:
@@ -261,16 +263,16 @@ class Ledger:
                         f"`{self.argument}` {self.folder}: result {row[0]} is damaged; have it computed again: "
                         f"workbench sweep resume {self.folder}"
                     ) from error
-                yield Cell(*row[:6]), told, result
+                yield Cell(*row[:6]), outcome, result
 
     def damaged(self) -> list[str]:
         """Keys of results that are not what was recorded, or are missing."""
-        found = [
+        keys = [
             key
-            for key, told, content in self._rows("SELECT key, digest, content FROM results")
-            if _digest(content) != told
+            for key, digest, content in self._rows("SELECT key, digest, content FROM results")
+            if _digest(content) != digest
         ]
-        return found + [
+        return keys + [
             row[0]
             for row in self._rows(
                 "SELECT key FROM outcomes LEFT JOIN results USING (key) WHERE status = 'done' AND content IS NULL"

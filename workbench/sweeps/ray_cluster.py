@@ -125,8 +125,8 @@ def join() -> Cluster:
 def _joined(what: str, *, ours: bool = True) -> Cluster:
     import ray
 
-    held = ray.cluster_resources()
-    counts = ", ".join(f"{held.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
+    resources = ray.cluster_resources()
+    counts = ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
     client = os.environ.get("RAY_ADDRESS", "") if ours else ""
     if "://" in client:
         door = _host_and_port(client)
@@ -135,7 +135,7 @@ def _joined(what: str, *, ours: bool = True) -> Cluster:
     with suppress(Exception):  # a client's process, which has no node
         context = ray.get_runtime_context()
         node = context.get_node_id()
-        (own,) = (found for found in ray.nodes() if found["NodeID"] == node)
+        (own,) = (entry for entry in ray.nodes() if entry["NodeID"] == node)
         doors.append(("the raylet of this machine", own["NodeManagerAddress"], int(own["NodeManagerPort"])))
         if head := _host_and_port(context.gcs_address):
             doors.append(("the head", *head))
@@ -160,14 +160,14 @@ def _try(address: str, named: str) -> None:
     """
     door = _host_and_port(address)
     reason = knock(("its head", *door)) if door else ""
-    said = ""
+    output = ""
     if not reason:
-        code, said = _joined_elsewhere(named)
+        code, output = _joined_elsewhere(named)
         if code == 0:
             return
         reason = f"no answer in {JOIN:g} s" if code is None else ""
-    reason = ": ".join(filter(None, (reason, _reason(said))))
-    if "InvalidAuthToken" in said or "AuthenticationError" in said:
+    reason = ": ".join(filter(None, (reason, _reason(output))))
+    if "InvalidAuthToken" in output or "AuthenticationError" in output:
         reason += (
             "; say RAY_AUTH_MODE=token, and give the cluster's token (`ray get-auth-token` there) in RAY_AUTH_TOKEN or in "
             "~/.ray/auth_token"
@@ -207,8 +207,8 @@ def _reason(said: str) -> str:
     ]
     if not telling:
         return ""
-    chosen = telling[-1 if "Traceback" in said else 0]
-    return re.sub(r"^(\[[^]]*\]|[-\d]+ [\d:,]+\t\w+) *\S+:\d+(:| --) *", "", chosen).strip().rstrip(".")
+    complaint = telling[-1 if "Traceback" in said else 0]
+    return re.sub(r"^(\[[^]]*\]|[-\d]+ [\d:,]+\t\w+) *\S+:\d+(:| --) *", "", complaint).strip().rstrip(".")
 
 
 def _running_here() -> str:

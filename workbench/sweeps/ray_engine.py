@@ -41,11 +41,11 @@ def on_ray(
             if job.device == "cuda"
             else {"num_gpus": 0, "num_cpus": job.threads}
         )
-        held = ray.cluster_resources()
-        most = held.get("GPU", 0) if job.device == "cuda" else held.get("CPU", 0) / job.threads
+        resources = ray.cluster_resources()
+        most = resources.get("GPU", 0) if job.device == "cuda" else resources.get("CPU", 0) / job.threads
         actor_of = ray.remote(**needs)(BENCH)
         schedule, died, begun = Schedule(cells), 0, time.monotonic()
-        ready = said = False
+        ready = warned = False
         waiting: dict[Any, tuple[Any, Cell | None]] = {}  # what an actor is asked, and the cell it has
 
         def start() -> None:
@@ -58,16 +58,16 @@ def on_ray(
             if stop.level > 1:
                 return
             cluster.watch()
-            done, _ = ray.wait(list(waiting), timeout=0.5)
-            if not done:
-                if not ready and not said and time.monotonic() - begun > PATIENCE:
-                    said = True
-                    yield f"Ray has started no actor yet; each needs {needs}, and the cluster has {_counted(held)}"
+            finished, _ = ray.wait(list(waiting), timeout=0.5)
+            if not finished:
+                if not ready and not warned and time.monotonic() - begun > PATIENCE:
+                    warned = True
+                    yield f"Ray has started no actor yet; each needs {needs}, and the cluster has {_counted(resources)}"
                 yield None
                 continue
-            actor, cell = waiting.pop(done[0])
+            actor, cell = waiting.pop(finished[0])
             try:
-                outcome = ray.get(done[0])
+                outcome = ray.get(finished[0])
             except RayError as error:
                 died = died + 1 if cell is None else 0
                 if died >= STARTS:

@@ -47,20 +47,20 @@ def on_slurm(
     """
     fleet, most = _fleet(job, folder)
     (fleet.inbox / "stop").unlink(missing_ok=True)
-    left = {cell.key: cell for cell in cells}
+    pending = {cell.key: cell for cell in cells}
     for file in fleet.inbox.glob("*.json"):
-        if file.stem not in left or json.loads(file.read_text())["result"] is None:
+        if file.stem not in pending or json.loads(file.read_text())["result"] is None:
             file.unlink()  # recorded before, or to be tried again
-    parts, others = fleet.adopt(left)
-    driver = _Driver(fleet, left, parts, workers or most, stop)
+    parts, others = fleet.adopt(pending)
+    driver = _Driver(fleet, pending, parts, workers or most, stop)
     try:
         yield from driver.run(others)
     finally:
-        if left:
+        if pending:
             (fleet.inbox / "stop").touch()
             if stop.level != 1:
                 fleet.cancel(driver.parts)
-        fleet.forget(driver.parts if left else [])
+        fleet.forget(driver.parts if pending else [])
 
 
 class _Driver:
@@ -182,7 +182,7 @@ def _fleet(job: worker.Job, folder: Path) -> tuple[Fleet, int]:
     except ImportError as error:
         raise InputError(f"`engine` 'slurm' needs its extra: {install('slurm')}") from error
     settings = _settings(job)
-    given = {**settings}
+    original = {**settings}
     cluster, requeues = settings.pop("cluster", None), settings.pop("requeues", REQUEUES)
     name = settings.pop("slurm_job_name", settings.pop("name", "sweep"))
     if not isinstance(requeues, int) or requeues < 0:
@@ -200,7 +200,7 @@ def _fleet(job: worker.Job, folder: Path) -> tuple[Fleet, int]:
         )
         executor.update_parameters(name=name, **{"timeout_min": TIME, **needs, **settings})
     except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
-        raise InputError(f"`slurm` {given}: {error}") from error
+        raise InputError(f"`slurm` {original}: {error}") from error
     if executor.cluster == "local" and cluster is None:
         raise InputError(
             "`engine` is 'slurm', but there is no Slurm on this machine (no `srun`); run it where there is one, with "

@@ -64,9 +64,9 @@ class Shard:
 
 def worker_name() -> str:
     """What outcomes of this process are signed with."""
-    told = os.environ
-    job = told.get("SLURM_ARRAY_JOB_ID", told.get("SLURM_JOB_ID"))
-    place = f"_{told['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in told else ""
+    environment = os.environ
+    job = environment.get("SLURM_ARRAY_JOB_ID", environment.get("SLURM_JOB_ID"))
+    place = f"_{environment['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in environment else ""
     return f"{socket.gethostname()}:{os.getpid()}" + (f" (job {job}{place})" if job else "")
 
 
@@ -124,8 +124,8 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.inbox, self.records = self.folder.resolve() / "inbox", self.folder.resolve() / "jobs"
-        for made in (self.inbox, self.records):
-            made.mkdir(parents=True, exist_ok=True)
+        for subfolder in (self.inbox, self.records):
+            subfolder.mkdir(parents=True, exist_ok=True)
 
     def submit(self, parts: Sequence[Part]) -> None:
         """Hand parts to Slurm, as one array.
@@ -142,16 +142,16 @@ class Fleet:
         file = self.records / f"{name}.json"
         _write(file, record)
         self.executor.update_parameters(name=name)
-        said = io.StringIO()
+        stderr = io.StringIO()
         try:
-            with redirect_stderr(said), self.executor.batch():
+            with redirect_stderr(stderr), self.executor.batch():
                 handles = [
                     self.executor.submit(Shard(self.job, part.cells, self.inbox, self._mark(part.slot)))
                     for part in parts
                 ]
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             file.unlink(missing_ok=True)
-            raise Refused(" ".join((str(error) or said.getvalue()).split())) from error
+            raise Refused(" ".join((str(error) or stderr.getvalue()).split())) from error
         for part, handle in zip(parts, handles, strict=True):
             part.job = handle.job_id
             part.handle = None if self.queue is not None else handle
@@ -162,7 +162,7 @@ class Fleet:
 
     def adopt(self, left: Mapping[str, Cell]) -> tuple[list[Part], list[Part]]:
         """Parts that earlier drivers submitted: with cells that are left, and with none. They may be over."""
-        wanted: list[Part] = []
+        ours: list[Part] = []
         others: list[Part] = []
         for file in sorted(self.records.glob("*.json")):
             try:
@@ -176,18 +176,18 @@ class Fleet:
                 part = Part(
                     cells, deaths=-1, slot=(file.stem, int(place)), job=job
                 )  # its end is not this driver's
-                (wanted if cells else others).append(part)
-        return wanted, others
+                (ours if cells else others).append(part)
+        return ours, others
 
     def look(self, parts: Sequence[Part]) -> list[str]:
         """See how jobs are; what a person should know of it."""
         if self.queue is None:
             return []
-        said = self.queue.look([part.slot for part in parts])
+        messages = self.queue.look([part.slot for part in parts])
         for part in parts:
             if part.slot in self.queue.jobs:
                 part.job = self.queue.jobs[part.slot].job
-        return said
+        return messages
 
     def over(self, part: Part) -> bool:
         """Whether a part's job is over."""
@@ -239,7 +239,9 @@ def _runs(process: str) -> bool:
     import psutil
 
     try:
-        found = psutil.Process(int(process))
-        return found.status() != psutil.STATUS_ZOMBIE and any("submitit" in part for part in found.cmdline())
+        stand_in = psutil.Process(int(process))
+        return stand_in.status() != psutil.STATUS_ZOMBIE and any(
+            "submitit" in part for part in stand_in.cmdline()
+        )
     except (ValueError, psutil.Error):
         return False

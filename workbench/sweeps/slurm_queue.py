@@ -91,22 +91,22 @@ class Queue:
         if now - self._looked < min(most, max(least, (now - self._changed) / 4)):
             return []
         self._looked = now
-        done = run(
+        answer = run(
             "squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%j|%T|%r"
         )
-        if done.returncode:
-            return self._unanswered(words_of(done), now)
+        if answer.returncode:
+            return self._unanswered(words_of(answer), now)
         self._answered = now
-        found = read_queue(done.stdout)
+        jobs = read_queue(answer.stdout)
         for slot in slots:
-            if slot in found:
+            if slot in jobs:
                 self._missed[slot] = 0
-                if self.jobs.get(slot) != found[slot]:
+                if self.jobs.get(slot) != jobs[slot]:
                     self._changed = now
-                self.jobs[slot] = found[slot]
+                self.jobs[slot] = jobs[slot]
             else:
                 self._missed[slot] += 1
-        return self._waiting(found[slot] for slot in slots if slot in found)
+        return self._waiting(jobs[slot] for slot in slots if slot in jobs)
 
     def over(self, slot: Slot) -> bool:
         """Whether a job is over, as far as is known."""
@@ -114,19 +114,19 @@ class Queue:
 
     def ending(self, slot: Slot, job: str) -> str:
         """How a job that is over ended, in Slurm's words."""
-        seen = self.jobs.get(slot)
-        if seen is not None and seen.over:
-            return seen.words
-        done = run(
+        state_of_job = self.jobs.get(slot)
+        if state_of_job is not None and state_of_job.over:
+            return state_of_job.words
+        answer = run(
             "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State,ExitCode"
         )
-        lines = done.stdout.split("\n") if not done.returncode else []
+        lines = answer.stdout.split("\n") if not answer.returncode else []
         state, _, code = lines[-2].partition("|") if len(lines) > 1 else ("", "", "")
         return f"{state} (exit code {code})" if state else "nobody knows how"
 
     def _waiting(self, found: Iterable[Seen]) -> list[str]:
         """What jobs wait for; that is where an impossible wish shows."""
-        reasons = Counter(seen.reason for seen in found if seen.state == "PENDING" and seen.reason != "None")
+        reasons = Counter(job.reason for job in found if job.state == "PENDING" and job.reason != "None")
         fresh = [reason for reason in reasons if reason not in self._said]
         self._said.update(fresh)
         return [f"Slurm lets {reasons[reason]} of the jobs wait: {reason}" for reason in fresh]
@@ -147,7 +147,7 @@ class Queue:
 
 def read_queue(text: str) -> dict[Slot, Seen]:
     """Jobs that ``squeue`` listed, a line ``id|name|state|reason`` each; the name may hold a bar."""
-    found: dict[Slot, Seen] = {}
+    jobs: dict[Slot, Seen] = {}
     for line in text.splitlines():
         parts = line.strip().split("|")
         if len(parts) < 4:
@@ -155,8 +155,8 @@ def read_queue(text: str) -> dict[Slot, Seen]:
         job, name, state, reason = parts[0], "|".join(parts[1:-2]), parts[-2], parts[-1]
         place = job.partition("_")[2]
         if place.isdigit() or not place:
-            found[name, int(place or 0)] = Seen(job, state, reason)
-    return found
+            jobs[name, int(place or 0)] = Seen(job, state, reason)
+    return jobs
 
 
 def run(*command: str) -> "subprocess.CompletedProcess[str]":

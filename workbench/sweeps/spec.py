@@ -57,14 +57,14 @@ class PairSource(Checked):
 
     @model_validator(mode="after")
     def _one_way(self) -> "PairSource":
-        given = [getattr(self, role) is not None for role in ("name", "base", "rlvr")]
-        if given not in ([True, False, False], [False, True, True]):
+        present = [getattr(self, role) is not None for role in ("name", "base", "rlvr")]
+        if present not in ([True, False, False], [False, True, True]):
             raise InputError("give a `name`, or `base` and `rlvr`: {base: runs/my-base, rlvr: runs/my-rlvr}")
         saved = {} if self.preset is None else self.preset.changes  # says what is wrong with the name
         if self.checkpoint is not None and self.checkpoint not in saved:
-            known = f"{self.name} has {[*saved]}" if saved else "only a bundled pair has any"
+            choice = f"{self.name} has {[*saved]}" if saved else "only a bundled pair has any"
             raise InputError(
-                f"`checkpoint` is {self.checkpoint!r}; {known}: {{name: shapes, checkpoint: sft}}"
+                f"`checkpoint` is {self.checkpoint!r}; {choice}: {{name: shapes, checkpoint: sft}}"
             )
         return self
 
@@ -157,25 +157,25 @@ class Sweep(Checked):
         Raises:
             InputError: a combination that `Replay` or `Patch` refuses, or deeper than the models, or two of one name.
         """
-        made: dict[str, Named] = {name: name for name in self.plain}
+        by_name: dict[str, Named] = {name: name for name in self.plain}
         for entry, grid in self.interventions.items():
-            for title, chosen in grid.combinations(entry):
-                settings = {field: (value,) for field, value in chosen.items()}
+            for title, combination in grid.combinations(entry):
+                settings = {field: (value,) for field, value in combination.items()}
                 if rules := self._rules({"pair": (pair.title,), "intervention": (entry, title), **settings}):
                     (used if used is not None else set()).update(rules)
                     continue  # it need not make sense
-                known = {} if pair.preset is None else pair.preset.matrix(chosen)
+                defaults = {} if pair.preset is None else pair.preset.matrix(combination)
                 try:
-                    for name, condition in grid.build(title, chosen, known, depth).items():
-                        if name in made:
+                    for name, condition in grid.build(title, combination, defaults, depth).items():
+                        if name in by_name:
                             raise InputError(f"{name!r} is the name of two interventions; expected another")
-                        made[name] = condition
+                        by_name[name] = condition
                         check_depth(condition, depth)
                 except InputError as error:
                     if told is None:
                         raise
                     told(("interventions", entry, grid.kind), str(error))
-        return made
+        return by_name
 
     def excluded(
         self, pair: PairSource, problems: ProblemSet, name: str, condition: Named, seed: int
@@ -184,11 +184,11 @@ class Sweep(Checked):
         if not self.exclude:
             return []
         entries = [e for e in self.interventions if name == e or name.startswith((f"{e} ", f"{e}:"))]
-        told: dict[str, tuple[Any, ...]] = {}
+        facts: dict[str, tuple[Any, ...]] = {}
         if is_dataclass(condition):
-            told = {f.name: (getattr(condition, f.name),) for f in fields(condition)}
-        told |= {"pair": (pair.title,), "problems": (problems.label, problems.source), "seed": (seed,)}
-        return self._rules(told | {"intervention": (name, max(entries, key=len, default=name))})
+            facts = {f.name: (getattr(condition, f.name),) for f in fields(condition)}
+        facts |= {"pair": (pair.title,), "problems": (problems.label, problems.source), "seed": (seed,)}
+        return self._rules(facts | {"intervention": (name, max(entries, key=len, default=name))})
 
     def _rules(self, told: Mapping[str, tuple[Any, ...]]) -> list[int]:
         """The rules that agree with a cell; ``told``: what each key may be called."""
@@ -246,7 +246,7 @@ def parse_sweep(text: str, name: str = "sweep.yaml", *, here: bool = False) -> S
         faults = [*(_absent(sweep) if here else ()), *_impossible(sweep)]
     if faults:
         lines = dict.fromkeys(
-            f"{name}:{line}:{column}: {said}" for (line, column), said in placed(faults, marks)
+            f"{name}:{line}:{column}: {message}" for (line, column), message in placed(faults, marks)
         )
         raise InputError("\n".join(itertools.islice(lines, 20)))
     assert sweep is not None
@@ -255,13 +255,13 @@ def parse_sweep(text: str, name: str = "sweep.yaml", *, here: bool = False) -> S
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a sweep's file."""
-    told = Sweep.model_json_schema()
+    whole = Sweep.model_json_schema()
     for name in ("pairs", "problems"):  # a string stands for a mapping with one key
-        listed = told["properties"][name]
+        listed = whole["properties"][name]
         listed["items"] = {"anyOf": [{"type": "string"}, listed["items"]]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **told,
+        **whole,
         "title": "Sweep of the replay workbench",
     }
 
@@ -302,12 +302,12 @@ def _impossible(sweep: Sweep) -> Iterator[tuple[Place, str]]:
             return
     for i, rule in enumerate(sweep.exclude):
         own = [name for grid in sweep.interventions.values() if grid.own for name in grid.values]
-        known = ("pair", "problems", "intervention", "seed", *FIELDS, *own)
+        keys = ("pair", "problems", "intervention", "seed", *FIELDS, *own)
         for key in rule:
-            if key not in known:
+            if key not in keys:
                 yield (
                     ("exclude", i, key),
-                    f"unknown key {key!r}{nearest(key, known)}; expected {', '.join(known)}",
+                    f"unknown key {key!r}{nearest(key, keys)}; expected {', '.join(keys)}",
                 )
                 return
     yield from _cells_left(sweep)
@@ -320,36 +320,38 @@ def _absent(sweep: Sweep) -> Iterator[tuple[Place, str]]:
             named = str(getattr(pair, role))
             if named.startswith(("/", ".", "~")) and not Path(named).expanduser().is_dir():
                 yield ("pairs", i, role), f"there is no folder {named}; expected a model's, or a hub id"
-    known = (*NAMES, *read_problem_presets())
+    presets = (*NAMES, *read_problem_presets())
     for i, problems in enumerate(sweep.problems):
         source, split = problems.source, problems.split
         splits = SPLITS.get(source, (split,))
         if split not in splits:
-            said = f"{source!r} has no split {split!r}{nearest(split, splits)}; expected {', '.join(splits)}"
-            yield ("problems", i, "split"), said
-        named = source in NAMES or source.startswith("hf:") or source.partition(":")[0] in known
+            message = (
+                f"{source!r} has no split {split!r}{nearest(split, splits)}; expected {', '.join(splits)}"
+            )
+            yield ("problems", i, "split"), message
+        named = source in NAMES or source.startswith("hf:") or source.partition(":")[0] in presets
         if not named and not Path(source).expanduser().exists():
-            said = f"{source!r} is no problem set, file or folder{nearest(source, known)}; expected {', '.join(known)}"
-            yield ("problems", i, "source"), said
+            message = f"{source!r} is no problem set, file or folder{nearest(source, presets)}; expected {', '.join(presets)}"
+            yield ("problems", i, "source"), message
 
 
 def _cells_left(sweep: Sweep) -> Iterator[tuple[Place, str]]:
     """Combinations that are refused, exclusions that exclude nothing, or everything."""
-    found: list[tuple[Place, str]] = []
-    left, used = False, set[int]()
+    faults: list[tuple[Place, str]] = []
+    any_left, used = False, set[int]()
     for pair in sweep.pairs:
         depth = depth_of(pair) or 1000
-        made = sweep.conditions(pair, depth, lambda where, said: found.append((where, said)), used)
-        for problems, named, seed in itertools.product(sweep.problems, made.items(), sweep.seeds):
+        conditions = sweep.conditions(pair, depth, lambda where, said: faults.append((where, said)), used)
+        for problems, named, seed in itertools.product(sweep.problems, conditions.items(), sweep.seeds):
             rules = sweep.excluded(pair, problems, *named, seed)
-            left = left or not rules
+            any_left = any_left or not rules
             used.update(rules)
-            if left and len(used) == len(sweep.exclude):
+            if any_left and len(used) == len(sweep.exclude):
                 break
-    yield from dict.fromkeys(found)
-    if found:
+    yield from dict.fromkeys(faults)
+    if faults:
         return
-    if not left:
+    if not any_left:
         yield ("exclude",) if sweep.exclude else (), "no cell is left; expected at least one"
     for i in range(len(sweep.exclude)):
         if i not in used:

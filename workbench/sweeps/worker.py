@@ -66,19 +66,19 @@ class Bench:
     def run(self, cell: Cell) -> Outcome:
         """Compute one cell; what goes wrong is its outcome."""
         begun = time.perf_counter()
-        made: dict[str, Any]
+        outcome: dict[str, Any]
         try:
             result, making = self._measured(cell)
-            made = {"result": result, "making": making}
+            outcome = {"result": result, "making": making}
         except Stale as error:
-            made = {"reason": str(error), "stale": True}
+            outcome = {"reason": str(error), "stale": True}
         except InputError as error:
-            made = {"reason": str(error)}
+            outcome = {"reason": str(error)}
         except Exception as error:  # one cell must not cost the others
             _log(traceback.format_exc())
-            made = {"reason": f"{type(error).__name__}: {error}"}
+            outcome = {"reason": f"{type(error).__name__}: {error}"}
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        return Outcome(cell.key, **made, seconds=time.perf_counter() - begun, worker=worker)
+        return Outcome(cell.key, **outcome, seconds=time.perf_counter() - begun, worker=worker)
 
     def _measured(self, cell: Cell) -> tuple[dict[str, Any], float]:
         from workbench.experiments.run_condition import measure
@@ -95,27 +95,29 @@ class Bench:
                 f"`pairs` {cell.pair}, `problems` {cell.problems}: files of the pair or of the problem, or the libraries, are "
                 "not those of the plan; plan again, which keeps every cell that is the same: workbench sweep run sweep.yaml"
             )
-        drawn = {name: settings[name] for name in ("samples", "temperature", "max_new_tokens")}
-        sampling = Sampling(**drawn, seed=cell.seed, batch_size=1)
+        sampling_settings = {name: settings[name] for name in ("samples", "temperature", "max_new_tokens")}
+        sampling = Sampling(**sampling_settings, seed=cell.seed, batch_size=1)
         tables = dict(
             zip(COLUMNS, measure(pair, seeded(condition, cell.seed), [problem], sampling, reuse), strict=True)
         )
         making = float(tables["responses"]["making_seconds"].iloc[0])
-        return {name: tables[name][list(kept)].to_numpy().tolist() for name, kept in COLUMNS.items()}, making
+        return {
+            name: tables[name][list(columns)].to_numpy().tolist() for name, columns in COLUMNS.items()
+        }, making
 
     def _at_hand(self, what: str, name: str, load: Callable[[], Any]) -> Any:
         """The pair or the problems that were used last, or others in their place; what can't be loaded is tried once."""
-        held = self._loaded.get(what)
-        if held is None or held[0] != name:
+        entry = self._loaded.get(what)
+        if entry is None or entry[0] != name:
             self._loaded.pop(what, None)
             try:
-                held = name, load()
+                entry = name, load()
             except InputError as error:
-                held = name, error
-            self._loaded[what] = held
-        if isinstance(held[1], InputError):
-            raise held[1]
-        return held[1]
+                entry = name, error
+            self._loaded[what] = entry
+        if isinstance(entry[1], InputError):
+            raise entry[1]
+        return entry[1]
 
     def _load_pair(self, title: str) -> tuple[Any, str, Mapping[str, Named]]:
         import torch
@@ -146,18 +148,18 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    told: queue.Queue[str] = queue.Queue()
+    lines: queue.Queue[str] = queue.Queue()
 
     def listen() -> None:
         for line in sys.stdin:
-            told.put(line)
+            lines.put(line)
         os._exit(0)  # the driver is gone, or wants no more
 
     threading.Thread(target=listen, daemon=True).start()
-    bench = Bench(Job(**json.loads(told.get())))
+    bench = Bench(Job(**json.loads(lines.get())))
     _say(answers, {"ready": os.getpid()})
     while True:
-        cell = Cell(**json.loads(told.get()))
+        cell = Cell(**json.loads(lines.get()))
         _log(f"{cell.key} {cell.pair} {cell.problem} {cell.intervention} seed {cell.seed}")
         outcome = bench.run(cell)
         _log(f"{cell.key} {outcome.status} {outcome.seconds:.3f} s {outcome.reason}")

@@ -30,12 +30,12 @@ def walk(node: yaml.Node, path: Place, marks: dict[Place, tuple[int, int]]) -> I
 
 def placed(faults: Iterable[tuple[Place, str]], marks: Marks) -> Iterator[tuple[tuple[int, int], str]]:
     """Every fault at the nearest node that is there; one about a field at that field."""
-    for path, said in faults:
-        field = said.split("`")[1] if "`" in said else ""
+    for path, message in faults:
+        field = message.split("`")[1] if "`" in message else ""
         at = (*path, field) if (*path, field) in marks else path
         while at not in marks:
             at = at[:-1]
-        yield marks[at], said
+        yield marks[at], message
 
 
 def in_words(
@@ -45,8 +45,8 @@ def in_words(
     path, kind = _within(fault["loc"], content), fault["type"]
     name = next((str(part) for part in reversed(path) if isinstance(part, str)), "the sweep")
     if kind == "extra_forbidden":
-        known = known_at(path[:-1])
-        return path, f"unknown key {name!r}{nearest(name, known)}; expected {', '.join(known)}"
+        keys = known_at(path[:-1])
+        return path, f"unknown key {name!r}{nearest(name, keys)}; expected {', '.join(keys)}"
     if kind == "missing":
         missing = str(fault["loc"][-1])
         return path, f"`{missing}` is missing; expected a sweep such as:\n{example}"

@@ -32,10 +32,10 @@ from workbench.estimates import (
 from workbench.lens.strata import quantile_strata
 from workbench.models.prompts import TokenKind
 from workbench.names import SCOPES
-from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.lens_trace import KIND_NAMES, LensTrace
 
-TOKENS = ("visual", "text")
-KINDS = ("all", "visual", "text", "special")
+TOKENS = ("visual", "text", "response")
+KINDS = ("all", *KIND_NAMES)
 MEASURES = (
     *("kl", "kl_null", "ratio", "median_kl", "total_kl", "share"),
     *("entropy_change", "top1_agreement", "cosine"),
@@ -92,14 +92,14 @@ class Cells:
             totals = np.tensordot(counts, sums[:, 1 : 1 + len(others)], axes=1)
             return divide(totals, np.tensordot(counts, weights, axes=1)).reshape(len(counts), -1)
 
-        found = bootstrap(statistic, self.problems, bounds=_bounds(others, layers), **settings)
+        per_name = bootstrap(statistic, self.problems, bounds=_bounds(others, layers), **settings)
         right = sums[:, 1 + len(others) :]
         agreed = shares(
             right.reshape(self.problems, -1),
             np.broadcast_to(weights, right.shape).reshape(self.problems, -1),
             level=settings.get("level", 0.95),
         )
-        parts = [(others, found), (of_shares, agreed)]
+        parts = [(others, per_name), (of_shares, agreed)]
         return {
             name: [intervals[index * layers + row] for row in range(layers)]
             for named, intervals in parts
@@ -130,7 +130,7 @@ class Cells:
             for part, end in zip(_bounds(_FROM_SUMS, bins), (0.0, np.inf), strict=True)
         ]
         statistic = partial(_stratified_statistics, sums=sums)
-        found = bootstrap(statistic, self.problems, bounds=(bounds[0], bounds[1]), **settings)
+        intervals = bootstrap(statistic, self.problems, bounds=(bounds[0], bounds[1]), **settings)
         cells = sums[:, 0]
         agreed = shares(
             sums[:, 1 + _SUMMED.index("top1_agreement")], cells, level=settings.get("level", 0.95)
@@ -139,7 +139,7 @@ class Cells:
         rows = []
         for stratum, inside in enumerate(members):
             entropy = self.values["entropy_base"][inside]
-            measured = {name: found[index * bins + stratum] for index, name in enumerate(_FROM_SUMS)}
+            measured = {name: intervals[index * bins + stratum] for index, name in enumerate(_FROM_SUMS)}
             measured |= {"median_kl": middle[stratum], "top1_agreement": agreed[stratum]}
             if speaking[stratum] < FEWEST:  # medians don't notice
                 measured["median_kl"] = replace(measured["median_kl"], low=np.nan, high=np.nan)
@@ -154,7 +154,7 @@ class Cells:
                     },
                 }
             )
-        return rows, {"kl": found[-2], "ratio": found[-1]}
+        return rows, {"kl": intervals[-2], "ratio": intervals[-1]}
 
     def shape(self, strata: NDArray[np.int64], bins: int, settings: Settings) -> dict[str, "Shape"]:
         """For "kl" and "ratio", how the shift goes with the strata, beyond the lowest against the highest."""
@@ -181,12 +181,12 @@ class Cells:
         trends = bootstrap(trend, self.problems, bounds=(0.0, np.inf), **settings)
         apart = settings | Settings(level=1 - (1 - level) / (bins - 1))
         ratios = bootstrap(beside, self.problems, bounds=(0.0, np.inf), **apart)
-        found = {}
+        shapes = {}
         for place, name in enumerate(("kl", "ratio")):
             others = np.where(np.isfinite(whole[place, 1:]), whole[place, 1:], -np.inf)
             most = int(np.argmax(others))
-            found[name] = Shape(trends[place], ratios[place * (bins - 1) + most], most + 1)
-        return found
+            shapes[name] = Shape(trends[place], ratios[place * (bins - 1) + most], most + 1)
+        return shapes
 
     def _sums(self, members: Sequence[NDArray[np.bool_]]) -> Array:
         """(problems, 1 + summed measures, strata): how many cells, and sums of _SUMMED."""
@@ -205,10 +205,10 @@ class Cells:
             name: RankCorrelation(entropy[there], measures[name][there], owner[there], self.problems)
             for name, there in defined.items()
         }
-        found = bootstrap(together(*statistics.values()), self.problems, method="correlation", **settings)
+        intervals = bootstrap(together(*statistics.values()), self.problems, method="correlation", **settings)
         rows = []
         for index, (name, statistic) in enumerate(statistics.items()):
-            rho = replace(found[index], estimate=statistic.exact)
+            rho = replace(intervals[index], estimate=statistic.exact)
             rows.append({"measure": name, "cells": int(defined[name].sum()), **rho.columns("rho")})
         return rows
 
@@ -308,8 +308,8 @@ class Group:
 
 def groups_of(real: LensTrace, bins: int) -> list[Group]:
     """Both scopes of visual and of text tokens, as far as there are enough of them, else of all tokens."""
-    groups, held = [], choose_kinds(real, None, bins)
-    for kind in [kind for kind in TOKENS if kind in held] or held[:1]:
+    groups, kinds = [], choose_kinds(real, None, bins)
+    for kind in [kind for kind in TOKENS if kind in kinds] or kinds[:1]:
         strata = quantile_strata(real.entropy_base[:, positions_of(real, kind)], bins).numpy()
         for scope in SCOPES:
             alone = scope == "last layer"

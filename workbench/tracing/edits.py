@@ -38,20 +38,20 @@ def one_each(
     Raises:
         InputError: too few or too many, or one that was made for another prompt.
     """
-    given: list[Intervention | None] = (
+    entries: list[Intervention | None] = (
         [None] * len(problem_ids) if interventions is None else [*interventions]
     )
-    if len(given) != len(problem_ids):
+    if len(entries) != len(problem_ids):
         raise InputError(
-            f"`interventions` has {len(given)} entries for {len(problem_ids)} prompts; give one (or None) for each"
+            f"`interventions` has {len(entries)} entries for {len(problem_ids)} prompts; give one (or None) for each"
         )
-    for name, intervention in zip(problem_ids, given, strict=True):
+    for name, intervention in zip(problem_ids, entries, strict=True):
         if intervention is not None and intervention.problem_id != name:
             raise InputError(
                 f"`intervention` was made for {intervention.problem_id!r}, the prompt is {name!r}; "
                 "make one for each prompt"
             )
-    return given
+    return entries
 
 
 def batch_edits(
@@ -59,16 +59,20 @@ def batch_edits(
 ) -> dict[int, Edit]:
     """What `tracing` writes: each prompt's intervention on its own row of the left-padded batch."""
     longest = max(len(prompt) for prompt in prompts)
-    sites = sorted({site for made in interventions if made is not None for site in made.sites})
+    sites = sorted(
+        {site for intervention in interventions if intervention is not None for site in intervention.sites}
+    )
 
     def edit(layer: int, hidden: Tensor) -> Tensor:
         rows = []
-        for row, (prompt, made) in enumerate(zip(prompts, interventions, strict=True)):
-            if made is None or layer not in made.sites:
+        for row, (prompt, intervention) in enumerate(zip(prompts, interventions, strict=True)):
+            if intervention is None or layer not in intervention.sites:
                 rows.append(hidden[row])
             else:
                 offset = longest - len(prompt)
-                rows.append(torch.cat([hidden[row, :offset], made.apply(layer, hidden[row, offset:])]))
+                rows.append(
+                    torch.cat([hidden[row, :offset], intervention.apply(layer, hidden[row, offset:])])
+                )
         return torch.stack(rows)
 
     return {layer: (lambda hidden, layer=layer: edit(layer, hidden)) for layer in sites}

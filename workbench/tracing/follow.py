@@ -30,10 +30,10 @@ from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
+from workbench.tracing.both_models import compare_residuals
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_heads
-from workbench.tracing.trace import compare_residuals
 from workbench.views import markup
 
 # Logits that exist at a time.
@@ -68,8 +68,10 @@ class Followed:
         shape = (len(self.layers), *self.ids.shape)
         for name in ("log_probs_base", "log_probs_rlvr"):
             if getattr(self, name).shape != shape:
-                found = tuple(getattr(self, name).shape)
-                raise InputError(f"`{name}` has shape {found}; expected {shape}, (layers, positions, tokens)")
+                actual = tuple(getattr(self, name).shape)
+                raise InputError(
+                    f"`{name}` has shape {actual}; expected {shape}, (layers, positions, tokens)"
+                )
         if self.ids.shape[:1] != self.prompt.shape:
             raise InputError(f"`prompt` has {len(self.prompt)} entries; expected {len(self.ids)}, as `ids`")
 
@@ -90,8 +92,8 @@ class Followed:
                     {"token": self.vocabulary[token], "model": model}
                     | dict(zip(one.layers, chances, strict=True))
                 )
-        told = f"{self!r}; probabilities by layer at the end of {self.problem_ids[-1]}:"
-        return markup.paragraph(told) + markup.table(pd.DataFrame(rows))
+        caption = f"{self!r}; probabilities by layer at the end of {self.problem_ids[-1]}:"
+        return markup.paragraph(caption) + markup.table(pd.DataFrame(rows))
 
     def select(self, *, prompt: int) -> "Followed":
         """One prompt alone, which becomes prompt 0.
@@ -182,9 +184,9 @@ def likeliest(trace: LensTrace, tokens: int) -> Int[Tensor, "positions tokens"]:
     ids, order = ids.sort(dim=1, stable=True)
     first = torch.ones_like(ids, dtype=torch.bool)
     first[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    run = first.cumsum(1) - 1  # equal ids now stand together: number them
-    best = torch.full_like(probs, -1).scatter_reduce(1, run, probs.gather(1, order), "amax")
-    different = torch.full_like(ids, -1).scatter(1, run, ids)
+    number = first.cumsum(1) - 1  # equal ids now stand together: number them
+    best = torch.full_like(probs, -1).scatter_reduce(1, number, probs.gather(1, order), "amax")
+    different = torch.full_like(ids, -1).scatter(1, number, ids)
     return different.gather(1, best.argsort(dim=1, descending=True, stable=True))[:, :tokens]
 
 
@@ -250,25 +252,25 @@ def follow(
                 "`follow(pair, problems, trace(pair, problems))`"
             )
         ids.append(likeliest(one, tokens) if isinstance(tokens, int) else _these(pair, tokens, len(prompt)))
-    made = one_each(interventions, [prompt.problem_id for prompt in prompts])
-    heads, report, parts, done = lens_heads(pair), progress or (lambda done, total: None), [], 0
+    entries = one_each(interventions, [prompt.problem_id for prompt in prompts])
+    heads, report, parts, count = lens_heads(pair), progress or (lambda done, total: None), [], 0
     report(0, len(prompts))
 
     def followed(batch: Sequence[EncodedPrompt], here: slice) -> list[tuple[Tensor, Tensor]]:
-        wanted = torch.cat(ids[here])
+        rows = torch.cat(ids[here])
 
         def read(layer: int, h_base: Tensor, h_rlvr: Tensor) -> tuple[Tensor, Tensor]:
             both = zip((h_base, h_rlvr), heads, strict=True)
-            base, rlvr = (log_probabilities(h, wanted.clamp(min=0), head).cpu().float() for h, head in both)
+            base, rlvr = (log_probabilities(h, rows.clamp(min=0), head).cpu().float() for h, head in both)
             return base, rlvr
 
-        write = batch_edits(batch, made[here])
+        write = batch_edits(batch, entries[here])
         return list(compare_residuals(pair, batch, read, layers=trace.layers, write=write).values())
 
     for batch, part in piecewise(batches(prompts, batch_size), followed, model=pair.base, what="tracing"):
         parts.append(part)
-        done += len(batch)
-        report(done, len(prompts))
+        count += len(batch)
+        report(count, len(prompts))
     joined = torch.cat(ids).int()
     base, rlvr = (
         torch.cat([torch.stack([layer[model] for layer in part]) for part in parts], 1) for model in range(2)

@@ -23,10 +23,14 @@ from torch import Tensor
 from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
-from workbench.views import markup
+from workbench.models.response_places import last_response, turns_of
+from workbench.tracing.trace_html import trace_html
 
 FORMAT = 1
 """Version of the folder that `LensTrace.save` writes."""
+
+KIND_NAMES = ("visual", "text", "special", "response")
+"""Kinds of tokens in the order in which they are shown."""
 
 # name -> axes and dtype; L layers, P positions, D null draws, k top predictions.
 AXES: dict[str, tuple[str, torch.dtype]] = {
@@ -65,6 +69,8 @@ class PromptInfo:
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     frames: tuple[tuple[Image.Image, ...], ...] = field(default=(), repr=False)
     """Per image or video: the frames of a video, none for an image."""
+    sample: int | None = None
+    """Which of the responses to the problem ends the prompt; None for none, or one that is part of the prompt."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -149,8 +155,7 @@ class LensTrace:
         )
 
     def _repr_html_(self) -> str:
-        kinds = (TokenKind.VISUAL, TokenKind.TEXT, TokenKind.SPECIAL)
-        return trace_html(self, {kind.name.lower(): self.kind == kind for kind in kinds})
+        return trace_html(self, {name: self.kind == TokenKind[name.upper()] for name in KIND_NAMES})
 
     def select(self, *, prompt: int) -> "LensTrace":
         """The trace of one prompt alone, which becomes prompt 0.
@@ -202,6 +207,28 @@ class LensTrace:
         return replace(first, **tensors, prompts=prompts, vocabulary=dict(sorted(vocabulary.items())))
 
     @property
+    def turn(self) -> Tensor:
+        """(P,) int32: which response of its conversation a response position belongs to, 0 the first; -1 elsewhere."""
+        runs = [turns_of(part == TokenKind.RESPONSE) for part in self._by_prompt(self.kind)]
+        return torch.cat(runs)
+
+    @property
+    def predicts(self) -> Tensor:
+        """(P,) int32: which token of the response that ends the prompt is predicted here; -1: none.
+
+        The first is predicted at the last position before the response; at the response's own last position none is.
+        """
+        parts = []
+        for kind in self._by_prompt(self.kind):
+            start, steps = last_response(kind == TokenKind.RESPONSE), torch.arange(len(kind))
+            inside = (steps >= start - 1) & (steps < len(kind) - 1)
+            parts.append(torch.where(inside, steps - start + 1, -1).to(torch.int32))
+        return torch.cat(parts)
+
+    def _by_prompt(self, values: Tensor) -> tuple[Tensor, ...]:
+        return values.split(torch.bincount(self.prompt.long(), minlength=len(self.prompts)).tolist())
+
+    @property
     def columns(self) -> pd.DataFrame:
         """Table, column, unit and meaning of every column of `to_dataframe`."""
         return describe({"cells": None})
@@ -218,6 +245,8 @@ class LensTrace:
             "prompt": prompts,
             "position": self.position[place].numpy(),
             "kind": [TokenKind(i).name.lower() for i in self.kind[place].tolist()],
+            "turn": self.turn[place].numpy(),
+            "predicts": self.predicts[place].numpy(),
             "token": [self.vocabulary[i] for i in self.token_id[place].tolist()],
             "visual_index": self.visual_index[place].numpy(),
         }
@@ -358,26 +387,3 @@ def _read_prompt(folder: Path, item: dict[str, Any]) -> PromptInfo:
     pictures = {"images": read(item["images"]), "frames": tuple(map(read, item.get("frames", ())))}
     grids = tuple(tuple(grid) for grid in item["grids"])
     return PromptInfo(**item | {"tokens": tuple(item["tokens"]), "grids": grids} | pictures)
-
-
-def trace_html(trace: LensTrace, kinds: "Mapping[str, Tensor]") -> str:
-    """How many cells there are, and by layer and token kind how uncertain the base is and how far the two are apart."""
-    columns: dict[Any, Any] = {("", "layer"): [*trace.layers]}
-    for kind, here in kinds.items():
-        if not here.any():
-            continue
-        head = f"{kind}: {int(here.sum()):,} positions"
-        kl, null = trace.kl[:, here].double().mean(1), trace.kl_null[:, :, here].double().mean((0, 2))
-        columns[head, "entropy"] = trace.entropy_base[:, here].mean(1).tolist()
-        columns[head, "KL"] = kl.tolist()
-        if len(trace.kl_null):
-            columns[head, "× noise"] = (kl / null).tolist()
-        columns[head, "agree"] = trace.top1_agreement[:, here].float().mean(1).tolist()
-    return (
-        markup.paragraph(repr(trace))
-        + markup.table(pd.DataFrame({name: pd.Series(values) for name, values in columns.items()}))
-        + markup.paragraph(
-            "Means over positions. Entropy of the base's lens and KL(base‖RLVR) in nats; × noise: KL as a multiple of that "
-            "of random changes of the same norm; agree: share of positions with the same top token."
-        )
-    )

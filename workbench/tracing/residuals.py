@@ -26,6 +26,7 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.finite import NotFiniteError, first_wrong
+from workbench.models.prefix_cache import CACHE_NAMES
 from workbench.models.rope_memory import check_together, from_rest
 
 Reduce = Callable[[int, Tensor], Any]
@@ -43,7 +44,7 @@ _wrapped: WeakKeyDictionary[Anatomy, NNsight] = WeakKeyDictionary()
 @from_rest
 def read_residuals(
     anatomy: Anatomy,
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, Any],
     *,
     layers: Sequence[int] | None = None,
     reduce: Reduce | None = None,
@@ -54,7 +55,8 @@ def read_residuals(
 
     Args:
         anatomy: the model, dissected.
-        inputs: the model's forward arguments for a whole prompt or a left-padded batch of them.
+        inputs: the model's forward arguments for a whole prompt or a left-padded batch of them; or, with a cache,
+            for what follows a prompt (`prefix_cache.continuation`).
         layers: decoder layers to read, 0-based; all when None.
         reduce: what to keep of a layer. None keeps a copy of the residual stream, (batch, tokens, hidden).
         write: per layer, what replaces the residual stream there. Earlier layers are untouched.
@@ -67,21 +69,21 @@ def read_residuals(
         InputError: a layer that does not exist, nothing to read, or an edit that changes shape or dtype, or
             that works in place.
     """
-    wanted = _check_layers("layers", range(anatomy.depth) if layers is None else layers, anatomy)
+    numbers = _check_layers("layers", range(anatomy.depth) if layers is None else layers, anatomy)
     edits = _check_write(write, at, anatomy)
     # A copy by default, because a model may go on to change its residual stream in place.
     take = reduce or (lambda layer, hidden: hidden.clone())
-    model, kept = _wrap(anatomy), {}
+    model, results = _wrap(anatomy), {}
     stack, real = model.get(anatomy.layers_path), _real(inputs)
     tracer = model.trace(**_arguments(anatomy, inputs))
     # nnsight compiles this `with` body from its source and runs it beside the forward, pausing at each site.
     with _first_place(anatomy, inputs, edits, at), torch.no_grad(), tracer:
-        for layer in range(wanted[-1] + 1):
+        for layer in range(numbers[-1] + 1):
             _write(stack[layer], layer, edits, at)
-            if layer in wanted:
-                kept[layer] = take(layer, _finite(anatomy, layer, stack[layer].output, real))
+            if layer in numbers:
+                results[layer] = take(layer, _finite(anatomy, layer, stack[layer].output, real))
         tracer.stop()
-    return kept
+    return results
 
 
 @from_rest
@@ -93,14 +95,14 @@ def read_attention(
     Raises:
         InputError: an attention kernel that returns no weights; `attention.eager_twin` makes a model that does.
     """
-    model, kept = _wrap(anatomy), {}
+    model, results = _wrap(anatomy), {}
     stack = model.get(anatomy.layers_path)
     tracer = model.trace(**_arguments(anatomy, inputs))
     with torch.no_grad(), tracer:
         for layer in range(anatomy.depth):
-            kept[layer] = _reduced(reduce, layer, stack[layer].self_attn.output[1])
+            results[layer] = _reduced(reduce, layer, stack[layer].self_attn.output[1])
         tracer.stop()
-    return kept
+    return results
 
 
 def _reduced(reduce: Callable[[int, Tensor], Any], layer: int, weights: Tensor | None) -> Any:
@@ -132,7 +134,7 @@ def read_calls(
     """
     _check_layers("layers", [layers - 1], anatomy)
     edits = _check_write(write, "input", anatomy)
-    model, kept = _wrap(anatomy), []
+    model, calls = _wrap(anatomy), []
     stack, real = model.get(anatomy.layers_path), _real(inputs)
     tracer = model.trace(**_arguments(anatomy, inputs))
     with _first_place(anatomy, inputs, edits, "input"), torch.no_grad(), tracer:
@@ -143,9 +145,9 @@ def read_calls(
             named = {"hidden_states": positional[0] if positional else None, **named}
             hidden = named.pop("hidden_states")
             # Copies, because a model may go on to change its residual stream in place.
-            kept.append(LayerCall(hidden.clone(), named, output.clone()))
+            calls.append(LayerCall(hidden.clone(), named, output.clone()))
         tracer.stop()
-    return kept
+    return calls
 
 
 @from_rest
@@ -169,16 +171,16 @@ def read_logits(
     arguments = _arguments(anatomy, inputs)
     if "logits_to_keep" in inspect.signature(type(anatomy.model).forward).parameters:
         arguments["logits_to_keep"] = last
-    model, kept = _wrap(anatomy), {}
+    model, results = _wrap(anatomy), {}
     stack = model.get(anatomy.layers_path)
     tracer = model.trace(**arguments)
     with torch.no_grad(), tracer:
         for layer in sorted(edits):
             _write(stack[layer], layer, edits, at)
-        kept["logits"] = tracer.result.logits[:, -last:]
+        results["logits"] = tracer.result.logits[:, -last:]
     with _first_place(anatomy, inputs, edits, at):
-        _finite(anatomy, None, kept["logits"], _real(inputs))
-    return kept["logits"]
+        _finite(anatomy, None, results["logits"], _real(inputs))
+    return results["logits"]
 
 
 @from_rest
@@ -193,16 +195,16 @@ def prefill(
     arguments: dict[str, Any] = _arguments(anatomy, inputs) | {"use_cache": True}
     if "logits_to_keep" in inspect.signature(type(anatomy.model).forward).parameters:
         arguments["logits_to_keep"] = 1
-    model, kept = _wrap(anatomy), {}
+    model, results = _wrap(anatomy), {}
     stack = model.get(anatomy.layers_path)
     tracer = model.trace(**arguments)
     with torch.no_grad(), tracer:
         for layer in sorted(edits):
             _write(stack[layer], layer, edits, "input")
-        kept["output"] = tracer.result
+        results["output"] = tracer.result
     with _first_place(anatomy, inputs, edits, "input"):
-        _finite(anatomy, None, kept["output"].logits[:, -1:], _real(inputs))
-    return kept["output"]
+        _finite(anatomy, None, results["output"].logits[:, -1:], _real(inputs))
+    return results["output"]
 
 
 @from_rest
@@ -219,21 +221,21 @@ def refuse_not_finite(
         NotFiniteError: there is one; it says where.
     """
     edits = _check_write(write, at, anatomy)
-    model, found = _wrap(anatomy), dict[int, tuple[int, int] | None]()
+    model, places = _wrap(anatomy), dict[int, tuple[int, int] | None]()
     stack, real = model.get(anatomy.layers_path), _real(inputs)
     tracer = model.trace(**_arguments(anatomy, inputs))
     with torch.no_grad(), tracer:
         for layer in range(anatomy.depth):
             _write(stack[layer], layer, edits, at)
             # Masked attention passes NaN on to earlier positions too: look before the layer runs.
-            found[layer - 1] = first_wrong(stack[layer].input, real)
-            if found[layer - 1] is not None:
+            places[layer - 1] = first_wrong(stack[layer].input, real)
+            if places[layer - 1] is not None:
                 break
-            found[layer] = first_wrong(stack[layer].output, real)
-            if found[layer] is not None:
+            places[layer] = first_wrong(stack[layer].output, real)
+            if places[layer] is not None:
                 break
         tracer.stop()
-    for layer, place in found.items():
+    for layer, place in places.items():
         if place is not None:
             raise NotFiniteError.at(anatomy.model, *place, layer, anatomy.dtype)
 
@@ -246,17 +248,19 @@ def _finite(anatomy: Anatomy, layer: int | None, hidden: Tensor, real: Tensor) -
 
 @contextmanager
 def _first_place(
-    anatomy: Anatomy, inputs: Mapping[str, Tensor], edits: Mapping[int, Edit], at: Site
+    anatomy: Anatomy, inputs: Mapping[str, Any], edits: Mapping[int, Edit], at: Site
 ) -> Iterator[None]:
     """What leaves the finite numbers meanwhile is told with the place where it began."""
     try:
         yield
     except NotFiniteError:
+        if inputs.keys() & {*CACHE_NAMES}:  # which hold this forward too by now
+            raise
         refuse_not_finite(anatomy, inputs, write=edits, at=at)
         raise
 
 
-def _real(inputs: Mapping[str, Tensor]) -> Tensor:
+def _real(inputs: Mapping[str, Any]) -> Tensor:
     return inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
 
 
@@ -266,7 +270,7 @@ def _wrap(anatomy: Anatomy) -> NNsight:
     return _wrapped[anatomy]
 
 
-def _arguments(anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def _arguments(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if "attention_mask" in inputs:
         check_together(anatomy.model, inputs["attention_mask"])
     return {**anatomy.placed(inputs), "use_cache": False}
@@ -285,11 +289,11 @@ def _write(layer: Envoy, index: int, edits: Mapping[int, Edit], at: Site) -> Non
             "for example `lambda hidden: hidden + delta`"
         )
     if not isinstance(result, Tensor) or result.shape != hidden.shape or result.dtype != hidden.dtype:
-        found = (
+        description = (
             f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
         )
         raise InputError(
-            f"`write[{index}]` returned {found}; expected {hidden.dtype} {tuple(hidden.shape)}, "
+            f"`write[{index}]` returned {description}; expected {hidden.dtype} {tuple(hidden.shape)}, "
             "as in `lambda hidden: hidden.clone()`"
         )
     setattr(layer, at, result)
@@ -304,13 +308,13 @@ def _check_write(write: Mapping[int, Edit] | None, at: Site, anatomy: Anatomy) -
 
 
 def _check_layers(name: str, layers: Iterable[int], anatomy: Anatomy) -> tuple[int, ...]:
-    chosen = tuple(sorted(set(layers)))
-    if not chosen:
+    numbers = tuple(sorted(set(layers)))
+    if not numbers:
         raise InputError(f"`{name}` is empty; name at least one decoder layer, for example `{name}=[0]`")
-    outside = [layer for layer in chosen if not 0 <= layer < anatomy.depth]
+    outside = [layer for layer in numbers if not 0 <= layer < anatomy.depth]
     if outside:
         raise InputError(
             f"`{name}` names decoder layer {outside[0]}, but this {anatomy.family} model has layers "
             f"0 to {anatomy.depth - 1}; its last layer is `layers=[{anatomy.depth - 1}]`"
         )
-    return chosen
+    return numbers

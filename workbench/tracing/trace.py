@@ -7,7 +7,7 @@ For every batch of prompts (left-padded; padded positions are dropped before any
    through each model's own norm and unembedding (`lens.compare`), then drop the base's;
 3. beside it the matched-noise null: the base's residual plus a random direction as long as the real change,
    drawn from a seed made of the given seed, the problem and the layer, so that neither the batch nor the
-   order of the problems changes a draw.
+   order of the problems changes a draw, nor a response those of its prompt.
 
 Only numbers per (layer, position) leave the device; (layers, positions, vocabulary) never exists.
 """
@@ -23,16 +23,15 @@ from torch import Tensor
 from workbench.backoff import piecewise
 from workbench.errors import InputError
 from workbench.lens.fused import LensStats, compare, matched_noise
-from workbench.lens.heads import LensHead
-from workbench.models.batches import batches, collate
-from workbench.models.finite import naming
+from workbench.models.batches import batches_by
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
-from workbench.tracing.edits import Intervention, batch_edits, one_each
+from workbench.tracing.both_models import Measure, Stretch, Values, compare_residuals, over_conversations
+from workbench.tracing.conversations import Conversation, Responses, conversations
+from workbench.tracing.edits import Intervention, one_each
 from workbench.tracing.lens_trace import AXES, LensTrace, PromptInfo, occurring_ids
 from workbench.tracing.model_heads import lens_heads
-from workbench.tracing.residuals import Edit, read_residuals
 
 __all__ = ["LensTrace", "PromptInfo", "compare_residuals", "lens_heads", "trace"]
 
@@ -46,6 +45,7 @@ def trace(
     seed: int = 0,
     batch_size: int | None = None,
     layers: Sequence[int] | None = None,
+    responses: Responses | None = None,
     interventions: Sequence[Intervention | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LensTrace:
@@ -63,6 +63,8 @@ def trace(
         seed: of the null's directions.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         layers: decoder layers to trace, 0-based; all when None.
+        responses: what was answered, by either model (`decode`'s responses) or as text, by problem id one or several: each
+            is read by both models after its prompt, which runs once for all of them; a prompt of the trace for each.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
@@ -71,7 +73,8 @@ def trace(
         one prompt, `LensTrace.to_dataframe` gives a row a cell.
 
     Raises:
-        InputError: no problems, bad arguments, an intervention made for another problem, or activations that are not finite.
+        InputError: no problems, bad arguments, an intervention made for another problem, activations that are not finite, or
+            responses to other problems, empty, with placeholders, of another tokenizer or longer than the context.
 
     Example:
         >>> pair = wb.load_pair("shapes")
@@ -84,28 +87,36 @@ def trace(
     batch_size = batch_of(pair, batch_size)
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
+    recorded = settings | ({} if responses is None else {"responses": True})
     _check(pair, settings)
     names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in items]
-    made = one_each(interventions, names)
+    entries = one_each(interventions, names)
     report = progress or (lambda done, total: None)
     report(0, len(items))
-    heads = lens_heads(pair)
     infos, parts = list[PromptInfo](), list[dict[str, Tensor]]()
-    encoded = (pair.encode(item) for item in items)
+    measure = _measure(pair, top_k, null_draws, seed)
+    how: dict[str, Any] = {"axis": _position_axis, "layers": layers, "rows": batch_size}
 
-    def traced(batch: Sequence[EncodedPrompt], here: slice) -> dict[str, Tensor]:
-        reduce = _cells(batch, heads, top_k, null_draws, seed)
-        write = batch_edits(batch, made[here])
-        read = list(compare_residuals(pair, batch, reduce, layers=layers, write=write).values())
-        return {
-            name: torch.stack([part[name] for part in read], AXES[name][0].index("L")) for name in read[0]
-        }
+    def traced(groups: Sequence[Sequence[Conversation]], here: slice) -> list[dict[str, Tensor]]:
+        read = over_conversations(pair, groups, measure, made=entries[here], **how)
+        return [
+            {
+                name: torch.stack([values[name] for values in by_layer.values()], axes.index("L"))
+                for name, (axes, _) in AXES.items()
+                if "L" in axes
+            }
+            for by_layer in read
+        ]
 
-    for batch, cells in piecewise(batches(encoded, batch_size), traced, model=pair.base, what="tracing"):
-        parts.append(cells | _places(batch, len(infos)))
-        for prompt in batch:
-            infos.append(_info(items[len(infos)], prompt))
-        report(len(infos), len(items))
+    groups = batches_by(conversations(pair, items, responses), batch_size, lambda group: group[0].prompt)
+    done = 0
+    for batch, cells in piecewise(groups, traced, model=pair.base, what="tracing"):
+        both = [(item, one) for item, group in zip(items[done:], batch, strict=False) for one in group]
+        for (item, one), measured in zip(both, cells, strict=True):
+            parts.append(measured | _places(one.whole, len(infos)))
+            infos.append(_info(item, one))
+        done += len(batch)
+        report(done, len(items))
     tensors = {
         name: torch.cat([part[name] for part in parts], axes.index("P")) for name, (axes, _) in AXES.items()
     }
@@ -115,7 +126,7 @@ def trace(
         depth=pair.base.depth,
         prompts=tuple(infos),
         vocabulary={i: pair.decode_token(i) for i in sorted(occurring_ids(tensors))},
-        provenance=_provenance(pair, settings, None if interventions is None else made),
+        provenance=_provenance(pair, recorded, None if interventions is None else entries),
     )
 
 
@@ -132,7 +143,7 @@ def _check(pair: ModelPair, settings: Mapping[str, int]) -> None:
 
 
 def _provenance(
-    pair: ModelPair, settings: Mapping[str, int], interventions: Sequence[Intervention | None] | None
+    pair: ModelPair, settings: Mapping[str, Any], interventions: Sequence[Intervention | None] | None
 ) -> dict[str, Any]:
     """What a trace depends on; of interventions, their kinds."""
     kinds = sorted({type(one).__name__ for one in interventions or () if one is not None})
@@ -145,64 +156,39 @@ def _provenance(
     }
 
 
-def compare_residuals(
-    pair: ModelPair,
-    prompts: Sequence[EncodedPrompt],
-    reduce: Callable[[int, Tensor, Tensor], Any],
-    *,
-    layers: Sequence[int] | None = None,
-    write: Mapping[int, Edit] | None = None,
-) -> dict[int, Any]:
-    """Run both models on one batch; ``reduce(layer, h_base, h_rlvr)`` runs inside the RLVR model's forward.
+def _measure(pair: ModelPair, top_k: int, null_draws: int, seed: int) -> Measure:
+    """What is kept of one layer of a batch: every measure at every position."""
+    heads = lens_heads(pair)
 
-    ``write`` changes what the RLVR model's layers receive.
-
-    It sees residuals (N, hidden) of the N real positions, one prompt after another, on the device
-    of the RLVR model's unembedding. Returns layer -> what ``reduce`` returned.
-    """
-    inputs = collate(prompts, pair.pad_id)
-    real, device = inputs["attention_mask"].bool(), pair.rlvr.unembedding.weight.device
-
-    def keep(layer: int, hidden: Tensor) -> Tensor:
-        return hidden[real.to(hidden.device)].to(device)
-
-    def meet(layer: int, hidden: Tensor) -> Any:
-        return reduce(layer, base.pop(layer), keep(layer, hidden))
-
-    with naming([prompt.problem_id for prompt in prompts]):
-        base = read_residuals(pair.base, inputs, layers=layers, reduce=keep)
-        return read_residuals(pair.rlvr, inputs, layers=layers, reduce=meet, write=write)
-
-
-def _cells(
-    batch: Sequence[EncodedPrompt], heads: tuple[LensHead, LensHead], top_k: int, null_draws: int, seed: int
-) -> Callable[[int, Tensor, Tensor], dict[str, Tensor]]:
-    """What `compare_residuals` does with one layer of a batch: every measure at every position."""
-    lengths = [len(prompt) for prompt in batch]
-
-    def reduce(layer: int, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Tensor]:
-        by_prompt = zip(batch, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
+    def measure(layer: int, parts: Sequence[Stretch], h_base: Tensor, h_rlvr: Tensor) -> Values:
+        lengths = [part.length for part in parts]
+        by_part = zip(parts, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
         null = [
-            matched_noise(base, rlvr, draws=null_draws, seed=_noise_seed(seed, prompt.problem_id, layer))
-            for prompt, base, rlvr in by_prompt
+            matched_noise(base, rlvr, draws=null_draws, seed=_noise_seed(seed, part, layer))
+            for part, base, rlvr in by_part
             if null_draws
         ]
         stats = compare(h_base, h_rlvr, *heads, top_k=top_k, null=torch.cat(null, 1) if null else None)
         measures = _measures(stats, h_base, h_rlvr)
         return {name: value.to("cpu", AXES[name][1]) for name, value in measures.items()}
 
-    return reduce
+    return measure
 
 
-def _places(batch: Sequence[EncodedPrompt], first: int) -> dict[str, Tensor]:
-    """What each position is, the prompts being numbered from ``first``."""
+def _position_axis(name: str) -> int:
+    """Of a value in one layer."""
+    return AXES[name][0].replace("L", "").index("P")
+
+
+def _places(prompt: EncodedPrompt, number: int) -> dict[str, Tensor]:
+    """What each position is, the prompt having a number in the trace."""
     places = {
-        "prompt": torch.cat([torch.full((len(prompt),), first + i) for i, prompt in enumerate(batch)]),
-        "position": torch.cat([torch.arange(len(prompt)) for prompt in batch]),
-        "kind": torch.cat([prompt.kinds for prompt in batch]),
-        "token_id": torch.cat([prompt.input_ids for prompt in batch]),
-        "visual_index": torch.cat([prompt.visual_index for prompt in batch]),
-        "grid": torch.cat([prompt.grid for prompt in batch]),
+        "prompt": torch.full((len(prompt),), number),
+        "position": torch.arange(len(prompt)),
+        "kind": prompt.kinds,
+        "token_id": prompt.input_ids,
+        "visual_index": prompt.visual_index,
+        "grid": prompt.grid,
     }
     return {name: value.to(torch.int32) for name, value in places.items()}
 
@@ -226,17 +212,21 @@ def _measures(stats: LensStats, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Ten
     }
 
 
-def _noise_seed(seed: int, problem_id: str, layer: int) -> int:
-    return int.from_bytes(blake2b(f"{seed}/{layer}/{problem_id}".encode(), digest_size=7).digest())
+def _noise_seed(seed: int, part: Stretch, layer: int) -> int:
+    """A response has a stream of its own: what follows a prompt changes none of the prompt's draws."""
+    name = f"{part.problem_id}/response" if part.said else part.problem_id
+    return int.from_bytes(blake2b(f"{seed}/{layer}/{name}".encode(), digest_size=7).digest())
 
 
-def _info(item: Problem | EncodedPrompt, prompt: EncodedPrompt) -> PromptInfo:
-    asked = {"question": item.question, "answer": item.answer} if isinstance(item, Problem) else {}
+def _info(item: Problem | EncodedPrompt, one: Conversation) -> PromptInfo:
+    texts = {"question": item.question, "answer": item.answer} if isinstance(item, Problem) else {}
+    prompt = one.whole
     return PromptInfo(
         prompt.problem_id,
-        **asked,
+        **texts,
         tokens=prompt.tokens,
         grids=prompt.grids,
         images=prompt.images,
         frames=prompt.frames,
+        sample=one.sample,
     )

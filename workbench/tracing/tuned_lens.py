@@ -97,13 +97,13 @@ class Translators:
             InputError: the folder cannot be written.
         """
         target = Path(folder)
-        told = {"format": FORMAT, "curves": self.curves.to_dict("records")}
-        told |= {"provenance": dict(self.provenance)}
+        metadata = {"format": FORMAT, "curves": self.curves.to_dict("records")}
+        metadata |= {"provenance": dict(self.provenance)}
         try:
             target.mkdir(parents=True, exist_ok=True)
             tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
             save_file(tensors, target / "translators.safetensors")
-            (target / "translators.json").write_text(json.dumps(told, indent=1, default=str) + "\n")
+            (target / "translators.json").write_text(json.dumps(metadata, indent=1, default=str) + "\n")
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"`folder` {str(target)!r} cannot be written: {error}; name one on a writable disk"
@@ -119,12 +119,12 @@ class Translators:
         """
         source = Path(folder)
         try:
-            told = json.loads((source / "translators.json").read_text())
-            if told["format"] != FORMAT:
-                raise ValueError(f"format {told['format']}, expected {FORMAT}")
+            metadata = json.loads((source / "translators.json").read_text())
+            if metadata["format"] != FORMAT:
+                raise ValueError(f"format {metadata['format']}, expected {FORMAT}")
             tensors = load_file(source / "translators.safetensors")
-            curves = pd.DataFrame(told["curves"], columns=["layer", "epoch", "kl"])
-            return cls(tensors["weight"], tensors["bias"], curves, told["provenance"])
+            curves = pd.DataFrame(metadata["curves"], columns=["layer", "epoch", "kl"])
+            return cls(tensors["weight"], tensors["bias"], curves, metadata["provenance"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"`folder` {str(source)!r} holds no translators ({type(error).__name__}: {error}); write them with "
@@ -177,22 +177,22 @@ def fit(
     layers, _, width = residuals.shape
     used = {"epochs": epochs, "patience": patience, "learning_rate": learning_rate}
     used |= {"batch_positions": batch_positions, "seed": seed}
-    found, rows = Translators.identity(layers, width), []
+    translators, rows = Translators.identity(layers, width), []
     report(0, layers - 1)
     for layer in range(layers - 1):
         parts = (residuals[layer], residuals[-1], held_out[layer], held_out[-1], head.weight)
         file = None if keep is None else Path(keep) / f"{_digest(parts, used)}.safetensors"
-        made = load_file(file) if file and file.exists() else _fit_layer(*parts[:4], head, **used)
+        tensors = load_file(file) if file and file.exists() else _fit_layer(*parts[:4], head, **used)
         if file and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(made, partial := file.with_suffix(".partial"))
+            save_file(tensors, partial := file.with_suffix(".partial"))
             partial.rename(file)
-        found.weight[layer], found.bias[layer] = made["weight"], made["bias"]
-        curve = made["curve"].tolist()
+        translators.weight[layer], translators.bias[layer] = tensors["weight"], tensors["bias"]
+        curve = tensors["curve"].tolist()
         rows += [{"layer": layer, "epoch": epoch, "kl": kl} for epoch, kl in enumerate(curve)]
         report(layer + 1, layers - 1)
     used |= {"positions": residuals.shape[1]}
-    return Translators(found.weight, found.bias, pd.DataFrame(rows), {"fit": used})
+    return Translators(translators.weight, translators.bias, pd.DataFrame(rows), {"fit": used})
 
 
 def kl_to_final(
@@ -203,11 +203,11 @@ def kl_to_final(
     Raises:
         InputError: translators of another model.
     """
-    final, found = residuals[-1], []
+    final, rows = residuals[-1], []
     for layer, hidden in enumerate(residuals):
-        read = hidden if translators is None else translators.translate(layer, hidden)
-        found.append(compare(final, read, head, head, top_k=1).kl)
-    return torch.stack(found)
+        view = hidden if translators is None else translators.translate(layer, hidden)
+        rows.append(compare(final, view, head, head, top_k=1).kl)
+    return torch.stack(rows)
 
 
 def lens_fidelity(
@@ -234,8 +234,8 @@ def lens_fidelity(
     rows = []
     for lens, some in (("plain", None), ("translated", translators)):
         for layer, kl in enumerate(kl_to_final(residuals, head, some)):
-            found = mean(kl.cpu().numpy(), owner, **settings)
-            ends = {"kl": found.estimate, "kl_low": found.low, "kl_high": found.high}
+            interval = mean(kl.cpu().numpy(), owner, **settings)
+            ends = {"kl": interval.estimate, "kl_low": interval.low, "kl_high": interval.high}
             rows.append({"layer": layer, "lens": lens} | ends)
     return pd.DataFrame(rows)
 
@@ -265,17 +265,21 @@ def fit_translators(
     encoded = [[pair.encode(item) for item in part] for part in (train, validation)]
     names = [{prompt.problem_id for prompt in part} for part in encoded]
     if not all(names) or names[0] & names[1]:
-        found = f"both hold {min(names[0] & names[1])!r}" if all(names) else "one is empty"
+        overlap = f"both hold {min(names[0] & names[1])!r}" if all(names) else "one is empty"
         raise InputError(
-            f"`train` and `validation` must be different prompts, but {found}: fit_translators(pair, "
+            f"`train` and `validation` must be different prompts, but {overlap}: fit_translators(pair, "
             "load_problems('shapes', split='train'), load_problems('shapes', split='validation'))"
         )
     head = lens_head(pair.base, pair.vocab_size)
-    seen, held = (read_all(pair.base, part, pair.pad_id, batch_size=batch_size) for part in encoded)
-    made = fit(seen, held, head, **settings)
-    told = {"pair": pair.name, "base": pair.provenance["base"]}
-    told |= {"train": sorted(names[0]), "validation": sorted(names[1])}
-    return Translators(made.weight, made.bias, made.curves, {**told, **made.provenance})
+    training, validation_residuals = (
+        read_all(pair.base, part, pair.pad_id, batch_size=batch_size) for part in encoded
+    )
+    translators = fit(training, validation_residuals, head, **settings)
+    metadata = {"pair": pair.name, "base": pair.provenance["base"]}
+    metadata |= {"train": sorted(names[0]), "validation": sorted(names[1])}
+    return Translators(
+        translators.weight, translators.bias, translators.curves, {**metadata, **translators.provenance}
+    )
 
 
 def read_all(
@@ -325,8 +329,8 @@ def _fit_layer(
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, epochs)
 
     def held() -> float:
-        read = translated(held_out, weight.detach(), bias.detach())
-        return float(compare(held_final, read, head, head, top_k=1).kl.mean())
+        view = translated(held_out, weight.detach(), bias.detach())
+        return float(compare(held_final, view, head, head, top_k=1).kl.mean())
 
     curve = [held()]
     for _ in range(epochs):

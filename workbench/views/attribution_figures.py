@@ -56,10 +56,10 @@ def component_heatmap(
         raise InputError(
             f"`direction` is {direction!r}; expected one of {', '.join(TITLES)}: plot(direction='direct')"
         )
-    chosen = {"metric": metric, "direction": direction, "where": where}
-    rows = summary.loc[(summary[[*chosen]] == pd.Series(chosen)).all(axis=1)]
+    key = {"metric": metric, "direction": direction, "where": where}
+    rows = summary.loc[(summary[[*key]] == pd.Series(key)).all(axis=1)]
     if not len(rows):
-        raise NothingToDraw(f"`summary` has no rows with {chosen}; ask `attribute` for them")
+        raise NothingToDraw(f"`summary` has no rows with {key}; ask `attribute` for them")
     blocks = rows.loc[rows["kind"].isin(["head", "mlp"])]
     layers, heads = sorted(blocks["layer"].unique()), sorted(set(blocks["head"]) - {-1})
     columns = [*heads, -1]
@@ -86,8 +86,8 @@ def component_heatmap(
         texts = [
             [_text(cell, decimals, interval=cells[..., 0].size <= ROOMY) for cell in line] for line in cells
         ]
-        read = go.Heatmap(heatmap).update(z=np.where(grey, 0.0, cells[..., 0]))
-        figure.add_trace(cell_texts(read, texts, scale))
+        cells_map = go.Heatmap(heatmap).update(z=np.where(grey, 0.0, cells[..., 0]))
+        figure.add_trace(cell_texts(cells_map, texts, scale))
     figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(type="category", showgrid=False, ticks="", title_text="decoder layer")
     figure.update_layout(coloraxis=scale, height=230 + (42 if roomy else 24) * len(layers), margin={"t": 128})
@@ -103,12 +103,12 @@ def component_heatmap(
 
 def largest(*summaries: pd.DataFrame, metric: str | None = None) -> float:
     """The largest absolute mean of heads and MLPs in some `Attribution.summary`, of one metric or of all."""
-    found = [0.0]
+    sizes = [0.0]
     for summary in summaries:
         rows = summary.loc[summary["kind"].isin(["head", "mlp"])]
         rows = rows if metric is None else rows.loc[rows["metric"] == metric]
-        found.append(float(rows["estimate"].abs().max()) if len(rows) else 0.0)
-    return max(found) or 1.0
+        sizes.append(float(rows["estimate"].abs().max()) if len(rows) else 0.0)
+    return max(sizes) or 1.0
 
 
 def _notation(most: float) -> tuple[float, str, int]:
@@ -154,22 +154,22 @@ def exact_scatter(
     rows = (
         effects.loc[(effects["metric"] == metric) & (effects["where"] == where)] if len(effects) else effects
     )
-    held = [name for name in NAMES if name in rows]
-    if not len(rows) or not held:
+    names = [name for name in NAMES if name in rows]
+    if not len(rows) or not names:
         raise NothingToDraw(
             f"`effects` has no approximate effects of {metric!r} at {where!r}; ask `attribute` for approximations"
         )
     directions = list(dict.fromkeys(rows["direction"]))
-    told = correlations.loc[(correlations["metric"] == metric) & (correlations["where"] == where)]
+    fits = correlations.loc[(correlations["metric"] == metric) & (correlations["where"] == where)]
     titles = []
     for direction in directions:
         swapped = rows.loc[rows["direction"] == direction]
-        lines = [_told(row, swapped) for row in told.loc[told["direction"] == direction].to_dict("records")]
+        lines = [_told(row, swapped) for row in fits.loc[fits["direction"] == direction].to_dict("records")]
         titles.append("<br>".join([DIRECTIONS[direction], *(f"<sub>{line}</sub>" for line in lines)]))
     figure = make_subplots(1, len(directions), subplot_titles=titles)
     for column, direction in enumerate(directions, 1):
         part = rows.loc[rows["direction"] == direction]
-        for name in held:
+        for name in names:
             colour, symbol = STYLES[name]
             figure.add_scatter(
                 x=part["exact"],

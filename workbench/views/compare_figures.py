@@ -40,13 +40,13 @@ def forest(rows: pd.DataFrame, pooled: Mapping[str, Any], *, bound: float) -> go
     Raises:
         NothingToDraw: no finite number.
     """
-    shown = rows.loc[np.isfinite(rows["estimate"].to_numpy(float))]
-    if shown.empty:
+    known = rows.loc[np.isfinite(rows["estimate"].to_numpy(float))]
+    if known.empty:
         raise NothingToDraw("`rows` holds no finite number")
-    log = bool((shown["scale"] == "factor").all() and (shown["estimate"] > 0).all() and bound > 0)
-    figure, labels = go.Figure(), [in_figure(pair) for pair in shown["pair"]]
+    log = bool((known["scale"] == "factor").all() and (known["estimate"] > 0).all() and bound > 0)
+    figure, labels = go.Figure(), [in_figure(pair) for pair in known["pair"]]
     for mark, (colour, symbol) in MARKERS.items():
-        part = shown.loc[[MARKS.get(verdict, "open") == mark for verdict in shown["verdict"]]]
+        part = known.loc[[MARKS.get(verdict, "open") == mark for verdict in known["verdict"]]]
         if len(part):
             texts = [
                 in_figure(f"{row['verdict']}{'; not pooled: ' * bool(row['unpooled'])}{row['unpooled']}")
@@ -68,7 +68,7 @@ def forest(rows: pd.DataFrame, pooled: Mapping[str, Any], *, bound: float) -> go
     )
     figure.update_xaxes(type="log" if log else "linear", title_text="a factor (log)" if log else None)
     if log:
-        _log_ticks(figure, [bound, *_ends(shown), *_ends(together)])
+        _log_ticks(figure, [bound, *_ends(known), *_ends(together)])
     figure.update_layout(height=190 + 26 * len(labels), showlegend=False)
     caption = f"filled: holds, cross: does not, hollow: undecided; dotted: the bound {bound:g}; 95% intervals"
     return finish(figure, in_figure(str(pooled["measured"])), caption)

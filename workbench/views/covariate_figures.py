@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
 from workbench.names import QUANTITIES, SCOPES
+from workbench.selection import Strata, low_note
 from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, curves, error_bars, finish, log_axis
 from workbench.views.tables import NothingToDraw, bucket, kind_name
@@ -73,7 +74,8 @@ def strata_panels(
     figure.update_yaxes(title_text="nats (log)", col=1)
     figure.update_layout(height=150 + 270 * lines, showlegend=True)
     problems = f"{int(rows['problems'].max())} problems"
-    caption = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}; strata cut within layers; {problems}; 95% intervals"
+    low = low_note(Strata(int(strata["stratum"].to_numpy().max()) + 1, of="the quantity"))
+    caption = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}; {problems}; 95% intervals<br>{low}"
     return _finished(figure, "Shift by stratum of each quantity", caption)
 
 
@@ -93,14 +95,14 @@ def correlation_forest(
     """
     kind = str(correlations["kind"].iloc[0]) if kind is None and len(correlations) else kind
     rows = correlations.loc[(correlations["kind"] == kind) & (correlations["scope"] == scope)]
-    chosen = [*dict.fromkeys(rows["outcome"])] if outcomes is None else [*outcomes]
-    rows = rows.loc[rows["outcome"].isin(chosen)]
+    panels = [*dict.fromkeys(rows["outcome"])] if outcomes is None else [*outcomes]
+    rows = rows.loc[rows["outcome"].isin(panels)]
     if not np.isfinite(rows["simple"].to_numpy(float)).any():
-        raise NothingToDraw(f"`correlations` has none of {chosen} for {kind!r} tokens in scope {scope!r}")
+        raise NothingToDraw(f"`correlations` has none of {panels} for {kind!r} tokens in scope {scope!r}")
     names = list(dict.fromkeys(rows["quantity"]))[::-1]
-    titles = [_title(outcome) for outcome in chosen]
-    figure = make_subplots(1, len(chosen), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
-    for column, outcome in enumerate(chosen, 1):
+    titles = [_title(outcome) for outcome in panels]
+    figure = make_subplots(1, len(panels), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
+    for column, outcome in enumerate(panels, 1):
         part = rows.loc[rows["outcome"] == outcome].set_index("quantity").reindex(names)
         for place, (what, (colour, symbol)) in zip((0.14, -0.14), PARTS.items(), strict=True):
             middle, low, high = (part[name].to_numpy(float) for name in Interval.names(what))
@@ -124,7 +126,7 @@ def correlation_forest(
     figure.update_layout(height=230 + 46 * len(names), showlegend=True)
     where = f"{kind_name(str(kind))}, {SCOPES.get(scope, scope)}, layer held fixed"
     caption = f"{where}; {int(rows['problems'].max())} problems; 95% intervals over problems"
-    return _finished(figure, "Entropy, or what goes with it?", caption, 13 if len(chosen) <= _COLUMNS else 10)
+    return _finished(figure, "Entropy, or what goes with it?", caption, 13 if len(panels) <= _COLUMNS else 10)
 
 
 def fidelity_curves(fidelity: pd.DataFrame, *, problems: int) -> go.Figure:

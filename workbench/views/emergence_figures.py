@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
 from workbench.estimates import Interval
+from workbench.selection import ATTRIBUTED, Strata, low_note
 from workbench.views.markup import in_figure
 from workbench.views.panels import cell_texts, diverging_scale, error_bars, finish
 from workbench.views.tables import NothingToDraw, bucket, kind_name, number
@@ -32,7 +33,10 @@ LARGEST = 5
 """Curves of a group that are drawn."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-CONTRIBUTIONS = "direct contribution to KL(base‖model) at low-entropy cells, thousandths of a nat"
+CONTRIBUTIONS = (
+    "direct contribution to KL(base‖model) at low-entropy cells, thousandths of a nat<br>"
+    + low_note(ATTRIBUTED)
+)
 MEASURES = {
     "relative": ("Relative weight change", "norm of the change over the norm of the base's weight"),
     "norm": ("Size of the weight change", "norm of the change"),
@@ -64,13 +68,13 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         (m for m in answers if m != "greedy"), key=lambda m: int(m.removeprefix("Pass@")), default="greedy"
     )
     groups = [*dict.fromkeys(table.loc[table["kind"] == "", "scope"])][1:]
-    held = [*dict.fromkeys(table.loc[table["kind"] != "", "kind"])]
-    kind = kind or ("visual" if "visual" in held else (held or [""])[0])
+    kinds = [*dict.fromkeys(table.loc[table["kind"] != "", "kind"])]
+    kind = kind or ("visual" if "visual" in kinds else (kinds or [""])[0])
     scopes = [*dict.fromkeys(table.loc[table["kind"] == kind, "scope"])]
     scope = scope or ("without last layer" if "without last layer" in scopes else (scopes or [""])[0])
     cells = table.loc[(table["kind"] == kind) & (table["scope"] == scope)]
     if cells.empty:
-        raise NothingToDraw(f"`table` has no {kind!r} tokens, {scope!r}; it holds {held} and {scopes}")
+        raise NothingToDraw(f"`table` has no {kind!r} tokens, {scope!r}; it holds {kinds} and {scopes}")
     strata = sorted(set(cells.loc[cells["measure"] == "kl", "stratum"]))
     outer = [strata[0], strata[-1]]
     panels: list[tuple[str, str, list[tuple[str, pd.DataFrame]]]] = [
@@ -114,7 +118,7 @@ def emergence_curves(table: pd.DataFrame, *, kind: str | None = None, scope: str
         figure,
         "What emerges over the steps of RL",
         f"{kind_name(kind)}, {scope}; {problems} problems; 95% intervals over problems; right of the steps: {BESIDE}; "
-        "arrows: off the scale",
+        f"arrows: off the scale<br>{low_note(Strata(int(max(strata)) + 1))}",
     )
 
 
@@ -138,8 +142,8 @@ def _largest(table: pd.DataFrame, group: str) -> list[tuple[str, pd.DataFrame]]:
     """The curves of a group that end farthest from 0."""
     rows = table.loc[(table["kind"] == "") & (table["scope"] == group)]
     last = rows.loc[(rows["condition"] == "rl") & (rows["step"] == rows["step"].max())]
-    chosen = last.sort_values("estimate", key=abs, ascending=False, kind="stable")["measure"][:LARGEST]
-    return [(name, rows.loc[rows["measure"] == name]) for name in chosen]
+    names = last.sort_values("estimate", key=abs, ascending=False, kind="stable")["measure"][:LARGEST]
+    return [(name, rows.loc[rows["measure"] == name]) for name in names]
 
 
 def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Figure:
@@ -175,8 +179,8 @@ def further_heatmap(table: pd.DataFrame, group: str = "contributions") -> go.Fig
     figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False, ticks="")
     figure.update_layout(coloraxis=scale, height=190 + 26 * len(names))
-    told = f"{what}<br>mean of {int(rows['problems'].max())} problems; right of the steps: {BESIDE}"
-    return finish(figure, f"{in_figure(group.capitalize())} over the steps of RL", told)
+    caption = f"{what}<br>mean of {int(rows['problems'].max())} problems; right of the steps: {BESIDE}"
+    return finish(figure, f"{in_figure(group.capitalize())} over the steps of RL", caption)
 
 
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
@@ -210,15 +214,15 @@ def _panel(
             (rows["condition"] == "rl", "lines+markers"),
             (rows["condition"] != "rl", "markers"),
         ):
-            drawn = rows.loc[part]
-            drawn = drawn.dropna(subset=["estimate"])
+            points = rows.loc[part]
+            points = points.dropna(subset=["estimate"])
             if mode == "markers":
-                drawn = drawn.loc[drawn["estimate"].between(low, high)]
-            x = [beside.get(c, s) for c, s in zip(drawn["condition"], drawn["step"], strict=True)]
+                points = points.loc[points["estimate"].between(low, high)]
+            x = [beside.get(c, s) for c, s in zip(points["condition"], points["step"], strict=True)]
             figure.add_scatter(
                 x=x,
-                y=drawn["estimate"],
-                error_y=error_bars(drawn, "estimate"),
+                y=points["estimate"],
+                error_y=error_bars(points, "estimate"),
                 mode=mode,
                 name=name,
                 legendgroup=f"{legend} {name}",
@@ -226,7 +230,7 @@ def _panel(
                 showlegend=mode != "markers",
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"color": colour, "symbol": symbol, "size": 8},
-                customdata=drawn.loc[:, Interval.names("estimate")].to_numpy(float),
+                customdata=points.loc[:, Interval.names("estimate")].to_numpy(float),
                 hovertemplate="%{y:.4g} (%{customdata[1]:.4g} – %{customdata[2]:.4g})<extra>"
                 + in_figure(name)
                 + "</extra>",

@@ -26,7 +26,7 @@ def embed(
     ``traces`` hold one prompt each: the first so many prompts of what ``followed`` is of. ``answers``: the
     models', by problem.
     """
-    known = 0 if followed is None else min(len(followed.problem_ids), len(traces))
-    curves: list[Any] = [followed.select(prompt=index) for index in range(known)] if followed else []
+    count = 0 if followed is None else min(len(followed.problem_ids), len(traces))
+    curves: list[Any] = [followed.select(prompt=index) for index in range(count)] if followed else []
     data = inline_json(pack(traces, top_k, curves, answers))
     return Markup('<div class="lens"><script type="application/json">{}</script></div>').format(data)

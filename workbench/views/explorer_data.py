@@ -54,16 +54,16 @@ def pack(
     pairs = list(zip(traces, [*followed, *[None] * len(traces)], strict=False))
     cells = sum(one.kl.numel() for one in traces)
     top_k = min(top_k, traces[0].top_ids_base.shape[-1], max(1, PREDICTION_BYTES // (8 * cells)))
-    given = [(one.ids.shape[1], one.log_probs_base[..., 0].numel()) for one in followed if one is not None]
-    space = FOLLOWED_BYTES // (4 * max(1, sum(count for _, count in given)))
-    follow = min(max((width for width, _ in given), default=0), max(1, space))
+    sizes = [(one.ids.shape[1], one.log_probs_base[..., 0].numel()) for one in followed if one is not None]
+    space = FOLLOWED_BYTES // (4 * max(1, sum(count for _, count in sizes)))
+    follow = min(max((width for width, _ in sizes), default=0), max(1, space))
     texts: dict[int, str] = {}
     for one, more in pairs:
         for ids in (one.top_ids_base, one.top_ids_rlvr):
             texts |= {token: word(one, token) for token in ids[..., :top_k].unique().tolist()}
         if more is not None:
-            kept = more.ids[:, :follow].unique().tolist()
-            texts |= {token: visible(more.vocabulary[token]) for token in kept if token >= 0}
+            token_ids = more.ids[:, :follow].unique().tolist()
+            texts |= {token: visible(more.vocabulary[token]) for token in token_ids if token >= 0}
     tokens = np.array(sorted(texts))
     return {
         "layers": traces[0].layers,
@@ -89,7 +89,7 @@ def _pack_one(
     info = one.prompts[0]
     places = zip(one.visual_index.tolist(), one.grid.tolist(), strict=True)
     packed: dict[str, Any] = {
-        "id": info.problem_id,
+        "id": info.problem_id if info.sample is None else f"{info.problem_id}, response {info.sample}",
         "question": info.question,
         "answer": info.answer,
         "tokens": token_texts(one),

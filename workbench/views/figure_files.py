@@ -57,7 +57,7 @@ def write_figures(
         return f"No PNG files: kaleido is not installed; {install('export')} adds it."
     jobs = []
     for name, figure in figures.items():
-        shown = (
+        variant = (
             go.Figure(figure).update_layout(template=template(dark=True), paper_bgcolor=NIGHT)
             if dark
             else figure
@@ -65,7 +65,7 @@ def write_figures(
         size = {"width": figure["layout"]["width"] or 900, "height": figure["layout"]["height"], "scale": 2}
         for kind in images:
             jobs.append(
-                {"fig": shown, "path": str(folder / f"{name}.{kind}"), "opts": {**size, "format": kind}}
+                {"fig": variant, "path": str(folder / f"{name}.{kind}"), "opts": {**size, "format": kind}}
             )
     try:
         kaleido.write_fig_from_object_sync(jobs, kopts={"mathjax": False})  # MathJax would come from a CDN

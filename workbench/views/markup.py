@@ -24,6 +24,7 @@ COLOURS = {
     "visual": "#009E73",
     "text": "#CC79A7",
     "special": "#56B4E9",
+    "response": "#332288",
     "all": "#E69F00",
 }
 """Of models, conditions and token kinds, here and in the figures (Okabe-Ito)."""
@@ -142,11 +143,11 @@ def curve(values: Sequence[float], *, name: str, colour: str = "rlvr") -> str:
         if math.isfinite(value)
     ]
     zero = height - pad - (height - 2 * pad) * -low / span
-    drawn = (
+    shapes = (
         f'<line x1="0" x2="{width}" y1="{zero:.1f}" y2="{zero:.1f}" stroke="currentColor" stroke-opacity=".3"/>'
         f'<polyline points="{" ".join(points)}" fill="none" stroke="{COLOURS[colour]}" stroke-width="2"/>'
     )
-    return _svg(width, height, drawn, name)
+    return _svg(width, height, shapes, name)
 
 
 def cells(values: Sequence[Sequence[float]], *, name: str, colour: str = "replay") -> str:
@@ -154,7 +155,7 @@ def cells(values: Sequence[Sequence[float]], *, name: str, colour: str = "replay
     columns = max(map(len, values), default=0)
     side = max(4, min(22, 220 // max(columns, 1)))
     most = max((value for row in values for value in row if math.isfinite(value)), default=0.0) or 1.0
-    drawn = "".join(
+    shapes = "".join(
         f'<rect x="{side * x}" y="{side * y}" width="{side}" height="{side}" fill="{COLOURS[colour]}" '
         f'fill-opacity="{max(0.0, value / most):.2f}" stroke="currentColor" stroke-opacity=".25">'
         f"<title>row {y}, column {x}: {shown(float(value))}</title></rect>"
@@ -162,24 +163,24 @@ def cells(values: Sequence[Sequence[float]], *, name: str, colour: str = "replay
         for x, value in enumerate(row)
         if math.isfinite(value)
     )
-    return _svg(side * columns, side * len(values), drawn, name)
+    return _svg(side * columns, side * len(values), shapes, name)
 
 
 def columns(shares: Mapping[Any, float], *, name: str, colour: str = "base") -> str:
     """A column for each share of 1, with its key below."""
     width, height = max(10, min(26, 320 // max(len(shares), 1))), 74
-    drawn = ""
+    shapes = ""
     for place, (key, share) in enumerate(shares.items()):
         x, tall = place * width, height * (share if math.isfinite(share) else 0.0)
-        drawn += (
+        shapes += (
             f'<rect x="{x + 1}" y="{height - tall:.1f}" width="{width - 2}" height="{tall:.1f}" fill="{COLOURS[colour]}">'
             f"<title>{escape(str(key))}: {share:.0%}</title></rect>"
             f'<text x="{x + width / 2}" y="{height + 13}" font-size="{min(11, width - 1)}" text-anchor="middle" '
             f'fill="currentColor">{escape(str(key))}</text>'
         )
     full = width * len(shares)
-    drawn += f'<path d="M0 .5H{full}M0 {height}H{full}" stroke="currentColor" stroke-opacity=".3"/>'
-    return _svg(full, height + 16, drawn, name)
+    shapes += f'<path d="M0 .5H{full}M0 {height}H{full}" stroke="currentColor" stroke-opacity=".3"/>'
+    return _svg(full, height + 16, shapes, name)
 
 
 def stripes(rows: Sequence[Sequence[bool]], *, name: str, colour: str = "base") -> str:
@@ -189,16 +190,16 @@ def stripes(rows: Sequence[Sequence[bool]], *, name: str, colour: str = "base") 
     path = ""
     for y, row in enumerate(rows):
         x = 0
-        for chosen, run in groupby(row):
+        for full, run in groupby(row):
             length = sum(1 for _ in run)
             path += (
                 f"M{x * scale:.1f} {y * tall + 1}h{length * scale:.1f}v{tall - 2}h{-length * scale:.1f}z"
-                * bool(chosen)
+                * bool(full)
             )
             x += length
     frame = "".join(f"M0 {y * tall + tall / 2}H{count * scale:.1f}" for y in range(len(rows)))
-    drawn = f'<path d="{frame}" stroke="currentColor" stroke-opacity=".2"/><path d="{path}" fill="{COLOURS[colour]}"/>'
-    return _svg(round(count * scale), tall * len(rows), drawn, name)
+    shapes = f'<path d="{frame}" stroke="currentColor" stroke-opacity=".2"/><path d="{path}" fill="{COLOURS[colour]}"/>'
+    return _svg(round(count * scale), tall * len(rows), shapes, name)
 
 
 def picture(source: str, size: tuple[int, int], grid: tuple[int, int]) -> str:
@@ -207,11 +208,11 @@ def picture(source: str, size: tuple[int, int], grid: tuple[int, int]) -> str:
     height, (rows, columns) = round(width * size[1] / max(size[0], 1)), grid
     lines = "".join(f"M{width * x / columns:.1f} 0V{height}" for x in range(columns + 1))
     lines += "".join(f"M0 {height * y / rows:.1f}H{width}" for y in range(rows + 1))
-    drawn = (
+    shapes = (
         f'<image href="{escape(source)}" width="{width}" height="{height}" preserveAspectRatio="none"/>'
         f'<path d="{lines}" stroke="#fff" stroke-opacity=".8"/><path d="{lines}" stroke="#000" stroke-dasharray="2 3"/>'
     )
-    return _svg(width, height, drawn, f"{rows} x {columns} visual tokens")
+    return _svg(width, height, shapes, f"{rows} x {columns} visual tokens")
 
 
 def chip(text: str, colour: str, title: str = "") -> str:
@@ -256,19 +257,19 @@ def _heads(names: Sequence[tuple[Any, ...]], numeric: Sequence[bool], level: int
 
 def grids_of(values: Sequence[float], places: Sequence[Sequence[int]]) -> list[list[list[float]]]:
     """Values at (t, row, column) as grids; every frame and every further picture begins a new one."""
-    found: list[list[list[float]]] = []
+    grids: list[list[list[float]]] = []
     before = None
     for value, (t, row, column) in zip(values, places, strict=True):
         if t < 0:
             continue
         if before is None or t != before[0] or (row, column) <= before[1:]:
-            found.append([])
-        grid = found[-1]
+            grids.append([])
+        grid = grids[-1]
         grid += [[] for _ in range(row + 1 - len(grid))]
         grid[row] += [float("nan")] * (column + 1 - len(grid[row]))
         grid[row][column] = value
         before = (t, row, column)
-    return found
+    return grids
 
 
 def settings_text(values: Mapping[str, Any]) -> str:

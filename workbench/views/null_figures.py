@@ -9,7 +9,7 @@ from workbench.estimates import Interval
 from workbench.names import SCOPES
 from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
-from workbench.views.tables import NothingToDraw, kind_name
+from workbench.views.tables import NothingToDraw, kind_name, strata_note
 
 STYLES = {
     "rlvr": (COLOURS["rlvr"], "solid", "circle"),
@@ -75,7 +75,7 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
     log_axis(figure, rows[Interval.names("kl")].to_numpy(float).ravel())
     figure.update_yaxes(title_text="")
     figure.update_yaxes(title_text=f"{title} (log)", col=1)
-    figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})
+    figure.update_layout(height=486, showlegend=True, margin={"t": 166}, legend={"y": 1.1})
     names = [in_figure(name) for name in dict.fromkeys(rows["condition"])]
     beside = [name for name in names if name not in STYLES]
     beside += ["random changes of weights"] if {"permuted", "gaussian"} & {*names} else []
@@ -83,5 +83,6 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
     return finish(
         figure,
         f"RLVR beside {' and '.join(beside)}, {kind_name(kind)}",
-        f"{problems} problems; random updates {size} size of RLVR's; 95% intervals over problems",
+        f"{problems} problems; random updates {size} size of RLVR's; 95% intervals over problems<br>"
+        f"{strata_note(table)}",
     )

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from workbench.errors import InputError
 from workbench.estimates import Interval
+from workbench.selection import LOW, low_note
 from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, DASHES, MARKERS, band, finish
 
@@ -19,22 +20,22 @@ LINES = ("#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#8C564B", "#B8A200", "#6A3
 SYMBOLS = ("triangle-up", "square", "x", "cross", "star", "triangle-down", "pentagon")
 
 
-def ablation_figures(summary: pd.DataFrame, drift: pd.DataFrame) -> dict[str, go.Figure]:
-    """All figures of an ablation, by name."""
-    drawn = {
-        f"accuracy_against_{plain}": accuracy_differences(summary, against=plain)
+def ablation_figures(summary: pd.DataFrame, drift: pd.DataFrame, *, low: str = "") -> dict[str, go.Figure]:
+    """All figures of an ablation, by name; ``low`` is `Ablation.low`, what names of conditions call low."""
+    figures = {
+        f"accuracy_against_{plain}": accuracy_differences(summary, against=plain, low=low)
         for plain in ("rlvr", "base")
     }
-    drawn["pass_at_k"] = pass_at_k_curves(summary)
+    figures["pass_at_k"] = pass_at_k_curves(summary, low=low)
     for scope in dict.fromkeys(drift["scope"]):
-        drawn[f"drift_{str(scope).replace(' ', '_')}"] = drift_bars(drift, scope=str(scope))
-    return drawn
+        figures[f"drift_{str(scope).replace(' ', '_')}"] = drift_bars(drift, scope=str(scope))
+    return figures
 
 
-def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.Figure:
+def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr", low: str = "") -> go.Figure:
     """Accuracy of every intervention minus that of a plain model, with intervals: greedy and Pass@1 side by side.
 
-    ``summary`` is ``Ablation.summary``; ``against`` one of ``outcomes.REFERENCES``.
+    ``summary`` is ``Ablation.summary``; ``against`` one of ``outcomes.REFERENCES``; ``low`` is `Ablation.low`.
     """
     column = f"vs_{against}"
     rows = _needed(summary, ["intervention", "measure", column, f"{column}_low", f"{column}_high"]).dropna(
@@ -47,13 +48,13 @@ def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.
         measures, ("#6A3D9A", "#E69F00"), ("circle", "diamond"), (0.13, -0.13), strict=False
     ):
         part = rows.loc[rows["measure"] == measure].set_index("intervention").reindex(names)
-        middle, low, high = (
+        middle, lower, upper = (
             100 * part[c].to_numpy(float) for c in (column, f"{column}_low", f"{column}_high")
         )
         figure.add_scatter(
             x=middle,
             y=np.arange(len(names)) + offset,
-            error_x={"array": high - middle, "arrayminus": middle - low, "thickness": 1.5, "width": 4},
+            error_x={"array": upper - middle, "arrayminus": middle - lower, "thickness": 1.5, "width": 4},
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 9},
             name=measure,
@@ -69,12 +70,12 @@ def accuracy_differences(summary: pd.DataFrame, *, against: str = "rlvr") -> go.
     return finish(
         figure,
         f"Accuracy of each intervention minus plain {'RLVR' if against == 'rlvr' else against}",
-        f"{problems} problems, 95% intervals over problems",
+        f"{problems} problems, 95% intervals over problems" + f"<br>{low}" * bool(low),
     )
 
 
-def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
-    """Pass@K by K, a line with a band for every condition (plain models thick)."""
+def pass_at_k_curves(summary: pd.DataFrame, *, low: str = "") -> go.Figure:
+    """Pass@K by K, a line with a band for every condition (plain models thick); ``low`` is `Ablation.low`."""
     rows = _needed(summary, ["intervention", "measure", *Interval.names("estimate")])
     rows = rows.loc[[str(measure).startswith("Pass@") for measure in rows["measure"]]]
     rows = rows.assign(k=[int(str(measure).removeprefix("Pass@")) for measure in rows["measure"]])
@@ -106,7 +107,10 @@ def pass_at_k_curves(summary: pd.DataFrame) -> go.Figure:
     figure.update_layout(height=600, hovermode="x unified", showlegend=True, margin={"t": 170})
     problems = int(summary["problems"].iloc[0])
     return finish(
-        figure, "Pass@K", f"{problems} problems, unbiased estimate, bands: 95% intervals of the plain models"
+        figure,
+        "Pass@K",
+        f"{problems} problems, unbiased estimate, bands: 95% intervals of the plain models"
+        + f"<br>{low}" * bool(low),
     )
 
 
@@ -134,14 +138,15 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
             name=f"{stratum} entropy, before",
         )
     figure.update_yaxes(title_text="KL(target ‖ learner), nats", rangemode="tozero")
-    figure.update_layout(barmode="group", scattermode="group", height=500, showlegend=True, margin={"t": 140})
+    figure.update_layout(barmode="group", scattermode="group", height=500, showlegend=True, margin={"t": 156})
     figure.update_xaxes(tickangle=-60)
     problems = f"{int(rows['problems'].max())} problems, 95% intervals; " if "problems" in rows else ""
     return finish(
         figure,
         f"Drift with each intervention in place, {scope}",
         f"visual tokens; {problems}short lines: before the intervention<br>learner: the model that is intervened on, RLVR but "
-        "where marked<br>target: the one it is pulled to, the other model; for self-smoothing itself, undisturbed",
+        "where marked<br>target: the one it is pulled to, the other model; for self-smoothing itself, undisturbed<br>"
+        f"{low_note(LOW, 'low entropy')}, whatever an intervention selects; high: the others",
     )
 
 

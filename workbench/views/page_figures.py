@@ -27,14 +27,14 @@ def plotly_js() -> Markup:
 
 def bare(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
     """The figures without title, caption and template: the page sets these itself."""
-    found = {}
+    bared = {}
     for name, figure in figures.items():
         plain = json.loads(str(plotly.io.to_json(figure)))
         for key in ("title", "template"):
             plain["layout"].pop(key)
         plain["layout"] |= {"margin": {"l": 60, "r": 12, "t": 40, "b": 50}, "height": _height(figure)}
-        found[name] = plain
-    return found
+        bared[name] = plain
+    return bared
 
 
 def placed(
@@ -47,13 +47,14 @@ def placed(
     if name not in figures:
         return Markup()
     own = figures[name]["layout"]["title"]
+    caption = str(own["subtitle"]["text"]).replace("<br>", "; ")  # the page breaks its lines itself
     return Markup(
         '<figure><h3>{text}</h3><div class="scroll{wide}"><div class="plot" data-figure="{name}" role="img" '
         'aria-label="{text}. {caption}" style="height:{height}px"></div></div>'
         "<figcaption>{caption}</figcaption></figure>"
     ).format(
         text=own["text"] if title is None else title,
-        caption=own["subtitle"]["text"],
+        caption=caption,
         name=name,
         height=_height(figures[name]),
         wide=" wide" if wide else "",

@@ -44,9 +44,9 @@ def inline_json(content: Any) -> Markup:
 def frame(page: str, title: str, height: int) -> str:
     """A page inside a frame, for a notebook: the frame keeps the page's style and keys apart from what is around it."""
     # In ASCII alone: right in whatever encoding the page around it was saved.
-    held = escape(page).encode("ascii", "xmlcharrefreplace").decode()
+    document = escape(page).encode("ascii", "xmlcharrefreplace").decode()
     return (
-        f'<iframe srcdoc="{held}" title="{escape(title)}" width="100%" '
+        f'<iframe srcdoc="{document}" title="{escape(title)}" width="100%" '
         f'height="{height}" style="border:0;display:block;max-width:100%" loading="lazy"></iframe>'
     )
 

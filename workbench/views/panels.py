@@ -24,9 +24,17 @@ DASHES = {
     "ratio": "dashdot",
     "text": "dash",
     "special": "dot",
+    "response": "longdash",
     "all": "dashdot",
 }
-MARKERS = {"rlvr": "diamond", "null": "x", "ratio": "triangle-up", "text": "square", "special": "diamond"}
+MARKERS = {
+    "rlvr": "diamond",
+    "null": "x",
+    "ratio": "triangle-up",
+    "text": "square",
+    "special": "diamond",
+    "response": "cross",
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 MEASURES = {  # measure -> (name, axis title with unit)
     "kl": ("KL", "KL(base‖RLVR), nats"),
@@ -137,8 +145,8 @@ def cell_texts(heatmap: go.Heatmap, texts: Sequence[Sequence[str]], scale: Mappi
 
 def colour_scale(measure: str, values: Iterable[float], *, log: bool) -> dict:
     """A colour axis for the values, on a log scale if asked; the ratio's diverges from 1."""
-    shown = np.array([value for value in values if np.isfinite(value) and (value > 0 or not log)])
-    low, high = float(shown.min()), float(shown.max())
+    usable = np.array([value for value in values if np.isfinite(value) and (value > 0 or not log)])
+    low, high = float(usable.min()), float(usable.max())
     if log:
         low, high = math.log10(low), math.log10(high)
     if log and measure == "ratio":
@@ -214,8 +222,10 @@ def curves(lines: Mapping[str, tuple[pd.DataFrame, str, str]], depth: int | None
         part = part.sort_values("layer")
         below, final = part.loc[part["layer"] != last], part.loc[part["layer"] == last]
         colour, dash, symbol = COLOURS[style], DASHES.get(style, "solid"), MARKERS.get(style, "circle")
-        known = below.dropna(subset=Interval.names(measure))
-        between = band(known["layer"], known[f"{measure}_low"], known[f"{measure}_high"], colour, 0.18)
+        complete = below.dropna(subset=Interval.names(measure))
+        between = band(
+            complete["layer"], complete[f"{measure}_low"], complete[f"{measure}_high"], colour, 0.18
+        )
         figure.add_trace(between.update(legendgroup=name))
         for place, mode in ((below, "lines+markers"), (final, "markers")):
             figure.add_scatter(

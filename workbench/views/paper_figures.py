@@ -121,8 +121,8 @@ def settings_grid(grid: pd.DataFrame, *, measure: str, subtitle: str) -> go.Figu
         ygap=2,
     )
     figure.add_trace(grey, 1, 1)
-    read = go.Heatmap(heat).update(z=np.where(undecided, 0.0, z))
-    figure.add_trace(cell_texts(read, texts, scale), 1, 1)
+    cells_map = go.Heatmap(heat).update(z=np.where(undecided, 0.0, z))
+    figure.add_trace(cell_texts(cells_map, texts, scale), 1, 1)
     figure.update_xaxes(title_text="step size alpha", type="category", row=1, col=1)
     figure.update_yaxes(title_text="threshold tau", type="category", row=1, col=1)
     for column, axis in enumerate(lines, start=2):

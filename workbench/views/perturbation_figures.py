@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
 from workbench.names import ALL, CLEAN, FITS, OUTCOMES, SCOPES, STRATA
+from workbench.selection import LOW, low_note
 from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, band, finish
 from workbench.views.tables import NothingToDraw, outcome_of, slope_text
@@ -18,16 +19,17 @@ NAMES = {"correct": "right response", "incorrect": "wrong response", "margin": "
 BINS = 16
 """Parts that the draws are shown in, by their drift."""
 SHADES = {"low": (COLOURS["visual"], "circle"), "high": (COLOURS["text"], "square")}
+_LOW_NOTE = f"{low_note(LOW)}; high: the others"
 
 
 def perturbation_figures(table: pd.DataFrame, slopes: pd.DataFrame) -> dict[str, go.Figure]:
     """All figures of a perturbation study, by name; what its draws do not determine is left out."""
-    drawn = {}
+    figures = {}
     with suppress(NothingToDraw):
-        drawn["perplexity_against_drift"] = perplexity_against_drift(table, slopes)
+        figures["perplexity_against_drift"] = perplexity_against_drift(table, slopes)
     with suppress(NothingToDraw):
-        drawn["perplexity_slopes"] = slope_forest(slopes)
-    return drawn
+        figures["perplexity_slopes"] = slope_forest(slopes)
+    return figures
 
 
 def perplexity_against_drift(
@@ -45,8 +47,8 @@ def perplexity_against_drift(
     Raises:
         NothingToDraw: no draws of that kind and scope.
     """
-    chosen = (table["scope"] == scope) & ((kind == ALL) | table["kind"].isin([kind, CLEAN]))
-    rows = table.loc[chosen].dropna(subset=["drift_low", "drift_high"])
+    inside = (table["scope"] == scope) & ((kind == ALL) | table["kind"].isin([kind, CLEAN]))
+    rows = table.loc[inside].dropna(subset=["drift_low", "drift_high"])
     if rows.empty or not (rows["kind"] != CLEAN).any():
         raise NothingToDraw(f"`table` has no draws of kind {kind!r} and scope {scope!r}")
     lines = {
@@ -79,9 +81,9 @@ def perplexity_against_drift(
     problems, what = rows["problem"].nunique(), "all disturbances" if kind == ALL else _kind(kind)
     caption = (
         f"{what}, {SCOPES.get(scope, scope)}; {problems} problems, {len(rows):,} inputs, in {BINS} parts by drift<br>points: "
-        "medians, with quartiles; lines: slopes within problems, 95% intervals"
+        f"medians, with quartiles; lines: slopes within problems, 95% intervals<br>{_LOW_NOTE}"
     )
-    return _finished(figure, "Perplexity against drift", caption).update_layout(margin={"t": 175}, height=580)
+    return _finished(figure, "Perplexity against drift", caption).update_layout(margin={"t": 190}, height=595)
 
 
 def slope_forest(
@@ -136,7 +138,7 @@ def slope_forest(
     figure.update_layout(height=220 + 74 * len(kinds), showlegend=True)
     caption = (
         f"{method}, {SCOPES.get(scope, scope)}; {rows['problems'].max()} problems, "
-        f"{rows['rows'].max():,} inputs; 95% intervals over problems"
+        f"{rows['rows'].max():,} inputs; 95% intervals over problems<br>{_LOW_NOTE}"
     )
     return _finished(figure, "Slopes of log perplexity on drift", caption)
 

@@ -47,10 +47,11 @@ from workbench.views.tables import (
     kind_name,
     last_layer,
     rows_where,
+    strata_note,
     strata_rows,
 )
 
-KINDS = ("visual", "text", "special")
+KINDS = ("visual", "text", "special", "response")
 SCOPES = ("without last layer", "last layer")
 ROOMY = 16
 """Up to so many layers a heatmap cell has room for its interval."""
@@ -114,10 +115,11 @@ def shift_heatmap(
     figure.update_yaxes(title_text="decoder layer", row=len(strips))
     figure.update_layout(
         coloraxis=scale,
-        height=200 + len(layers) * (40 if len(layers) <= ROOMY else 24),
+        height=216 + len(layers) * (40 if len(layers) <= ROOMY else 24),
+        margin={"t": 132},
     )
     place = f"{name} by layer and entropy, {kind_name(kind)}"
-    return finish(figure, place, f"{unit}; {caption(rows, each=['layer'])}")
+    return finish(figure, place, f"{unit}; {caption(rows, each=['layer'])}<br>{strata_note(table)}")
 
 
 def shift_bars(
@@ -152,8 +154,14 @@ def shift_bars(
             )
     figure.update_xaxes(title_text="base-entropy stratum", showgrid=False, type="category")
     figure.update_yaxes(title_text=MEASURES["kl"][1], rangemode="tozero")
-    figure.update_layout(height=400, barmode="group", bargap=0.3, bargroupgap=0.08, showlegend=True)
-    return finish(figure, f"KL and matched noise, {kind_name(kind)}, {scope}", caption(rows))
+    figure.update_layout(
+        height=416, margin={"t": 132}, barmode="group", bargap=0.3, bargroupgap=0.08, showlegend=True
+    )
+    return finish(
+        figure,
+        f"KL and matched noise, {kind_name(kind)}, {scope}",
+        f"{caption(rows)}<br>{strata_note(table)}",
+    )
 
 
 def shift_ratio(
@@ -179,8 +187,12 @@ def shift_ratio(
     figure.update_xaxes(title_text="base-entropy stratum", showgrid=False, type="category")
     figure.update_yaxes(title_text=MEASURES["ratio"][1])
     log_axis(figure, [*rows[Interval.names("ratio")].to_numpy(float).flat, 1.0])
-    figure.update_layout(height=400, showlegend=True)
-    return finish(figure, f"KL over matched noise, {kind_name(kind)}, {scope}", caption(rows))
+    figure.update_layout(height=416, margin={"t": 132}, showlegend=True)
+    return finish(
+        figure,
+        f"KL over matched noise, {kind_name(kind)}, {scope}",
+        f"{caption(rows)}<br>{strata_note(table)}",
+    )
 
 
 def layer_curves(
@@ -190,8 +202,8 @@ def layer_curves(
     name, unit = measure_names(measure)
     rows = rows_where(agreement, "agreement", ["layer", "kind", *Interval.names(measure)], kind=list(kinds))
     rows = drawable(rows, "agreement", measure)
-    held = [kind for kind in kinds if kind in set(rows["kind"])]
-    figure = curves({kind: (rows.loc[rows["kind"] == kind], measure, kind) for kind in held}, depth)
+    names = [kind for kind in kinds if kind in set(rows["kind"])]
+    figure = curves({kind: (rows.loc[rows["kind"] == kind], measure, kind) for kind in names}, depth)
     figure.update_yaxes(title_text=unit)
     if measure in FRACTIONS:
         figure.update_yaxes(range=[0, 1.04], tickformat=".0%")
@@ -252,8 +264,8 @@ def prediction_grid(predictions: pd.DataFrame, *, depth: int | None = None) -> g
     rows = drawable(rows_where(predictions, "predictions", needed), "predictions", "kl")
     if rows.duplicated(["layer", "position"]).any():
         raise InputError(f"`predictions` joins several prompts: pass one, {SOURCES['predictions']}")
-    held = sorted(rows["position"].unique().tolist())
-    rows = rows.loc[rows["position"].isin(held[-GRID:])]
+    places = sorted(rows["position"].unique().tolist())
+    rows = rows.loc[rows["position"].isin(places[-GRID:])]
     grid = {column: rows.pivot(index="layer", columns="position", values=column) for column in needed[2:]}
     layers, positions = grid["kl"].index, grid["kl"].columns
     last = last_layer(layers, depth)
@@ -319,24 +331,24 @@ def study_figures(
     if "problems" not in correlations:
         problems = agreement.pivot_table(index="kind", values="problems", aggfunc="max")
         correlations = correlations.join(problems, on="kind")
-    wanted: dict[str, Callable[[], go.Figure]] = {
+    drawers: dict[str, Callable[[], go.Figure]] = {
         f"{measure}_by_layer": partial(layer_curves, agreement, measure, depth=depth)
         for measure in ("kl", "top1_agreement", "topk_overlap")
     }
     for kind in KINDS:
-        wanted[f"entropy_by_layer_{kind}"] = partial(entropy_curves, agreement, kind, depth=depth)
-        wanted[f"correlation_by_layer_{kind}"] = partial(correlation_curves, correlations, kind, depth=depth)
+        drawers[f"entropy_by_layer_{kind}"] = partial(entropy_curves, agreement, kind, depth=depth)
+        drawers[f"correlation_by_layer_{kind}"] = partial(correlation_curves, correlations, kind, depth=depth)
         for measure in ("kl", "ratio"):
             heatmap = partial(shift_heatmap, table, kind=kind, measure=measure, depth=depth)
-            wanted[f"{measure}_by_layer_and_entropy_{kind}"] = heatmap
+            drawers[f"{measure}_by_layer_and_entropy_{kind}"] = heatmap
         for scope in SCOPES:
             end = f"{kind}_{scope.replace(' ', '_')}"
-            wanted[f"kl_by_entropy_{end}"] = partial(shift_bars, table, kind=kind, scope=scope, depth=depth)
-            wanted[f"ratio_by_entropy_{end}"] = partial(
+            drawers[f"kl_by_entropy_{end}"] = partial(shift_bars, table, kind=kind, scope=scope, depth=depth)
+            drawers[f"ratio_by_entropy_{end}"] = partial(
                 shift_ratio, table, kind=kind, scope=scope, depth=depth
             )
-    drawn = {}
-    for name, draw in wanted.items():
+    figures = {}
+    for name, draw in drawers.items():
         with suppress(NothingToDraw):
-            drawn[name] = draw()
-    return drawn
+            figures[name] = draw()
+    return figures

@@ -8,6 +8,7 @@ import pandas as pd
 
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval
+from workbench.selection import Strata, low_note
 
 SHIFT_COLUMNS = (
     "scope",
@@ -52,11 +53,11 @@ def rows_where(frame: pd.DataFrame, name: str, columns: Iterable[str], **where: 
         rows = rows.loc[rows[column].isin(value if isinstance(value, list) else [value])]
     if len(rows) == 0:
         sought = ", ".join(f"{column}={value!r}" for column, value in where.items())
-        held = "; ".join(f"{column}: {sorted(frame[column].unique().tolist())}" for column in where)
+        values = "; ".join(f"{column}: {sorted(frame[column].unique().tolist())}" for column in where)
         raise NothingToDraw(
             f"`{name}` has no rows{' with ' * bool(sought)}{sought}"
             + (
-                f" (it holds {held})"
+                f" (it holds {values})"
                 if len(frame)
                 else f": pass {SOURCES[name]} of a trace that is not empty"
             )
@@ -133,6 +134,17 @@ def bucket(stratum: int, strata: Iterable[int]) -> str:
     return f"{stratum}{end}"
 
 
+def strata_of(table: pd.DataFrame) -> Strata:
+    """How a table's cells are cut by base entropy, from its columns ``stratum`` and, if it has it, ``strata_by``."""
+    by = str(table["strata_by"].iloc[0]) if "strata_by" in table else "quantile"
+    return Strata(int(table["stratum"].to_numpy().max()) + 1, by)
+
+
+def strata_note(table: pd.DataFrame) -> str:
+    """Which cells the lowest stratum of such a table holds, for captions."""
+    return low_note(strata_of(table))
+
+
 def kind_name(kind: str) -> str:
     """ "visual tokens", "all tokens", ..."""
     return f"{kind} tokens"
@@ -158,11 +170,11 @@ def duration(seconds: float) -> str:
 
 def visible(token: str) -> str:
     """A token with its outer white space made visible, so that no cell looks empty."""
-    shown = token.replace("\r\n", "⏎").replace("\n", "⏎").replace("\r", "⏎").replace("\t", "⇥")
-    body = shown.strip(" ")
+    marked = token.replace("\r\n", "⏎").replace("\n", "⏎").replace("\r", "⏎").replace("\t", "⇥")
+    body = marked.strip(" ")
     if not body:
-        return "␣" * len(shown) or "∅"
-    lead, tail = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+        return "␣" * len(marked) or "∅"
+    lead, tail = len(marked) - len(marked.lstrip(" ")), len(marked) - len(marked.rstrip(" "))
     return "␣" * lead + body + "␣" * tail
 
 

@@ -77,5 +77,5 @@ def prediction_scatter(outputs: pd.DataFrame, *, subtitle: str = "") -> go.Figur
     figure.update_yaxes(title_text="relative change of output", col=1)
     figure.update_layout(height=470, showlegend=True, margin={"t": 150}, legend={"y": 1.1})
     problems = int(rows["problems"].max())
-    told = subtitle or f"{len(rows)} linear modules, {problems} problems; 95% intervals over problems"
-    return finish(figure, "Weight changes and what they do to outputs", told)
+    caption = subtitle or f"{len(rows)} linear modules, {problems} problems; 95% intervals over problems"
+    return finish(figure, "Weight changes and what they do to outputs", caption)

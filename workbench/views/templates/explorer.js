@@ -143,7 +143,7 @@ function lensExplorer(root) {
         i = end;
         continue;
       }
-      const button = lensMake("button", { type: "button", textContent: raw.tokens[i], className: raw.kinds[i] === 2 ? "special" : "", "aria-label": `position ${i}: ${raw.tokens[i]}` });
+      const button = lensMake("button", { type: "button", textContent: raw.tokens[i], className: { 2: "special", 3: "response" }[raw.kinds[i]] ?? "", "aria-label": `position ${i}: ${raw.tokens[i]}` });
       button.dataset.position = i;
       chips.push(button);
       marks.set(i, button);

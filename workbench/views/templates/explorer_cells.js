@@ -1,6 +1,6 @@
 "use strict";
 // The numbers of one problem, unpacked. A cell is one layer (an index into data.layers) at one position.
-const lensKinds = ["text token", "visual token", "special token"];
+const lensKinds = ["text token", "visual token", "special token", "response token"];
 const lensModels = [["base", "Base"], ["rlvr", "RLVR"]];
 const lensSymbols = { base: "●", rlvr: "◆" };
 const lensNumber = (value) => { // three significant digits
@@ -112,15 +112,15 @@ class LensCells {
 
   // ---- the cells that shifted most
 
-  ranked({ kind, last, once }) { // kind: "all", "visual" or "text"; once: of each position its largest layer only
+  ranked({ kind, last, once }) { // kind: "all", "visual", "text" (neither visual nor response) or "response"; once: of each position its largest layer only
     const key = `${kind} ${last} ${once}`;
     if (this.rankings.has(key)) return this.rankings.get(key);
     let cells = [];
     for (let l = 0; l < this.layers; l++) {
       if (!last && l === this.last) continue;
       for (let i = 0; i < this.size; i++) {
-        const isVisual = this.raw.kinds[i] === 1;
-        if (kind === "all" || (kind === "visual") === isVisual) cells.push({ layer: l, position: i, kl: this.kl[l * this.size + i] });
+        const own = { 1: "visual", 3: "response" }[this.raw.kinds[i]] ?? "text";
+        if (kind === "all" || kind === own) cells.push({ layer: l, position: i, kl: this.kl[l * this.size + i] });
       }
     }
     cells.sort((a, b) => b.kl - a.kl || a.position - b.position || a.layer - b.layer);

@@ -53,7 +53,7 @@ function lensParts(root, data, state) {
     wordScale: make("span", { className: "muted" }),
     previous: step("‹", "Previous", "p"),
     next: step("›", "Next", "n"),
-    filters: make("div", { className: "row filters" }, select("Kind of token", "", [["all", "all tokens"], ["visual", "visual only"], ["text", "text only"]]), tick("last", "last layer too"), tick("once", "one per position")),
+    filters: make("div", { className: "row filters" }, select("Kind of token", "", [["all", "all tokens"], ["visual", "visual only"], ["text", "text only"], ...(data.problems.some(({ kinds }) => kinds.includes(3)) ? [["response", "response only"]] : [])]), tick("last", "last layer too"), tick("once", "one per position")),
     ranking: make("ol", { className: "ranking", tabIndex: -1, "aria-label": "Cells with the largest KL" }),
     heard: make("div", { className: "heard", "aria-live": "polite" }),
   };
