@@ -103,7 +103,13 @@ def read_runs(folders: Sequence[str | Path]) -> list[Finished]:
             raise InputError(f"`runs` holds {folder!r}; expected folders of finished studies: {_CALL}")
     paths = [Path(folder) for folder in folders]
     for path in paths:
-        check_run(path)
+        try:
+            check_run(path)
+        except InputError as error:
+            state = "exists, but is no finished run" if path.is_dir() else "is no folder"
+            raise InputError(
+                f"`runs` {path} {state}; expected a folder that `workbench study` wrote, which has a {MANIFEST}: {_CALL}"
+            ) from error
     places = [path.resolve() for path in paths]
     if twice := [path for path in paths if places.count(path.resolve()) > 1]:
         raise InputError(
