@@ -206,7 +206,8 @@ def several(task: Task, pairs: str, place: options.RunFolder) -> None:
             else:
                 typer.echo(f"{folder.name}: finished")
         progress("studies", len(tasks), len(tasks))
-    typer.echo("\n".join(failed))
+    for line in failed:
+        typer.echo(line)
     _compare(out, [folder for folder in tasks if (folder / "manifest.json").exists()])
     if failed:
         raise typer.Exit(2)
