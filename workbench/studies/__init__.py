@@ -8,7 +8,7 @@ shows the lens on a page.
 
 **Several pairs.** A claim about RLVR is one about pairs, not about problems of one pair:
 
-    comparison = wb.compare("runs/shapes", "runs/smol", "runs/mine")     # folders that `workbench study` wrote, no models
+    comparison = wb.compare("runs/shapes", "runs/smol", "runs/mine")     # folders of studies, no models
     comparison.pooled                                                    # what they show together; .claims: by pair
     comparison.save("compare.html")
 
