@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from study_copies import copy_study
 
 import workbench as wb
 from workbench.columns import ENDS, describe, described, tables_known
@@ -39,7 +40,13 @@ def run(pair, problems, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(pair, problems, run):
+def twin(run, tmp_path_factory):
+    """The same run, of a pair of another name."""
+    return copy_study(run.folder, tmp_path_factory.mktemp("twin") / "run", pair="twin")
+
+
+@pytest.fixture(scope="module")
+def results(pair, problems, run, twin):
     """A result of every kind, on the bundled pair."""
     trace = wb.trace(pair, problems[:2])
     ladder = checkpoints_of(pair)
@@ -51,6 +58,7 @@ def results(pair, problems, run):
         trace,
         wb.stratified_shift(trace, bins=3, **SMALL),
         wb.follow(pair, problems[:1], wb.trace(pair, problems[:1]), tokens=2),
+        wb.compare(run.folder, twin),
         run.ablation,
         run.perturbation,
         run.nulls,

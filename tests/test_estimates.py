@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.meta_analysis import combine_effects
 
 from workbench import estimates
 from workbench.errors import InputError
@@ -262,3 +263,42 @@ def test_pass_at_k_is_a_share_in_spite_of_rounding():
 def test_pass_at_k_refuses(arguments, message):
     with pytest.raises(InputError, match=message):
         pass_at_k(*arguments)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("factor", [False, True])
+@pytest.mark.parametrize("pairs", [2, 5, 12])
+def test_pooled_numbers_are_statsmodels_own(pairs, factor, spread):
+    rng = np.random.default_rng(pairs)
+    values = 0.4 + spread * rng.normal(0, 1, pairs) + 0.1 * rng.normal(0, 1, pairs)
+    errors, units = rng.uniform(0.05, 0.2, pairs), rng.integers(8, 100, pairs)
+    halves = errors * stats.t.ppf(0.975, units - 1)
+    back = np.exp if factor else np.asarray
+    intervals = [Interval(*map(float, back([v, v - h, v + h]))) for v, h in zip(values, halves, strict=True)]
+    theirs = combine_effects(values, errors**2, method_re="iterated", use_t=True, maxiter=1000)
+    ours = estimates.pool(intervals, units.tolist(), factor=factor)
+    low, high = theirs.conf_int()[1]
+    ends = (ours.interval.estimate, ours.interval.low, ours.interval.high)
+    np.testing.assert_allclose(ends, back([theirs.mean_effect_re, low, high]), rtol=1e-9)
+    assert ours.tau == pytest.approx(np.sqrt(theirs.tau2), abs=1e-6)
+    assert ours.i2 == pytest.approx(max(0.0, theirs.i2))
+    assert ours.p_alike == pytest.approx(theirs.test_homogeneity().pvalue)
+    error = np.sqrt(1 / theirs.weights_re.sum())
+    p = 2 * stats.t.sf(abs(theirs.mean_effect_re) / error, pairs - 1)
+    assert ours.p_value(1.0 if factor else 0.0) == pytest.approx(p)
+    assert [
+        estimates.standard_error(i, int(n), factor=factor) for i, n in zip(intervals, units, strict=True)
+    ] == (pytest.approx(errors.tolist()))
+
+
+def test_pairs_without_an_interval_are_left_out_of_the_pool():
+    nan = float("nan")
+    known = [Interval(0.4, 0.3, 0.5), Interval(0.6, 0.4, 0.8)]
+    with_others = [*known, Interval(9.0, nan, nan), Interval(5.0, 5.0, 5.0)]
+    assert estimates.pool(with_others, [64] * 4) == estimates.pool(known, [64] * 2)
+    alone = estimates.pool(known[:1], [64])
+    assert (alone.pairs, alone.interval.estimate, np.isnan(alone.interval.low)) == (1, 0.4, True)
+    assert np.isnan(alone.p_value(0.0))
+    assert np.isnan(estimates.standard_error(Interval(0.5, -0.1, 2.0), 64, factor=True))
+    with pytest.raises(InputError, match=r"`units` has 1 values for 2 intervals; expected one each: pool\("):
+        estimates.pool(known, [64])

@@ -122,6 +122,8 @@ _HOME = {
     "stratified_shift": "analysis.shift",
     "top_prediction_shift": "analysis.shift",
     "study": "studies.study",
+    "compare": "studies.compare",
+    "Comparison": "studies.compare",
     "run_sweep": "sweeps.driver",
     "resume_sweep": "sweeps.driver",
     "export_sweep": "sweeps.export",

@@ -5,6 +5,8 @@ from typing import Literal
 STATES = {True: "holds", False: "does NOT hold", None: "is undecided"}
 TOO_FEW = "has too few problems"
 UNTESTED = "cannot be tested"
+MARKS = {STATES[True]: "yes", STATES[False]: "no"}
+"""Verdict -> the mark it has on a page; others are open."""
 SCOPES = {"without last layer": "without the last layer", "last layer": "last layer alone"}
 QUANTITIES = {
     "entropy_base": "lens entropy",
@@ -30,3 +32,14 @@ STRATA = ("low", "high")
 FITS = ("alone", "joint")
 ALL, CLEAN = "all", "none"
 """The kinds of all disturbances pooled, and of the undisturbed draw."""
+
+
+def short(verdict: str) -> str:
+    """A verdict in a word or two."""
+    words = {
+        STATES[True]: "holds",
+        STATES[False]: "does not",
+        STATES[None]: "undecided",
+        UNTESTED: "untestable",
+    }
+    return words.get(verdict, "too few")

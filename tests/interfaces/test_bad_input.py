@@ -57,6 +57,26 @@ ROWS: list[tuple[str, list[str], str]] = [
         ["`--layers` is 99", "8 layers"],
         "workbench agent --layers 8",
     ),
+    ("compare", ["`RUNS` is empty", "two or more"], "workbench compare runs/shapes runs/smol"),
+    ("compare one", ["`RUNS` holds one run, 'one'"], "workbench compare runs/shapes runs/smol"),
+    (
+        "compare one two",
+        ["`RUNS` one is no folder", "manifest.json"],
+        "workbench compare runs/shapes runs/smol",
+    ),
+    (
+        "compare one two --out .",
+        ["`--out` . is a folder"],
+        "workbench compare runs/shapes runs/smol --out compare.html",
+    ),
+    ("study --pairs shapes", ["`--pairs` is 'shapes'", "two names"], "workbench study --pairs shapes,smol"),
+    ("study --pairs shapes,nope", ["`--pair` 'nope' is not a known pair"], "workbench study --pair shapes"),
+    ("study --pairs shapes,shapes", ["two of one name"], "workbench study --pairs shapes,smol"),
+    (
+        "study --pairs a,b --pair shapes",
+        ["`--pairs` was given beside `--pair`"],
+        "workbench study --pairs shapes,smol",
+    ),
     ("conform {case} --tolerance -1", ["`--tolerance`", "'-1'", "at least 0"], "workbench conform FOLDERS"),
     ("organism evaluate --samples 0", ["`--samples`", "'0'", "at least 1"], "--samples 64"),
     ("organism evaluate --videos -1", ["`--videos`", "'-1'", "at least 0"], "--videos 150"),
@@ -393,10 +413,18 @@ def test_what_only_torch_can_see_is_said_in_flags_too(monkeypatch, capsys, tmp_p
 def test_no_command_has_more_than_eight_parameters_of_its_own():
     import inspect
 
-    from workbench.interfaces import cli, machine_cli, organism_cli, pairs_cli, sweep_cli
+    from workbench.interfaces import (
+        cli,
+        compare_cli,
+        machine_cli,
+        organism_cli,
+        pairs_cli,
+        study_cli,
+        sweep_cli,
+    )
 
     counted = 0
-    for module in (cli, machine_cli, organism_cli, pairs_cli, sweep_cli):
+    for module in (cli, compare_cli, study_cli, machine_cli, organism_cli, pairs_cli, sweep_cli):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and not name.startswith("_"):
                 counted += 1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
+from scipy.special import stdtrit
 
 from workbench.estimates import (
     Array,
@@ -20,6 +21,7 @@ from workbench.estimates import (
     divide,
     median,
     pass_at_k,
+    pool,
     share_difference,
     shares,
     spearman,
@@ -182,6 +184,21 @@ def paired_samples(kind: str, n: int, runs: int, rng: np.random.Generator) -> tu
     return stacked(0.3 * part, found())
 
 
+def pooled(kind: str, n: int, runs: int, rng: np.random.Generator) -> tuple[float, Array, Array]:
+    """The mean over pairs, each the mean of n problems: "5 pairs, 2 apart" is twice a pair's standard error apart."""
+    pairs, apart = (float(part.split()[0]) for part in kind.split(", "))
+    units = [n] * int(pairs)
+
+    def found() -> Iterator[Interval]:
+        for _ in range(runs):
+            own = apart / np.sqrt(n) * rng.normal(0, 1, len(units))
+            values = own[:, None] + rng.normal(0, 1, (len(units), n))
+            mean, half = values.mean(1), stdtrit(n - 1, 0.975) * values.std(1, ddof=1) / np.sqrt(n)
+            yield pool([Interval(m, m - h, m + h) for m, h in zip(mean, half, strict=True)], units).interval
+
+    return stacked(0.0, found())
+
+
 CASES: dict[str, tuple[Callable[..., tuple[float, Array, Array]], tuple[str, ...]]] = {
     "mean": (mean_of, ("normal", "exponential", "lognormal", "normal, 1 to 30 cells")),
     "ratio of sums": (ratio_of, ("lognormal", "lognormal, correlated", "lognormal, 1 to 30 cells")),
@@ -205,6 +222,10 @@ CASES: dict[str, tuple[Callable[..., tuple[float, Array, Array]], tuple[str, ...
     "paired, samples": (
         paired_samples,
         ("0.02 of problems", "0.1 of problems", "0.5 of problems", "1 of problems"),
+    ),
+    "pooled over pairs": (
+        pooled,
+        tuple(f"{pairs} pairs, {apart} apart" for pairs in (2, 3, 5, 12) for apart in (0, 1, 3)),
     ),
 }
 

@@ -13,6 +13,7 @@ median, half-time                     ``method="order"``: the expanded percentil
 accuracy, Pass@K, agreement           `share`: Clopper and Pearson's exact interval at the effective number of
                                       problems (Korn and Graubard)
 difference of two accuracies          `share_difference`: Bonett and Price's adjusted interval, with t
+any of these, of several pairs        `pool`: Paule and Mandel's variance between pairs, Hartung and Knapp's interval with t
 ====================================  =============================================================================
 
 Fewer than ``FEWEST`` problems have no interval, shares apart, which are exact at any number of at least two: bounds are
@@ -29,6 +30,7 @@ A new statistic is a function of counts (resamples, problems), how often each pr
 from workbench.estimates.bootstrap import bootstrap
 from workbench.estimates.interval import ENOUGH, FEWEST, Array, Interval, Intervals, Settings
 from workbench.estimates.kinds import mean, median, paired_difference, pearson, ratio, spearman
+from workbench.estimates.pooling import Pooled, pool, standard_error
 from workbench.estimates.shares import pass_at_k, share, share_change, share_difference, shares
 from workbench.estimates.statistics import (
     Correlation,
@@ -48,6 +50,7 @@ __all__ = [
     "Interval",
     "Intervals",
     "Median",
+    "Pooled",
     "RankCorrelation",
     "Settings",
     "bootstrap",
@@ -58,12 +61,14 @@ __all__ = [
     "paired_difference",
     "pass_at_k",
     "pearson",
+    "pool",
     "ratio",
     "share",
     "share_change",
     "share_difference",
     "shares",
     "spearman",
+    "standard_error",
     "sums_by_problem",
     "together",
 ]

@@ -1,7 +1,6 @@
 """The commands. Each looks at its options, calls the library, and says where to look; heavy imports wait until all is well."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,19 +10,20 @@ import typer
 from workbench.errors import InputError
 from workbench.interfaces import (
     checks,
+    compare_cli,
     machine_cli,
     options,
     organism_cli,
     pairs_cli,
     problems_cli,
     questions,
+    study_cli,
     sweep_cli,
 )
 from workbench.interfaces.flags import Commands
-from workbench.interfaces.terminal import Progress, plain_warnings, progress_bars, quiet, refusals
+from workbench.interfaces.terminal import Progress, plain_warnings, progress_bars, quiet, refusals, say_where
 
 if TYPE_CHECKING:
-    from workbench.models.presets import PairPreset
     from workbench.studies.paper import Analysis, Given
 
 app = Commands(
@@ -35,121 +35,13 @@ app.add_typer(organism_cli.organism, name="organism")
 app.add_typer(pairs_cli.pairs, name="pairs")
 problems_cli.register(app)
 app.add_typer(sweep_cli.sweep, name="sweep")
+app.command()(study_cli.study)
+app.command()(compare_cli.compare)
 app.command("conform")(machine_cli.conform)
 app.command("doctor")(machine_cli.doctor)
 
 
 _PAPER, _SCENES = questions.Questions(limit=300), questions.Questions("shapes-agent", limit=8)
-
-
-LONG = {"ablate": "interventions", "perturb": "perturbation"}
-"""What options of a study are about, in words."""
-NULLS = 3
-"""Draws of matched noise and null models of each kind, where no preset says otherwise."""
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What a study measures at every cell."""
-
-    top_k: Annotated[int, typer.Option(help="Top predictions kept per layer and position.", min=1)] = 10
-    null_draws: Annotated[
-        int | None,
-        typer.Option(
-            help="Matched-noise draws per layer and position; the default is the pair's preset, else 3.",
-            min=0,
-        ),
-    ] = None
-    bins: Annotated[int, typer.Option(help="Strata of base entropy.", min=2)] = 5
-
-    def keywords(self, preset: "PairPreset | None") -> dict[str, Any]:
-        """As `study` takes them; what is not given suits the pair."""
-        draws = preset.study_settings["null_draws"] if preset else NULLS
-        return {**vars(self), "null_draws": draws if self.null_draws is None else self.null_draws}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a study does that takes long."""
-
-    ablate: Annotated[
-        options.When,
-        typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
-    ] = options.When.AUTO
-    perturb: Annotated[
-        options.When, typer.Option(help="Also disturb the pictures; auto: for a bundled pair.")
-    ] = options.When.AUTO
-    nulls: Annotated[
-        options.When,
-        typer.Option(
-            help="Also change the weights at random, and trace controls; auto: for a bundled pair unless --perturb says "
-            "otherwise."
-        ),
-    ] = options.When.AUTO
-
-    def wanted(self, name: str, preset: "PairPreset | None", against: Mapping[str, str | None]) -> bool:
-        """Whether to do a part, which ``against`` may say can't be done."""
-        when: options.When = getattr(self, name)
-        if name == "nulls" and when is options.When.AUTO:
-            when = self.perturb
-        return options.wanted(name, when, preset, against.get(name))
-
-
-@app.command()
-def study(
-    models: options.ModelsHere,
-    problems: questions.Clips,
-    place: options.RunFolder,
-    measures: Measures,
-    answers: options.Answers,
-    cells: options.LowCells,
-    parts: Parts,
-) -> None:
-    """Trace both models, measure what changed, and write a report you can open. No arguments: the bundled pair."""
-    quiet()
-    out, depth, preset = place.place("study"), models.check(), models.preset
-    answers.check()
-    cells.check(preset, depth)
-    with progress_bars() as progress:
-        problems = problems.of(preset)
-        listed = problems.load(progress)
-        against = {"ablate": checks.unanswerable(listed), "perturb": checks.undisturbable(listed)}
-        parts_on = {name: parts.wanted(name, preset, against) for name in ("ablate", "perturb", "nulls")}
-        blind, bundled = checks.blind(listed), preset is not None and preset.bundled
-        left_out = {LONG[what]: why for what, why in against.items() if why and bundled}
-        if parts_on["ablate"] and blind:
-            left_out["interventions at visual tokens"] = blind
-
-        from workbench.models.bundled import controls_of
-        from workbench.studies.study import study as run
-
-        loaded = models.load(progress)
-        result = run(
-            loaded,
-            listed,
-            out,
-            seed=problems.seed,
-            **measures.keywords(preset),
-            interventions=cells.matrix(loaded, answers.engine, pictures=not blind)
-            if parts_on["ablate"]
-            else None,
-            **answers.keywords(loaded),
-            perturbed=parts_on["perturb"],
-            null_models=(preset.study_settings["null_models"] if preset else NULLS)
-            if parts_on["nulls"]
-            else 0,
-            controls=controls_of(loaded) if parts_on["nulls"] else None,
-            notes={"source": problems.described} | ({"left out": left_out} if left_out else {}),
-            overwrite=place.overwrite,
-            progress=progress,
-        )
-    typer.echo(f"\n{result.shift.verdict}\n")
-    for what, why in (left_out | dict(result.skipped)).items():
-        typer.echo(f"Left out: {what}. {why}")
-    if result.hint:
-        typer.echo(result.hint)
-    where = {"Report": result.report, "Tables": out / "tables", "Figures": out / "figures"}
-    _say_where({name: path for name, path in where.items() if path.exists()})
 
 
 @app.command()
@@ -195,7 +87,7 @@ def ablate(
     _print_accuracies(ablation.summary)
     if hint:
         typer.echo(hint)
-    _say_where({"Tables": out / "tables", "Figures": out / "figures"})
+    say_where({"Tables": out / "tables", "Figures": out / "figures"})
 
 
 @app.command("figures")
@@ -333,7 +225,7 @@ def agent(
     typer.echo(f"{len(agents)} problems, {agents['ended'].tolist().count('answer')} answered")
     if verdicts:
         typer.echo(f"{sum(verdicts)} of {len(verdicts)} correct")
-    _say_where({"Transcripts": out / "transcripts", "Tables": out / "tables"})
+    say_where({"Transcripts": out / "transcripts", "Tables": out / "tables"})
 
 
 def run_analysis(name: str) -> None:
@@ -384,11 +276,6 @@ def _print_accuracies(summary: Any) -> None:
     for row in accuracy_rows(summary):
         table.add_row(row["name"], *row["cells"])
     Console().print(table)
-
-
-def _say_where(places: Mapping[str, Path]) -> None:
-    width = max(map(len, places), default=0)
-    typer.echo("\n".join(f"{name:{width}}  {path}" for name, path in places.items()))
 
 
 if __name__ == "__main__":

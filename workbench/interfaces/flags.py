@@ -53,6 +53,9 @@ EXAMPLES = {
     "workers": "--workers 2",
     "share": "--share runs/other",
     "run": "--run runs/study",
+    "pairs": "--pairs shapes,smol",
+    "names": "runs/shapes runs/smol --names a,b",
+    "tables": "runs/shapes runs/smol --tables my-tables",
     "recipe": "--recipe recipe.yaml",
     "folder": "--folder organism-run",
     "throughput": "--throughput 300",
@@ -62,6 +65,8 @@ _ALIASES = {"source": ("problems",), "name": ("pair",), "pair": ("name",), "out"
 """Arguments of the library that commands call otherwise."""
 _POSITIONS = {"load_problems": "problems", "load_pair": "pair", "forecast_pair": "pair"}
 """What the first argument of a function is."""
+_MANY = {"compare": "runs"}
+"""What all arguments of a function are, of one that takes any number."""
 _EXPECTED = (
     (r".*range x>=(\S+)", "at least {}"),
     (r".*range (\S+)<=x<=(\S+)", "{} to {}"),
@@ -73,7 +78,7 @@ _EXPECTED = (
 )
 """What the parser says, and what it means: of click and of typer's own copy."""
 _SHOWN = re.compile(
-    r"\bworkbench (study|ablate|figures|agent|conform|doctor|organism|pairs|problems|rejudge|sweep)\b|`(hf|pip) "
+    r"\bworkbench (study|compare|ablate|figures|agent|conform|doctor|organism|pairs|problems|rejudge|sweep)\b|`(hf|pip) "
 )
 """A command in a message."""
 _CALL = re.compile(r"\b[A-Za-z_][\w.]*\(")
@@ -286,12 +291,17 @@ def _typed(call: ast.Call, spoken: Spoken) -> str | None:
     if call.args:
         named.insert(0, (_POSITIONS.get(function, ""), call.args[0]))
     words, typed = spoken.words, dict[str, str]()
+    if function in _MANY and _MANY[function] in spoken.flags:
+        values = [str(ast.literal_eval(argument)) for argument in call.args]
+        words = " ".join([words.partition(f" {spoken.flags[_MANY[function]]}")[0], *map(shlex.quote, values)])
+        typed[""] = ""
     for name, value in named:
         flag = spoken.flag(name)
         try:
             literal = ast.literal_eval(value)
         except ValueError:
             continue
+        literal = ",".join(map(str, literal)) if isinstance(literal, list) else literal
         if flag is None or not isinstance(literal, str | int | float) or literal is False:
             continue
         if flag.startswith("-"):

@@ -5,8 +5,9 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -108,3 +109,9 @@ def _lines() -> Progress:
             typer.echo(f"{what}: {done} of {total}", err=True)
 
     return update
+
+
+def say_where(places: Mapping[str, Path]) -> None:
+    """Where what a command wrote lies, a line each."""
+    width = max(map(len, places), default=0)
+    typer.echo("\n".join(f"{name:{width}}  {path}" for name, path in places.items()))

@@ -4,7 +4,6 @@ Everything the page shows is inside it (plotly.js once, pictures as data URIs, n
 it opens offline (``pages``).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from workbench.analysis.verdicts import adjusted, adjusted_verdict, by_chance
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
-from workbench.names import STATES, UNTESTED
+from workbench.names import MARKS, short
 from workbench.selection import LOW, low_note
 from workbench.studies.answers_changed import (
     ON_BASE,
@@ -38,8 +34,9 @@ from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import place_name, token_texts, word
 from workbench.views.null_figures import null_figures
 from workbench.views.outcome_figures import ablation_figures
+from workbench.views.page_figures import bare, placed, plotly_js, templates
 from workbench.views.pages import inline_json, render, source, write_page
-from workbench.views.panels import layer_label, template
+from workbench.views.panels import layer_label
 from workbench.views.perturbation_figures import perturbation_figures
 from workbench.views.shift_figures import KINDS, study_figures
 from workbench.views.tables import bucket, last_layer, number, rows_where, strata_note, strata_rows
@@ -52,10 +49,6 @@ if TYPE_CHECKING:
 
 COLUMNS = (4, 8)
 """Visual tokens and closing positions in a table of top predictions."""
-TOP = template().to_plotly_json()["layout"]["margin"]["t"]
-"""Pixels above a figure for its title and caption, which the page sets itself."""
-_SHORT = {STATES[True]: "holds", STATES[False]: "does not", STATES[None]: "undecided", UNTESTED: "untestable"}
-_MARKS = {STATES[True]: "yes", STATES[False]: "no"}
 
 
 def _kinds(shift: "ShiftTable") -> list[str]:
@@ -121,7 +114,7 @@ def write_report(
         tiles=list(_tiles(trace, shift, agreement)),
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
-        plot=lambda name, wide=False: _plot(name, every, wide),
+        plot=lambda name, wide=False: placed(name, every, wide),
         left_out=dict(left_out or {}),
         claims=_claim_parts(claims),
         claim_count=_claim_count(claims),
@@ -140,9 +133,9 @@ def write_report(
         pictured=any(info.grids for info in trace.prompts),
         several_views=any(len(one.prompts[0].grids) > 1 for one in traces),
         provenance=provenance(shift.provenance, spec or {}),
-        figures_json=inline_json({"templates": _templates(), "figures": _bare(every)}),
+        figures_json=inline_json({"templates": templates(), "figures": bare(every)}),
         explorer=embed(traces, top_k, followed, None if responses is None else greedy_answers(responses)),
-        plotly_js=Markup(get_plotlyjs()),
+        plotly_js=plotly_js(),
         css=source("report.css", "explorer.css"),
         js=source("report.js", *SCRIPTS),
     )
@@ -180,7 +173,7 @@ def _intervention_rows(
 
 def _claim_count(claims: Sequence["Claim"]) -> str:
     """How many claims hold and so on, in words."""
-    counts = Counter(_short(claim.verdict) for claim in claims)
+    counts = Counter(short(claim.verdict) for claim in claims)
     words = {
         "holds": "hold",
         "does not": "do not hold",
@@ -189,11 +182,6 @@ def _claim_count(claims: Sequence["Claim"]) -> str:
         "untestable": "cannot be tested",
     }
     return ", ".join(f"{counts[verdict]} {text}" for verdict, text in words.items() if counts[verdict])
-
-
-def _short(verdict: str) -> str:
-    """A verdict in a word or two."""
-    return _SHORT.get(verdict, "too few")
 
 
 def _claim_parts(claims: Sequence["Claim"]) -> list[dict[str, Any]]:
@@ -224,50 +212,10 @@ def _claim_rows(claims: Sequence[tuple["Claim", float]]) -> Iterator[dict[str, A
                 "figure": claim.obstacle
                 or f"{number(interval.estimate)} {_interval(interval.low, interval.high)}".strip(),
                 "expected": f"{'>' if claim.above else '<'} {claim.bound:g}",
-                "state": (_MARKS.get(claim.verdict, "open"), _short(claim.verdict)),
+                "state": (MARKS.get(claim.verdict, "open"), short(claim.verdict)),
                 "p": "–" if np.isnan(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001",
-                "adjusted": (_MARKS.get(after, "open"), _short(after)),
+                "adjusted": (MARKS.get(after, "open"), short(after)),
             }
-
-
-def _templates() -> dict[str, Any]:
-    return {name: template(dark=name == "dark").to_plotly_json() for name in ("light", "dark")}
-
-
-def _bare(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
-    """The figures without title, caption and template: the page sets these itself."""
-    bare = {}
-    for name, figure in figures.items():
-        plain = json.loads(str(plotly.io.to_json(figure)))
-        for key in ("title", "template"):
-            plain["layout"].pop(key)
-        plain["layout"] |= {"margin": {"l": 60, "r": 12, "t": 40, "b": 50}, "height": _height(figure)}
-        bare[name] = plain
-    return bare
-
-
-def _height(figure: go.Figure) -> int:
-    """Pixels of a figure in the page, where title and caption are not part of it."""
-    return int(figure.to_dict()["layout"]["height"]) - TOP + 40
-
-
-def _plot(name: str, figures: Mapping[str, go.Figure], wide: bool) -> Markup:
-    """The place where a figure is drawn, with title and caption; nothing where there is no such figure."""
-    if name not in figures:
-        return Markup()
-    title = figures[name]["layout"]["title"]
-    caption = str(title["subtitle"]["text"]).replace("<br>", "; ")  # the page breaks its lines itself
-    return Markup(
-        '<figure><h3>{text}</h3><div class="scroll{wide}"><div class="plot" data-figure="{name}" role="img" '
-        'aria-label="{text}. {caption}" style="height:{height}px"></div></div>'
-        "<figcaption>{caption}</figcaption></figure>"
-    ).format(
-        text=title["text"],
-        caption=caption,
-        name=name,
-        height=_height(figures[name]),
-        wide=" wide" if wide else "",
-    )
 
 
 def _interval(low: float, high: float) -> str:
@@ -323,7 +271,7 @@ def _verdict_rows(shift: "ShiftTable") -> list[dict[str, Any]]:
         cells = rows.setdefault(place, {"kind": place[0], "scope": place[1]})
         factor = f"{number(verdict.interval.estimate)}×"
         cells[f"{verdict.key['measure']}_{verdict.key['test']}"] = {
-            "state": (_MARKS.get(verdict.verdict, "open"), _short(verdict.verdict)),
+            "state": (MARKS.get(verdict.verdict, "open"), short(verdict.verdict)),
             "factor": f"{factor} {_interval(verdict.interval.low, verdict.interval.high)}",
             "text": verdict.text,
         }
