@@ -26,7 +26,7 @@ class TestCode:
         [
             ("replay/descent.py", "_DIVERGED = 1e3", "_DIVERGED = 1e4"),
             ("lens/blocks.py", "STRETCH = 64", "STRETCH = 32"),
-            ("experiments/drift.py", "tau=0.4", "tau=0.5"),
+            ("selection.py", "tau=0.4", "tau=0.5"),
         ],
     )
     def test_other_numbers_make_other_results(self, package, file, old, new):

@@ -200,7 +200,7 @@ def test_what_embeddings_cannot_carry_is_refused(pair_of, tiny_pair):
         request(tiny_pair, prompt, intervention=patch)
     learned = learn_tokens(tiny_pair, prompt, LEARN)
     words = prompt.kinds == TokenKind.TEXT
-    everywhere = replace(learned, visual=words, tokens=torch.ones(int(words.sum()), tiny.HIDDEN))
+    everywhere = replace(learned, places=words, tokens=torch.ones(int(words.sum()), tiny.HIDDEN))
     with pytest.raises(InputError, match="also writes positions that hold no picture"):
         request(tiny_pair, prompt, intervention=everywhere)
     with pytest.raises(InputError, match=r"`temperature` is 0.001; vLLM draws at 0.01 instead"):

@@ -66,10 +66,13 @@ def test_drift_before_is_that_of_the_plain_pair_and_patching_all_removes_it(tiny
     assert after["kl"].max() < 0.8 * plain["kl"]
 
 
-def test_without_pictures_there_is_no_drift(pair_of):
+def test_of_models_without_pictures_drift_is_at_text(pair_of, tiny_pair):
     problems = [tiny.problem("qwen2", seed=i) for i in range(2)]
     found = ablate(pair_of("qwen2"), problems, [Patch(layers=2)], **SETTINGS)
-    assert found.drift.empty
+    assert {*found.drift["kind"]} == {"text"}
+    assert (found.drift["before"] > 0).all()
+    blind = ablate(tiny_pair, problems, [Patch(layers=2)], **SETTINGS)
+    assert blind.drift.empty
     assert len(found.responses) == 3 * 2 * 4
 
 

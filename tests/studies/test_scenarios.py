@@ -110,7 +110,7 @@ def test_the_explorer_shows_movies_beside_images(home, tiny_pair):
 def test_an_agent_refuses_movies_and_leaves_nothing(run, tmp_path):
     code, err = run("agent", "--problems", "movies.jsonl", "--turns", "2", "--max-new-tokens", "2")
     assert code == 2
-    assert "has a video; the zoom tool needs images" in err
+    assert "no image (or a movie), and the zoom tool needs images" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -312,7 +312,7 @@ def _check(
         if blind and needs_pictures(condition) and len(blind) == len(problems):
             raise InputError(
                 f"`problems`: none of {len(problems)} has a picture, and {name!r} has no visual tokens to replay in them; "
-                "give problems with images, or leave that condition out"
+                "give problems with images, learn at text (Replay(positions='text')), or leave that condition out"
             )
         if blind and needs_pictures(condition):
             warnings.warn(

@@ -170,7 +170,7 @@ def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) ->
 
     ``drift`` has one row per problem, intervention, scope and stratum, with ``before`` and ``kl``; a problem without
     cells in a stratum has NaN there and is left out. ``change`` is negative where an intervention pulled the
-    activations closer. Intervals resample problems. Without visual tokens in any problem the table has no rows.
+    activations closer. Intervals resample problems. Without cells in any problem the table has no rows.
     """
     rows, models = [], _models(drift)
     for key, part in drift.dropna(subset=["kl", "before"]).groupby(
@@ -182,6 +182,7 @@ def drift_table(drift: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) ->
         row: dict[str, Any] = {
             "intervention": name,
             **models.get(name, {}),
+            **({"kind": part["kind"].iloc[0]} if "kind" in part else {}),
             "scope": scope,
             "stratum": stratum,
             "problems": len(part),

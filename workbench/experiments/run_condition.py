@@ -124,7 +124,8 @@ def _drift(
     reuse: Reuse,
 ) -> pd.DataFrame:
     """Mean KL(target || learner), before and with the intervention, per problem, scope and stratum."""
-    columns = ["problem", "scope", "stratum", "before", "kl", "cells"]
+    columns = ["problem", "kind", "scope", "stratum", "before", "kl", "cells"]
+    kind = "visual" if pair.reads_pictures else "text"
     if condition == "base":  # its distance from itself
         return pd.DataFrame({column: [] for column in columns})
     turned = condition_of(condition).answered_by == "base"
@@ -146,5 +147,5 @@ def _drift(
         for prompt, (old, entropy), (new, _) in zip(batch, *both, strict=True) if both else ():
             for scope, stratum, mask in by_stratum(low_cells(pair, prompt, entropy)):
                 means = [kl[mask].mean().item() for kl in (old, new)]  # NaN where there is no cell
-                rows.append((prompt.problem_id, scope, stratum, *means, int(mask.sum())))
+                rows.append((prompt.problem_id, kind, scope, stratum, *means, int(mask.sum())))
     return pd.DataFrame(rows, columns=columns)

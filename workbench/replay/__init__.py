@@ -25,7 +25,7 @@ text are added to what the question says word by word, and nothing published say
     wb.learn_tokens(pair, prompt, pair.replay(positions=((4, 9),)))  # at positions 4 to 8
 
 **Fewer passes.** ``Replay(solver="adaptive")`` (`quasi_newton`) comes to the loss of 25 plain iterations with tokens no longer in
-7 passes, and does not diverge where ``alpha`` is too large; `plain` stays the default, since the paper's numbers are of it.
+7 passes, and does not diverge where ``alpha`` is too large; ``plain`` stays the default, since the paper's numbers are of it.
 
 **Amortised.** Optimising takes 25 passes forward and back for every prompt. An adapter, trained once for a pair on other
 problems (`train_adapter`), predicts the tokens in one pass, and is a condition like the others:

@@ -209,10 +209,11 @@ def _pulled_back(drift: pd.DataFrame, name: str, claim: str, place: str, obstacl
     rows = drift.loc[(drift["intervention"] == name) & (drift["scope"] == "without last layer")]
     for row in rows.to_dict("records"):
         interval = Interval.in_row(row, "change")
-        what = f"change of KL to the base at {row['stratum']}-entropy visual cells, nats"
+        kind = str(row.get("kind", "visual"))
+        what = f"change of KL to the base at {row['stratum']}-entropy {kind} cells, nats"
         problems = int(row["problems"])
         claims.append(
-            Claim(claim, place, what, interval, problems, above=False, obstacle=obstacle, kind="visual")
+            Claim(claim, place, what, interval, problems, above=False, obstacle=obstacle, kind=kind)
         )
     return claims
 

@@ -115,7 +115,7 @@ def pass_at_k_curves(summary: pd.DataFrame, *, low: str = "") -> go.Figure:
 
 
 def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.Figure:
-    """KL to the target's activations at low- and high-entropy visual positions, for every intervention."""
+    """KL to the target's activations at low- and high-entropy cells, for every intervention."""
     rows = _needed(drift, ["intervention", "scope", "stratum", "before", "kl", "kl_low", "kl_high"])
     rows = rows.loc[rows["scope"] == scope]
     figure = go.Figure()
@@ -141,10 +141,11 @@ def drift_bars(drift: pd.DataFrame, *, scope: str = "without last layer") -> go.
     figure.update_layout(barmode="group", scattermode="group", height=500, showlegend=True, margin={"t": 156})
     figure.update_xaxes(tickangle=-60)
     problems = f"{int(rows['problems'].max())} problems, 95% intervals; " if "problems" in rows else ""
+    kind = "/".join(map(str, dict.fromkeys(rows["kind"]))) if "kind" in rows else "visual"
     return finish(
         figure,
         f"Drift with each intervention in place, {scope}",
-        f"visual tokens; {problems}short lines: before the intervention<br>learner: the model that is intervened on, RLVR but "
+        f"{kind} tokens; {problems}short lines: before the intervention<br>learner: the model that is intervened on, RLVR but "
         "where marked<br>target: the one it is pulled to, the other model; for self-smoothing itself, undisturbed<br>"
         f"{low_note(LOW, 'low entropy')}, whatever an intervention selects; high: the others",
     )
