@@ -107,7 +107,9 @@ def generate(
     for step in range(longest):
         for stream in streams:
             stream.check(rows, finished, ids[:, :step])
-        token = choose(step, rows, draws[:, step]).to(device)  # a spread model's logits come from where its head is
+        token = choose(step, rows, draws[:, step]).to(
+            device
+        )  # a spread model's logits come from where its head is
         ids[rows, step] = torch.where(finished, -1, token)
         finished = finished | stops.ended(ids[rows, max(0, step + 1 - stops.tail) : step + 1])
         done = int(finished.sum())

@@ -76,10 +76,11 @@ def accuracy_by_share(
             )
     figure.update_xaxes(title_text="tokens replaced, percent", rangemode="tozero")
     figure.update_yaxes(title_text=f"{measure}, percent", col=1)
-    figure.update_layout(height=560, showlegend=True, margin={"t": 190})
+    below = {"orientation": "h", "y": -0.2, "yanchor": "top"}
+    figure.update_layout(height=580, showlegend=True, legend=below, margin={"t": 120, "b": 130})
     problems = int(rows["problems"].iloc[0])
     note = f"{problems} problems, bars: 95% intervals over problems; thresholds taken from other problems"
-    return finish(figure, "Accuracy by share of replaced tokens", note)
+    return finish(figure, "Accuracy by share of replaced tokens", note).update_layout(legend=below)
 
 
 def accuracy_by_gamma(table: pd.DataFrame, *, chosen: float, split: str) -> go.Figure:
