@@ -92,14 +92,16 @@ def test_figures_hold_the_tables_numbers(found, grid):
         table["intervention"].isin(["base", "rlvr"]) & (table["measure"] == "Pass@1"), "estimate"
     ]
     assert {shape.y0 for shape in figure.layout.shapes} == {*(100 * plain)}
-    curve = pd.DataFrame({"measure": "Pass@1", "gamma": [-1.0, 0.0, 1.0], "estimate": [0.3, 0.6, 0.5]})
-    curve = curve.assign(estimate_low=0.2, estimate_high=0.7, problems=30)
-    drawn = next(
-        line
-        for line in accuracy_by_gamma(curve, chosen=1.0, split="validation").data
-        if line.name == "Pass@1"
-    )
-    assert [*drawn.y] == pytest.approx([30, 60, 50])
+    rows = [
+        (m, gamma, 0.3 + 0.1 * gamma)
+        for m in ("greedy", "Pass@1", "Pass@4", "Pass@8")
+        for gamma in (-1.0, 0.0, 1.0)
+    ]
+    curve = pd.DataFrame(rows, columns=["measure", "gamma", "estimate"])
+    curve = curve.assign(estimate_low=0.1, estimate_high=0.7, problems=30)
+    lines = accuracy_by_gamma(curve, chosen=1.0, split="validation").data
+    assert [line.name for line in lines] == ["greedy", "Pass@1", "Pass@8"]
+    assert [*lines[1].y] == pytest.approx([20, 30, 40])
 
 
 @pytest.mark.parametrize("shares", [(), (0.0,), (1.5,)])

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.views.panels import COLOURS, band, finish
+from workbench.views.panels import COLOURS, finish
 
 _CRITERIA = {
     "divergence": ("#0072B2", "circle"),
@@ -84,25 +84,38 @@ def accuracy_by_share(
 
 
 def accuracy_by_gamma(table: pd.DataFrame, *, chosen: float, split: str) -> go.Figure:
-    """Accuracy over gamma, a line a measure.
+    """Accuracy over gamma.
 
     Args:
-        table: measure, gamma, estimate, estimate_low, estimate_high (shares of 1) and problems.
+        table: measure, gamma, estimate, estimate_low, estimate_high (shares of 1) and problems; greedy, Pass@1 and the largest
+            Pass@K are drawn.
         chosen: the gamma that is marked.
         split: what the problems are of.
     """
     figure = go.Figure()
-    for (measure, part), colour in zip(
-        table.groupby("measure", sort=False), ("#6A3D9A", "#E69F00", "#0072B2", "#009E73"), strict=False
+    ks = [
+        int(str(name).removeprefix("Pass@"))
+        for name in set(table["measure"])
+        if str(name).startswith("Pass@")
+    ]
+    measures = dict.fromkeys(["greedy", "Pass@1", f"Pass@{max(ks)}"])
+    for number, (measure, colour) in enumerate(
+        zip(measures, ("#6A3D9A", "#E69F00", "#0072B2"), strict=False)
     ):
-        part = part.sort_values("gamma")
-        figure.add_trace(band(part["gamma"], 100 * part["estimate_low"], 100 * part["estimate_high"], colour))
+        part = table.loc[table["measure"] == measure].sort_values("gamma")
+        middle = 100 * part["estimate"]
         figure.add_scatter(
-            x=part["gamma"],
-            y=100 * part["estimate"],
+            x=part["gamma"] + 0.02 * (number - 1),  # side by side, so that the bars can be told apart
+            y=middle,
+            error_y={
+                "array": 100 * part["estimate_high"] - middle,
+                "arrayminus": middle - 100 * part["estimate_low"],
+                "thickness": 1.2,
+            },
             mode="lines+markers",
-            name=str(measure),
+            name=measure,
             line={"color": colour},
+            marker={"symbol": ("circle", "diamond", "square")[number], "size": 9},
         )
     figure.add_vline(x=0, line={"color": COLOURS["rlvr"], "dash": "dot"}, annotation_text="RLVR")
     figure.add_vline(x=-1, line={"color": COLOURS["base"], "dash": "dot"}, annotation_text="base")
@@ -114,5 +127,5 @@ def accuracy_by_gamma(table: pd.DataFrame, *, chosen: float, split: str) -> go.F
     figure.update_layout(height=480, showlegend=True)
     problems = int(table["problems"].iloc[0])
     return finish(
-        figure, "Accuracy by gamma", f"{problems} {split} problems, bands: 95% intervals over problems"
+        figure, "Accuracy by gamma", f"{problems} {split} problems, bars: 95% intervals over problems"
     )
