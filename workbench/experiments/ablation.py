@@ -184,9 +184,7 @@ def ablate(
     _check(pair, problems, conditions, samples, ks, engine)
     length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     sampling = pair.sampling(samples=samples, temperature=temperature, seed=seed, engine=engine, **length)
-    settings, folder = sampling.settings, Path(keep) if keep is not None else None
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise InputError(f"`keep` {folder} is a file; expected a folder: ablate(..., keep='my-shards')")
+    settings, folder = sampling.settings, _folder(keep)
     whole = sum(isinstance(value, Replay) for value in conditions.values()) == 1 and len(problems) <= SHARD
     groups = _groups(problems, [*conditions], by_condition=engine is not None)
     tables: dict[str, list[list[pd.DataFrame]]] = {name: [] for name in conditions}
@@ -205,6 +203,13 @@ def ablate(
     moved = drift_table(drifts, resamples=resamples, seed=seed)
     settings |= {"interventions": {name: condition_of(value).described for name, value in conditions.items()}}
     return Ablation(responses, summary, moved, settings | {"pair": dict(pair.provenance)})
+
+
+def _folder(keep: str | Path | None) -> Path | None:
+    folder = Path(keep) if keep is not None else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"`keep` {folder} is a file; expected a folder: ablate(..., keep='my-shards')")
+    return folder
 
 
 def _tell(progress: Progress | None, name: str, before: int, total: int, done: int) -> None:

@@ -193,30 +193,24 @@ def divergence(
         True
     """
     problems = listed(problems, _CALL, Problem, EncodedPrompt, distinct=True)
-    controls, size = dict(controls or {}), batch_of(pair, batch_size)
+    controls, size, report = dict(controls or {}), batch_of(pair, batch_size), progress or (lambda *_: None)
     _check(pair, responses, drawn_by, controls, top_k, size)
-    report = progress or (lambda what, done, total: None)
     if responses is None:
-        model: Literal["base", "rlvr"] = "base" if drawn_by == "base" else "rlvr"
-        drawing: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
-        drawing |= {"samples": samples, "batch_size": batch_size, "engine": engine}
-        responses = decode_many(
-            pair, problems, model=model, progress=lambda *done: report("responses", *done), **drawing
-        )
+        how: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
+        how |= {"samples": samples, "batch_size": batch_size, "engine": engine}
+        how["model"] = "base" if drawn_by == "base" else "rlvr"
+        responses = decode_many(pair, problems, progress=lambda *done: report("responses", *done), **how)
     groups = list(conversations(pair, problems, responses))
-    parts: list[pd.DataFrame] = []
-    kept: Contrast | None = None
-    for name, one in {RLVR: pair, **controls}.items():
-        numbers = _contrasts(one, groups, top_k, size, lambda *done, name=name: report(name, *done))
-        kept = kept or numbers
-        parts.append(_positions(pair, groups, numbers, name))
-    assert kept is not None
+    numbers = {
+        name: _contrasts(one, groups, top_k, size, lambda *done, name=name: report(name, *done))
+        for name, one in {RLVR: pair, **controls}.items()
+    }
+    parts, kept = [_positions(pair, groups, part, name) for name, part in numbers.items()], numbers[RLVR]
     positions = pd.concat(parts, ignore_index=True)
     settings = {"resamples": resamples, "level": level, "seed": seed}
-    used = {"drawn_by": drawn_by, "controls": {name: dict(one.provenance) for name, one in controls.items()}}
-    used |= {"samples": samples, "temperature": temperature, **settings}
+    used = {"drawn_by": drawn_by, "samples": samples, "temperature": temperature, **settings}
+    used["controls"] = {name: dict(one.provenance) for name, one in controls.items()}
     ids = {"base": kept.top_ids_base.int(), "rlvr": kept.top_ids_rlvr.int()}
-    occurring = torch.cat([part.flatten() for part in ids.values()]).unique().tolist()
     return Divergence(
         positions,
         summarise(positions, **settings),
@@ -224,10 +218,16 @@ def divergence(
         tuple(claims_of(positions, drawn_by, **settings)),
         ids,
         {"base": kept.top_probs_base, "rlvr": kept.top_probs_rlvr},
-        {i: pair.decode_token(i) for i in occurring},
+        _texts(pair, ids),
         drawn_by,
         {**pair.provenance, "pair": pair.name, "divergence": used},
     )
+
+
+def _texts(pair: ModelPair, ids: Mapping[str, Tensor]) -> dict[int, str]:
+    """The text of every token that occurs."""
+    occurring = torch.cat([part.flatten() for part in ids.values()]).unique().tolist()
+    return {i: pair.decode_token(i) for i in occurring}
 
 
 def _contrasts(

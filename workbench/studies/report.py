@@ -116,9 +116,7 @@ def write_report(
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
         plot=lambda name, wide=False: placed(name, every, wide),
         left_out=dict(left_out or {}),
-        claims=_claim_parts(claims),
-        claim_count=_claim_count(claims),
-        by_chance=by_chance(claims) if claims else "",
+        **_claims(claims),
         answers=_accuracies(outcomes[0]) if outcomes else {},
         changed=changed_answer(trace, responses) if responses is not None else None,
         interventions=list(interventions),
@@ -135,11 +133,21 @@ def write_report(
         provenance=provenance(shift.provenance, spec or {}),
         figures_json=inline_json({"templates": templates(), "figures": bare(every)}),
         explorer=embed(traces, top_k, followed, None if responses is None else greedy_answers(responses)),
-        plotly_js=plotly_js(),
-        css=source("report.css", "explorer.css"),
-        js=source("report.js", *SCRIPTS),
+        **_assets(),
     )
     return write_page(path, html)
+
+
+def _claims(claims: Sequence["Claim"]) -> dict[str, Any]:
+    """What the page says of claims: the table's parts, a count, and how many would come out so by chance."""
+    counted = {"claim_count": _claim_count(claims), "by_chance": by_chance(claims) if claims else ""}
+    return {"claims": _claim_parts(claims), **counted}
+
+
+def _assets() -> dict[str, str]:
+    """Scripts and styles, written into the page."""
+    scripts = {"plotly_js": plotly_js(), "js": source("report.js", *SCRIPTS)}
+    return {**scripts, "css": source("report.css", "explorer.css")}
 
 
 def _check(problems: int, top_k: int, trace: "LensTrace", followed: "Followed | None") -> None:

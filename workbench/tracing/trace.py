@@ -13,6 +13,7 @@ Only numbers per (layer, position) leave the device; (layers, positions, vocabul
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
@@ -87,29 +88,16 @@ def trace(
     batch_size = batch_of(pair, batch_size)
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
-    recorded = settings | ({} if responses is None else {"responses": True})
+    more = {} if responses is None else {"responses": True}
     _check(pair, settings)
     names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in items]
     entries = one_each(interventions, names)
     report = progress or (lambda done, total: None)
     report(0, len(items))
-    infos, parts = list[PromptInfo](), list[dict[str, Tensor]]()
-    measure = _measure(pair, top_k, null_draws, seed)
-    how: dict[str, Any] = {"axis": _position_axis, "layers": layers, "rows": batch_size}
-
-    def traced(groups: Sequence[Sequence[Conversation]], here: slice) -> list[dict[str, Tensor]]:
-        read = over_conversations(pair, groups, measure, made=entries[here], **how)
-        return [
-            {
-                name: torch.stack([values[name] for values in by_layer.values()], axes.index("L"))
-                for name, (axes, _) in AXES.items()
-                if "L" in axes
-            }
-            for by_layer in read
-        ]
-
     groups = batches_by(conversations(pair, items, responses), batch_size, lambda group: group[0].prompt)
-    done = 0
+    how: dict[str, Any] = {"axis": _position_axis, "layers": layers, "rows": batch_size}
+    traced = partial(_traced, pair, _measure(pair, top_k, null_draws, seed), entries, how)
+    infos, parts, done = list[PromptInfo](), list[dict[str, Tensor]](), 0
     for batch, cells in piecewise(groups, traced, model=pair.base, what="tracing"):
         both = [(item, one) for item, group in zip(items[done:], batch, strict=False) for one in group]
         for (item, one), measured in zip(both, cells, strict=True):
@@ -126,8 +114,28 @@ def trace(
         depth=pair.base.depth,
         prompts=tuple(infos),
         vocabulary={i: pair.decode_token(i) for i in sorted(occurring_ids(tensors))},
-        provenance=_provenance(pair, recorded, None if interventions is None else entries),
+        provenance=_provenance(pair, settings | more, None if interventions is None else entries),
     )
+
+
+def _traced(
+    pair: ModelPair,
+    measure: Any,
+    entries: Sequence[Intervention | None],
+    how: Mapping[str, Any],
+    batch: Sequence[Sequence[Conversation]],
+    here: slice,
+) -> list[dict[str, Tensor]]:
+    return [_by_cell(read) for read in over_conversations(pair, batch, measure, made=entries[here], **how)]
+
+
+def _by_cell(by_layer: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What was measured at every layer, stacked."""
+    return {
+        name: torch.stack([values[name] for values in by_layer.values()], axes.index("L"))
+        for name, (axes, _) in AXES.items()
+        if "L" in axes
+    }
 
 
 def _check(pair: ModelPair, settings: Mapping[str, int]) -> None:
