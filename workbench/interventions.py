@@ -38,13 +38,13 @@ class Replay:
         alpha: the step size.
         layers: K, how many layers the loss covers. None: 16 of 28 layers, the paper's share of Qwen2.5-VL-7B, rounded.
         layer: for ``mid_tokens``: which.
-        iterations: steps of descent.
+        iterations: steps of descent; of the adaptive solver, how far these would go.
         top_v: tokens that the KL covers, the target's most probable; None: the whole vocabulary.
-        normalize: divide the loss by the number of visual positions.
+        normalize: divide the loss by the number of `positions`.
         direction: ``base_to_rlvr``: tokens on the RLVR model, target base. ``reverse``: tokens on the base, target RLVR.
             ``self``: tokens on the RLVR model for a disturbed picture, target the same model on the clean one.
         alignment: ``paper``: the learner is read after the same layer as the target; ``released``: before it.
-        patience: stop early after so many iterations without improvement; None: never.
+        patience: stop early after so many iterations without improvement; None: never. Not for the adaptive solver.
         seed: of ``random``.
         cells: cells chosen by hand, of which ``select`` takes its part; None: all.
         positions: where tokens are learnt and the loss is read: ``visual`` (the paper); ``text``, the prompt's text without
@@ -114,6 +114,11 @@ class Replay:
         if isinstance(self.levels, list):
             object.__setattr__(self, "levels", tuple(self.levels))
         rows = len(self.levels) if self.levels is not None else self.layers or 1
+        if self.patience is not None and self.solver == "adaptive":
+            raise InputError(
+                f"`patience` is {self.patience} with solver 'adaptive', which takes few passes anyway; leave it out: "
+                "Replay(solver='adaptive')"
+            )
         Selection.of(self).check(rows)
 
     @property
@@ -122,7 +127,8 @@ class Replay:
         kind = {"reverse": "reverse", "self": "self-smoothing"}.get(self.direction)
         where = self.positions if isinstance(self.positions, str) else "spans"
         place = "" if where == "visual" else f" at {where}"
-        return f"{kind or self.site.replace('_', ' ')}, {self.select}{_by_hand(self.cells)}{place}"
+        how = "" if self.solver == "plain" else f", {self.solver}"
+        return f"{kind or self.site.replace('_', ' ')}, {self.select}{_by_hand(self.cells)}{place}{how}"
 
     @property
     def described(self) -> dict[str, Any]:

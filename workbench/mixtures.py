@@ -5,7 +5,7 @@ needed here.
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from workbench.conditions import PLAIN, Condition, Model, check_depth, signature_of
 from workbench.errors import InputError, knows_its_fields
@@ -243,7 +243,8 @@ def _number(name: str, value: Any, call: str) -> float:
 
 def _under(given: Any) -> tuple[Condition, ...]:
     """What is done meanwhile, one condition a model at most."""
-    conditions = (given,) if isinstance(given, Condition) else tuple(given or ())
+    one = isinstance(given, Condition) or hasattr(given, "problem_id")
+    conditions: tuple[Any, ...] = (given,) if one else tuple(cast(Any, given) or ())
     call = "CrossSample('base', 'divergence', threshold=0.1, under=Replay())"
     for condition in conditions:
         if not isinstance(condition, Condition) or isinstance(condition, Mixture):

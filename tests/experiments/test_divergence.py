@@ -270,3 +270,11 @@ def test_bad_arguments(tiny_pair, pair_of):
             wb.divergence(tiny_pair, problems, **arguments)
     with pytest.raises(InputError, match="`problems` holds 'p0' twice"):
         wb.divergence(tiny_pair, problems * 2)
+
+
+def test_given_responses_are_nobodys_unless_it_is_said(tiny_pair):
+    problems = [tiny.problem(seed=seed, id=f"p{seed}") for seed in range(2)]
+    given = {problem.id: "three" for problem in problems}
+    found = wb.divergence(tiny_pair, problems, responses=given, **FEW)
+    assert found.drawn_by == "text"
+    assert all(claim.holds is None for claim in found.claims if "RLVR mostly takes" in claim.claim)

@@ -121,7 +121,7 @@ def test_tokens_at_text_lie_in_a_file_and_come_back(text_pair, tmp_path):
     again = LearnedTokens.load(tmp_path / "tokens.safetensors")
     assert again.replay == learned.replay
     assert torch.equal(again.places, learned.places)
-    assert "tokens of no picture" in learned._repr_html_()
+    assert "other tokens" in learned._repr_html_()
     assert [trace.type for trace in learned.plot().data] == ["scatter", "bar"]
 
 

@@ -42,6 +42,8 @@ def test_on_the_bundled_pair_it_comes_as_far_in_a_third_of_the_passes(passes):
     assert (losses[1] / losses[0]).median() <= 1
     lengths = [torch.tensor([float(one.tokens.norm()) for one in made]) for made in (plain, adaptive)]
     assert (lengths[1] / lengths[0]).median() <= 1
+    assert not any(one.tokens.requires_grad for one in adaptive)
+    assert adaptive[0].plot().data
     # The last loss is that of the tokens.
     torch.testing.assert_close(
         torch.stack([one.losses[-1] for one in adaptive]), losses[1], rtol=1e-4, atol=1e-7

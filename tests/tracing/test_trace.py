@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import InputError
+from workbench.interventions import Replay
 from workbench.lens.fused import compare
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
@@ -390,3 +391,15 @@ def test_an_intervention_for_another_problem_is_refused(tiny_pair):
         trace(tiny_pair, problems, interventions=[None, patch])
     with pytest.raises(InputError, match="1 entries for 2 prompts"):
         trace(tiny_pair, problems, interventions=[patch])
+
+
+@pytest.mark.parametrize(
+    ("interventions", "says"),
+    [
+        ([Replay(layers=2)], "which is a setting; expected what is made of it for a prompt"),
+        (7, "`interventions` is one int; expected a list"),
+    ],
+)
+def test_settings_in_place_of_interventions_are_named(tiny_pair, interventions, says):
+    with pytest.raises(InputError, match=says):
+        trace(tiny_pair, [tiny.problem()], interventions=interventions)

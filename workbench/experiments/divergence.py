@@ -147,7 +147,7 @@ def divergence(
     problems: Sequence[Problem | EncodedPrompt],
     *,
     responses: Responses | None = None,
-    drawn_by: DrawnBy = "rlvr",
+    drawn_by: DrawnBy | None = None,
     controls: Mapping[str, ModelPair] | None = None,
     samples: int = 4,
     temperature: float = 1.0,
@@ -166,7 +166,7 @@ def divergence(
         pair: what `load_pair` returned.
         problems: problems, or prompts already encoded.
         responses: to read, as in `trace`; None draws them.
-        drawn_by: the model that draws them; of given ones, who did ("text": neither).
+        drawn_by: the model that draws them, None: the RLVR model; of given ones, who did ("text", None: neither is known).
         controls: pairs of the same base that RL did not train, by name, such as `controls_of(pair)` or
             ``{"permuted": null_pair(pair)}``; they read the same responses.
         samples: responses to draw to each problem.
@@ -194,7 +194,7 @@ def divergence(
     """
     problems = listed(problems, _CALL, Problem, EncodedPrompt, distinct=True)
     controls, size, report = dict(controls or {}), batch_of(pair, batch_size), progress or (lambda *_: None)
-    _check(pair, responses, drawn_by, controls, top_k, size)
+    drawn_by = _check(pair, responses, drawn_by, controls, top_k, size)
     if responses is None:
         how: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
         how |= {"samples": samples, "batch_size": batch_size, "engine": engine}
@@ -302,11 +302,13 @@ def _positions(
 def _check(
     pair: ModelPair,
     responses: Responses | None,
-    drawn_by: str,
+    drawn_by: DrawnBy | None,
     controls: Mapping[str, ModelPair],
     top_k: int,
     batch_size: int,
-) -> None:
+) -> DrawnBy:
+    """Who drew the responses, where everything else is right."""
+    drawn_by = drawn_by or ("rlvr" if responses is None else "text")
     known = ("rlvr", "base") if responses is None else ("rlvr", "base", "text")
     if drawn_by not in known:
         raise InputError(
@@ -325,3 +327,4 @@ def _check(
                 f"`controls`: {name!r} is no pair with the base of {pair.name!r}, so the two are not comparable; load it "
                 "with the same one: load_pair(base=pair.base.model, rlvr=...)"
             )
+    return drawn_by

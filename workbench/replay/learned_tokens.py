@@ -130,7 +130,7 @@ def learned_html(learned: LearnedTokens) -> str:
         parts[name] = markup.cells(grid, name=name)
     text = norms[learned.grid[:, 0] < 0].tolist()
     if text:
-        name = f"‖x‖ at {len(text)} tokens of no picture, up to {markup.shown(max(text))}"
+        name = f"‖x‖ at {len(text)} other tokens, up to {markup.shown(max(text))}"
         parts[name] = markup.curve(text, name=name)
     shares = learned.mask[:, learned.places].float().mean(1).tolist()
     caption = "share of cells in the loss, by layer"

@@ -45,8 +45,10 @@ def check_selected(empty: Sequence[str], total: int, replay: Replay, *, refuse: 
     if not empty:
         return
     which = repr(empty[0]) if total == 1 else f"{len(empty)} of {total} prompts"
+    names = {"visual": "visual position", "text": "text position", "all": "position"}
+    kind = names.get(str(replay.positions), "position of its spans")
     message = (
-        f"`replay` selects no visual position of {which} in any layer (select {replay.select!r}, "
+        f"`replay` selects no {kind} of {which} in any layer (select {replay.select!r}, "
         f"threshold {replay.threshold!r}, tau {replay.tau})"
     )
     if refuse and len(empty) == total:

@@ -87,7 +87,7 @@ def minimise(
     limit = limit_of(entry[where, positions].to(dtype), where, prompts)
     curvature = _Curvature(where, prompts)
     alive = torch.ones(prompts, dtype=torch.bool, device=entry.device)
-    best = gradient = x
+    best = gradient = torch.zeros_like(x)
     least = torch.full((prompts,), math.inf, dtype=dtype, device=entry.device)
     loss, length = least, torch.ones_like(least)
     first = slope = torch.zeros_like(least)
@@ -124,4 +124,4 @@ def minimise(
             length = torch.where(better, 1.0, 0.25 * length)
             x = best + length[where, None] * step
             x = torch.where((alive & (longest(x, where, prompts) <= limit))[where, None], x, best)
-    return best, losses, stopped
+    return best.detach(), losses, stopped

@@ -38,14 +38,24 @@ def one_each(
     Raises:
         InputError: too few or too many, or one that was made for another prompt.
     """
-    entries: list[Intervention | None] = (
-        [None] * len(problem_ids) if interventions is None else [*interventions]
-    )
+    call = "interventions=[learn_tokens(pair, problem, Replay())], one (or None) for each prompt"
+    try:
+        entries: list[Intervention | None] = (
+            [None] * len(problem_ids) if interventions is None else [*interventions]
+        )
+    except TypeError as error:
+        raise InputError(
+            f"`interventions` is one {type(interventions).__name__}; expected a list: {call}"
+        ) from error
     if len(entries) != len(problem_ids):
         raise InputError(
             f"`interventions` has {len(entries)} entries for {len(problem_ids)} prompts; give one (or None) for each"
         )
     for name, intervention in zip(problem_ids, entries, strict=True):
+        if not hasattr(intervention, "problem_id") and intervention is not None:
+            raise InputError(
+                f"`interventions` has {intervention!r}, which is a setting; expected what is made of it for a prompt: {call}"
+            )
         if intervention is not None and intervention.problem_id != name:
             raise InputError(
                 f"`intervention` was made for {intervention.problem_id!r}, the prompt is {name!r}; "
