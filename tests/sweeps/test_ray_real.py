@@ -101,7 +101,8 @@ def test_what_listens_but_is_no_ray_is_said(head, home):
 
 
 def test_a_raylet_that_died_is_said_and_the_sweep_goes_on_elsewhere(head, home, plain):
-    driver = run(head, home, RAY_ADDRESS=head.address, STANDIN_SECONDS="2", **head.token)
+    # Longer than the loss may take to be said, so that the sweep can't be done before.
+    driver = run(head, home, RAY_ADDRESS=head.address, STANDIN_SECONDS="5", **head.token)
     assert until((home / "out" / "ledger.sqlite").exists)
     assert until(lambda: cells(home)["done"] > 1), driver.said
     head.raylet().kill()
