@@ -1,6 +1,7 @@
 """The recipe of a text pair runs, survives a kill bit for bit, and trains on what prompts would show."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +33,7 @@ def recipe(tmp_path_factory):
     """Ten steps in all, of a random Llama of 3 layers."""
     body = tmp_path_factory.mktemp("body")
     tiny.model("llama", 0).save_pretrained(body)
-    tokenizer = tiny.tokenizer("llama")
+    tokenizer = deepcopy(tiny.tokenizer("llama"))  # it is shared with every other test of the process
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(body)
     small = yaml.safe_load(adapters_training.RECIPE.read_text())

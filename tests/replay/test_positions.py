@@ -51,6 +51,7 @@ def test_at_text_without_a_picture_the_naive_loops_tokens_are_learnt(text_pair, 
     prompt = text_pair.encode(tiny.problem(seed=2, images=0))
     text = prompt.kinds == TokenKind.TEXT
     assert text.any()
+    assert not text.all()  # special tokens are left alone
     assert_equals_naive(text_pair, prompt, Replay(**SETTINGS | changes, positions="text"), text)
 
 
