@@ -18,9 +18,39 @@ MOST = 1e6
 """The largest gamma, either way: logits stay finite."""
 
 
+class _Together:
+    """What both kinds of mixture have in common."""
+
+    under: Any
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Every field."""
+        return _described(self)
+
+    @property
+    def drawn_by_engine(self) -> bool:
+        """Never: an engine has one model."""
+        return False
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Never."""
+        return False
+
+    def check_depth(self, depth: int) -> None:
+        """Refuse models that what is done meanwhile does not fit.
+
+        Raises:
+            InputError: it says so.
+        """
+        for condition in _under(self.under):
+            check_depth(condition, depth)
+
+
 @knows_its_fields
 @dataclass(frozen=True)
-class CrossSample:
+class CrossSample(_Together):
     """One model decodes, and where a criterion says so the other's draw is taken (arXiv 2603.22446, 2603.22117).
 
     Both draw by the same random number, so that where they agree nothing is replaced but in name.
@@ -105,38 +135,14 @@ class CrossSample:
         return f"{self.guest} into {self.host}, {where}{_titles(self.under)}"
 
     @property
-    def described(self) -> dict[str, Any]:
-        """Every field."""
-        return _described(self)
-
-    @property
     def answered_by(self) -> Model:
         """The host."""
         return self.host
 
-    @property
-    def drawn_by_engine(self) -> bool:
-        """Never: an engine has one model."""
-        return False
-
-    @property
-    def needs_pictures(self) -> bool:
-        """Never."""
-        return False
-
-    def check_depth(self, depth: int) -> None:
-        """Refuse models that what is done meanwhile does not fit.
-
-        Raises:
-            InputError: it says so.
-        """
-        for condition in _under(self.under):
-            check_depth(condition, depth)
-
 
 @knows_its_fields
 @dataclass(frozen=True)
-class Extrapolate:
+class Extrapolate(_Together):
     """Decode from ``softmax(z_rlvr + gamma (z_rlvr - z_base))``: along the update and beyond it (arXiv 2603.22117).
 
     Of log probabilities it is the same. 0 is the RLVR model, -1 the base, between them a mixture.
@@ -188,33 +194,9 @@ class Extrapolate:
         return f"extrapolated by {self.gamma:g}{where}{_titles(self.under)}"
 
     @property
-    def described(self) -> dict[str, Any]:
-        """Every field."""
-        return _described(self)
-
-    @property
     def answered_by(self) -> Model:
         """The RLVR model, at whose end the extrapolation begins."""
         return "rlvr"
-
-    @property
-    def drawn_by_engine(self) -> bool:
-        """Never: an engine has one model."""
-        return False
-
-    @property
-    def needs_pictures(self) -> bool:
-        """Never."""
-        return False
-
-    def check_depth(self, depth: int) -> None:
-        """Refuse models that what is done meanwhile does not fit.
-
-        Raises:
-            InputError: it says so.
-        """
-        for condition in _under(self.under):
-            check_depth(condition, depth)
 
 
 Mixture = CrossSample | Extrapolate
