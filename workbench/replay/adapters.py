@@ -231,8 +231,7 @@ def load_adapter(path: str | Path) -> Adapter:
             metadata = json.loads((stored.metadata() or {})["adapter"])
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no mapping)
         settings = metadata["replay"]
-        levels = settings.pop("levels")
-        replay = Replay(**settings, levels=None if levels is None else tuple(levels))
+        replay = Replay(**settings)
         return Adapter(weights, replay, metadata["pair"], metadata["training"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors"))) or "none"

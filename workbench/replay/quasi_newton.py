@@ -68,11 +68,11 @@ class _Curvature:
 
 
 def minimise(
-    loss_at: Loss, learner: Anatomy, *, alpha: float, iterations: int, patience: int | None = None
+    loss_at: Loss, learner: Anatomy, *, alpha: float, iterations: int
 ) -> tuple[Float[Tensor, "n hidden"], list[list[float]], list[str | None]]:
     """As `descent.descend`, whose time ``alpha * iterations`` it takes; losses (nats) are those of the best tokens at each pass.
 
-    The last loss is that of the tokens returned. ``patience`` is plain descent's, and is not used: there are few passes.
+    The last loss is that of the tokens returned.
     """
     entry, prompts = loss_at.segment.entry, len(loss_at.cells.counts)
     where, positions = loss_at.where(entry)

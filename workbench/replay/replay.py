@@ -20,6 +20,7 @@ visual token, which it cannot see, and layers after K never run.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -125,8 +126,8 @@ def learn_many(
         raise InputError(
             "`students` differ from `prompts` in their positions; only pictures may be disturbed, not their sizes"
         )
-    solve = minimise if replay.solver == "adaptive" else descend
-    how = {name: getattr(replay, name) for name in ("alpha", "iterations", "patience")}
+    how = {"alpha": replay.alpha, "iterations": replay.iterations}
+    solve = minimise if replay.solver == "adaptive" else partial(descend, patience=replay.patience)
 
     def learnt(batch: Sequence[EncodedPrompt], here: slice) -> list[LearnedTokens]:
         batch_students = None if students is None else students[here]
