@@ -52,7 +52,7 @@ def crossing_grid(
             f"`shares` is {tuple(shares)}; expected shares of the tokens above 0 and at most 1: "
             "crossing_grid(pair, problems, (0.02, 0.05, 0.1))"
         )
-    grid: list[CrossSample] = []
+    grid: dict[str, CrossSample] = {}
     how = {"samples": samples, "seed": seed, "max_new_tokens": max_new_tokens}
     hosts: tuple[Model, ...] = get_args(Model)
     for host in hosts:
@@ -60,10 +60,11 @@ def crossing_grid(
             values = _values(pair, problems, CrossSample(host, criterion, threshold=never), how)
             for share in shares:
                 place = share if criterion == "low_divergence" else 1 - share
-                grid.append(CrossSample(host, criterion, threshold=float(np.quantile(values, place))))
-        grid += [CrossSample(host, "random", budget=share, seed=seed) for share in shares]
-    asked = [*shares] * (len(grid) // len(shares))
-    return {crossing_name(c.host, c.criterion, share): c for c, share in zip(grid, asked, strict=True)}
+                condition = CrossSample(host, criterion, threshold=float(np.quantile(values, place)))
+                grid[crossing_name(host, criterion, share)] = condition
+        for share in shares:
+            grid[crossing_name(host, "random", share)] = CrossSample(host, "random", budget=share, seed=seed)
+    return grid
 
 
 def crossing_name(host: Model, criterion: Criterion, share: float) -> str:
@@ -77,7 +78,7 @@ def crossing_table(found: Ablation, grid: dict[str, CrossSample], shares: Sequen
     replaced = {}
     for name, part in found.responses.groupby("intervention"):
         replaced[str(name)] = part["replaced"].to_numpy().sum() / part["tokens"].to_numpy().sum()
-    asked = dict(zip(grid, [*shares] * (len(grid) // len(shares)), strict=True))
+    asked = {crossing_name(c.host, c.criterion, share): share for c in grid.values() for share in shares}
     rows = found.summary.to_dict("records")
     for row in rows:
         name = row["intervention"]
