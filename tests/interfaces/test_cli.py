@@ -12,23 +12,9 @@ import pytest
 import tiny
 
 from workbench import runs
-from workbench.interfaces import cli, options, terminal
+from workbench.interfaces import options, terminal
 
 PARITY = Path(__file__).parents[1] / "parity"
-
-
-@pytest.fixture
-def workbench(monkeypatch, capfd, tmp_path):
-    """Runs a command line in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["workbench", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

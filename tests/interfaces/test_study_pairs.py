@@ -1,30 +1,19 @@
 """`workbench study --pairs`: one after another, resumed where it stopped, then the page; `workbench compare` on what is there."""
 
 import json
-import sys
 
 import pandas as pd
 import pytest
 import tiny
 import yaml
 
-from workbench.interfaces import cli
 from workbench.studies import study as study_module
 
 
-@pytest.fixture
-def workbench(monkeypatch, capfd, tmp_path):
-    """Runs a command line in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """No PNG: the figures' own tests draw them."""
     monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
-
-    def run(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["workbench", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
