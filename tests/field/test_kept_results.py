@@ -1,6 +1,5 @@
 """Kept results end with what made them: any file of a checkpoint that can change a number makes them anew."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import tiny
+from edited import edit
 from pair_folders import load
 from transformers import GenerationConfig
 
@@ -15,16 +15,6 @@ import workbench as wb
 from workbench.studies.paper import Given, Options, find_analyses
 
 HOW: dict[str, Any] = {"samples": 1, "max_new_tokens": 4, "resamples": 20}
-
-
-def edit(file: Path, keys: tuple[str, ...], value: Any) -> None:
-    entries = json.loads(file.read_text())
-    place = entries
-    for key in keys[:-1]:
-        place = place[key]
-    assert place[keys[-1]] != value
-    place[keys[-1]] = value
-    file.write_text(json.dumps(entries))
 
 
 def template(folder: Path) -> None:

@@ -1,10 +1,9 @@
 """A pair's provenance tells what differs in anything that can change a number, and only that."""
 
-import json
-
 import pytest
 import tiny
 import torch
+from edited import edit
 
 from workbench.models.identity import fingerprint
 from workbench.models.loading import load_pair
@@ -23,16 +22,6 @@ def _provenance(folder):
     return dict(load_pair(base=folder / "base", rlvr=folder / "rlvr").provenance)
 
 
-def _changed(file, key, value):
-    told = json.loads(file.read_text())
-    here = told
-    for part in key[:-1]:
-        here = here[part]
-    assert here[key[-1]] != value
-    here[key[-1]] = value
-    file.write_text(json.dumps(told))
-
-
 @pytest.mark.parametrize(
     ("file", "key", "value"),
     [
@@ -48,7 +37,7 @@ def test_a_setting_that_changes_numbers_changes_the_provenance(folder, file, key
     before = _provenance(folder)
     assert _provenance(folder) == before
     for role in ("base", "rlvr"):
-        _changed(folder / role / file, key, value)
+        edit(folder / role / file, key, value)
     assert _provenance(folder) != before
 
 
