@@ -18,8 +18,12 @@ MOST = 1e6
 """The largest gamma, either way: logits stay finite."""
 
 
-class _Together:
-    """What both kinds of mixture have in common."""
+class DecodedTogether:
+    """What both kinds of two models that decode together have in common: `CrossSample` and `Extrapolate`.
+
+    Attributes:
+        under: what is done to one of the models, or both, meanwhile (`Replay`, `Patch`); None for nothing.
+    """
 
     under: Any
 
@@ -50,7 +54,7 @@ class _Together:
 
 @knows_its_fields
 @dataclass(frozen=True)
-class CrossSample(_Together):
+class CrossSample(DecodedTogether):
     """One model decodes, and where a criterion says so the other's draw is taken (arXiv 2603.22446, 2603.22117).
 
     Both draw by the same random number, so that where they agree nothing is replaced but in name.
@@ -142,7 +146,7 @@ class CrossSample(_Together):
 
 @knows_its_fields
 @dataclass(frozen=True)
-class Extrapolate(_Together):
+class Extrapolate(DecodedTogether):
     """Decode from ``softmax(z_rlvr + gamma (z_rlvr - z_base))``: along the update and beyond it (arXiv 2603.22117).
 
     Of log probabilities it is the same. 0 is the RLVR model, -1 the base, between them a mixture.
