@@ -26,6 +26,7 @@ The code lies in rooms, each with a guide:
 | `workbench.attribution` | which heads and MLPs write the shift |
 | `workbench.experiments` | ablation, perturbation, RL checkpoints, a visual agent |
 | `workbench.studies` | the report, the explorer, every figure and table of the paper |
+| `workbench.live` | the live bench: select cells, act, see the answer change |
 | `workbench.sweeps` | grids from a YAML file that survive any kill; Ray, Slurm |
 | `workbench.machine` | doctor, memory forecasts, numerics against the released code |
 | `workbench.interfaces` | the command line; lmms-eval and VLMEvalKit |
@@ -85,6 +86,9 @@ _HOME = {
     "follow": "tracing.follow",
     "Explorer": "studies.explore",
     "explore": "studies.explore",
+    "Bench": "live.session",
+    "bench": "live.bench",
+    "Mask": "live.mask",
     "Replay": "interventions",
     "LearnedTokens": "replay.learned_tokens",
     "learn_tokens": "replay.replay",
@@ -96,6 +100,9 @@ _HOME = {
     "train_adapter": "replay.adapter_training",
     "predict_tokens": "replay.amortised",
     "Patch": "interventions",
+    "Scale": "replay.cell_edits",
+    "Overwrite": "replay.cell_edits",
+    "Remove": "replay.cell_edits",
     "prepare_patch": "replay.patching",
     "CrossSample": "mixtures",
     "Extrapolate": "mixtures",

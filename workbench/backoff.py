@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from workbench.errors import InputError
+from workbench.stopping import still_wanted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -97,6 +98,7 @@ def piecewise(
     fits, count_so_far = _fits.setdefault(model, {}), 0
     for group in groups:
         while group:
+            still_wanted()
             rest, start, most = group, count_so_far, min(len(group), fits.get(what, len(group)))
             result, count = shrink(
                 lambda n, rest=rest, start=start: work(rest[:n], slice(start, start + n)),

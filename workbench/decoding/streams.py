@@ -19,6 +19,7 @@ from workbench.models.finite import NotFiniteError, naming
 from workbench.models.positions import next_positions
 from workbench.models.prompts import EncodedPrompt
 from workbench.models.rope_memory import check_together
+from workbench.stopping import still_wanted
 from workbench.tracing.edits import Intervention, batch_edits
 from workbench.tracing.residuals import prefill, refuse_not_finite
 
@@ -105,6 +106,7 @@ def generate(
     rows = torch.arange(len(ids), device=device)  # of `ids`, which the batch still holds
     finished = torch.zeros_like(rows, dtype=torch.bool)
     for step in range(longest):
+        still_wanted()
         for stream in streams:
             stream.check(rows, finished, ids[:, :step])
         token = choose(step, rows, draws[:, step]).to(

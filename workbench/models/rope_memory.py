@@ -5,11 +5,15 @@ its table anew in every forward, by the longest row. So a short prompt depends o
 
 1. Before a call the table is that of a fresh model; after it, what it was before the call.
 2. Rows of different lengths may not share a forward in which the longest leaves the length that the table was made for.
+
+And one thread at a time: tracing swaps a model's forward meanwhile, so a second thread (a live bench, a cell of the notebook
+around it) waits until a call is over.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from threading import RLock
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,6 +23,7 @@ from workbench.errors import InputError
 
 REMEMBERING = ("dynamic", "longrope")
 _MADE_ANEW = ("inv_freq", "max_seq_len_cached", "long_inv_freq", "attention_scaling")
+_one_at_a_time = RLock()
 _of: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
 
 P = ParamSpec("P")
@@ -46,18 +51,19 @@ def from_rest(call: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P
 
 @contextmanager
 def rope_at_rest(model: nn.Module) -> Iterator[None]:
-    """Meanwhile rotary tables begin as in a fresh model; afterwards they are as before."""
-    saved = [(module, _state(module)) for module in _remembering(model)]
-    for module, _ in saved:
-        _reset(module)
-    try:
-        yield
-    finally:
-        for module, (attributes, buffers) in saved:
-            for name in [name for name in module.__dict__ if name.endswith(_MADE_ANEW)]:
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
-            module._buffers.update(buffers)
+    """Meanwhile rotary tables begin as in a fresh model, and other threads wait; afterwards they are as before."""
+    with _one_at_a_time:
+        saved = [(module, _state(module)) for module in _remembering(model)]
+        for module, _ in saved:
+            _reset(module)
+        try:
+            yield
+        finally:
+            for module, (attributes, buffers) in saved:
+                for name in [name for name in module.__dict__ if name.endswith(_MADE_ANEW)]:
+                    del module.__dict__[name]
+                module.__dict__.update(attributes)
+                module._buffers.update(buffers)
 
 
 def check_together(model: nn.Module, attention_mask: Tensor, new_tokens: int = 0) -> None:

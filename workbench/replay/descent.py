@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workbench.models.anatomy import Anatomy, frozen
 from workbench.replay.loss import Loss
+from workbench.stopping import still_wanted
 
 # Tokens this many times longer than the longest visual embedding have left the model's world.
 _DIVERGED = 1e3
@@ -40,6 +41,7 @@ def descend(
         return x, [[0.0] * iterations for _ in range(prompts)], stopped
     with frozen(learner), torch.enable_grad():
         for iteration in range(iterations):
+            still_wanted()
             if not alive.any():
                 break
             x.requires_grad_(True)

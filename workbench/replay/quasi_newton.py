@@ -20,6 +20,7 @@ from torch import Tensor
 from workbench.models.anatomy import Anatomy, frozen
 from workbench.replay.descent import limit_of, longest
 from workbench.replay.loss import Loss
+from workbench.stopping import still_wanted
 
 PASSES = 7
 """Forward and back, at most; plain descent takes ``iterations``."""
@@ -93,6 +94,7 @@ def minimise(
     first = slope = torch.zeros_like(least)
     with frozen(learner), torch.enable_grad():
         for number in range(passes):
+            still_wanted()
             x.requires_grad_(True)
             here = loss_at(x).to(x)
             (now,) = torch.autograd.grad(here.sum(), x)

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from workbench.views.explorer_data import Answers, pack
-from workbench.views.pages import inline_json
+from workbench.views.pages import inline_json, render, source
 
 if TYPE_CHECKING:
     from workbench.tracing.follow import Followed
     from workbench.tracing.lens_trace import LensTrace
 
-SCRIPTS = tuple(f"explorer{part}.js" for part in ("_cells", "_parts", "_lists", "_chart", "_search", ""))
+SHARED = tuple(f"explorer{part}.js" for part in ("_cells", "_parts", "_lists", "_chart", "_search", ""))
+"""Scripts of the explorer, which pages and the widget of a live bench share."""
+SCRIPTS = (*SHARED, "explorer_page.js")
+BENCH = ("bench_parts.js", "bench.js")
+"""Scripts of a bench, after those of the explorer."""
 
 
 def embed(
@@ -30,3 +34,20 @@ def embed(
     curves: list[Any] = [followed.select(prompt=index) for index in range(count)] if followed else []
     data = inline_json(pack(traces, top_k, curves, answers))
     return Markup('<div class="lens"><script type="application/json">{}</script></div>').format(data)
+
+
+def bench_page(content: Any, title: str) -> str:
+    """A bench on a page of its own; ``content``: its ``data``, ``state`` and ``effect``, as the widget has them."""
+    element = '<div class="lens bench"><script type="application/json">{}</script></div>'
+    return render(
+        "explorer.html.j2",
+        title=title,
+        css=source("explorer.css", "bench.css"),
+        explorer=Markup(element).format(inline_json(content)),
+        js=source(*SHARED, *BENCH, "explorer_page.js"),
+    )
+
+
+def bench_module() -> tuple[str, str]:
+    """The bench as one ES module that renders a widget, and its style."""
+    return str(source(*SHARED, *BENCH, "bench_module.js")), str(source("explorer.css", "bench.css"))

@@ -83,6 +83,31 @@ def pack(
     }
 
 
+def pack_after(one: "LensTrace", most: int) -> dict[str, Any] | None:
+    """The second model of a trace of one prompt alone, for a page that has the first: what an action made of a model's lens.
+
+    Arrays are as in `pack`, of as many top predictions as go into ``most`` bytes; None where not even one does.
+    """
+    cells = one.kl.numel()
+    top_k = min(one.top_ids_rlvr.shape[-1], (3 * most // 4 // cells - 8) // 6)
+    if top_k < 1:
+        return None
+    ids = one.top_ids_rlvr[..., :top_k].numpy()
+    tokens = np.unique(ids)
+    with np.errstate(divide="ignore"):
+        log_p = np.log(one.top_probs_rlvr[..., :top_k].numpy())
+    return {
+        "topK": top_k,
+        "wordBytes": _word_type(tokens).itemsize,
+        "vocabulary": [word(one, token) for token in tokens.tolist()],
+        "ids": tokens.tolist(),
+        "kl": _base64(one.kl.numpy(), "<f4"),
+        "entropy": _base64(one.entropy_rlvr.numpy(), "<f4"),
+        "words": _base64(np.searchsorted(tokens, ids), _word_type(tokens)),
+        "chances": _base64(_steps(log_p), "<u2"),
+    }
+
+
 def _pack_one(
     one: "LensTrace", top_k: int, tokens: np.ndarray, followed: "Followed | None", follow: int
 ) -> dict[str, Any]:
