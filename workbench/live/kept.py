@@ -68,8 +68,17 @@ def read_json(path: Path | str) -> dict[str, Any]:
         entry = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"`reopen` {str(path)!r} can't be read ({error}): {_OPEN}") from error
+    return checked(entry, f"`reopen` {str(path)!r}")
+
+
+def checked(entry: Any, what: str) -> dict[str, Any]:
+    """JSON that is of a bench.
+
+    Raises:
+        InputError: it is not.
+    """
     if not isinstance(entry, dict) or entry.get("workbench_bench") != FORMAT:
-        raise InputError(f"`reopen` {str(path)!r} is no bench of format {FORMAT}: {_OPEN}")
+        raise InputError(f"{what} is no bench of format {FORMAT}: {_OPEN}")
     return entry
 
 

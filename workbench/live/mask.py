@@ -52,7 +52,10 @@ class Mask:
         return cls({layer: _spans(row.tolist()) for layer, row in enumerate(cells) if bool(row.any())})
 
     def __repr__(self) -> str:
-        return f"Mask({ {layer: list(spans) for layer, spans in self.rows} })"
+        rows = {layer: list(spans) for layer, spans in self.rows}
+        if len(rows) > 1 and len({spans for _, spans in self.rows}) == 1:
+            return f"Mask(dict.fromkeys({self.layers}, {rows[self.layers[0]]}))"
+        return f"Mask({rows})"
 
     def __bool__(self) -> bool:
         return bool(self.rows)

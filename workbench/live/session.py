@@ -9,8 +9,9 @@ from typing import Any
 from PIL import Image
 
 from workbench.conditions import Condition
-from workbench.errors import InputError
+from workbench.errors import InputError, install
 from workbench.live import actions, kept
+from workbench.live.cases import case_named
 from workbench.live.choose import Ground
 from workbench.live.mask import Mask
 from workbench.live.page import page_of
@@ -29,6 +30,8 @@ from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views.pages import write_page
 
+HEIGHT = 1100
+"""Pixels of the frame where there is no widget."""
 KEPT = 12
 """Lenses of trials that are kept: the latest; numbers and answers of the others stay."""
 
@@ -77,6 +80,7 @@ class Bench(Steps):
         pair.sampling(max_new_tokens=max_new_tokens)
         self.top_k, self.followed_tokens, self.max_new_tokens = top_k, followed, max_new_tokens
         super().__init__()
+        self._widget: Any = None
         self.job: Job | None = None
         self.open(problem_of(problem, picture), pair=pair)
 
@@ -111,6 +115,40 @@ class Bench(Steps):
         self.start(Moment(Mask({}), 0))
         self.error: str | None = None
 
+    def play(self, case: str) -> Trial:
+        """Open one of the prepared cases (`cases.cases`): its problem, its selection, its action.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        chosen = case_named(case)
+        self._wait(chosen.title, lambda: chosen.play(self))
+        return self.trial
+
+    @property
+    def widget(self) -> Any:
+        """What shows it in a notebook, an anywidget; the same one every time.
+
+        Raises:
+            InputError: anywidget is not installed.
+        """
+        if self._widget is None:
+            try:
+                from workbench.live.widget import BenchWidget
+            except ImportError as error:
+                raise InputError(
+                    f"the live bench needs anywidget ({error}): {install('notebooks')}"
+                ) from error
+            self._widget = BenchWidget(self)
+        return self._widget
+
+    def _repr_mimebundle_(self, **how: Any) -> Any:
+        """The widget; where anywidget is not installed, the page that needs no kernel."""
+        try:
+            return self.widget._repr_mimebundle_(**how)
+        except InputError:
+            return {"text/plain": repr(self), "text/html": frame(page_of(self), repr(self), HEIGHT)}
+
     def __repr__(self) -> str:
         layers, positions = self.ground.shape
         return (
@@ -127,10 +165,14 @@ class Bench(Steps):
             InputError: what does not fit the pair, what `decode` refuses.
             Stopped: `cancel` was called meanwhile.
         """
-        check_fits(condition, self.pair)
-        self.pair.sampling(samples=samples, temperature=temperature)
-        how = {"samples": samples, "temperature": temperature}
+        how = self.check(condition, samples=samples, temperature=temperature)
         return self._wait(condition.title, lambda: self.attempt(condition, how))
+
+    def check(self, condition: Condition, **sampling: Any) -> dict[str, Any]:
+        """Refuse what can't be tried, before anything is computed; the sampling as it was given."""
+        check_fits(condition, self.pair)
+        self.pair.sampling(**sampling)
+        return sampling
 
     def do(self, name: str, *, samples: int = 1, temperature: float = 0.0, **settings: Any) -> Trial:
         """What a button does at the selection: ``patch``, ``replay``, ``scale``, ``remove``, ``cross-sample``, ``extrapolate`` or

@@ -48,8 +48,8 @@ class Steps:
             mask = cells.cells(layers, positions)
         if mask.dtype != torch.bool or mask.shape not in ((positions,), (layers, positions)):
             raise InputError(
-                f"`selection` is {mask.dtype} {tuple(mask.shape)}; expected bool ({positions},) or ({layers}, {positions}), layers "
-                "and positions: bench.selection = bench.prompt.kinds == 1"
+                f"`selection` is {mask.dtype} {tuple(mask.shape)}; expected bool ({positions},) or ({layers}, {positions}), "
+                "layers and positions: bench.selection = bench.prompt.kinds == 1"
             )
         self.move(Moment(Mask.of(mask.expand(layers, positions)), self.now.shown))
 

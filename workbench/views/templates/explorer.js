@@ -1,6 +1,6 @@
-// The explorer itself: what the parts show, and what they do. It fills a .lens element from the JSON in it.
-function lensExplorer(root) {
-  const data = JSON.parse(root.querySelector("script").textContent);
+// The explorer itself: what the parts show, and what they do. It fills a .lens element. What it returns is for a live bench,
+// which shows selections in it (onMarks), follows where it looks (onGo), and puts a lens after an action in the lens's place.
+function lensExplorer(root, data) {
   const SHOWN = 100; // cells in the list of largest shifts
   const PINS = 12;
   const CHANGED = "#d55e00";
@@ -12,6 +12,7 @@ function lensExplorer(root) {
     chosen: data.problems.map(() => null), frames: data.problems.map((problem) => problem.views.map(() => 0)),
   };
   let cells, frames, marks = new Map(), hovered = null;
+  const heardBy = { go() {}, marks() {} };
 
   const parts = lensParts(root, data, state);
   const { picker, question, layerName, slider, scale, overlay, legend, views, words, readout, through, throughBox, charts, clear, ranking, heard } = parts;
@@ -45,6 +46,7 @@ function lensExplorer(root) {
     parts.wordScale.textContent = change ? "" : `bars: ${lensNumber(spans.true.low)} to ${lensNumber(spans.true.high)} nats`;
     views.classList.toggle("covered", on);
     showLegend();
+    heardBy.marks();
     const layer = data.layers[state.layer];
     layerName.textContent = `Layer ${layer}${state.layer === cells.last ? " (last)" : ""}`;
     slider.value = state.layer;
@@ -215,8 +217,8 @@ function lensExplorer(root) {
       const word = state.pins[index];
       const remove = lensMake("button", { type: "button", className: "plain unpin", textContent: "✕", "aria-label": `Unpin ${text(word)}`, title: "Unpin" });
       remove.addEventListener("click", () => togglePin(word));
-      const values = lensModels.map(([model]) => lensMake("span", { className: model, textContent: `${lensSymbols[model]} ${lensChance(curve[model][state.layer])}` }));
-      const figure = lensMake("figure", { className: "pin" }, lensMake("figcaption", {}, lensMake("b", { textContent: text(word), title: `${text(word)} (token ${data.ids[word]})` }), ...values, remove), lensChart(data, curve, span, state.layer, text(word)));
+      const values = cells.models.map(([model]) => lensMake("span", { className: model, textContent: `${lensSymbols[model]} ${lensChance(curve[model][state.layer])}` }));
+      const figure = lensMake("figure", { className: "pin" }, lensMake("figcaption", {}, lensMake("b", { textContent: text(word), title: `${text(word)} (token ${data.ids[word]})` }), ...values, remove), lensChart(data, curve, span, state.layer, text(word), cells.models));
       figure.dataset.word = word;
       return figure;
     });
@@ -295,8 +297,9 @@ function lensExplorer(root) {
       show();
     }
     keepLayerInSight();
+    heardBy.go();
     const now = state.layer * cells.size + at;
-    const tops = lensModels.map(([model, title]) => `${title} ${text(cells.top(model, state.layer, at))}`);
+    const tops = cells.models.map(([model, title]) => `${title} ${text(cells.top(model, state.layer, at))}`);
     heard.textContent = `Layer ${data.layers[state.layer]}, ${cells.describe(at)}: ${tops.join(", ")}, KL ${lensNumber(cells.kl[now])} nats`;
   }
   const setLayer = (layer) => go(layer, state.chosen[state.problem]);
@@ -347,35 +350,31 @@ function lensExplorer(root) {
   const alone = document.body.classList.contains("lens-page"); // then keys need no focus in the explorer
   (alone ? document : root).addEventListener("keydown", (event) => {
     const { key, target } = event;
-    if (!acts[key] || event.ctrlKey || event.metaKey || event.altKey || target.matches("select, input[type=search]")) return;
+    if (!acts[key] || event.ctrlKey || event.metaKey || event.altKey || target.matches("select, textarea, input[type=search], input[type=text], input[type=number]")) return;
+    if (target.closest(".strip")) return; // its arrows go from token to token
     if (key.length > 1 || key === " ") { // arrows, Enter and space mean something to other controls
       if (target.matches("input, a, summary")) return;
       if (key[0] !== "A" && target.matches("button:not([data-position])")) return;
     }
     event.preventDefault();
+    if (!alone) event.stopPropagation(); // a notebook around has keys of its own
     acts[key]();
   });
 
   showProblem(0);
   keepLayerInSight();
-}
-
-// JupyterLab has a theme of its own, whatever the system's is: the frame follows the page around it.
-function lensTheme() {
-  let outside = null;
-  try {
-    outside = window.frameElement && window.parent.document.body;
-  } catch { /* a frame of another origin */ }
-  if (!outside) return;
-  const follow = () => {
-    const light = outside.dataset.jpThemeLight;
-    if (light) document.documentElement.dataset.scheme = light === "true" ? "light" : "dark";
+  return {
+    data, state, parts, heardBy, go, walk,
+    plain: () => unpacked[state.problem],
+    cells: () => cells,
+    marks: () => marks,
+    chosen: () => state.chosen[state.problem],
+    look(other) { // at the same prompt through another lens, or the problem's own where there is none
+      cells = other ?? unpacked[state.problem];
+      paint();
+      point();
+      show();
+      showRanking();
+    },
   };
-  follow();
-  new MutationObserver(follow).observe(outside, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
 }
-lensTheme();
-document.querySelectorAll(".lens").forEach((root, index) => {
-  root.dataset.lens = index;
-  lensExplorer(root);
-});

@@ -17,6 +17,7 @@ class LensCells {
       for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
       return new type(bytes.buffer);
     };
+    this.models = lensModels; // what the two are called
     const words = data.wordBytes === 2 ? Uint16Array : Uint32Array;
     Object.assign(this, { data, raw, size: raw.tokens.length, layers: data.layers.length, topK: data.topK, follow: data.follow });
     for (const name of ["entropyBase", "entropyRlvr", "kl"]) this[name] = decode(raw[name], Float32Array);

@@ -24,7 +24,7 @@ function lensSpan(curves, log) {
   return { log, low: 0, high, ticks: [0, high / 2, high].map((tick) => [tick, `${Number(tick.toPrecision(3))}`]) };
 }
 
-function lensChart(data, curve, span, now, name) {
+function lensChart(data, curve, span, now, name, models) {
   const width = 230, height = 132, left = 32, right = 8, top = 8, bottom = 20;
   const svg = lensSvg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img" });
   const count = data.layers.length;
@@ -50,7 +50,7 @@ function lensChart(data, curve, span, now, name) {
     svg.append(lensSvg("text", { x: x(layer), y: height - 5, "text-anchor": end && apart ? "end" : "middle", dx: end && apart ? 6 : 0 }, end && apart ? `${data.layers[layer]} last` : data.layers[layer]));
   }
   const heard = [];
-  for (const [model, title] of lensModels) {
+  for (const [model, title] of models) {
     const colour = data.models[model];
     const points = curve[model].map(({ chance, exact }, layer) => ({ px: x(layer), py: y(scaled(chance)), chance, exact, layer }));
     let path = "";
@@ -72,7 +72,7 @@ function lensChart(data, curve, span, now, name) {
   for (let layer = 0; layer < count; layer++) { // wide targets: they say the numbers, and a click moves to that layer
     const box = { x: x(layer) - unit / 2, y: 0, width: unit, height: height, class: "target", "data-layer": layer };
     const target = lensSvg("rect", box);
-    target.append(lensSvg("title", {}, `layer ${data.layers[layer]} · ` + lensModels.map(([model, title]) => `${title} ${lensChance(curve[model][layer])}`).join(" · ")));
+    target.append(lensSvg("title", {}, `layer ${data.layers[layer]} · ` + models.map(([model, title]) => `${title} ${lensChance(curve[model][layer])}`).join(" · ")));
     svg.append(target);
   }
   svg.setAttribute("aria-label", `Probability of ${name} by layer. ${heard.join(". ")}`);

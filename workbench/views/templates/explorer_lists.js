@@ -1,6 +1,6 @@
 // Both models' predictions at one position: the selected layer in full, and every layer in a row of its own.
 function lensBoth(cells, layer, at) {
-  const lists = Object.fromEntries(lensModels.map(([model]) => [model, cells.predictions(model, layer, at)]));
+  const lists = Object.fromEntries(cells.models.map(([model]) => [model, cells.predictions(model, layer, at)]));
   for (const [model, other] of [["base", "rlvr"], ["rlvr", "base"]])
     for (const entry of lists[model]) entry.alone = !lists[other].some(({ word }) => word === entry.word);
   return lists;
@@ -25,7 +25,7 @@ function lensWord(cells, state, name, { word, chance, alone }, className, shown)
 function lensReadout(cells, state, at) {
   const { raw, data } = cells;
   const lists = lensBoth(cells, state.layer, at);
-  const tops = lensModels.map(([model, name]) => lensMake("div", { className: `tops ${model}` },
+  const tops = cells.models.map(([model, name]) => lensMake("div", { className: `tops ${model}` },
     lensMake("h4", {},
       lensMake("span", { className: model, textContent: `${lensSymbols[model]} ${name}` }),
       lensMake("span", { className: "entropy", textContent: `entropy ${lensNumber(cells.entropy(model, state.layer, at))} nats` })),
@@ -45,7 +45,7 @@ function lensRows(cells, state, at) {
   const most = Math.max(...shifts, 1e-12);
   return cells.data.layers.map((number, layer) => {
     const lists = lensBoth(cells, layer, at);
-    const lines = lensModels.map(([model, name]) => lensMake("div", { className: `line ${model}` },
+    const lines = cells.models.map(([model, name]) => lensMake("div", { className: `line ${model}` },
       lensMake("span", { className: "entropy", title: `entropy of ${name}, nats`, textContent: lensNumber(cells.entropy(model, layer, at)) }),
       ...lists[model].map((entry) => lensWord(cells, state, name, entry, "chip", entry.chance >= 0.995 ? "1" : entry.chance.toFixed(2).slice(1)))));
     const meter = lensMake("span", { className: "meter" });

@@ -1,0 +1,78 @@
+"""Prepared cases to open: chosen from the bundled pairs by ``analyses/bench_cases.py``, which says what each one shows."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import InputError, nearest
+from workbench.live.actions import from_json
+from workbench.live.mask import Mask
+from workbench.models.loading import load_pair
+from workbench.models.pairs import ModelPair
+from workbench.problems.problem import Problem, load_problems
+
+if TYPE_CHECKING:
+    from workbench.live.session import Bench
+
+FILE = Path(__file__).with_name("cases.json")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem of a bundled set, what is selected, and what is done there."""
+
+    name: str
+    title: str
+    """What it shows."""
+    pair: str
+    problems: str
+    """A generated set; the problem is number ``index`` of its test split, seed 0."""
+    index: int
+    cells: Any
+    """As `Mask.spans` has them."""
+    action: Any = None
+    """As `actions.to_json` has it; None: nothing is done."""
+    goes_on: tuple[str, int, int] | None = None
+    """Instead: the arguments of `Bench.go_on`."""
+
+    def problem(self) -> Problem:
+        """The problem."""
+        return load_problems(self.problems, split="test", limit=self.index + 1)[self.index]
+
+    def play(self, bench: "Bench") -> None:
+        """Open it on a bench, in the worker's thread: read the prompt, select the cells, act."""
+        pair = bench.pair if bench.pair.name == self.pair else _loaded(self.pair)
+        bench.read(self.problem(), pair)
+        if self.cells:
+            bench.selection = Mask.from_spans(self.cells)
+        if self.action is not None:
+            bench.attempt(from_json(self.action), {})
+        if self.goes_on is not None:
+            bench.attempt(None, {}, bench.beginning(*self.goes_on))
+
+
+def cases() -> tuple[Case, ...]:
+    """All of them."""
+    entries = json.loads(FILE.read_text(encoding="utf-8"))
+    return tuple(Case(**{**one, "goes_on": one.get("goes_on") and tuple(one["goes_on"])}) for one in entries)
+
+
+def case_named(name: str) -> Case:
+    """The one of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    known = {case.name: case for case in cases()}
+    if name not in known:
+        raise InputError(
+            f"`case` is {name!r}{nearest(name, known)}; there are {', '.join(known)}: bench.play({next(iter(known), '')!r})"
+        )
+    return known[name]
+
+
+@cache
+def _loaded(name: str) -> ModelPair:
+    return load_pair(name)
