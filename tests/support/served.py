@@ -30,6 +30,7 @@ def server(command: list[str], url: str, *, home: Path, seconds: float = 120) ->
         "IPYTHONDIR": str(home / "ipython"),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
+        "JUPYTER_TOKEN": TOKEN,
     }
     log = (home / "server.log").open("w")
     process = subprocess.Popen(

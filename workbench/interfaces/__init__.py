@@ -1,4 +1,4 @@
-"""Doors from outside: the command line (`cli`, `study_cli`, `compare_cli`, `machine_cli`, `sweep_cli`, `pairs_cli`,
+"""Doors from outside: the command line (`cli`, `study_cli`, `compare_cli`, `bench_cli`, `machine_cli`, `sweep_cli`, `pairs_cli`,
 `organism_cli`) and the evaluation harnesses (`harness`, `lmms_eval_models`, `vlmevalkit`). Nothing is computed here.
 
 Options that commands share are values in `options`: a parameter of such a type stands for all its fields (`flags`). They are

@@ -9,6 +9,7 @@ import typer
 
 from workbench.errors import InputError
 from workbench.interfaces import (
+    bench_cli,
     checks,
     compare_cli,
     machine_cli,
@@ -37,6 +38,7 @@ problems_cli.register(app)
 app.add_typer(sweep_cli.sweep, name="sweep")
 app.command()(study_cli.study)
 app.command()(compare_cli.compare)
+app.command()(bench_cli.bench)
 app.command("conform")(machine_cli.conform)
 app.command("doctor")(machine_cli.doctor)
 

@@ -33,6 +33,11 @@ class Questions:
     seed: Annotated[int, typer.Option(help="Of problems, draws, samples and bootstrap.", min=0)] = 0
     columns: Columns = None
 
+    @property
+    def mapping(self) -> Any:
+        """Columns as `load_problems` takes them."""
+        return column_mapping(self.columns)
+
     def of(self, preset: "PairPreset | None") -> Self:
         """The same, of the set that suits the pair where none is named."""
         return replace(self, problems=self.problems or (preset.problems if preset else SHAPES))
