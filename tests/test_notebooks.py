@@ -17,6 +17,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 FIGURE = "application/vnd.plotly.v1+json"
 FRAME = "<iframe srcdoc="
 TABLE = "<table"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PROMISED = {
     "01_first_look": {FIGURE: 3, FRAME: 1, TABLE: 3, "<svg": 1, "data:image/png": 2, "&lt;think&gt;": 1},
     "02_entropy_shift": {FIGURE: 3, TABLE: 4, "SFT only": 1, "<details>": 2},
@@ -28,6 +29,7 @@ PROMISED = {
     "08_amortised_replay": {FIGURE: 2, TABLE: 2, "validation loss, nats": 1, "&lt;think&gt;": 1},
     "09_entropy_or_proxy": {FIGURE: 3, TABLE: 2, "beyond the others|as a proxy|not at all": 1},
     "10_responses": {FIGURE: 2, FRAME: 1, TABLE: 3, "rank in the base": 1, "top 3": 1},
+    "11_live_bench": {WIDGET: 1, TABLE: 1, "&lt;think&gt;": 5, "zeroed": 1},
 }
 
 

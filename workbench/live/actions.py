@@ -10,7 +10,7 @@ from workbench.interventions import Patch, Replay
 from workbench.live.mask import Mask
 from workbench.mixtures import CrossSample, Extrapolate
 from workbench.models.pairs import ModelPair
-from workbench.replay.adapters import Adapter, load_adapter
+from workbench.replay.adapters import BUNDLED, Adapter, load_adapter
 from workbench.replay.cell_edits import Overwrite, Remove, Scale
 
 KINDS: Mapping[str, type] = {
@@ -51,13 +51,31 @@ def remove(
     return Remove(layer=layer, head=head, cells=where, model=model)  # pyright: ignore[reportArgumentType]
 
 
+def has_adapter(name: str) -> bool:
+    """Whether an adapter of a pair of that name ships with the package."""
+    return name.isidentifier() and (BUNDLED / f"{name}.safetensors").is_file()
+
+
+def bundled_adapter(name: str) -> Adapter:
+    """The adapter that ships with the package for a pair.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not has_adapter(name):
+        raise InputError(
+            f"no adapter of {name!r} ships with the package; act with your own: bench.act(wb.load_adapter('mine.safetensors'))"
+        )
+    return load_adapter(name)
+
+
 ACTS: Mapping[str, Callable[..., Condition]] = {
     "patch": patch,
     "replay": replay,
     "scale": scale,
     "remove": remove,
     "cross-sample": lambda pair, mask, **settings: CrossSample(**settings),
-    "adapter": lambda pair, mask: load_adapter(pair.name),
+    "adapter": lambda pair, mask: bundled_adapter(pair.name),
     "extrapolate": lambda pair, mask, **settings: Extrapolate(**settings),
 }
 """What buttons do: name -> (pair, selection, settings) -> the condition."""
@@ -104,7 +122,7 @@ def from_json(entry: Any) -> Condition:
     """
     entry = dict(entry) if isinstance(entry, Mapping) else {}
     if entry.get("kind") == "Adapter":
-        return load_adapter(str(entry.get("pair")))
+        return bundled_adapter(str(entry.get("pair")))
     kind = KINDS.get(str(entry.pop("kind", None)))
     if kind is None:
         raise InputError(f"an action without a known kind; expected one of {', '.join(KINDS)}")

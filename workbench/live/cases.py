@@ -1,7 +1,7 @@
 """Prepared cases to open: chosen from the bundled pairs by ``analyses/bench_cases.py``, which says what each one shows."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from workbench.problems.problem import Problem, load_problems
 if TYPE_CHECKING:
     from workbench.live.session import Bench
 
+SIDE = 112
+"""Pixels of what an agent cuts out of its picture."""
 FILE = Path(__file__).with_name("cases.json")
 
 
@@ -32,14 +34,21 @@ class Case:
     index: int
     cells: Any
     """As `Mask.spans` has them."""
-    action: Any = None
-    """As `actions.to_json` has it; None: nothing is done."""
+    actions: tuple[Any, ...] = ()
+    """What is done, one after another, as `actions.to_json` has it."""
     goes_on: tuple[str, int, int] | None = None
     """Instead: the arguments of `Bench.go_on`."""
+    cropped: bool = False
+    """Whether the picture is cut to the part that an agent asks for."""
 
     def problem(self) -> Problem:
         """The problem."""
-        return load_problems(self.problems, split="test", limit=self.index + 1)[self.index]
+        chosen = load_problems(self.problems, split="test", limit=self.index + 1)[self.index]
+        if not self.cropped:
+            return chosen
+        left, top = (SIDE * (int(edge) // SIDE) for edge in chosen.metadata["box"][:2])
+        crop = chosen.images[0].crop((left, top, left + SIDE, top + SIDE))
+        return replace(chosen, id=f"{chosen.id}/crop", images=(crop,))
 
     def play(self, bench: "Bench") -> None:
         """Open it on a bench, in the worker's thread: read the prompt, select the cells, act."""
@@ -47,8 +56,8 @@ class Case:
         bench.read(self.problem(), pair)
         if self.cells:
             bench.selection = Mask.from_spans(self.cells)
-        if self.action is not None:
-            bench.attempt(from_json(self.action), {})
+        for action in self.actions:
+            bench.attempt(from_json(action), {})
         if self.goes_on is not None:
             bench.attempt(None, {}, bench.beginning(*self.goes_on))
 
@@ -56,7 +65,10 @@ class Case:
 def cases() -> tuple[Case, ...]:
     """All of them."""
     entries = json.loads(FILE.read_text(encoding="utf-8"))
-    return tuple(Case(**{**one, "goes_on": one.get("goes_on") and tuple(one["goes_on"])}) for one in entries)
+    return tuple(
+        Case(**{name: tuple(value) if isinstance(value, list) else value for name, value in one.items()})
+        for one in entries
+    )
 
 
 def case_named(name: str) -> Case:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from PIL import Image
 
 from workbench.conditions import Condition
@@ -16,7 +17,7 @@ from workbench.live.choose import Ground
 from workbench.live.mask import Mask
 from workbench.live.page import page_of
 from workbench.live.steps import Moment, Steps
-from workbench.live.trial import WHO, Token, Trial, answers_of, effect_of, lens_effect, strips_of
+from workbench.live.trial import WHO, Token, Trial, answers_of, effect_of, lens_effect, strips_of, table_of
 from workbench.live.worker import Job, submit
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
@@ -283,6 +284,10 @@ class Bench(Steps):
     def strips(self) -> Mapping[str, tuple[Token, ...]]:
         """The answers token by token, with their divergence and both models' alternatives."""
         return self.trial.strips
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """What was tried, a row a trial (`trial.table_of`)."""
+        return table_of(self.trials)
 
     def show(self, number: int) -> Trial:
         """Go back to one of the trials, with the selection that it had."""

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
+from workbench.live.actions import has_adapter
 from workbench.live.trial import Trial, changed_tokens
-from workbench.replay.adapters import BUNDLED
 from workbench.views.explorer_data import ModelAnswer, pack, pack_after
 from workbench.views.tables import visible
 
 if TYPE_CHECKING:
     from workbench.live.session import Bench
 
-ACTION_BYTES = 700_000
+ACTION_BYTES = 800_000
 """Of the lens after an action, at most; with all else an action sends less than 1 MB."""
 _TEXT = 240
 """Letters of an answer in the list of trials."""
@@ -38,7 +38,7 @@ def shown_state(bench: "Bench") -> dict[str, Any]:
         "problem": bench.prompt.problem_id,
         "depth": bench.ground.shape[0],
         "heads": _heads(bench),
-        "adapter": (BUNDLED / bench.pair.name).is_dir(),
+        "adapter": has_adapter(bench.pair.name),
         "pictures": bool(bench.prompt.grids),
         "mask": bench.mask.spans,
         "count": bench.mask.count,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 
 from workbench.conditions import Condition, Model
@@ -168,3 +169,24 @@ def strips_of(
             for ident, row in zip(responses[0].ids, rows, strict=True)
         )
     return strips
+
+
+def table_of(trials: Sequence[Trial]) -> pd.DataFrame:
+    """A row a trial: cells selected, tokens changed, right or not, and the largest KL over the lens between the model without and
+    with the action (``lens_max``, nats), and where that is.
+    """
+    rows = [
+        {
+            "trial": one.number,
+            "what": one.title,
+            "cells": one.mask.count,
+            "changed": one.effect["changed"],
+            "right": one.effect["right"].get("action", one.effect["right"]["rlvr"]),
+            "lens_max": one.effect.get("lens_max", float("nan")),
+            "layer": one.effect.get("layer"),
+            "position": one.effect.get("position"),
+            "text": one.answers["rlvr"][0].text if one.text is None else one.text,
+        }
+        for one in trials
+    ]
+    return pd.DataFrame(rows).astype({"layer": "Int64", "position": "Int64"})

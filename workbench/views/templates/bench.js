@@ -261,6 +261,7 @@ function benchFile(file, take) { // a file as a data URI, or null
 function benchAfter(plain, effect, model) {
   const { data } = plain;
   const decode = (text, type) => new type(Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer);
+  const numbers = (text) => (effect.halves ? new Float32Array(Uint32Array.from(decode(text, Uint16Array), (half) => half << 16).buffer) : decode(text, Float32Array));
   const known = new Map(data.ids.map((id, index) => [id, index]));
   const words = effect.ids.map((id, index) => {
     if (!known.has(id)) {
@@ -277,8 +278,8 @@ function benchAfter(plain, effect, model) {
     models: [["base", model === "base" ? "Base" : "RLVR"], ["rlvr", "With action"]],
     topK, follow: 0, followedWords: none, ranges: new Map(), rankings: new Map(),
     entropyBase: model === "base" ? plain.entropyBase : plain.entropyRlvr,
-    entropyRlvr: decode(effect.entropy, Float32Array),
-    kl: decode(effect.kl, Float32Array),
+    entropyRlvr: numbers(effect.entropy),
+    kl: numbers(effect.kl),
     base: { words: fewer(plain[model].words), chances: fewer(plain[model].chances), followed: none },
     rlvr: { words: own, chances: decode(effect.chances, Uint16Array), followed: none },
   });

@@ -371,6 +371,10 @@ function lensExplorer(root, data) {
     chosen: () => state.chosen[state.problem],
     look(other) { // at the same prompt through another lens, or the problem's own where there is none
       cells = other ?? unpacked[state.problem];
+      for (const [model, name] of cells.models) {
+        throughBox.querySelector(`thead .${model}`).textContent = `${lensSymbols[model]} ${other ? name : { base: "base", rlvr: "RLVR" }[model]}`;
+        parts.measures.querySelector(`[value=${model === "base" ? "entropyBase" : "entropyRlvr"}] + span`).textContent = `${name} entropy`;
+      }
       paint();
       point();
       show();
