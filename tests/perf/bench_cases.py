@@ -8,6 +8,7 @@ that they still are.
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -20,11 +21,11 @@ from workbench.live.session import Bench
 LOOKED_AT = 96
 
 
-def benches(pair: wb.ModelPair, name: str, start: int = 0, **more: bool) -> Iterator[tuple[int, Case, Bench]]:
+def benches(pair: wb.ModelPair, name: str, start: int = 0) -> Iterator[tuple[int, Case, Bench]]:
     """(number, an empty case of it, a bench at it) of problems in turn."""
     bench = None
     for index in range(start, start + LOOKED_AT):
-        empty = Case("", "", pair.name, name, index, {}, **more)
+        empty = Case("", "", pair.name, name, index, {})
         problem = empty.problem()
         bench = Bench(pair, problem, followed=0) if bench is None else bench.open(problem)
         yield index, empty, bench
@@ -113,25 +114,22 @@ def video_moment(shapes: wb.ModelPair) -> Case:
 
 
 def crop(shapes: wb.ModelPair) -> Case:
-    for _, empty, bench in benches(shapes, "shapes-agent", cropped=True):
-        if not right(bench, "rlvr"):
+    for _, empty, bench in benches(shapes, "shapes-agent"):
+        asked = re.search(r"bbox_2d.*?\]", bench.answers["rlvr"][0].text)
+        if not asked or asked[0] not in bench.problem.metadata["call"]:
             continue
-        bench.select(kind="visual")
-        trial = bench.scale(0.0)
-        if not right(bench, "action"):
-            return made(
-                empty,
-                bench,
-                "crop",
-                "An agent's crop: right as long as it sees what it cut out",
-                (trial.condition,),
-            )
+        for row in range(bench.prompt.grids[0][1]):
+            bench.select(rectangle=(row, 0, row, bench.prompt.grids[0][2] - 1))
+            trial = bench.scale(0.0)
+            if asked[0] not in trial.text and "bbox_2d" in trial.text:
+                title = f"An agent's crop: without row {row + 1} of its picture it cuts out another part"
+                return made(empty, bench, "crop", title, (trial.condition,))
     raise LookupError("crop")
 
 
 def text_sum(smol: wb.ModelPair) -> Case:
     for _, empty, bench in benches(smol, "sums"):
-        if not right(bench, "rlvr") or right(bench, "base"):
+        if not right(bench, "rlvr"):
             continue
         bench.select(kind="text", layers=range(16))
         trial = bench.patch()

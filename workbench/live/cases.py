@@ -1,7 +1,7 @@
 """Prepared cases to open: chosen from the bundled pairs by ``analyses/bench_cases.py``, which says what each one shows."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,6 @@ from workbench.problems.problem import Problem, load_problems
 if TYPE_CHECKING:
     from workbench.live.session import Bench
 
-SIDE = 112
-"""Pixels of what an agent cuts out of its picture."""
 FILE = Path(__file__).with_name("cases.json")
 
 
@@ -38,17 +36,10 @@ class Case:
     """What is done, one after another, as `actions.to_json` has it."""
     goes_on: tuple[str, int, int] | None = None
     """Instead: the arguments of `Bench.go_on`."""
-    cropped: bool = False
-    """Whether the picture is cut to the part that an agent asks for."""
 
     def problem(self) -> Problem:
         """The problem."""
-        chosen = load_problems(self.problems, split="test", limit=self.index + 1)[self.index]
-        if not self.cropped:
-            return chosen
-        left, top = (SIDE * (int(edge) // SIDE) for edge in chosen.metadata["box"][:2])
-        crop = chosen.images[0].crop((left, top, left + SIDE, top + SIDE))
-        return replace(chosen, id=f"{chosen.id}/crop", images=(crop,))
+        return load_problems(self.problems, split="test", limit=self.index + 1)[self.index]
 
     def play(self, bench: "Bench") -> None:
         """Open it on a bench, in the worker's thread: read the prompt, select the cells, act."""
