@@ -19,6 +19,7 @@ _HOME = {
     "compare": "fused",
     "summarise": "fused",
     "matched_noise": "fused",
+    "moved_along": "fused",
     "log_probabilities": "token_probabilities",
     "quantile_strata": "strata",
     "fraction_strata": "strata",
