@@ -59,11 +59,13 @@ def compare_residuals(
     *,
     layers: Sequence[int] | None = None,
     write: Mapping[int, Edit] | None = None,
+    write_base: Mapping[int, Edit] | None = None,
     caches: Sequence[Mapping[str, Any]] = (),
 ) -> dict[int, Any]:
     """Run both models on one batch; ``reduce(layer, h_base, h_rlvr)`` runs inside the RLVR model's forward.
 
-    ``write`` changes what the RLVR model's layers receive; ``caches`` keep both models' keys and values.
+    ``write`` changes what the RLVR model's layers receive, ``write_base`` what the base's do; ``caches`` keep both models' keys
+    and values.
 
     It sees residuals (N, hidden) of the N real positions, one prompt after another, on the device
     of the RLVR model's unembedding. Returns layer -> what ``reduce`` returned.
@@ -71,7 +73,8 @@ def compare_residuals(
     inputs = collate(prompts, pair.pad_id)
     each = [{**inputs, **cache} for cache in caches or ({}, {})]
     names = [prompt.problem_id for prompt in prompts]
-    return _meet(pair, each, inputs["attention_mask"].bool(), names, reduce, layers=layers, write=write)
+    real, edits = inputs["attention_mask"].bool(), {"write": write, "write_base": write_base}
+    return _meet(pair, each, real, names, reduce, layers=layers, **edits)
 
 
 def over_conversations(
@@ -224,6 +227,7 @@ def _meet(
     *,
     layers: Sequence[int] | None,
     write: Mapping[int, Edit] | None,
+    write_base: Mapping[int, Edit] | None = None,
 ) -> dict[int, Any]:
     """Both models, each on its own inputs; ``names`` are the problems of the rows."""
     device = pair.rlvr.unembedding.weight.device
@@ -235,5 +239,5 @@ def _meet(
         return reduce(layer, base.pop(layer), keep(layer, hidden))
 
     with naming(names):
-        base = read_residuals(pair.base, inputs[0], layers=layers, reduce=keep)
+        base = read_residuals(pair.base, inputs[0], layers=layers, reduce=keep, write=write_base)
         return read_residuals(pair.rlvr, inputs[1], layers=layers, reduce=meet, write=write)

@@ -136,3 +136,38 @@ def change_contrasts(table: pd.DataFrame, *, kind: str | None = None) -> go.Figu
         f"{problems} problems; below the last layer; 95% intervals over problems<br>"
         "above 1: low-entropy cells shift more, beside the null, than high-entropy ones",
     )
+
+
+def cause_factors(table: pd.DataFrame) -> go.Figure:
+    """What each cause does to KL in later layers, as it is and over matched noise; ``table`` is ``Causes.table``."""
+    figure = go.Figure()
+    for measure, name, colour, aside in (
+        ("factor", "KL", COLOURS["rlvr"], -0.12),
+        ("over_null", "KL over matched noise", COLOURS["null"], 0.12),
+    ):
+        figure.add_scatter(
+            x=np.arange(len(table)) + aside,
+            y=table[measure],
+            error_y=error_bars(table, measure),
+            mode="markers",
+            marker={"color": colour, "size": 10, "symbol": "circle" if measure == "factor" else "diamond"},
+            name=name,
+            customdata=table.loc[:, Interval.names(measure)].to_numpy(float),
+            hovertemplate="%{y:.3g} (%{customdata[1]:.3g} – %{customdata[2]:.3g})<extra></extra>",
+        )
+    figure.add_hline(y=1, line={"color": COLOURS["null"], "width": 1.5, "dash": "dash"})
+    labels = [
+        f"{in_figure(str(cause))}<br>{change:+.2g} nats"
+        for cause, change in zip(table["cause"], table["entropy_there"], strict=True)
+    ]
+    figure.update_xaxes(tickvals=[*range(len(table))], ticktext=labels, showgrid=False)
+    figure.update_yaxes(title_text="with the change over without, a factor")
+    values = table[[*Interval.names("factor"), *Interval.names("over_null")]].to_numpy(float).ravel()
+    log_axis(figure, [*values, 1.0])
+    figure.update_layout(height=446, showlegend=True, margin={"t": 132})
+    return finish(
+        figure,
+        f"One thing changed at half of the cells, {kind_name(str(table['kind'].iloc[0]))}",
+        f"{int(table['problems'].max())} problems; later layers without the last; 95% intervals over problems<br>"
+        "below each: what the change did to the base's lens entropy at its layer",
+    )
