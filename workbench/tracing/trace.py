@@ -33,6 +33,7 @@ from workbench.tracing.conversations import Conversation, Responses, conversatio
 from workbench.tracing.edits import Intervention, one_each
 from workbench.tracing.lens_trace import AXES, LensTrace, PromptInfo, occurring_ids
 from workbench.tracing.model_heads import lens_heads
+from workbench.tracing.readings import LogitLens, Reading, chosen
 
 __all__ = ["LensTrace", "PromptInfo", "compare_residuals", "lens_heads", "trace"]
 
@@ -48,6 +49,7 @@ def trace(
     layers: Sequence[int] | None = None,
     responses: Responses | None = None,
     interventions: Sequence[Intervention | None] | None = None,
+    reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LensTrace:
     """Trace both models of ``pair`` on ``problems``: entropy, KL and top predictions at every layer and position.
@@ -67,6 +69,8 @@ def trace(
         responses: what was answered, by either model (`decode`'s responses) or as text, by problem id one or several: each
             is read by both models after its prompt, which runs once for all of them; a prompt of the trace for each.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
+        reading: through what the models' heads look at the residual stream, such as a `TunedLens`; None: the logit lens. Noise
+            is added to the residual stream, and read as the RLVR model's is.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Returns:
@@ -75,7 +79,8 @@ def trace(
 
     Raises:
         InputError: no problems, bad arguments, an intervention made for another problem, activations that are not finite, or
-            responses to other problems, empty, with placeholders, of another tokenizer or longer than the context.
+            responses to other problems, empty, with placeholders, of another tokenizer or longer than the context; a reading
+            without a distribution, or of another model.
 
     Example:
         >>> pair = wb.load_pair("shapes")
@@ -88,15 +93,18 @@ def trace(
     batch_size = batch_of(pair, batch_size)
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
-    more = {} if responses is None else {"responses": True}
+    more: dict[str, Any] = {} if responses is None else {"responses": True}
     _check(pair, settings)
+    read_by = chosen(reading, pair)
+    if read_by != LogitLens():
+        more["reading"] = read_by.described
     names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in items]
     entries = one_each(interventions, names)
     report = progress or (lambda done, total: None)
     report(0, len(items))
     groups = batches_by(conversations(pair, items, responses), batch_size, lambda group: group[0].prompt)
     how: dict[str, Any] = {"axis": _position_axis, "layers": layers, "rows": batch_size}
-    traced = partial(_traced, pair, _measure(pair, top_k, null_draws, seed), entries, how)
+    traced = partial(_traced, pair, _measure(pair, read_by, top_k, null_draws, seed), entries, how)
     infos, parts, done = list[PromptInfo](), list[dict[str, Tensor]](), 0
     for batch, cells in piecewise(groups, traced, model=pair.base, what="tracing"):
         both = [(item, one) for item, group in zip(items[done:], batch, strict=False) for one in group]
@@ -164,7 +172,7 @@ def _provenance(
     }
 
 
-def _measure(pair: ModelPair, top_k: int, null_draws: int, seed: int) -> Measure:
+def _measure(pair: ModelPair, reading: Reading, top_k: int, null_draws: int, seed: int) -> Measure:
     """What is kept of one layer of a batch: every measure at every position."""
     heads = lens_heads(pair)
 
@@ -176,7 +184,9 @@ def _measure(pair: ModelPair, top_k: int, null_draws: int, seed: int) -> Measure
             for part, base, rlvr in by_part
             if null_draws
         ]
-        stats = compare(h_base, h_rlvr, *heads, top_k=top_k, null=torch.cat(null, 1) if null else None)
+        base, rlvr = reading.view("base", layer, h_base), reading.view("rlvr", layer, h_rlvr)
+        noise = [reading.view("rlvr", layer, draw) for draw in torch.cat(null, 1)] if null else []
+        stats = compare(base, rlvr, *heads, top_k=top_k, null=torch.stack(noise) if noise else None)
         measures = _measures(stats, h_base, h_rlvr)
         return {name: value.to("cpu", AXES[name][1]) for name, value in measures.items()}
 
