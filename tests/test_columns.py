@@ -66,6 +66,7 @@ def results(pair, problems, run, twin):
         wb.follow_training(problems[:2], picked, **SMALL, **SHORT),
         wb.compare_weights(pair, problems[:1], **SMALL),
         wb.divergence(pair, problems[:2], **SMALL, **SHORT),
+        wb.read_neighbours(pair, problems[:1], wb.LatentLens.build(pair, ["red circle blue cross"])),
         wb.try_replay(pair, problems[0], layers=2, threshold="quantile", **SHORT),
         wb.run_agent(
             pair, scene, turns=2, intervention=wb.Replay(layers=2, threshold="quantile", iterations=2)
@@ -82,6 +83,7 @@ def frames(pair, problems, tmp_path_factory):
         "agents": run_agents(pair, scenes, tmp_path_factory.mktemp("pages"), turns=1)["agents"],
         "cell_table": cells,
         "stratified_by": wb.stratified_by(cells, "entropy_base", **SMALL),
+        "reading_fidelity": wb.reading_fidelity(pair, problems[:2], [wb.LogitLens()], **SMALL),
         "rank_correlations": wb.rank_correlations(cells, **SMALL),
     }
 

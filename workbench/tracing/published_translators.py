@@ -4,8 +4,8 @@ Two layouts, both of translators that are applied *residually*, h + W h + b with
 hidden), b is (hidden,)), and then read by the model's own final norm and unembedding:
 
 * ``translators/translator_stage_XX.pt`` a stage, each a dict with ``state`` (``weight``, ``bias``) and a ``summary``: the
-  model card of ``DivyG007/vlm-mcqa`` on the Hugging Face hub. Also taken: the same names ending in ``.safetensors``, files beside each other
-  without the folder ``translators``, and the two tensors without ``state`` around them.
+  model card of ``DivyG007/vlm-mcqa`` on the Hugging Face hub. Also taken: the same names ending in ``.safetensors``, files
+  beside each other without the folder ``translators``, and the two tensors without ``state`` around them.
 * ``params.pt``, a dict with ``0.weight``, ``0.bias``, ``1.weight``, ...: the package ``tuned-lens``.
 
 Stage s is what *enters* decoder layer s (both): stage 0 the embedding, which no layer's lens reads and which is left out; stage

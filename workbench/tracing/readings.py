@@ -253,8 +253,8 @@ def check_shared(reading: Reading | None, call: str) -> None:
     """
     if reading is not None and not reading.shared:
         raise InputError(
-            f"`reading` has translators of the RLVR model's own, which null models and controls have not; read all of them through "
-            f"those of the base: {call}, reading=TunedLens(tuned.base))"
+            f"`reading` has translators of the RLVR model's own, which null models and controls have not; read all of them "
+            f"through those of the base: {call}, reading=TunedLens(tuned.base))"
         )
 
 
