@@ -2,8 +2,8 @@
 
     python tests/perf/neighbours.py [--device cuda] [--states 100000] [--queries 10000] [--width 576] [--rounds 3]
 
-The bare product makes the same cosines in blocks that fit in memory, and keeps none of them. The rounds alternate; the ratio is that
-of the fastest of each. Peak memory beside the inputs is shown for a GPU. The bound is 2.
+The bare product makes the same cosines in blocks that fit in memory, and keeps none of them. The rounds alternate; the ratio is
+that of the fastest of each. The bound is 2.
 """
 
 import argparse

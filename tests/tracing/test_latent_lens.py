@@ -12,8 +12,10 @@ import workbench as wb
 from workbench.errors import InputError
 from workbench.lens.neighbours import unit
 from workbench.models.prompts import TokenKind
+from workbench.tracing.both_models import stretches_of
 from workbench.tracing.latent_lens import LatentLens, default_layers
 from workbench.tracing.residuals import read_residuals
+from workbench.tracing.trace import noise_of
 
 CORPUS = ["a red circle", "a red cross", "two blue circles", "the largest shape is teal", "none of them"]
 
@@ -147,6 +149,29 @@ def test_both_models_neighbours_overlap_and_rank(tiny_pair, read):
         assert (found.overlap[layer, start:] - torch.tensor(both)).abs().mean() < 0.02
         assert (found.rank[layer, start:] - rank).abs().float().mean() < 0.5
     assert 0 < found.overlap.mean() < 1
+
+
+def test_noise_is_compared_as_the_rlvr_model_is(tiny_pair, read):
+    _, lens, problems = read
+    found = wb.read_neighbours(tiny_pair, problems, lens, k=4, null_draws=2, batch_size=1)
+    assert torch.equal(
+        found.overlap_null, wb.read_neighbours(tiny_pair, problems, lens, k=4, null_draws=2).overlap_null
+    )
+    prompt = tiny_pair.encode(problems[0])
+    base, rlvr = (
+        read_residuals(anatomy, prompt.model_inputs)[1][0] for anatomy in (tiny_pair.base, tiny_pair.rlvr)
+    )
+    traced = wb.trace(tiny_pair, problems[:1], top_k=1, null_draws=1)
+    torch.testing.assert_close((rlvr - base).norm(dim=-1), traced.shift_norm[1])
+    noise = noise_of(stretches_of(prompt), base, rlvr, draws=2, seed=0, layer=1)
+    own = unit(base) @ lens.states.T
+    for draw, some in enumerate(noise):
+        torch.testing.assert_close((some - base).norm(dim=-1), traced.shift_norm[1], rtol=1e-4, atol=1e-5)
+        rows = zip(
+            own.topk(4).indices.tolist(), (unit(some) @ lens.states.T).topk(4).indices.tolist(), strict=True
+        )
+        expected = torch.tensor([len({*a} & {*b}) / 4 for a, b in rows])
+        assert (found.overlap_null[draw, 1, : len(prompt)] - expected).abs().mean() < 0.02
 
 
 def test_a_table_names_what_is_near(read):

@@ -5,7 +5,8 @@ Where a reading has no distribution there is no KL. What shifts is told by
 * *overlap*: the share of the base's k nearest states that are among the RLVR model's, in any order;
 * *rank*: how many states are nearer to the RLVR model's residual than the one that is nearest to the base's (0: it still leads).
 
-Both models are compared with the same states, those of a `LatentLens`.
+Both models are compared with the same states, those of a `LatentLens`. Beside the overlap stands that of matched noise: the
+base's residual plus a random direction as long as the real change (`trace.noise_of`), compared likewise.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +27,9 @@ from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
-from workbench.tracing.both_models import compare_residuals
+from workbench.tracing.both_models import compare_residuals, stretches_of
 from workbench.tracing.latent_lens import LatentLens
+from workbench.tracing.trace import noise_of
 from workbench.views import markup
 
 _CALL = "read_neighbours(pair, load_problems('shapes', limit=8), LatentLens.build(pair, texts))"
@@ -46,6 +48,8 @@ class Neighbours:
     """Share of the k nearest that both have."""
     rank: Int[Tensor, "layers positions"]
     """Of the base's nearest state, among all states, in the RLVR model; 0 is the nearest."""
+    overlap_null: Float[Tensor, "draws layers positions"]
+    """The same share for matched noise in the RLVR model's place."""
     layers: tuple[int, ...]
     prompts: tuple[EncodedPrompt, ...] = field(repr=False)
     lens: LatentLens = field(repr=False)
@@ -95,6 +99,7 @@ class Neighbours:
             columns[f"cosine_{model}"] = getattr(self, f"cosines_{model}")[..., 0].flatten().numpy()
             nearest = getattr(self, f"ids_{model}")[..., 0].flatten()
             columns[f"nearest_layer_{model}"] = self.lens.layer[nearest].numpy()
+        columns["overlap_null"] = self.overlap_null.mean(0).flatten().numpy()  # NaN without draws
         columns |= {"overlap": self.overlap.flatten().numpy(), "rank": self.rank.flatten().numpy()}
         return pd.DataFrame(columns)
 
@@ -106,6 +111,8 @@ def read_neighbours(
     *,
     k: int = 10,
     layers: Sequence[int] | None = None,
+    null_draws: int = 0,
+    seed: int = 0,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Neighbours:
@@ -117,6 +124,8 @@ def read_neighbours(
         lens: states to compare with.
         k: how many.
         layers: decoder layers to read, 0-based; all when None.
+        null_draws: random directions per cell for the matched-noise overlap; each costs one search more.
+        seed: of these directions.
         batch_size: prompts per forward; None: what suits the pair.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
@@ -133,7 +142,8 @@ def read_neighbours(
     built = (lens.provenance.get("model") or {}).get("weights")
     if built not in (None, *(pair.provenance[model]["weights"] for model in ("base", "rlvr"))):
         raise InputError(
-            f"`lens` has states of a model with weights {built}, which is neither of {pair.name!r}; build it of this pair: {_CALL}"
+            f"`lens` has states of a model with weights {built}, which is neither of {pair.name!r}; build it of this pair: "
+            f"{_CALL}"
         )
     if isinstance(k, bool) or not 1 <= k <= len(lens):
         raise InputError(f"`k` is {k}, expected 1 to the {len(lens)} states of `lens`: {_CALL}")
@@ -142,19 +152,29 @@ def read_neighbours(
     report, parts, done = progress or (lambda done, total: None), [], 0
     report(0, len(prompts))
 
-    def meet(layer: int, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Tensor]:
-        return {name: value.cpu() for name, value in compared(h_base, h_rlvr, states, k).items()}
-
     def read(batch: Sequence[EncodedPrompt], here: slice) -> list[dict[str, Tensor]]:
+        stretches = [part for prompt in batch for part in stretches_of(prompt)]
+
+        def meet(layer: int, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Tensor]:
+            noise = noise_of(stretches, h_base, h_rlvr, draws=null_draws, seed=seed, layer=layer)
+            found = compared(h_base, h_rlvr, states, k, noise)
+            return {name: value.cpu() for name, value in found.items()}
+
         return [*compare_residuals(pair, batch, meet, layers=layers).values()]
 
     for batch, part in piecewise(
         batches(prompts, batch_of(pair, batch_size)), read, model=pair.base, what="tracing"
     ):
-        parts.append({name: torch.stack([values[name] for values in part]) for name in part[0]})
+        axis = {"overlap_null": 1}
+        parts.append(
+            {name: torch.stack([values[name] for values in part], axis.get(name, 0)) for name in part[0]}
+        )
         done += len(batch)
         report(done, len(prompts))
-    tensors = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+    tensors = {
+        name: torch.cat([part[name] for part in parts], 2 if name == "overlap_null" else 1)
+        for name in parts[0]
+    }
     numbers = range(pair.depth) if layers is None else sorted({*layers})
     return Neighbours(**tensors, layers=tuple(numbers), prompts=tuple(prompts), lens=lens)
 
@@ -164,10 +184,20 @@ def compared(
     h_rlvr: Float[Tensor, "positions hidden"],
     states: Float[Tensor, "states hidden"],
     k: int,
+    noise: Sequence[Tensor] = (),
 ) -> dict[str, Tensor]:
-    """Neighbours of two residuals at some positions, overlap and rank."""
-    base, rlvr = (nearest(hidden.float(), states, k) for hidden in (h_base, h_rlvr))
-    both = (base.ids[:, :, None] == rlvr.ids[:, None, :]).any(2).float().mean(1)
-    rank = rank_of(h_rlvr.float(), states, base.ids[:, 0])
-    names = {"ids_base": base.ids, "cosines_base": base.cosines, "ids_rlvr": rlvr.ids}
-    return names | {"cosines_rlvr": rlvr.cosines, "overlap": both, "rank": rank}
+    """Neighbours of two residuals at some positions, overlap and rank; of draws of noise the overlap."""
+    base, rlvr, *null = (nearest(hidden.float(), states, k) for hidden in (h_base, h_rlvr, *noise))
+    overlaps = [shared(base.ids, other.ids) for other in (rlvr, *null)]
+    found = {"ids_base": base.ids, "cosines_base": base.cosines, "ids_rlvr": rlvr.ids}
+    found |= {"cosines_rlvr": rlvr.cosines, "overlap": overlaps[0]}
+    found["rank"] = rank_of(h_rlvr.float(), states, base.ids[:, 0])
+    found["overlap_null"] = torch.stack(overlaps[1:]) if null else overlaps[0].new_zeros(0, len(h_base))
+    return found
+
+
+def shared(
+    ids: Int[Tensor, "positions k"], others: Int[Tensor, "positions k"]
+) -> Float[Tensor, " positions"]:
+    """Share of ids that are among the others, in any order."""
+    return (ids[:, :, None] == others[:, None, :]).any(2).float().mean(1)

@@ -177,15 +177,9 @@ def _measure(pair: ModelPair, reading: Reading, top_k: int, null_draws: int, see
     heads = lens_heads(pair)
 
     def measure(layer: int, parts: Sequence[Stretch], h_base: Tensor, h_rlvr: Tensor) -> Values:
-        lengths = [part.length for part in parts]
-        by_part = zip(parts, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
-        null = [
-            matched_noise(base, rlvr, draws=null_draws, seed=_noise_seed(seed, part, layer))
-            for part, base, rlvr in by_part
-            if null_draws
-        ]
         base, rlvr = reading.view("base", layer, h_base), reading.view("rlvr", layer, h_rlvr)
-        noise = [reading.view("rlvr", layer, draw) for draw in torch.cat(null, 1)] if null else []
+        null = noise_of(parts, h_base, h_rlvr, draws=null_draws, seed=seed, layer=layer)
+        noise = [reading.view("rlvr", layer, draw) for draw in null]
         stats = compare(base, rlvr, *heads, top_k=top_k, null=torch.stack(noise) if noise else None)
         measures = _measures(stats, h_base, h_rlvr)
         return {name: value.to("cpu", AXES[name][1]) for name, value in measures.items()}
@@ -228,6 +222,25 @@ def _measures(stats: LensStats, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Ten
         "topk_overlap": stats.topk_overlap,
         "top1_agreement": stats.top1_agreement,
     }
+
+
+def noise_of(
+    parts: Sequence[Stretch], h_base: Tensor, h_rlvr: Tensor, *, draws: int, seed: int, layer: int
+) -> Sequence[Tensor]:
+    """Matched noise at the positions of some stretches, (draws, N, hidden), each problem's from a stream of its own."""
+    if not draws:
+        return []
+    lengths = [part.length for part in parts]
+    by_part = zip(parts, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
+    return [
+        *torch.cat(
+            [
+                matched_noise(base, rlvr, draws=draws, seed=_noise_seed(seed, part, layer))
+                for part, base, rlvr in by_part
+            ],
+            1,
+        )
+    ]
 
 
 def _noise_seed(seed: int, part: Stretch, layer: int) -> int:
