@@ -11,7 +11,7 @@ from workbench.models.pairs import study_settings
 from workbench.problems.problem import load_problems
 from workbench.problems.shapes_contents import contents
 from workbench.studies.paper import Finding, Given, Unsuited
-from workbench.tracing.fidelity import reading_fidelity
+from workbench.tracing.fidelity import neighbour_fidelity, reading_fidelity
 from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.neighbours import Neighbours, read_neighbours
@@ -44,9 +44,11 @@ def analyse(given: Given) -> Finding:
         ends = {c.key["measure"]: c for c in shift.verdicts if {**KEY, "measure": c.key["measure"]} == c.key}
         for what, measure in zip(claims, ("kl", "ratio"), strict=True):
             claims[what].append((name, ends[measure]))
+    own = {}
     for name, corpus in {"latent lens, text alone": chains, "latent lens, with pictures": asked}.items():
         lens = LatentLens.build(pair, corpus, layers=layers)
         read[name] = found = read_neighbours(pair, problems, lens, null_draws=draws, seed=o.seed)
+        own[f"fidelity of {name}"] = neighbour_fidelity(found, seed=o.seed)
         two = neighbour_shift(found, given.trace.entropy_base, seed=o.seed)
         for what, claim in zip(claims, two, strict=True):
             measured = claim.measured.removesuffix("latent lens") + name
@@ -54,7 +56,7 @@ def analyse(given: Given) -> Finding:
     board = {problem.id: contents(problem.id) for problem in problems}
     names = cell_names(read, board, k=WORDS, seed=o.seed)
     fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed)
-    parts = {"names": names, "fidelity": fidelity}
+    parts = {"names": names, "fidelity": fidelity, **own}
     return Finding(
         {
             "": naming_curves(names),

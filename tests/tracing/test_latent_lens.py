@@ -13,6 +13,7 @@ from workbench.errors import InputError
 from workbench.lens.neighbours import unit
 from workbench.models.prompts import TokenKind
 from workbench.tracing.both_models import stretches_of
+from workbench.tracing.fidelity import neighbour_fidelity
 from workbench.tracing.latent_lens import LatentLens, default_layers
 from workbench.tracing.residuals import read_residuals
 from workbench.tracing.trace import noise_of
@@ -172,6 +173,18 @@ def test_noise_is_compared_as_the_rlvr_model_is(tiny_pair, read):
         )
         expected = torch.tensor([len({*a} & {*b}) / 4 for a, b in rows])
         assert (found.overlap_null[draw, 1, : len(prompt)] - expected).abs().mean() < 0.02
+
+
+def test_text_is_recognised_as_itself(tiny_pair, read):
+    _, _, problems = read
+    prompts = [tiny_pair.encode(problem) for problem in problems]
+    lens = LatentLens.build(tiny_pair, prompts, layers=range(tiny.LAYERS), contexts_per_token=10**6, skip=0)
+    table = neighbour_fidelity(wb.read_neighbours(tiny_pair, prompts, lens, k=1), resamples=20)
+    base = table.query("model == 'base' and kind == 'text'")
+    assert (base["own"] == 1).all()
+    assert base["cosine"].min() > 0.9999
+    assert table.query("model == 'rlvr' and kind == 'text'")["cosine"].max() < 0.9999
+    assert table.query("kind == 'visual'")["own"].isna().all()
 
 
 def test_a_table_names_what_is_near(read):

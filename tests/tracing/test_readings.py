@@ -203,16 +203,16 @@ def test_translators_of_another_model_are_refused(tiny_pair, problem):
     def trace(reading):
         return wb.trace(tiny_pair, [problem], reading=reading)
 
-    with pytest.raises(InputError, match="`base` translators have 3 layers of width 8"):
+    with pytest.raises(InputError, match="`reading`: translators of base have 3 layers of width 8"):
         trace(TunedLens(Translators.identity(LAYERS, 8)))
-    with pytest.raises(InputError, match="`base` translators have 2 layers"):
+    with pytest.raises(InputError, match="`reading`: translators of base have 2 layers"):
         trace(TunedLens(Translators.identity(LAYERS - 1, WIDTH)))
     theirs = random_translators(1, base={"weights": "of another"})
-    with pytest.raises(InputError, match="`base` translators were fitted on weights of another"):
+    with pytest.raises(InputError, match="`reading`: translators of base were fitted on weights of another"):
         trace(TunedLens(theirs))
     base = replace(theirs, provenance={"base": tiny_pair.provenance["base"]})
     trace(TunedLens(base))
-    with pytest.raises(InputError, match="`rlvr` translators were fitted on weights"):
+    with pytest.raises(InputError, match="`reading`: translators of rlvr were fitted on weights"):
         trace(
             TunedLens(base, random_translators(2, rlvr={"weights": tiny_pair.provenance["base"]["weights"]}))
         )

@@ -1,9 +1,11 @@
 """How faithful a reading is: how far what it says at a layer is from what the model goes on to predict.
 
-`lens_fidelity` compares the plain lens with translators, `reading_fidelity` any readings in both models, beside what they say.
+`lens_fidelity` compares the plain lens with translators, `reading_fidelity` any readings in both models. `neighbour_fidelity` is
+for what has no distribution: whether text is recognised as itself, and how near the nearest state is at all.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Unpack
 
 import numpy as np
@@ -14,13 +16,14 @@ from torch import Tensor
 
 from workbench.conditions import Model
 from workbench.errors import InputError
-from workbench.estimates import Settings, mean
+from workbench.estimates import Interval, Settings, mean
 from workbench.lens.fused import compare
 from workbench.lens.heads import LensHead
 from workbench.models.pairs import ModelPair, batch_of
-from workbench.models.prompts import EncodedPrompt
+from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.model_heads import lens_head
+from workbench.tracing.neighbours import Neighbours
 from workbench.tracing.readings import Reading, chosen
 from workbench.tracing.tuned_lens import Residuals, Translators, read_all
 
@@ -114,4 +117,32 @@ def reading_fidelity(
                 intervals["top1"] = mean(same, owner, **settings)
                 ends = {k: v for part, one in intervals.items() for k, v in one.columns(part).items()}
                 rows.append({"reading": name, "model": model, "layer": layer} | ends)
+    return pd.DataFrame(rows)
+
+
+def neighbour_fidelity(found: Neighbours, **settings: Unpack[Settings]) -> pd.DataFrame:
+    """Whether nearest states can be trusted: at text and visual tokens, layer by layer, in both models.
+
+    Columns: model, layer, kind; own: share of text positions whose nearest state is of the token that stands there (missing for
+    visual ones, where none does); cosine: of the nearest state; each with its interval clustered by problem.
+
+    Args:
+        found: what `read_neighbours` returned, best of problems that are none of the states' texts.
+        **settings: of the intervals.
+    """
+    kinds = torch.cat([prompt.kinds for prompt in found.prompts])
+    tokens, owner = torch.cat([prompt.input_ids for prompt in found.prompts]), np.array(found.problem)
+    missing = Interval(np.nan, np.nan, np.nan)
+    rows = []
+    for model, kind in product(_MODELS, (TokenKind.TEXT, TokenKind.VISUAL)):
+        here = kinds == kind
+        for place, layer in enumerate(found.layers if bool(here.any()) else ()):
+            nearest = getattr(found, f"ids_{model}")[place, here, 0]
+            own = (found.lens.token_id[nearest] == tokens[here]).double().numpy()
+            cosine = getattr(found, f"cosines_{model}")[place, here, 0].double().numpy()
+            problem = owner[here.numpy()]
+            text = kind == TokenKind.TEXT
+            ends = (mean(own, problem, **settings) if text else missing).columns("own")
+            ends |= mean(cosine, problem, **settings).columns("cosine")
+            rows.append({"model": model, "layer": layer, "kind": kind.name.lower()} | ends)
     return pd.DataFrame(rows)

@@ -144,12 +144,12 @@ class TunedLens:
             if translators.bias.shape != size:
                 layers, width = translators.bias.shape
                 raise InputError(
-                    f"`{model}` translators have {layers} layers of width {width}; the {model} model of {pair.name!r} has "
-                    f"{size[0]} of width {size[1]}; fit some on it: {_FIT}"
+                    f"`reading`: translators of {model} have {layers} layers of width {width}; the {model} model of "
+                    f"{pair.name!r} has {size[0]} of width {size[1]}; fit some on it: {_FIT}"
                 )
             if weights not in (None, pair.provenance[model]["weights"]):
                 raise InputError(
-                    f"`{model}` translators were fitted on weights {weights}; the {model} model of {pair.name!r} has "
+                    f"`reading`: translators of {model} were fitted on weights {weights}; the {model} model of {pair.name!r} has "
                     f"{pair.provenance[model]['weights']}; fit some on it: {_FIT}"
                 )
 
