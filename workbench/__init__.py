@@ -19,7 +19,7 @@ The code lies in rooms, each with a guide:
 | `workbench.problems` | questions, pictures, movies, the paper's sets, verified answers |
 | `workbench.models` | pairs: families, presets, your checkpoints, devices |
 | `workbench.lens` | the mathematics of the logit lens, on tensors alone |
-| `workbench.tracing` | both models at every layer; tokens followed; the tuned lens |
+| `workbench.tracing` | both models at every layer; tokens followed; readings: tuned lens, LatentLens |
 | `workbench.analysis` | shift, nulls, entropy or a proxy of it, weight changes |
 | `workbench.replay` | learnt tokens, patches, adapters that predict tokens |
 | `workbench.decoding` | many samples from one prefill; two models together; vLLM |

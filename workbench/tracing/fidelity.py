@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workbench.conditions import Model
 from workbench.errors import InputError
-from workbench.estimates import Interval, Settings, mean
+from workbench.estimates import Interval, Settings, mean, ratio
 from workbench.lens.fused import compare
 from workbench.lens.heads import LensHead
 from workbench.models.pairs import ModelPair, batch_of
@@ -113,7 +113,10 @@ def reading_fidelity(
             for layer, hidden in enumerate(residuals):
                 stats = compare(residuals[-1], reading.view(model, layer, hidden), head, head, top_k=1)
                 same = stats.top1_agreement.cpu().numpy().astype(np.float64)
-                intervals = {"kl": mean(stats.kl.cpu().numpy(), owner, **settings)}
+                kl = stats.kl.cpu().numpy()
+                intervals = {
+                    "kl": ratio(kl, np.ones_like(kl), owner, **settings)
+                }  # `mean` takes 0 everywhere for a share
                 intervals["top1"] = mean(same, owner, **settings)
                 ends = {k: v for part, one in intervals.items() for k, v in one.columns(part).items()}
                 rows.append({"reading": name, "model": model, "layer": layer} | ends)

@@ -6,7 +6,7 @@ Where a reading has no distribution there is no KL. What shifts is told by
 * *rank*: how many states are nearer to the RLVR model's residual than the one that is nearest to the base's (0: it still leads).
 
 Both models are compared with the same states, those of a `LatentLens`. Beside the overlap stands that of matched noise: the
-base's residual plus a random direction as long as the real change (`trace.noise_of`), compared likewise.
+base's residual plus a random direction as long as the real change (``noise_of`` of the file ``trace``), compared likewise.
 """
 
 from collections.abc import Callable, Sequence
