@@ -58,6 +58,7 @@ def results(pair, problems, run, twin):
         run,
         trace,
         wb.stratified_shift(trace, bins=3, **SMALL),
+        wb.change_nulls(pair, problems, draws=1, **SMALL),
         wb.follow(pair, problems[:1], wb.trace(pair, problems[:1]), tokens=2),
         wb.compare(run.folder, twin),
         run.ablation,

@@ -134,6 +134,8 @@ _HOME = {
     "null_pair": "analysis.null_models",
     "weight_nulls": "analysis.weight_nulls",
     "NullShift": "analysis.weight_nulls",
+    "change_nulls": "analysis.change_nulls",
+    "ChangeNulls": "analysis.change_nulls",
     "attribute": "attribution.attribute",
     "Attribution": "attribution.attribute",
     "contributions": "attribution.attribute",

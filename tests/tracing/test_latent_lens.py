@@ -15,8 +15,8 @@ from workbench.models.prompts import TokenKind
 from workbench.tracing.both_models import stretches_of
 from workbench.tracing.fidelity import neighbour_fidelity
 from workbench.tracing.latent_lens import LatentLens, default_layers
+from workbench.tracing.nulls import Noise
 from workbench.tracing.residuals import read_residuals
-from workbench.tracing.trace import noise_of
 
 CORPUS = ["a red circle", "a red cross", "two blue circles", "the largest shape is teal", "none of them"]
 
@@ -164,7 +164,7 @@ def test_noise_is_compared_as_the_rlvr_model_is(tiny_pair, read):
     )
     traced = wb.trace(tiny_pair, problems[:1], top_k=1, null_draws=1)
     torch.testing.assert_close((rlvr - base).norm(dim=-1), traced.shift_norm[1])
-    noise = noise_of(stretches_of(prompt), base, rlvr, draws=2, seed=0, layer=1)
+    noise = Noise(2, 0)(1, stretches_of(prompt)[0], base, rlvr)
     own = unit(base) @ lens.states.T
     for draw, some in enumerate(noise):
         torch.testing.assert_close((some - base).norm(dim=-1), traced.shift_norm[1], rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -266,6 +267,20 @@ def test_shift_claims_and_nulls_say_what_they_were_read_through(bundled, fitted,
         wb.weight_nulls(bundled, problems, kinds=["gaussian"], draws=1, reading=fitted)
     with pytest.raises(InputError, match="which null models and controls have not"):
         wb.study(bundled, problems, tmp_path / "run", null_models=1, reading=fitted)
+
+
+def test_nulls_of_changes_are_read_alike(bundled, fitted):
+    problems = wb.load_problems("shapes", limit=3)
+    plain, tuned = (
+        wb.change_nulls(bundled, problems, draws=1, resamples=20, reading=some) for some in (None, fitted)
+    )
+    assert tuned.verdict.endswith(", tuned lens.")
+    assert "tuned lens" not in plain.verdict
+    identity = TunedLens(Translators.identity(8, 160))
+    same = wb.change_nulls(bundled, problems, draws=1, resamples=20, reading=identity)
+    pd.testing.assert_frame_equal(same.table, plain.table)
+    with pytest.raises(InputError, match="which null models and controls have not"):
+        wb.change_nulls(bundled, problems, others={"x": bundled}, reading=fitted)
 
 
 def test_a_study_is_read_through_one(bundled, fitted, tmp_path):

@@ -20,6 +20,7 @@ _HOME = {
     "compare": "fused",
     "summarise": "fused",
     "matched_noise": "fused",
+    "moved_along": "fused",
     "log_probabilities": "token_probabilities",
     "nearest": "neighbours",
     "rank_of": "neighbours",

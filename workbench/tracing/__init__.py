@@ -10,8 +10,8 @@ meanwhile. `cells` takes a trace apart into cells, a layer at a position each; `
 
 ## Readings
 
-Through what a layer is read is a value. `trace`, `follow`, `explore`, `weight_nulls` and `study` take it as ``reading=``
-(on the command line ``study --reading FOLDER``), and strata, claims and pages say which it was.
+Through what a layer is read is a value. `trace`, `follow`, `explore`, `weight_nulls`, `change_nulls` and `study` take it as
+``reading=`` (on the command line ``study --reading FOLDER``), and strata, claims and pages say which it was.
 
     tuned = wb.TunedLens.fit(pair, train, validation)   # translators of the base; own=True: the RLVR model's too
     tuned = wb.TunedLens.load("vlm-mcqa/qwen25vl_7b")   # your own, or what others published

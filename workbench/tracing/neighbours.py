@@ -6,7 +6,7 @@ Where a reading has no distribution there is no KL. What shifts is told by
 * *rank*: how many states are nearer to the RLVR model's residual than the one that is nearest to the base's (0: it still leads).
 
 Both models are compared with the same states, those of a `LatentLens`. Beside the overlap stands that of matched noise: the
-base's residual plus a random direction as long as the real change (``noise_of`` of the file ``trace``), compared likewise.
+base's residual plus a random direction as long as the real change (`nulls.Noise`), compared likewise.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.both_models import compare_residuals, stretches_of
 from workbench.tracing.latent_lens import LatentLens
-from workbench.tracing.trace import noise_of
+from workbench.tracing.nulls import Noise
 from workbench.views import markup
 
 _CALL = "read_neighbours(pair, load_problems('shapes', limit=8), LatentLens.build(pair, texts))"
@@ -149,6 +149,7 @@ def read_neighbours(
         raise InputError(f"`k` is {k}, expected 1 to the {len(lens)} states of `lens`: {_CALL}")
     prompts = [pair.encode(item) for item in listed(problems, _CALL, Problem, EncodedPrompt)]
     states = lens.states.to(pair.rlvr.unembedding.weight.device)
+    null = Noise(null_draws, seed)
     report, parts, done = progress or (lambda done, total: None), [], 0
     report(0, len(prompts))
 
@@ -156,7 +157,9 @@ def read_neighbours(
         stretches = [part for prompt in batch for part in stretches_of(prompt)]
 
         def meet(layer: int, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Tensor]:
-            noise = noise_of(stretches, h_base, h_rlvr, draws=null_draws, seed=seed, layer=layer)
+            lengths = [part.length for part in stretches]
+            by_part = zip(stretches, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
+            noise = [*torch.cat([null(layer, *each) for each in by_part], 1)] if null_draws else []
             found = compared(h_base, h_rlvr, states, k, noise)
             return {name: value.cpu() for name, value in found.items()}
 
