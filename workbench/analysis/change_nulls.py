@@ -28,6 +28,7 @@ from workbench.models.prompts import EncodedPrompt
 from workbench.names import NULLS, SCOPES
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import Group, groups_of
+from workbench.tracing.readings import LogitLens, Reading, check_shared, in_words
 from workbench.tracing.trace import trace
 from workbench.views import markup
 
@@ -90,6 +91,7 @@ def change_nulls(
     bins: int = 5,
     seed: int = 0,
     resamples: int = 1000,
+    reading: Reading | None = None,
     batch_size: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ChangeNulls:
@@ -103,6 +105,7 @@ def change_nulls(
         bins: strata of base entropy per layer and token kind.
         seed: of the draws and of the bootstrap.
         resamples: of the bootstrap over problems.
+        reading: through what layers are read, as in `trace`; with ``others`` one of the base's alone.
         batch_size: prompts per forward; None: what suits the pair.
         progress: called with (condition and null, prompts done, prompts in all).
 
@@ -119,6 +122,8 @@ def change_nulls(
     problems = listed(problems, _CALL, Problem, EncodedPrompt)
     check_bins(bins)
     _check(pair, problems, others or {}, draws)
+    if others:
+        check_shared(reading, "change_nulls(pair, problems, others=others")
     prompts = [pair.encode(item) for item in problems]
     groups: list[Group] = []
     sums: dict[tuple[str, str], list[Array]] = {}
@@ -133,6 +138,7 @@ def change_nulls(
                 null_draws=draws,
                 null=null,
                 seed=seed,
+                reading=reading,
                 batch_size=batch_size,
                 progress=partial(progress, what) if progress else None,
             )
@@ -150,7 +156,11 @@ def change_nulls(
         rows += _rows(group, {key: each[index] for key, each in sums.items()}, cells[index], resamples, seed)
     table = pd.DataFrame(rows)
     used = {"draws": draws, "bins": bins, "seed": seed, "resamples": resamples, "others": [*(others or {})]}
-    return ChangeNulls(table, _headline(table), {**pair.provenance, "change_nulls": used})
+    if reading is not None:
+        used["reading"] = reading.described
+    headline = _headline(table).removesuffix(".")
+    headline = f"{in_words(headline, LogitLens().name if reading is None else reading.name)}."
+    return ChangeNulls(table, headline, {**pair.provenance, "change_nulls": used})
 
 
 def _rows(

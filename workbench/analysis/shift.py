@@ -31,6 +31,7 @@ from workbench.models.prompts import TokenKind
 from workbench.names import NULLS
 from workbench.tracing.cells import MEASURES, Cells, choose_kinds, positions_of
 from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.readings import in_words, labelled
 from workbench.views import markup
 from workbench.views.tables import bucket, first_kind
 
@@ -68,6 +69,11 @@ class ShiftTable:
             raise InputError(f"`table` must hold the strata 0 to {self.bins - 1}, as `bins` says.")
         if not self.verdicts:
             raise InputError("`verdicts` is empty; build a ShiftTable with stratified_shift(trace).")
+
+    @property
+    def reading(self) -> str:
+        """What the shift was read through, such as ``"logit lens"``."""
+        return str((self.provenance.get("reading") or {}).get("name", "logit lens"))
 
     @property
     def stratum(self) -> str:
@@ -186,12 +192,13 @@ def stratified_shift(
                 called = part_name(bins, by)
                 words = {"stratum": called, "level": level, "null": null}
                 verdicts += judged(name, kind, part, measured, contrasts, shapes, **words)
+    verdicts = labelled(verdicts, trace.reading)
     used = {"by": by, "bins": bins, "resamples": resamples, "level": level, "seed": seed}
     return ShiftTable(
         table=pd.DataFrame(rows),
         correlations=pd.DataFrame(correlations),
         verdicts=tuple(verdicts),
-        verdict=headline(verdicts, null),
+        verdict=in_words(headline(verdicts, null).removesuffix("."), trace.reading) + ".",
         depth=trace.depth,
         bins=bins,
         level=level,

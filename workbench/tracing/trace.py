@@ -34,6 +34,7 @@ from workbench.tracing.edits import Intervention, one_each
 from workbench.tracing.lens_trace import AXES, LensTrace, PromptInfo, occurring_ids
 from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.nulls import FromChanges, Noise, Null, collect_changes
+from workbench.tracing.readings import LogitLens, Reading, chosen
 
 __all__ = ["LensTrace", "PromptInfo", "compare_residuals", "lens_heads", "trace"]
 
@@ -50,6 +51,7 @@ def trace(
     layers: Sequence[int] | None = None,
     responses: Responses | None = None,
     interventions: Sequence[Intervention | None] | None = None,
+    reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LensTrace:
     """Trace both models of ``pair`` on ``problems``: entropy, KL and top predictions at every layer and position.
@@ -72,6 +74,8 @@ def trace(
         responses: what was answered, by either model (`decode`'s responses) or as text, by problem id one or several: each
             is read by both models after its prompt, which runs once for all of them; a prompt of the trace for each.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
+        reading: through what the models' heads look at the residual stream, such as a `TunedLens`; None: the logit lens. Noise
+            is added to the residual stream, and read as the RLVR model's is.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Returns:
@@ -80,7 +84,8 @@ def trace(
 
     Raises:
         InputError: no problems, bad arguments, an intervention made for another problem, activations that are not finite, or
-            responses to other problems, empty, with placeholders, of another tokenizer or longer than the context.
+            responses to other problems, empty, with placeholders, of another tokenizer or longer than the context; a reading
+            without a distribution, or of another model.
 
     Example:
         >>> pair = wb.load_pair("shapes")
@@ -97,6 +102,9 @@ def trace(
     more |= {} if null == "noise" else {"null": null}
     _check(pair, settings)
     check_null(null, null_draws, len(items))
+    read_by = chosen(reading, pair)
+    if read_by != LogitLens():
+        more["reading"] = read_by.described
     names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in items]
     entries = one_each(interventions, names)
     report = progress or (lambda done, total: None)
@@ -109,7 +117,7 @@ def trace(
         kept = {"made": entries, "seed": seed, "batch_size": batch_size, "layers": layers}
         changes = collect_changes(pair, some, problems=len(items), **kept)
         against = FromChanges(null, changes, null_draws, seed)
-    traced = partial(_traced, pair, _measure(pair, top_k, against), entries, how)
+    traced = partial(_traced, pair, _measure(pair, read_by, top_k, against), entries, how)
     infos, parts, done = list[PromptInfo](), list[dict[str, Tensor]](), 0
     for batch, cells in piecewise(groups, traced, model=pair.base, what="tracing"):
         both = [(item, one) for item, group in zip(items[done:], batch, strict=False) for one in group]
@@ -198,15 +206,19 @@ def _provenance(
     }
 
 
-def _measure(pair: ModelPair, top_k: int, null: Null | None) -> Measure:
+def _measure(pair: ModelPair, reading: Reading, top_k: int, null: Null | None) -> Measure:
     """What is kept of one layer of a batch: every measure at every position."""
     heads = lens_heads(pair)
 
     def measure(layer: int, parts: Sequence[Stretch], h_base: Tensor, h_rlvr: Tensor) -> Values:
-        lengths = [part.length for part in parts]
-        by_part = zip(parts, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
-        drawn = torch.cat([null(layer, *each) for each in by_part], 1) if null else None
-        stats = compare(h_base, h_rlvr, *heads, top_k=top_k, null=drawn)
+        base, rlvr = reading.view("base", layer, h_base), reading.view("rlvr", layer, h_rlvr)
+        drawn = None
+        if null:
+            lengths = [part.length for part in parts]
+            by_part = zip(parts, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
+            draws = torch.cat([null(layer, *each) for each in by_part], 1)
+            drawn = torch.stack([reading.view("rlvr", layer, draw) for draw in draws])
+        stats = compare(base, rlvr, *heads, top_k=top_k, null=drawn)
         measures = _measures(stats, h_base, h_rlvr)
         return {name: value.to("cpu", AXES[name][1]) for name, value in measures.items()}
 
