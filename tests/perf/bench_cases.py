@@ -116,7 +116,7 @@ def video_moment(shapes: wb.ModelPair) -> Case:
 def crop(shapes: wb.ModelPair) -> Case:
     for _, empty, bench in benches(shapes, "shapes-agent"):
         asked = re.search(r"bbox_2d.*?\]", bench.answers["rlvr"][0].text)
-        if not asked or asked[0] not in bench.problem.metadata["call"]:
+        if not asked:
             continue
         for row in range(bench.prompt.grids[0][1]):
             bench.select(rectangle=(row, 0, row, bench.prompt.grids[0][2] - 1))
@@ -132,13 +132,13 @@ def text_sum(smol: wb.ModelPair) -> Case:
         if not right(bench, "rlvr"):
             continue
         bench.select(kind="text", layers=range(16))
-        trial = bench.patch()
+        trial = bench.scale(0.5)
         if trial.effect["changed"]:
             return made(
                 empty,
                 bench,
                 "sum",
-                "A sum in words: the base's activations at its text change RLVR's answer",
+                "A sum in words: with its text at half strength RLVR answers otherwise",
                 (trial.condition,),
             )
     raise LookupError("sum")
