@@ -23,6 +23,14 @@ ROWS: list[tuple[str, list[str], str]] = [
     ("sweep plan", ["`FILE` is missing"], "workbench sweep plan FILE"),
     ("pairs show", ["`NAME` is missing"], "workbench pairs show NAME"),
     ("conform", ["`FOLDERS` is missing"], "workbench conform FOLDERS"),
+    ("bench --port 70000", ["`--port`", "70000"], "workbench bench --port"),
+    ("bench --ip nowhere.invalid", ["`--ip` 'nowhere.invalid'", "take another"], "workbench bench --port 0"),
+    ("bench --number -1", ["`--number`", "'-1'", "at least 0"], "workbench bench --number 0"),
+    (
+        "bench --port 0 --problems shpes",
+        ["`--problems` 'shpes'", "did you mean 'shapes'"],
+        "workbench bench --problems shapes",
+    ),
     # numbers
     ("study --limit 0", ["`--limit`", "'0'", "at least 1"], "workbench study --limit 64"),
     ("study --limit many", ["`--limit`", "'many'", "integer"], "workbench study --limit 64"),

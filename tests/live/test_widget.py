@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -190,3 +191,12 @@ def test_two_views_of_one_bench_show_the_same(opened):
     bench.select(kind="visual", layers=3)
     assert other.state == widget.state
     other.close()
+
+
+def test_without_anywidget_it_is_the_page_that_needs_no_kernel(pair, problems, monkeypatch):
+    monkeypatch.setitem(sys.modules, "workbench.live.widget", None)
+    bench = wb.bench(pair, problems[0])
+    shown = bench._repr_mimebundle_()
+    assert shown["text/html"].startswith("<iframe srcdoc=")
+    with pytest.raises(wb.InputError, match=r"needs anywidget .*notebooks"):
+        _ = bench.widget

@@ -57,7 +57,7 @@ def lost_at_three(shapes: wb.ModelPair) -> Case:
             for column in range(2):
                 bench.select(rectangle=(row, column, row, column + 2))
                 for trial in (bench.patch(), bench.scale(0.0)):
-                    if not right(bench, "action"):
+                    if not trial.effect["right"]["action"]:
                         what = "patched from the base" if isinstance(trial.condition, wb.Patch) else "zeroed"
                         return made(
                             empty,

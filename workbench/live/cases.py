@@ -55,11 +55,12 @@ class Case:
 
 def cases() -> tuple[Case, ...]:
     """All of them."""
-    entries = json.loads(FILE.read_text(encoding="utf-8"))
-    return tuple(
-        Case(**{name: tuple(value) if isinstance(value, list) else value for name, value in one.items()})
-        for one in entries
-    )
+    entries: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return tuple(Case(**{name: _tuple(value) for name, value in one.items()}) for one in entries)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def case_named(name: str) -> Case:

@@ -25,10 +25,10 @@ def opened(settings: Mapping[str, Any] | None = None) -> Any:
     from workbench.models.loading import load_pair
     from workbench.problems.problem import load_problems
 
-    settings = json.loads(os.environ.get(ASKED, "{}")) if settings is None else settings
-    models = dict(settings.get("models") or {"name": "shapes"})
-    problems = dict(settings.get("problems") or {"source": "shapes"})
-    number = int(settings.get("number", 0))
+    asked: Mapping[str, Any] = json.loads(os.environ.get(ASKED, "{}")) if settings is None else settings
+    models: dict[str, Any] = dict(asked.get("models") or {"name": "shapes"})
+    problems: dict[str, Any] = dict(asked.get("problems") or {"source": "shapes"})
+    number = int(asked.get("number", 0))
     try:
         pair = load_pair(models.pop("name", None), **models)
         listed = load_problems(problems.pop("source"), **problems, limit=number + 1)

@@ -29,7 +29,7 @@ from workbench.tracing.edits import Intervention
 from workbench.tracing.follow import Followed, follow
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
-from workbench.views.pages import write_page
+from workbench.views.pages import frame, write_page
 
 HEIGHT = 1100
 """Pixels of the frame where there is no widget."""
@@ -242,8 +242,9 @@ class Bench(Steps):
             answers = {m: answers_of(pair, prompt, m, begun=begun, **greedy) for m in ("base", "rlvr")}
         made: Intervention | None = None
         if condition is not None:
-            (made,) = prepare(condition, pair, [prompt], problems=self.problem and [self.problem])
-            answers["action"] = answers_of(pair, prompt, condition.answered_by, made, begun, **how)
+            prepared: Any = prepare(condition, pair, [prompt], problems=self.problem and [self.problem])
+            made = prepared[0]
+            answers["action"] = answers_of(pair, prompt, condition.answered_by, made, begun=begun, **how)
         drawn = dict(sampling) if sampling.get("samples", 1) > 1 or sampling.get("temperature") else {}
         trial = Trial(number, condition, mask, answers, begun, drawn)
         still_wanted()
