@@ -239,7 +239,7 @@ class Bench(Steps):
         answers = {model: self.trials[0].answers[model] for model in ("base", "rlvr")}
         if begun:
             greedy = {"max_new_tokens": self.max_new_tokens}
-            answers = {m: answers_of(pair, prompt, m, begun=begun, **greedy) for m in ("base", "rlvr")}
+            answers = {m: answers_of(pair, prompt, m, begun=begun, **greedy) for m in ("base", "rlvr")}  # pyright: ignore[reportArgumentType]
         made: Intervention | None = None
         if condition is not None:
             prepared: Any = prepare(condition, pair, [prompt], problems=self.problem and [self.problem])

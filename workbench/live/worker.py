@@ -15,16 +15,10 @@ class Job:
     def __init__(self, name: str, work: Callable[[], Any], after: Callable[["Job"], None] | None) -> None:
         self.name, self._work, self._after = name, work, after
         self._unwanted, self._future = threading.Event(), Future[Any]()
-
-    @property
-    def done(self) -> bool:
+        self.done = False
         """Whether it has come to an end, whichever."""
-        return self._future.done()
-
-    @property
-    def error(self) -> BaseException | None:
-        """What went wrong, once it is done."""
-        return self._future.exception() if self.done else None
+        self.error: BaseException | None = None
+        """What went wrong."""
 
     def cancel(self) -> None:
         """Let it end at its next step; `result` then raises `Stopped`."""
@@ -40,17 +34,23 @@ class Job:
 
     def run(self) -> None:
         """What the worker does with it."""
+        value = None
         try:
             if self._unwanted.is_set():
                 raise Stopped("stopped before it began")
             with stoppable(self._unwanted):
                 value = self._work()
         except BaseException as error:
-            self._future.set_exception(error)
-        else:
-            self._future.set_result(value)
-        if self._after:
-            self._after(self)
+            self.error = error
+        self.done = True
+        try:
+            if self._after:  # before those who wait go on
+                self._after(self)
+        finally:
+            if self.error is None:
+                self._future.set_result(value)
+            else:
+                self._future.set_exception(self.error)
 
 
 class _Worker:
