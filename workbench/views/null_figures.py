@@ -129,7 +129,7 @@ def change_contrasts(table: pd.DataFrame, *, kind: str | None = None) -> go.Figu
     figure.update_yaxes(title_text="lowest stratum over highest, a factor")
     log_axis(figure, [*rows[Interval.names("contrast")].to_numpy(float).ravel(), 1.0])
     figure.update_layout(height=446, showlegend=True, margin={"t": 132})
-    problems = int(rows["problems"].max())
+    problems = max(rows["problems"])
     return finish(
         figure,
         f"The low-entropy claim against each null, {kind_name(kind)}",
