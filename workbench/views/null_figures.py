@@ -168,6 +168,6 @@ def cause_factors(table: pd.DataFrame) -> go.Figure:
     return finish(
         figure,
         f"One thing changed at half of the cells, {kind_name(str(table['kind'].iloc[0]))}",
-        f"{int(table['problems'].max())} problems; later layers without the last; 95% intervals over problems<br>"
+        f"{max(table['problems'])} problems; later layers without the last; 95% intervals over problems<br>"
         "below each: what the change did to the base's lens entropy at its layer",
     )
