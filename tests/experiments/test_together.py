@@ -223,3 +223,6 @@ def test_a_harness_lets_them_answer_but_scores_no_text(tiny_pair):
     assert responder.answer(question, max_new_tokens=8) == plain.answer(question, max_new_tokens=8)
     with pytest.raises(InputError, match="decodes from two models, and scores no given text"):
         responder.likelihoods(question[0], ["3"])
+    spoken = Responder.of(tiny_pair, wb.Patch(layers=2, when="decoding"))
+    with pytest.raises(InputError, match="'patch while decoding, low' decodes from two models, and scores"):
+        spoken.likelihoods(question[0], ["3"])

@@ -170,6 +170,8 @@ def cell_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
         return cost
     if condition != "rlvr":
         cost += drift_cost(shape, prompt)
+    if isinstance(condition, Patch) and condition.while_decoding:
+        cost += _beside(shape, prompt, condition)
     if isinstance(condition, Replay):
         layers = _layers(shape, condition)
         entry = shape.tower(prompt.visual) + shape.forward(prompt.length, layers)
@@ -177,6 +179,14 @@ def cell_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
         step = 2 * shape.forward(moved, layers, prompt.length)  # there and back
         cost += Cost(entry + condition.iterations * step)
     return cost
+
+
+def _beside(shape: Shape, prompt: Prompt, patch: Patch) -> Cost:
+    """The base reading along, up to the last patched layer, and its lens at each of these."""
+    responses = prompt.samples + 1
+    read = decoding(shape, prompt, 1) + decoding(shape, prompt, prompt.samples)
+    lens = shape.lens(responses * prompt.response, len(patch.patched)) if patch.select != "all" else 0.0
+    return read * ((patch.patched[-1] + 1) / shape.layers) + Cost(lens)
 
 
 def released_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
