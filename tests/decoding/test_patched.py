@@ -9,7 +9,7 @@ from workbench.decoding import decode as decoding
 from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.replay.patching import PreparedPatch
-from workbench.sweeps.costs import Prompt, Shape, cell_cost
+from workbench.sweeps.costs import Prompt, Shape, cell_cost, memory
 from workbench.sweeps.spec import parse_sweep
 from workbench.tracing.residuals import read_calls, read_logits
 
@@ -246,6 +246,8 @@ def test_a_sweeps_file_names_it_and_its_cost_has_the_base_beside():
         cell_cost(shape, Prompt(0), wb.Patch(layers=14, when=when)) for when in ("prefill", "decoding")
     )
     alone = cell_cost(shape, Prompt(0), "rlvr")
+    two, one = (memory(shape, shape, Prompt(0), [wb.Patch(when=when)]) for when in ("both", "prefill"))
+    assert two - one == one - memory(shape, shape, Prompt(0, samples=0))
     assert 0.4 < (beside.bytes - prefill.bytes) / alone.bytes < 0.6  # half of the layers
 
 

@@ -59,11 +59,18 @@ def doctor(
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda, of the forecast; the default is what would be used here.")
     ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Forecast decoding too, of so many responses at once.", min=1)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Length of each of them; the default is 1024.", min=1)
+    ] = None,
 ) -> None:
     """Show what is installed and works here, what would fail, and how to mend it; or what memory a pair needs."""
     from rich.console import Console
 
     sizes = {"tokens": tokens, "image": image, "placement": placement, "dtype": dtype, "device": device}
+    sizes |= {"samples": samples, "max_new_tokens": max_new_tokens}
     prompt: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
     prompt |= {} if image is None else {"image": size_of(image)}
     if pair or base or rlvr:

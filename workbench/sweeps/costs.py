@@ -212,9 +212,15 @@ def released_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     return once * (1 + prompt.samples)
 
 
-def memory(base: Shape, rlvr: Shape, prompt: Prompt) -> float:
-    """Bytes of one worker: both models, the samples' keys and values, and the residuals that drift is measured on."""
-    cached = prompt.samples * rlvr.layers * rlvr.keys * (prompt.length + prompt.response)
+def memory(base: Shape, rlvr: Shape, prompt: Prompt, conditions: Sequence[Named] = ()) -> float:
+    """Bytes of one worker: both models, the samples' keys and values, and the residuals that drift is measured on.
+
+    Keys and values are those of both models where a condition lets both read a response.
+    """
+    both = any(
+        isinstance(c, CrossSample | Extrapolate) or getattr(c, "while_decoding", False) for c in conditions
+    )
+    cached = prompt.samples * rlvr.layers * rlvr.keys * (prompt.length + prompt.response) * (1 + both)
     residuals = rlvr.layers * prompt.visual * rlvr.hidden
     return (base.weights + rlvr.weights + cached + residuals) * rlvr.bytes
 
@@ -274,7 +280,7 @@ def plan_table(sweep: Sweep, cells: Sequence[Cell], device: str, throughput: flo
                 makes = sum(not isinstance(condition, str) for condition in counted) * len(here)
             table.add_row(
                 pair.title, label, str(sum(map(len, here))), f"{len(here)} for {makes}",
-                duration(cost.seconds(machine)), f"{memory(base, rlvr, prompt) / 1e9:.2f}",
+                duration(cost.seconds(machine)), f"{memory(base, rlvr, prompt, list(conditions[pair.title].values())) / 1e9:.2f}",
             )  # fmt: skip
     where = "a card" if device == "cuda" else "a core"
     table.caption = (
