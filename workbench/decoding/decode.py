@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from workbench.backoff import piecewise
-from workbench.conditions import Condition
+from workbench.conditions import Condition, check_made
 from workbench.decoding.patched import stream_of
 from workbench.decoding.responses import Response, Written
 from workbench.decoding.stops import Stops
@@ -173,8 +173,11 @@ def _prepared(
     """
     if interventions is None:
         return None
+    check_made(interventions if isinstance(interventions, type) else None)
     alike = isinstance(interventions, Condition)
     entries = [interventions] * len(prompts) if alike else [*interventions]
+    for one in entries:
+        check_made(one)
     for condition in {id(one): one for one in entries if isinstance(one, Condition)}.values():
         if condition.answered_by != model:
             raise InputError(
