@@ -218,8 +218,8 @@ def patch_html(prepared: PreparedPatch) -> str:
         ),
     }
     title = (
-        f"{prepared.problem_id}: {int(prepared.mask.sum()):,} of {prepared.mask.numel():,} cells of the prompt overwritten"
-        + (", and the response as it is decoded" if prepared.while_decoding else "")
+        f"{prepared.problem_id}: {int(prepared.mask.sum()):,} of {prepared.mask.numel():,} cells overwritten"
+        + (" in the prompt, and the response as it is decoded" if prepared.while_decoding else "")
     )
     return (
         markup.paragraph(title, strong=True)
