@@ -11,7 +11,8 @@ from workbench.models.pairs import batch_of
 from workbench.problems.problem import load_problems
 from workbench.runs import kept
 from workbench.studies.paper import Finding, Given
-from workbench.tracing.tuned_lens import fit_translators, lens_fidelity
+from workbench.tracing.fidelity import lens_fidelity
+from workbench.tracing.tuned_lens import fit_translators
 from workbench.views.covariate_figures import correlation_forest, fidelity_curves, strata_panels
 
 NAMES = ("cells", "fidelity")

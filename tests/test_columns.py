@@ -11,6 +11,7 @@ from workbench.columns import ENDS, describe, described, tables_known
 from workbench.estimates import Interval
 from workbench.experiments.agent import run_agents
 from workbench.models.bundled import checkpoints_of, controls_of
+from workbench.problems.shapes_contents import contents
 
 SMALL = {"resamples": 20}
 SHORT = {"samples": 2, "max_new_tokens": 40}
@@ -57,6 +58,8 @@ def results(pair, problems, run, twin):
         run,
         trace,
         wb.stratified_shift(trace, bins=3, **SMALL),
+        wb.change_nulls(pair, problems, draws=1, **SMALL),
+        wb.causes(pair, problems, null_draws=1, **SMALL),
         wb.follow(pair, problems[:1], wb.trace(pair, problems[:1]), tokens=2),
         wb.compare(run.folder, twin),
         run.ablation,
@@ -66,6 +69,7 @@ def results(pair, problems, run, twin):
         wb.follow_training(problems[:2], picked, **SMALL, **SHORT),
         wb.compare_weights(pair, problems[:1], **SMALL),
         wb.divergence(pair, problems[:2], **SMALL, **SHORT),
+        wb.read_neighbours(pair, problems[:1], wb.LatentLens.build(pair, ["red circle blue cross"])),
         wb.try_replay(pair, problems[0], layers=2, threshold="quantile", **SHORT),
         wb.run_agent(
             pair, scene, turns=2, intervention=wb.Replay(layers=2, threshold="quantile", iterations=2)
@@ -77,11 +81,17 @@ def results(pair, problems, run, twin):
 def frames(pair, problems, tmp_path_factory):
     """The tables that functions return as they are, and those that only the command line writes."""
     cells = wb.cell_table(pair, problems)
+    near = wb.read_neighbours(pair, problems[:2], wb.LatentLens.build(pair, ["red circle blue cross"]), k=5)
     scenes = wb.load_problems("shapes-agent", limit=1)
     return {
         "agents": run_agents(pair, scenes, tmp_path_factory.mktemp("pages"), turns=1)["agents"],
         "cell_table": cells,
         "stratified_by": wb.stratified_by(cells, "entropy_base", **SMALL),
+        "neighbour_fidelity": wb.neighbour_fidelity(near, **SMALL),
+        "cell_names": wb.cell_names(
+            {"latent lens": near}, {problem.id: contents(problem.id) for problem in problems[:2]}, **SMALL
+        ),
+        "reading_fidelity": wb.reading_fidelity(pair, problems[:2], [wb.LogitLens()], **SMALL),
         "rank_correlations": wb.rank_correlations(cells, **SMALL),
     }
 

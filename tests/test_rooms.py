@@ -35,6 +35,8 @@ CONCEPTS = [
     ("the loop that draws tokens", "decoding/streams.py", r"^def generate\b|^class Stream\b"),
     ("two models that decode together", "decoding/together.py", r"^def together_ids\b"),
     ("where the other model's draw is taken", "decoding/criteria.py", r"^def (values_of|random_places)\b"),
+    ("through what layers are read", "tracing/readings.py", r"^class (LogitLens|TunedLens)\b"),
+    ("nearest states found", "lens/neighbours.py", r"^class Nearest\b|^def rank_of\b"),
     ("where the lens head is applied to the vocabulary", "lens/heads.py", r"^class LensHead\b"),
 ]
 

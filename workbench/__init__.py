@@ -19,7 +19,7 @@ The code lies in rooms, each with a guide:
 | `workbench.problems` | questions, pictures, movies, the paper's sets, verified answers |
 | `workbench.models` | pairs: families, presets, your checkpoints, devices |
 | `workbench.lens` | the mathematics of the logit lens, on tensors alone |
-| `workbench.tracing` | both models at every layer; tokens followed; the tuned lens |
+| `workbench.tracing` | both models at every layer; tokens followed; readings: tuned lens, LatentLens |
 | `workbench.analysis` | shift, nulls, entropy or a proxy of it, weight changes |
 | `workbench.replay` | learnt tokens, patches, adapters that predict tokens |
 | `workbench.decoding` | many samples from one prefill; two models together; vLLM |
@@ -108,6 +108,9 @@ _HOME = {
     "Ablation": "experiments.ablation",
     "divergence": "experiments.divergence",
     "Divergence": "experiments.divergence",
+    "causes": "experiments.causes",
+    "Cause": "experiments.causes",
+    "Causes": "experiments.causes",
     "try_replay": "experiments.try_replay",
     "Attempt": "experiments.try_replay",
     "run_agent": "experiments.agent",
@@ -134,6 +137,8 @@ _HOME = {
     "null_pair": "analysis.null_models",
     "weight_nulls": "analysis.weight_nulls",
     "NullShift": "analysis.weight_nulls",
+    "change_nulls": "analysis.change_nulls",
+    "ChangeNulls": "analysis.change_nulls",
     "attribute": "attribution.attribute",
     "Attribution": "attribution.attribute",
     "contributions": "attribution.attribute",
@@ -145,7 +150,16 @@ _HOME = {
     "WeightChanges": "analysis.weight_changes",
     "Translators": "tracing.tuned_lens",
     "fit_translators": "tracing.tuned_lens",
-    "lens_fidelity": "tracing.tuned_lens",
+    "lens_fidelity": "tracing.fidelity",
+    "reading_fidelity": "tracing.fidelity",
+    "neighbour_fidelity": "tracing.fidelity",
+    "cell_names": "analysis.cell_names",
+    "neighbour_shift": "analysis.cell_names",
+    "LogitLens": "tracing.readings",
+    "TunedLens": "tracing.readings",
+    "LatentLens": "tracing.latent_lens",
+    "Neighbours": "tracing.neighbours",
+    "read_neighbours": "tracing.neighbours",
     "cell_table": "analysis.cell_table",
     "stratified_by": "analysis.covariates",
     "rank_correlations": "analysis.covariates",

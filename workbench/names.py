@@ -8,6 +8,12 @@ UNTESTED = "cannot be tested"
 MARKS = {STATES[True]: "yes", STATES[False]: "no"}
 """Verdict -> the mark it has on a page; others are open."""
 SCOPES = {"without last layer": "without the last layer", "last layer": "last layer alone"}
+NULLS = {
+    "noise": "matched noise",
+    "covariance": "noise of the changes' covariance",
+    "exchanged": "exchanged changes",
+}
+"""What a shift is held against (`tracing.nulls`) -> what to call it."""
 QUANTITIES = {
     "entropy_base": "lens entropy",
     "entropy_translated": "tuned-lens entropy",

@@ -237,7 +237,7 @@ def test_without_null_draws_the_raw_claim_stands_alone():
     assert verdict(shift, "kl").holds is True
     assert verdict(shift, "ratio").holds is None
     assert shift.verdict.endswith(
-        "the highest; no matched-noise null was drawn, so what entropy alone does to KL stays in."
+        "the highest; no null was drawn, so what entropy alone does to KL stays in."
     )
     assert shift.correlations.query("measure != 'kl'")["rho"].isna().all()
 

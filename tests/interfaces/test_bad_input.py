@@ -49,6 +49,7 @@ ROWS: list[tuple[str, list[str], str]] = [
     ("ablate --alpha inf", ["`--alpha`", "inf", "finite"], "workbench ablate --alpha 10"),
     ("ablate --temperature inf", ["`--temperature`", "inf", "finite"], "workbench ablate --temperature 1.0"),
     ("agent --temperature -1", ["`--temperature`", "'-1'", "at least 0"], "workbench agent --temperature 0"),
+    ("study --reading nowhere", ["`--reading` nowhere is no folder"], "workbench study --reading runs/tuned"),
     ("study --layers 0", ["`--layers`", "'0'", "at least 1"], "workbench study --layers 5"),
     ("study --layers 99", ["`--layers` is 99", "8 layers"], "workbench study --layers 8"),
     ("study --layers 99 --ablate no", ["`--layers` is 99", "8 layers"], "workbench study --layers 8"),

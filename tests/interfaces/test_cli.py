@@ -13,6 +13,8 @@ import tiny
 
 from workbench import runs
 from workbench.interfaces import options, terminal
+from workbench.tracing.readings import TunedLens
+from workbench.tracing.tuned_lens import Translators
 
 PARITY = Path(__file__).parents[1] / "parity"
 
@@ -65,6 +67,25 @@ def test_study_on_own_models(folders, tmp_path, workbench, monkeypatch):
     code, _, err = workbench(*arguments)
     assert code == 2
     assert "exists: a run of" in err
+
+
+def test_a_study_reads_layers_through_a_folder_of_translators(folders, tmp_path, workbench, monkeypatch):
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+    (tmp_path / "mine").mkdir()
+    for i in range(2):
+        tiny.image(seed=i).save(tmp_path / "mine" / f"{i}.png")
+    TunedLens(Translators.identity(tiny.LAYERS, tiny.HIDDEN)).save(tmp_path / "tuned")
+    models = ("--base", str(folders / "base"), "--rlvr", str(folders / "rlvr"))
+    call = ("study", *models, "--problems", "mine", "--bins", "2")
+    code, out, err = workbench(*call, "--out", "run", "--reading", "tuned")
+    assert code == 0, err
+    assert "tuned lens" in out
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert spec["settings"]["reading"]["name"] == "tuned lens"
+    TunedLens(Translators.identity(tiny.LAYERS + 1, tiny.HIDDEN)).save(tmp_path / "other")
+    code, _, err = workbench(*call, "--out", "again", "--reading", "other")
+    assert code == 2
+    assert f"`--reading`: translators of base have {tiny.LAYERS + 1} layers" in " ".join(err.split())
 
 
 def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):

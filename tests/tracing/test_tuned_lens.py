@@ -8,15 +8,9 @@ import torch
 from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.problems.problem import load_problems
+from workbench.tracing.fidelity import kl_to_final, lens_fidelity
 from workbench.tracing.model_heads import lens_head
-from workbench.tracing.tuned_lens import (
-    Translators,
-    fit,
-    fit_translators,
-    kl_to_final,
-    lens_fidelity,
-    read_all,
-)
+from workbench.tracing.tuned_lens import Translators, fit, fit_translators, read_all
 
 
 @pytest.fixture(scope="module")

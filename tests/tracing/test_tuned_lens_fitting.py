@@ -9,7 +9,8 @@ from workbench.errors import InputError
 from workbench.lens.fused import summarise
 from workbench.lens.heads import LensHead
 from workbench.tracing import tuned_lens as module
-from workbench.tracing.tuned_lens import Translators, fit, fit_translators, kl_to_final
+from workbench.tracing.fidelity import kl_to_final
+from workbench.tracing.tuned_lens import Translators, fit, fit_translators
 
 QUICK = {"epochs": 6, "patience": 2, "batch_positions": 64}
 

@@ -144,7 +144,7 @@ def test_a_response_shows_its_text_and_how_it_ended(tiny_pair, prompt):
 def test_a_shift_shows_the_strata_of_visual_tokens_first():
     shift = stratified_shift(synthetic_trace(), resamples=20)
     table = rows(shown(shift))
-    assert table[0] == ["stratum", "base entropy", "cells", "KL", "KL of noise", "KL / noise"]
+    assert table[0] == ["stratum", "base entropy", "cells", "KL", "KL of null", "KL / null"]
     assert [row[0] for row in table[1:6]] == ["0 lowest", "1", "2", "3", "4 highest"]
     where = shift.table.query("scope == 'without last layer' and kind == 'visual' and stratum == 0").iloc[0]
     assert table[1][3].startswith(f"{where['kl']:.3f}"[:4])

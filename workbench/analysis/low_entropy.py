@@ -1,8 +1,9 @@
 """What a stratified shift says about the low-entropy claim: its ends, its slope, its largest stratum.
 
 The claim (arXiv 2511.19972): RLVR shifts low-entropy cells more than high-entropy ones. Each test is made twice: with
-``kl``, the claim as the paper states it, and with ``ratio``, observed over matched-noise KL, which is what is left of it
-when random changes of equal size, which also move confident distributions less, are divided out.
+``kl``, the claim as the paper states it, and with ``ratio``, observed KL over that of the null which the trace drew (matched
+noise, if nothing else was asked for), which is what is left of it when other changes of equal size, which also move confident
+distributions less, are divided out.
 
 ``ends``   the lowest stratum over the highest lies above 1.
 ``trend``  the factor from one stratum to the next lies below 1: the exponential of the slope of log means.
@@ -22,7 +23,7 @@ from workbench.selection import Strata
 from workbench.tracing.cells import Cells, Shape
 
 ROUNDING = 1e-6  # nats: no KL above this counts as no shift, being what float32 log-probabilities leave open
-MEASURED = {"kl": "raw KL", "ratio": "KL over matched noise"}
+MEASURED = {"kl": "raw KL", "ratio": "KL over {null}"}
 PLACE = "section 3, entropy"
 
 
@@ -36,6 +37,7 @@ def judged(
     *,
     stratum: str,
     level: float,
+    null: str,
 ) -> list[Claim]:
     """The claims on some cells, by measure and test.
 
@@ -48,10 +50,12 @@ def judged(
         shapes: of ``Cells.shape``.
         stratum: what a stratum is called, such as ``"fifth"``.
         level: of the intervals.
+        null: what the shift is held against, in words.
     """
     where = f"{kind} tokens, {SCOPES.get(scope, scope)}"
     claims = []
-    for measure, name in MEASURED.items():
+    for measure, template in MEASURED.items():
+        name = template.format(null=null)
         shape = shapes[measure]
         other, lowest, highest = strata[shape.other], strata[0], strata[-1]
         for test, claim, what, interval, above, sides in (
@@ -115,7 +119,7 @@ def _obstacle(
     if empty:
         return f"the {empty[0]} {stratum} holds no cells"
     if measure == "ratio" and np.isnan(cells.values["kl_null"]).any():
-        return "no matched-noise null was drawn, so what entropy alone does to KL stays in"
+        return "no null was drawn, so what entropy alone does to KL stays in"
     if cells.problems < 2:
         return "one problem, so no interval"
     if cells.problems < FEWEST or min(row["problems"] for row in sides) < FEWEST:
@@ -123,8 +127,8 @@ def _obstacle(
     return "too few problems hold these cells for an interval" if isnan(interval.low) else None
 
 
-def headline(verdicts: Iterable[Claim]) -> str:
-    """The line to remember: visual (else all) tokens without the last layer; against noise, then raw, then the shape.
+def headline(verdicts: Iterable[Claim], null: str) -> str:
+    """The line to remember: visual (else all) tokens without the last layer; against the null, then raw, then the shape.
 
     ``verdicts``: for both measures, on visual or all tokens, in all layers and perhaps without the last.
     """
@@ -146,7 +150,7 @@ def headline(verdicts: Iterable[Claim]) -> str:
         return (
             f"{start}by raw KL the lowest stratum shifts {times(raw.interval)} the highest; {noise.obstacle}."
         )
-    line = f"{start}against matched noise the lowest stratum shifts {times(noise.interval)} the highest; "
+    line = f"{start}against {null} the lowest stratum shifts {times(noise.interval)} the highest; "
     line += f"by raw KL {times(raw.interval)}"
     if not raw.obstacle:
         line += f", where it {raw.verdict}"

@@ -5,8 +5,9 @@
 1. Cut the cells of each layer and token kind into strata of base entropy, over the whole split.
 2. Per stratum, average what changed: per layer, over all layers, and without the last layer, whose lens is
    the model's own output and behaves unlike the others. A pooled stratum joins the layers' own strata.
-3. Beside each number stands the matched-noise null. KL depends on entropy by construction (a small logit
-   change d gives half the variance of d under p), so the ratio of observed to null KL speaks about RLVR.
+3. Beside each number stands that of the null which the trace drew, matched noise or another (`tracing.nulls`).
+   KL depends on entropy by construction (a small logit change d gives half the variance of d under p), so the
+   ratio of observed to null KL speaks about RLVR.
 4. Intervals resample problems; the strata stay those of the whole split.
 
 KL and entropies are in nats throughout.
@@ -27,8 +28,10 @@ from workbench.errors import InputError
 from workbench.estimates import Settings
 from workbench.lens.strata import check_bins, fraction_strata, quantile_strata
 from workbench.models.prompts import TokenKind
+from workbench.names import NULLS
 from workbench.tracing.cells import MEASURES, Cells, choose_kinds, positions_of
 from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.readings import in_words, labelled
 from workbench.views import markup
 from workbench.views.tables import bucket, first_kind
 
@@ -68,6 +71,11 @@ class ShiftTable:
             raise InputError("`verdicts` is empty; build a ShiftTable with stratified_shift(trace).")
 
     @property
+    def reading(self) -> str:
+        """What the shift was read through, such as ``"logit lens"``."""
+        return str((self.provenance.get("reading") or {}).get("name", "logit lens"))
+
+    @property
     def stratum(self) -> str:
         """What a stratum is called, such as "fifth"."""
         return part_name(self.bins, str(self.table["strata_by"].iloc[0]))
@@ -93,6 +101,11 @@ class ShiftTable:
             )
             + markup.folded(f"every token kind: {len(pooled)} pooled rows", markup.table(_readable(pooled)))
         )
+
+    @property
+    def null(self) -> str:
+        """What the shift is held against, in words, such as "matched noise"."""
+        return NULLS[self.provenance.get("null", "noise")]
 
     @property
     def columns(self) -> pd.DataFrame:
@@ -124,7 +137,7 @@ def stratified_shift(
 
     1. Cut the cells of each layer and token kind into strata of base entropy, over the whole split.
     2. Per stratum, average what changed: per layer, over all layers, and without the last one.
-    3. Set the matched-noise null beside it; intervals resample problems.
+    3. Set the trace's null beside it; intervals resample problems.
 
     Args:
         trace: what ``workbench.trace`` returned, with ``null_draws`` of at least 1 for the null columns.
@@ -163,6 +176,7 @@ def stratified_shift(
             f"{kinds!r}: stratified_shift(trace, kinds=['all', {names[0]!r}])."
         )
     settings = Settings(resamples=resamples, level=level, seed=seed)
+    null = NULLS[trace.provenance.get("null", "noise")]
     rows, correlations, verdicts = [], [], []
     for kind in names:
         cells, strata = Cells.of(trace, kind), _strata(trace, kind, bins, by)
@@ -176,13 +190,15 @@ def stratified_shift(
                 name = "last layer" if scope == "layer" else scope
                 shapes = part.shape(part_strata, bins, settings)
                 called = part_name(bins, by)
-                verdicts += judged(name, kind, part, measured, contrasts, shapes, stratum=called, level=level)
+                words = {"stratum": called, "level": level, "null": null}
+                verdicts += judged(name, kind, part, measured, contrasts, shapes, **words)
+    verdicts = labelled(verdicts, trace.reading)
     used = {"by": by, "bins": bins, "resamples": resamples, "level": level, "seed": seed}
     return ShiftTable(
         table=pd.DataFrame(rows),
         correlations=pd.DataFrame(correlations),
         verdicts=tuple(verdicts),
-        verdict=headline(verdicts),
+        verdict=in_words(headline(verdicts, null).removesuffix("."), trace.reading) + ".",
         depth=trace.depth,
         bins=bins,
         level=level,
@@ -243,7 +259,7 @@ def _readable(pooled: pd.DataFrame) -> pd.DataFrame:
     table["stratum"] = [bucket(stratum, pooled["stratum"]) for stratum in pooled["stratum"]]
     table["base entropy"] = [f"{markup.shown(low)} to {markup.shown(high)}" for low, high in ranges]
     table["cells"] = pooled["cells"]
-    for measure, name in (("kl", "KL"), ("kl_null", "KL of noise"), ("ratio", "KL / noise")):
+    for measure, name in (("kl", "KL"), ("kl_null", "KL of null"), ("ratio", "KL / null")):
         for end in ("", "_low", "_high"):
             table[f"{name}{end}"] = pooled[f"{measure}{end}"]
     return table

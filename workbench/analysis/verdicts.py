@@ -87,6 +87,12 @@ class Claim:
         return min(1.0, p * self.comparisons) if not isnan(p) else nan
 
     @property
+    def detectable(self) -> float:
+        """Smallest effect that this design finds in 80% of repetitions: off `bound`, or a factor; NaN without interval."""
+        level = 1 - (1 - self.level) / self.comparisons
+        return self.interval.detectable(units=self.problems, level=level, factor=self.factor)
+
+    @property
     def found(self) -> str:
         """The number with its interval, or why there is none."""
         if self.obstacle:
@@ -98,7 +104,15 @@ class Claim:
         """One line in plain words."""
         touched = f"; {self.cells[0]:,} cells against {self.cells[1]:,}" if self.cells else ""
         head = f"{self.claim} ({self.place}): {self.verdict}; {self.measured}"
-        return f"{head}: {self.found}; {self.problems} {self.unit}{touched}"
+        return f"{head}: {self.found}{self._open}; {self.problems} {self.unit}{touched}"
+
+    @property
+    def _open(self) -> str:
+        """What an undecided claim would have seen."""
+        if self.verdict != STATES[None] or isnan(self.detectable):
+            return ""
+        size = f"a factor of {_factor(self.detectable)}" if self.factor else f"{number(self.detectable)}"
+        return f" (with a power of 80% this finds {size} or more)"
 
     def _repr_html_(self) -> str:
         return claims_html([self])
@@ -164,8 +178,8 @@ def claim_table(claims: Iterable[Claim]) -> pd.DataFrame:
     """One row a claim.
 
     Columns: claim, place, measured, estimate with estimate_low and estimate_high, expected, why (of the bound), kind (of
-    position), cells and cells_other (of the two sides; NaN: not of cells), problems, p, p_adjusted (Holm, over this
-    table), verdict, adjusted (the verdict by p_adjusted), obstacle.
+    position), cells and cells_other (of the two sides; NaN: not of cells), problems, detectable (effect found with a power
+    of 80%), p, p_adjusted (Holm, over this table), verdict, adjusted (the verdict by p_adjusted), obstacle.
     """
     listed = list(claims)
     return pd.DataFrame(
@@ -181,6 +195,7 @@ def claim_table(claims: Iterable[Claim]) -> pd.DataFrame:
                 "cells": c.cells[0] if c.cells else nan,
                 "cells_other": c.cells[1] if c.cells else nan,
                 "problems": c.problems,
+                "detectable": c.detectable,
                 "p": c.p,
                 "p_adjusted": p,
                 "verdict": c.verdict,

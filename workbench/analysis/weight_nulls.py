@@ -41,6 +41,7 @@ from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import Group, groups_of
 from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.readings import Reading, check_shared, same_reading
 from workbench.tracing.trace import trace
 from workbench.views import markup
 
@@ -137,6 +138,7 @@ def weight_nulls(
     batch_size: int | None = None,
     traced: LensTrace | None = None,
     responses: Responses | None = None,
+    reading: Reading | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> NullShift:
     """Trace the pair, null models and other pairs, and compare what shifts where.
@@ -159,6 +161,7 @@ def weight_nulls(
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         traced: the pair's own trace of these problems (and responses), at all layers, where it has been made already.
         responses: to the problems, as in `trace`; every model reads the same.
+        reading: as in `trace`; one of the base's alone, since no other model than the pair's has translators of its own.
         progress: called with (condition, prompts done, prompts in all).
 
     Raises:
@@ -168,14 +171,18 @@ def weight_nulls(
     others = dict(others or {})
     problems = listed(problems, _CALL, Problem, EncodedPrompt)
     _check(pair, kinds, draws, others, bins, scale)
+    check_shared(reading, "weight_nulls(pair, problems")
     prompts = [pair.encode(item) for item in problems]
 
     def look(name: str, some: ModelPair) -> LensTrace:
         tell = partial(progress, name) if progress else None
         how: dict[str, Any] = {"top_k": 1, "null_draws": 0, "batch_size": batch_size, "progress": tell}
+        how["reading"] = reading
         return trace(some, prompts, responses=responses, **how)
 
     whole = [prompt for _, prompt in with_responses(pair, prompts, responses)]
+    if traced is not None:
+        same_reading(reading, pair, traced.provenance, "weight_nulls(pair, problems, traced=traced")
     real = look(RLVR, pair) if traced is None else _same(traced, whole, pair)
     groups, sizes = groups_of(real, bins), {kind: [] for kind in kinds}
     sums = {RLVR: [[group.sums(real) for group in groups]]} | {kind: [] for kind in kinds}

@@ -69,6 +69,27 @@ class Interval:
             distance = critical * np.divide(abs(estimate - bound), abs(estimate - end))
         return float(2 * stdtr(units - 1, -distance))
 
+    def detectable(
+        self, *, units: int, level: float = 0.95, factor: bool = False, power: float = 0.8
+    ) -> float:
+        """The smallest true effect that a design with this interval would find in ``power`` of its repetitions; NaN without one.
+
+        The standard error is half the interval's width over t; the effect is a difference from the bound, or a factor above 1
+        (and its inverse below). It says what an undecided claim leaves open, not how large the effect is.
+
+        Args:
+            units: problems (or other units) that were resampled.
+            level: of the interval.
+            factor: as in `p_value`.
+            power: chance of finding it.
+        """
+        if isnan(self.low) or isnan(self.high) or units < 2 or (factor and self.low <= 0):
+            return np.nan
+        width = log(self.high) - log(self.low) if factor else self.high - self.low
+        critical = stdtrit(units - 1, (1 + level) / 2)
+        effect = width / 2 / critical * (critical + stdtrit(units - 1, power))
+        return float(np.exp(effect) if factor else effect)
+
     @staticmethod
     def names(measure: str) -> list[str]:
         """The three columns of a measure in a table: estimate, lower and upper end."""

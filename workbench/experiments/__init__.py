@@ -1,10 +1,11 @@
 """Models that answer: ablations over conditions (`ablation`, `run_condition`), perturbed pictures (`perturbation`, `slopes`),
 checkpoints of training (`emergence`, `half_times`), a visual agent (`agent`), where along responses two models diverge
-(`divergence`), and how far activations drift (`drift`).
+(`divergence`), whether the shift follows entropy as a cause (`causes`), and how far activations drift (`drift`).
 
     import workbench as wb
     wb.ablate(pair, problems, {"replay": wb.Replay(layers=5, threshold="quantile")}, samples=16, keep="runs/mine").plot()
     wb.perturb(pair, problems)      # drift at low- and high-entropy cells against perplexity
+    wb.causes(pair, problems)       # entropy moved at equal norm, the norm at equal entropy: does the shift follow?
 
 **Ablation.** ``workbench ablate`` runs the paper's comparison (low and high entropy, by tokens and by patch) beside random,
 all-position, mid-layer, reverse and self-smoothing controls (`default_matrix`), all on equal random draws;

@@ -38,11 +38,35 @@ class Measures:
         ),
     ] = None
     bins: Annotated[int, typer.Option(help="Strata of base entropy.", min=2)] = 5
+    reading: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a tuned lens (`TunedLens.save`, or translators that others published) to read layers through; the "
+            "default is the logit lens."
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse a folder that is not there.
+
+        Raises:
+            InputError: names it.
+        """
+        if self.reading is not None and not self.reading.is_dir():
+            raise InputError(
+                f"`reading` {self.reading} is no folder; expected one with translators, as TunedLens.fit(...).save(folder) "
+                "writes it: reading='runs/tuned'"
+            )
 
     def keywords(self, preset: "PairPreset | None") -> dict[str, Any]:
         """As `study` takes them; what is not given suits the pair."""
-        draws = preset.study_settings["null_draws"] if preset else NULLS
-        return {**vars(self), "null_draws": draws if self.null_draws is None else self.null_draws}
+        draws, reading = preset.study_settings["null_draws"] if preset else NULLS, None
+        if self.reading is not None:
+            from workbench.tracing.readings import TunedLens
+
+            reading = TunedLens.load(self.reading)
+        own = {"null_draws": draws if self.null_draws is None else self.null_draws, "reading": reading}
+        return {**vars(self), **own}
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,7 @@ class Task:
             InputError: names it.
         """
         depth, preset = self.models.check(), self.models.preset
+        self.measures.check()
         self.answers.check()
         self.cells.check(preset, depth)
 

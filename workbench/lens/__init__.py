@@ -2,7 +2,8 @@
 
 A `LensHead` is a model's final norm and unembedding. `compare` and `summarise` (`fused`) give entropy, KL, top-k and more of
 both models' predictions in blocks of the vocabulary, so that (positions, vocabulary) never exists; `kl` is that of distributions
-which are there as a whole; `strata` says which cells have low entropy. Everything is in nats.
+which are there as a whole; `neighbours` finds the nearest of many states; `strata` says which cells have low entropy. Everything
+is in nats.
 
     from workbench.lens import LensHead, summarise
     summarise(hidden, LensHead(norm, weight)).entropy
@@ -19,7 +20,10 @@ _HOME = {
     "compare": "fused",
     "summarise": "fused",
     "matched_noise": "fused",
+    "moved_along": "fused",
     "log_probabilities": "token_probabilities",
+    "nearest": "neighbours",
+    "rank_of": "neighbours",
     "quantile_strata": "strata",
     "fraction_strata": "strata",
     "select_cells": "strata",

@@ -170,11 +170,32 @@ def matched_noise(
         raise InputError(f"`draws` must be at least 1, found {draws}; pass `draws=3`")
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     dtype = _precision(h_base, h_rlvr)
-    start = h_base.to(dtype)
+    noise = torch.randn(draws, *h_base.shape, generator=generator, device=generator.device, dtype=dtype)
+    return moved_along(h_base, h_rlvr, noise)
+
+
+@torch.no_grad()
+def moved_along(
+    h_base: Residuals, h_rlvr: Residuals, directions: Float[Tensor, "draws positions hidden"]
+) -> Float[Tensor, "draws positions hidden"]:
+    """The base's residuals, moved along given directions as far as the real change at each position goes.
+
+    A direction of length 0 moves nothing. Half-precision residuals give float32 ones.
+
+    Raises:
+        InputError: residuals of different shapes, or directions of another (positions, hidden).
+    """
+    _check_same_shape(h_base, h_rlvr)
+    if directions.ndim != 3 or directions.shape[1:] != h_base.shape:
+        raise InputError(
+            f"`directions` must have shape (draws, *{tuple(h_base.shape)}), found {tuple(directions.shape)}; one for each "
+            "position and draw: `moved_along(h_base, h_rlvr, torch.randn(3, *h_base.shape))`"
+        )
+    dtype = _precision(h_base, h_rlvr)
+    start, along = h_base.to(dtype), directions.to(h_base.device, dtype)
     length = torch.linalg.vector_norm(h_rlvr.to(dtype) - start, dim=-1, keepdim=True)
-    noise = torch.randn(draws, *start.shape, generator=generator, device=generator.device, dtype=dtype)
-    noise = noise.to(start.device)
-    return start + noise * (length / torch.linalg.vector_norm(noise, dim=-1, keepdim=True))
+    norm = torch.linalg.vector_norm(along, dim=-1, keepdim=True)
+    return start + along * (length / norm.where(norm > 0, 1.0))
 
 
 def _sums(z: Tensor, peak: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:

@@ -135,6 +135,29 @@ def jittered(problem: Problem, seed: int) -> Problem:
     return _each(problem, lambda picture, _: _recoloured(picture, SMOOTHING, rng))
 
 
+def covered(problem: Problem, prompt: EncodedPrompt, places: Int[Tensor, " places"]) -> Problem:
+    """The problem with some visual positions of its pictures painted over with each picture's mean colour.
+
+    Raises:
+        InputError: a position that is not visual, or pictures whose visual tokens do not tile them (crops, tiles, videos).
+    """
+    pictures = list(problem.images)
+    means = [np.array(picture).reshape(-1, 3).mean(0).round().astype(np.uint8) for picture in pictures]
+    for place in places.tolist():
+        view, (_, row, column) = int(prompt.visual_index[place]), prompt.grid[place].tolist()
+        whole = 0 <= view < len(prompt.images) and prompt.sources.count(prompt.sources[view]) == 1
+        source = prompt.sources[view] if whole else len(pictures)
+        if source >= len(pictures) or prompt.images[view].size != pictures[source].size:
+            raise InputError(
+                f"`problem` {problem.id!r}: position {place} does not stand for one place of a whole picture, so nothing can be "
+                "painted over; leave out Cause('cover')"
+            )
+        pixels = np.array(pictures[source])
+        pixels[tuple(_spans(pixels.shape[:2], prompt.grids[view][1:], (row, column)))] = means[source]
+        pictures[source] = Image.fromarray(pixels)
+    return replace(problem, images=tuple(pictures))
+
+
 def _each(problem: Problem, change: Callable[[Image.Image, int], Image.Image]) -> Problem:
     """``change(picture, which image or video it belongs to)`` on every image and frame."""
     images = tuple(change(picture, i) for i, picture in enumerate(problem.images))

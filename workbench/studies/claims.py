@@ -16,6 +16,7 @@ from workbench.experiments.outcomes import PASS_AT, scores
 from workbench.experiments.slopes import judge
 from workbench.interventions import EVERYWHERE
 from workbench.tracing.cells import TOKENS
+from workbench.tracing.readings import in_words
 
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
@@ -52,7 +53,7 @@ def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
             Claim(
                 "RLVR changes what the lens predicts",
                 "section 3, top predictions",
-                what,
+                in_words(what, shift.reading),
                 differ,
                 int(row["problems"]),
                 kind=str(row["kind"]),

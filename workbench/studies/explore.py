@@ -20,6 +20,7 @@ from workbench.tracing.conversations import Responses, called, with_responses
 from workbench.tracing.edits import Intervention
 from workbench.tracing.follow import Followed, follow
 from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.readings import Reading, in_words
 from workbench.tracing.trace import trace
 from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import Answers, ModelAnswer
@@ -39,6 +40,7 @@ def explore(
     batch_size: int | None = None,
     responses: Responses | None = None,
     interventions: Sequence[Intervention | None] | None = None,
+    reading: Reading | None = None,
     max_new_tokens: int | None = None,
     title: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -54,6 +56,7 @@ def explore(
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         responses: to the problems, as in `trace`: a page of its own for each.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
+        reading: through what the layers are read, such as a `TunedLens`; None: the logit lens.
         max_new_tokens: of both models' greedy responses, whose answers stand beside the right one; None: what suits the pair; 0:
             no responses.
         title: of the page.
@@ -77,12 +80,14 @@ def explore(
     how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
     settings: dict[str, Any] = {"top_k": top_k, "null_draws": 0, "layers": layers, "responses": responses}
     with called("explore"):
-        traced, curves = trace(pair, problems, progress=progress, **settings, **how), None
+        traced = trace(pair, problems, progress=progress, reading=reading, **settings, **how)
+    curves = None
     if followed:
         spread = with_responses(pair, problems, responses)
         own = interventions and [interventions[number] for number, _ in spread]
         prompts = [prompt for _, prompt in spread]
-        curves = follow(pair, prompts, traced, tokens=followed, batch_size=batch_size, interventions=own)
+        also: dict[str, Any] = {"batch_size": batch_size, "interventions": own, "reading": reading}
+        curves = follow(pair, prompts, traced, tokens=followed, **also)
     answers = (
         _answers(pair, problems, max_new_tokens, **how) if max_new_tokens != 0 and pair.tokenizer else {}
     )
@@ -177,7 +182,8 @@ class Explorer:
         return write_page(path, self.html())
 
     def _title(self) -> str:
-        return self.title or f"Lens explorer: {self.trace.provenance.get('pair') or 'a pair of models'}"
+        own = f"Lens explorer: {self.trace.provenance.get('pair') or 'a pair of models'}"
+        return self.title or in_words(own, self.trace.reading)
 
 
 def check_followed(trace: LensTrace, followed: Followed | None) -> None:

@@ -20,6 +20,7 @@ from workbench.problems.problem import Problem, listed
 from workbench.replay.prepared import check_fits
 from workbench.sampling import Sampling
 from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.readings import Reading, chosen
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -37,23 +38,34 @@ class Measures:
     bins: int
     resamples: int
     batch_size: int
+    reading: Reading | None = None
+    """Through what layers are read; None: the logit lens."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its tables depend on."""
+        own = {name: value for name, value in vars(self).items() if name != "reading"}
+        return own | ({"reading": self.reading.described} if self.reading else {})
 
     @property
     def tracing(self) -> dict[str, Any]:
         """What a trace depends on."""
-        return {name: getattr(self, name) for name in ("seed", "top_k", "null_draws", "batch_size")}
+        return {
+            name: getattr(self, name) for name in ("seed", "top_k", "null_draws", "batch_size", "reading")
+        }
 
     @property
     def judging(self) -> dict[str, Any]:
         """What every part after it depends on."""
         return {name: getattr(self, name) for name in ("seed", "resamples", "batch_size")}
 
-    def check(self) -> None:
-        """Refuse what is out of range.
+    def check(self, pair: ModelPair) -> None:
+        """Refuse what is out of range, and a reading of other models.
 
         Raises:
             InputError: names it.
         """
+        chosen(self.reading, pair)
         least = {"seed": 0, "top_k": 1, "null_draws": 0, "bins": 2, "resamples": 1, "batch_size": 1}
         for name, value in least.items():
             _whole(name, getattr(self, name), value)
@@ -174,6 +186,7 @@ class Disturbances:
             others=self.controls,
             bins=how.bins,
             traced=traced,
+            reading=how.reading,
             progress=lambda what, done, total: tell(f"null model: {what}", done, total),
             **how.judging,
         )

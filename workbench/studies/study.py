@@ -7,7 +7,7 @@ where it stopped: traces are kept every `SHARD` problems.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from workbench.studies.parts import Answers, Attempts, Disturbances, Measures, P
 from workbench.studies.report import write_report
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.follow import Followed, follow
+from workbench.tracing.readings import Reading, check_shared
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
 from workbench.views import shift_figures as figures
@@ -114,6 +115,7 @@ def study(
     perturbed: bool = False,
     null_models: int | None = None,
     controls: Mapping[str, ModelPair] | None = None,
+    reading: Reading | None = None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -141,6 +143,8 @@ def study(
         null_models: random changes of the weights of each kind (`weight_nulls`, which needs room for a third model); 0 leaves
             them out. None: 3 where pictures are disturbed.
         controls: beside these, pairs of the same base that RL did not train, such as `controls_of(pair)`.
+        reading: through what layers are read, as in `trace`; None: the logit lens. With null models, which have no translators of
+            their own, one of the base's alone.
         notes: what else the spec should say, such as where the problems came from.
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on.
@@ -160,20 +164,23 @@ def study(
     """
     length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     sampling = pair.sampling(samples=samples, temperature=1.0, seed=seed, engine=engine, **length)
-    how = Measures(seed, top_k, null_draws, bins, resamples, sampling.batch_size)
+    how = Measures(seed, top_k, null_draws, bins, resamples, sampling.batch_size, reading)
     answers = Answers(interventions or {}, sampling)
     nulls = (NULL_MODELS if perturbed else 0) if null_models is None else null_models
     disturbances = Disturbances(perturbed, nulls, controls or {})
     problems = check_problems(problems)
-    how.check()
+    how.check(pair)
+    if nulls:
+        check_shared(reading, "study(pair, problems, 'runs/mine'")
     answers.check(pair, problems)
     disturbances.check(problems)
-    settings = asdict(how) | answers.settings | disturbances.settings
+    settings = how.settings | answers.settings | disturbances.settings
     spec = {"pair": dict(pair.provenance), "problems": _describe(problems), "settings": settings}
     tell, attempts, begun = progress or (lambda what, done, total: None), Attempts(), time.time()
     with run_folder(Path(out), "study", spec | dict(notes or {}), overwrite=overwrite) as work:
         result = _measured(pair, problems, how, answers, disturbances, attempts, work, tell)
-        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], result.trace, batch_size=how.batch_size)
+        again: dict[str, Any] = {"batch_size": how.batch_size, "reading": reading}
+        follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], result.trace, **again)
         hint = _written(result, work / "run", spec | dict(notes or {}), attempts, follow_on, begun, tell)
     return replace(result, folder=Path(out), hint=hint)
 

@@ -30,8 +30,13 @@ class Stretch(NamedTuple):
     problem_id: str
     said: bool
     """Whether it is the response."""
-    length: int
-    """How many positions are read: all of them, or the last few."""
+    kinds: Tensor
+    """`TokenKind` of each position that is read: of all of them, or of the last few."""
+
+    @property
+    def length(self) -> int:
+        """How many positions are read."""
+        return len(self.kinds)
 
 
 Values: TypeAlias = dict[str, Tensor]
@@ -42,7 +47,8 @@ Measure: TypeAlias = Callable[[int, Sequence[Stretch], Tensor, Tensor], Values]
 def stretches_of(prompt: EncodedPrompt) -> list[Stretch]:
     """The prompt, and the response that ends it, if there is one."""
     start = prompt.response_start
-    parts = [Stretch(prompt.problem_id, False, start), Stretch(prompt.problem_id, True, len(prompt) - start)]
+    name, kinds = prompt.problem_id, prompt.kinds
+    parts = [Stretch(name, False, kinds[:start]), Stretch(name, True, kinds[start:])]
     return [part for part in parts if part.length]
 
 
@@ -53,11 +59,13 @@ def compare_residuals(
     *,
     layers: Sequence[int] | None = None,
     write: Mapping[int, Edit] | None = None,
+    write_base: Mapping[int, Edit] | None = None,
     caches: Sequence[Mapping[str, Any]] = (),
 ) -> dict[int, Any]:
     """Run both models on one batch; ``reduce(layer, h_base, h_rlvr)`` runs inside the RLVR model's forward.
 
-    ``write`` changes what the RLVR model's layers receive; ``caches`` keep both models' keys and values.
+    ``write`` changes what the RLVR model's layers receive, ``write_base`` what the base's do; ``caches`` keep both models' keys
+    and values.
 
     It sees residuals (N, hidden) of the N real positions, one prompt after another, on the device
     of the RLVR model's unembedding. Returns layer -> what ``reduce`` returned.
@@ -65,7 +73,8 @@ def compare_residuals(
     inputs = collate(prompts, pair.pad_id)
     each = [{**inputs, **cache} for cache in caches or ({}, {})]
     names = [prompt.problem_id for prompt in prompts]
-    return _meet(pair, each, inputs["attention_mask"].bool(), names, reduce, layers=layers, write=write)
+    real, edits = inputs["attention_mask"].bool(), {"write": write, "write_base": write_base}
+    return _meet(pair, each, real, names, reduce, layers=layers, **edits)
 
 
 def over_conversations(
@@ -122,7 +131,7 @@ class _Reading:
             kept.append(torch.arange(start + part.length - self._kept(part), start + part.length))
             start += part.length
         index = torch.cat(kept)
-        short = [part._replace(length=self._kept(part)) for part in parts]
+        short = [part._replace(kinds=part.kinds[part.length - self._kept(part) :]) for part in parts]
 
         def reduce(layer: int, h_base: Tensor, h_rlvr: Tensor) -> Values:
             if len(index) < len(h_base):
@@ -171,7 +180,7 @@ def _shared(
 ) -> list[dict[int, Values]]:
     prompts = [group[0].prompt for group in groups]
     caches = new_cache(pair.base), new_cache(pair.rlvr)
-    parts = [Stretch(prompt.problem_id, False, len(prompt)) for prompt in prompts]
+    parts = [Stretch(prompt.problem_id, False, prompt.kinds) for prompt in prompts]
     reduce, write = reading.of(parts), batch_edits(prompts, made)
     read = compare_residuals(pair, prompts, reduce, layers=reading.layers, write=write, caches=caches)
     before = reading.split(read, [[part] for part in parts])
@@ -188,7 +197,7 @@ def _shared(
         ]
         real = each[0]["attention_mask"][:, -max(map(len, ids)) :].bool()
         names = [one.prompt.problem_id for _, one in chunk]
-        parts = [Stretch(name, True, len(some)) for name, some in zip(names, ids, strict=True)]
+        parts = [Stretch(one.prompt.problem_id, True, one.whole.kinds[len(one.prompt) :]) for _, one in chunk]
         try:
             read = _meet(pair, each, real, names, reading.of(parts), layers=reading.layers, write=None)
         except NotFiniteError:
@@ -218,6 +227,7 @@ def _meet(
     *,
     layers: Sequence[int] | None,
     write: Mapping[int, Edit] | None,
+    write_base: Mapping[int, Edit] | None = None,
 ) -> dict[int, Any]:
     """Both models, each on its own inputs; ``names`` are the problems of the rows."""
     device = pair.rlvr.unembedding.weight.device
@@ -229,5 +239,5 @@ def _meet(
         return reduce(layer, base.pop(layer), keep(layer, hidden))
 
     with naming(names):
-        base = read_residuals(pair.base, inputs[0], layers=layers, reduce=keep)
+        base = read_residuals(pair.base, inputs[0], layers=layers, reduce=keep, write=write_base)
         return read_residuals(pair.rlvr, inputs[1], layers=layers, reduce=meet, write=write)

@@ -34,6 +34,7 @@ from workbench.tracing.both_models import compare_residuals
 from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_heads
+from workbench.tracing.readings import Reading, same_reading
 from workbench.views import markup
 
 # Logits that exist at a time.
@@ -213,6 +214,7 @@ def follow(
     tokens: int | Sequence[int] = 24,
     batch_size: int | None = None,
     interventions: Sequence[Intervention | None] | None = None,
+    reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Followed:
     """Exact probabilities, at every traced layer of both models, of the likeliest tokens at each position.
@@ -224,10 +226,11 @@ def follow(
         tokens: how many tokens to follow per position, at most; or the ids of those to follow, at every position.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         interventions: those of the trace.
+        reading: that of the trace.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Raises:
-        InputError: no problems, problems that are not those of the trace, or numbers below 1.
+        InputError: no problems, problems or a reading that are not those of the trace, or numbers below 1.
     """
     batch_size = batch_of(pair, batch_size)
     number = tokens if isinstance(tokens, int) else len(tokens)
@@ -241,6 +244,7 @@ def follow(
             f"`problems` has {len(problems)} entries, but the trace has {len(trace.prompts)} prompts; give those "
             "that were traced, or the first few of them: `follow(pair, problems[:4], trace)`"
         )
+    read_by = same_reading(reading, pair, trace.provenance, "follow(pair, problems, trace")
     prompts = [pair.encode(item) for item in problems]
     ids = []
     for number, prompt in enumerate(prompts):
@@ -260,7 +264,8 @@ def follow(
         rows = torch.cat(ids[here])
 
         def read(layer: int, h_base: Tensor, h_rlvr: Tensor) -> tuple[Tensor, Tensor]:
-            both = zip((h_base, h_rlvr), heads, strict=True)
+            views = (read_by.view("base", layer, h_base), read_by.view("rlvr", layer, h_rlvr))
+            both = zip(views, heads, strict=True)
             base, rlvr = (log_probabilities(h, rows.clamp(min=0), head).cpu().float() for h, head in both)
             return base, rlvr
 

@@ -207,6 +207,11 @@ class LensTrace:
         return replace(first, **tensors, prompts=prompts, vocabulary=dict(sorted(vocabulary.items())))
 
     @property
+    def reading(self) -> str:
+        """What its distributions were read through: ``"logit lens"``, or the `Reading.name` of another."""
+        return str((self.provenance.get("reading") or {}).get("name", "logit lens"))
+
+    @property
     def turn(self) -> Tensor:
         """(P,) int32: which response of its conversation a response position belongs to, 0 the first; -1 elsewhere."""
         runs = [turns_of(part == TokenKind.RESPONSE) for part in self._by_prompt(self.kind)]

@@ -5,16 +5,15 @@ For every batch of prompts (left-padded; padded positions are dropped before any
 1. base pass: keep the residual stream after each layer, real positions only;
 2. RLVR pass on the same inputs: inside the trace, as each layer's residual stream appears, compare the two
    through each model's own norm and unembedding (`lens.compare`), then drop the base's;
-3. beside it the matched-noise null: the base's residual plus a random direction as long as the real change,
-   drawn from a seed made of the given seed, the problem and the layer, so that neither the batch nor the
-   order of the problems changes a draw, nor a response those of its prompt.
+3. beside it a null (`tracing.nulls`): the base's residual plus a direction as long as the real change, by default
+   a random one, drawn from a seed made of the given seed, the problem and the layer, so that neither the batch
+   nor the order of the problems changes a draw, nor a response those of its prompt.
 
 Only numbers per (layer, position) leave the device; (layers, positions, vocabulary) never exists.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
 
@@ -23,16 +22,19 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.errors import InputError
-from workbench.lens.fused import LensStats, compare, matched_noise
+from workbench.lens.fused import LensStats, compare
 from workbench.models.batches import batches_by
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
+from workbench.names import NULLS
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.both_models import Measure, Stretch, Values, compare_residuals, over_conversations
 from workbench.tracing.conversations import Conversation, Responses, conversations
 from workbench.tracing.edits import Intervention, one_each
 from workbench.tracing.lens_trace import AXES, LensTrace, PromptInfo, occurring_ids
 from workbench.tracing.model_heads import lens_heads
+from workbench.tracing.nulls import FromChanges, Noise, Null, collect_changes
+from workbench.tracing.readings import LogitLens, Reading, chosen
 
 __all__ = ["LensTrace", "PromptInfo", "compare_residuals", "lens_heads", "trace"]
 
@@ -43,30 +45,37 @@ def trace(
     *,
     top_k: int = 10,
     null_draws: int = 3,
+    null: str = "noise",
     seed: int = 0,
     batch_size: int | None = None,
     layers: Sequence[int] | None = None,
     responses: Responses | None = None,
     interventions: Sequence[Intervention | None] | None = None,
+    reading: Reading | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LensTrace:
     """Trace both models of ``pair`` on ``problems``: entropy, KL and top predictions at every layer and position.
 
     1. The base runs, and its residual stream after every layer is kept.
     2. The RLVR model runs on the same inputs; layer by layer the two are compared, each through its own norm and unembedding.
-    3. Beside it the matched-noise null: the base's residual plus a random direction as long as the real change.
+    3. Beside it the null: the base's residual plus another direction as long as the real change.
 
     Args:
         pair: what `load_pair` returned.
         problems: problems, or prompts already encoded; at least one.
         top_k: how many top predictions to keep per cell.
-        null_draws: random directions per cell for the matched-noise null; each costs half a comparison more.
+        null_draws: directions per cell for the null; each costs half a comparison more.
+        null: which directions (`tracing.nulls` says which question each answers): ``noise``: random ones; ``exchanged``: other
+            cells' changes, of another problem; ``covariance``: noise with the covariance of the changes. The last two run both
+            models once more, to collect changes.
         seed: of the null's directions.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         layers: decoder layers to trace, 0-based; all when None.
         responses: what was answered, by either model (`decode`'s responses) or as text, by problem id one or several: each
             is read by both models after its prompt, which runs once for all of them; a prompt of the trace for each.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
+        reading: through what the models' heads look at the residual stream, such as a `TunedLens`; None: the logit lens. Noise
+            is added to the residual stream, and read as the RLVR model's is.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Returns:
@@ -75,7 +84,8 @@ def trace(
 
     Raises:
         InputError: no problems, bad arguments, an intervention made for another problem, activations that are not finite, or
-            responses to other problems, empty, with placeholders, of another tokenizer or longer than the context.
+            responses to other problems, empty, with placeholders, of another tokenizer or longer than the context; a reading
+            without a distribution, or of another model.
 
     Example:
         >>> pair = wb.load_pair("shapes")
@@ -88,15 +98,26 @@ def trace(
     batch_size = batch_of(pair, batch_size)
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
-    more = {} if responses is None else {"responses": True}
+    more: dict[str, Any] = {} if responses is None else {"responses": True}
+    more |= {} if null == "noise" else {"null": null}
     _check(pair, settings)
+    check_null(null, null_draws, len(items))
+    read_by = chosen(reading, pair)
+    if read_by != LogitLens():
+        more["reading"] = read_by.described
     names = [item.problem_id if isinstance(item, EncodedPrompt) else item.id for item in items]
     entries = one_each(interventions, names)
     report = progress or (lambda done, total: None)
     report(0, len(items))
     groups = batches_by(conversations(pair, items, responses), batch_size, lambda group: group[0].prompt)
     how: dict[str, Any] = {"axis": _position_axis, "layers": layers, "rows": batch_size}
-    traced = partial(_traced, pair, _measure(pair, top_k, null_draws, seed), entries, how)
+    against = Noise(null_draws, seed) if null_draws else None
+    if null != "noise":
+        some = conversations(pair, items, responses)
+        kept = {"made": entries, "seed": seed, "batch_size": batch_size, "layers": layers}
+        changes = collect_changes(pair, some, problems=len(items), **kept)
+        against = FromChanges(null, changes, null_draws, seed)
+    traced = partial(_traced, pair, _measure(pair, read_by, top_k, against), entries, how)
     infos, parts, done = list[PromptInfo](), list[dict[str, Tensor]](), 0
     for batch, cells in piecewise(groups, traced, model=pair.base, what="tracing"):
         both = [(item, one) for item, group in zip(items[done:], batch, strict=False) for one in group]
@@ -150,6 +171,27 @@ def _check(pair: ModelPair, settings: Mapping[str, int]) -> None:
         )
 
 
+def check_null(null: str, draws: int, problems: int) -> None:
+    """Refuse a null that does not exist, or that these problems can't have.
+
+    Raises:
+        InputError: it says so.
+    """
+    if null not in NULLS:
+        raise InputError(
+            f"`null` is {null!r}, expected one of {', '.join(NULLS)}: `trace(pair, problems, null='noise')`"
+        )
+    if null != "noise" and draws < 1:
+        raise InputError(
+            f"`null_draws` is 0, but null={null!r} asks for draws: `trace(pair, problems, null={null!r}, null_draws=3)`"
+        )
+    if null != "noise" and problems < 2:
+        raise InputError(
+            f"null={null!r} draws from other problems' changes, and there is one problem alone: trace several, or take "
+            "`trace(pair, problems, null='noise')`"
+        )
+
+
 def _provenance(
     pair: ModelPair, settings: Mapping[str, Any], interventions: Sequence[Intervention | None] | None
 ) -> dict[str, Any]:
@@ -164,19 +206,19 @@ def _provenance(
     }
 
 
-def _measure(pair: ModelPair, top_k: int, null_draws: int, seed: int) -> Measure:
+def _measure(pair: ModelPair, reading: Reading, top_k: int, null: Null | None) -> Measure:
     """What is kept of one layer of a batch: every measure at every position."""
     heads = lens_heads(pair)
 
     def measure(layer: int, parts: Sequence[Stretch], h_base: Tensor, h_rlvr: Tensor) -> Values:
-        lengths = [part.length for part in parts]
-        by_part = zip(parts, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
-        null = [
-            matched_noise(base, rlvr, draws=null_draws, seed=_noise_seed(seed, part, layer))
-            for part, base, rlvr in by_part
-            if null_draws
-        ]
-        stats = compare(h_base, h_rlvr, *heads, top_k=top_k, null=torch.cat(null, 1) if null else None)
+        base, rlvr = reading.view("base", layer, h_base), reading.view("rlvr", layer, h_rlvr)
+        drawn = None
+        if null:
+            lengths = [part.length for part in parts]
+            by_part = zip(parts, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
+            draws = torch.cat([null(layer, *each) for each in by_part], 1)
+            drawn = torch.stack([reading.view("rlvr", layer, draw) for draw in draws])
+        stats = compare(base, rlvr, *heads, top_k=top_k, null=drawn)
         measures = _measures(stats, h_base, h_rlvr)
         return {name: value.to("cpu", AXES[name][1]) for name, value in measures.items()}
 
@@ -218,12 +260,6 @@ def _measures(stats: LensStats, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Ten
         "topk_overlap": stats.topk_overlap,
         "top1_agreement": stats.top1_agreement,
     }
-
-
-def _noise_seed(seed: int, part: Stretch, layer: int) -> int:
-    """A response has a stream of its own: what follows a prompt changes none of the prompt's draws."""
-    name = f"{part.problem_id}/response" if part.said else part.problem_id
-    return int.from_bytes(blake2b(f"{seed}/{layer}/{name}".encode(), digest_size=7).digest())
 
 
 def _info(item: Problem | EncodedPrompt, one: Conversation) -> PromptInfo:

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,16 +26,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from workbench.conditions import Model
 from workbench.digests import versions
 from workbench.errors import InputError
-from workbench.estimates import Settings, mean
 from workbench.lens.fused import compare
 from workbench.lens.heads import LensHead
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import batches, collate
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
-from workbench.problems.problem import Problem, listed
+from workbench.problems.problem import Problem
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import Reduce, read_residuals
 
@@ -89,6 +89,11 @@ class Translators:
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         weight, bias = (part[layer].to(hidden.device, wide.dtype) for part in (self.weight, self.bias))
         return translated(wide, weight, bias).to(hidden.dtype)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that stand for both tensors."""
+        return digest_of_tensors((self.weight, self.bias))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``translators.safetensors`` and, last, ``translators.json`` into a folder; returns it.
@@ -181,7 +186,7 @@ def fit(
     report(0, layers - 1)
     for layer in range(layers - 1):
         parts = (residuals[layer], residuals[-1], held_out[layer], held_out[-1], head.weight)
-        file = None if keep is None else Path(keep) / f"{_digest(parts, used)}.safetensors"
+        file = None if keep is None else Path(keep) / f"{digest_of_tensors(parts, about(used))}.safetensors"
         tensors = load_file(file) if file and file.exists() else _fit_layer(*parts[:4], head, **used)
         if file and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -195,60 +200,16 @@ def fit(
     return Translators(translators.weight, translators.bias, pd.DataFrame(rows), {"fit": used})
 
 
-def kl_to_final(
-    residuals: Residuals, head: LensHead, translators: Translators | None = None
-) -> Float[Tensor, "layers positions"]:
-    """KL(final || lens) at every layer and position, in nats; through ``translators`` if given.
-
-    Raises:
-        InputError: translators of another model.
-    """
-    final, rows = residuals[-1], []
-    for layer, hidden in enumerate(residuals):
-        view = hidden if translators is None else translators.translate(layer, hidden)
-        rows.append(compare(final, view, head, head, top_k=1).kl)
-    return torch.stack(rows)
-
-
-def lens_fidelity(
-    pair: ModelPair,
-    problems: Sequence[Problem | EncodedPrompt],
-    translators: Translators,
-    *,
-    batch_size: int = 8,
-    **settings: Unpack[Settings],
-) -> pd.DataFrame:
-    """How far the plain and the translated lens of the base model are from its own prediction, layer by layer.
-
-    Columns: layer, lens ("plain" or "translated"), kl: mean KL(final || lens) over positions, nats, with its interval
-    clustered by problem.
-
-    Raises:
-        InputError: no problems, or translators of another model.
-    """
-    call = "lens_fidelity(pair, load_problems('shapes', limit=64), translators)"
-    prompts = [pair.encode(item) for item in listed(problems, call, Problem, EncodedPrompt)]
-    head = lens_head(pair.base, pair.vocab_size)
-    residuals = read_all(pair.base, prompts, pair.pad_id, batch_size=batch_size)
-    owner = [prompt.problem_id for prompt in prompts for _ in range(len(prompt))]
-    rows = []
-    for lens, some in (("plain", None), ("translated", translators)):
-        for layer, kl in enumerate(kl_to_final(residuals, head, some)):
-            interval = mean(kl.cpu().numpy(), owner, **settings)
-            ends = {"kl": interval.estimate, "kl_low": interval.low, "kl_high": interval.high}
-            rows.append({"layer": layer, "lens": lens} | ends)
-    return pd.DataFrame(rows)
-
-
 def fit_translators(
     pair: ModelPair,
     train: Sequence[Problem | EncodedPrompt],
     validation: Sequence[Problem | EncodedPrompt],
     *,
+    model: Model = "base",
     batch_size: int = 8,
     **settings: Any,
 ) -> Translators:
-    """Translators of the base model of ``pair``, fitted on every position of training prompts.
+    """Translators of one model of ``pair``, fitted on every position of training prompts.
 
     The residuals of all prompts are kept in memory: layers x positions x hidden float32 numbers.
 
@@ -256,6 +217,7 @@ def fit_translators(
         pair: what `load_pair` returned.
         train: problems, or prompts already encoded, to fit on.
         validation: others, which decide when to stop.
+        model: which of the two.
         batch_size: prompts per forward.
         **settings: of `fit`.
 
@@ -270,12 +232,13 @@ def fit_translators(
             f"`train` and `validation` must be different prompts, but {overlap}: fit_translators(pair, "
             "load_problems('shapes', split='train'), load_problems('shapes', split='validation'))"
         )
-    head = lens_head(pair.base, pair.vocab_size)
+    anatomy = pair.base if model == "base" else pair.rlvr
+    head = lens_head(anatomy, pair.vocab_size)
     training, validation_residuals = (
-        read_all(pair.base, part, pair.pad_id, batch_size=batch_size) for part in encoded
+        read_all(anatomy, part, pair.pad_id, batch_size=batch_size) for part in encoded
     )
     translators = fit(training, validation_residuals, head, **settings)
-    metadata = {"pair": pair.name, "base": pair.provenance["base"]}
+    metadata = {"pair": pair.name, model: pair.provenance[model]}
     metadata |= {"train": sorted(names[0]), "validation": sorted(names[1])}
     return Translators(
         translators.weight, translators.bias, translators.curves, {**metadata, **translators.provenance}
@@ -353,13 +316,18 @@ def _fit_layer(
     return best | {"curve": torch.tensor(curve, dtype=torch.float64)}
 
 
-def _digest(parts: Sequence[Tensor], settings: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that stand for tensors and settings."""
-    digest = hashlib.sha256(json.dumps([settings, versions()], sort_keys=True).encode())
+def digest_of_tensors(parts: Sequence[Tensor], about: str = "") -> str:
+    """16 hexadecimal digits that stand for tensors, and text about them."""
+    digest = hashlib.sha256(about.encode())
     for part in parts:
         digest.update(repr((part.dtype, tuple(part.shape))).encode())
         digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def about(settings: Mapping[str, Any]) -> str:
+    """Settings and the code that uses them, as text."""
+    return json.dumps([settings, versions()], sort_keys=True)
 
 
 def _check_fit(

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.estimates import Interval
-from workbench.names import SCOPES
+from workbench.names import NULLS, SCOPES
 from workbench.views.markup import in_figure
 from workbench.views.panels import COLOURS, bucket_labels, error_bars, finish, log_axis
 from workbench.views.tables import NothingToDraw, kind_name, strata_note
@@ -85,4 +85,89 @@ def null_shift(table: pd.DataFrame, *, kind: str | None = None, scale: float = 1
         f"RLVR beside {' and '.join(beside)}, {kind_name(kind)}",
         f"{problems} problems; random updates {size} size of RLVR's; 95% intervals over problems<br>"
         f"{strata_note(table)}",
+    )
+
+
+def change_contrasts(table: pd.DataFrame, *, kind: str | None = None) -> go.Figure:
+    """KL in the lowest stratum of entropy over that in the highest, as it is and over each null, a colour for each model.
+
+    ``table`` is ``ChangeNulls.table``; ``kind`` is its first (visual, where there are visual tokens). Below the last layer.
+
+    Raises:
+        NothingToDraw: no such tokens.
+    """
+    kind = str(table["kind"].iloc[0]) if kind is None else kind
+    rows = table.loc[(table["kind"] == kind) & (table["scope"] == "without last layer")]
+    if rows.empty or not np.isfinite(rows["contrast"].to_numpy(float)).any():
+        raise NothingToDraw(
+            f"`table` has no contrast of {kind!r} tokens; it holds {sorted(set(table['kind']))}"
+        )
+    names = {
+        null: "raw KL" if null == "none" else f"over {NULLS[null]}" for null in dict.fromkeys(rows["null"])
+    }
+    figure, spare = go.Figure(), iter(OTHERS * len(set(rows["condition"])))
+    conditions = [*dict.fromkeys(rows["condition"])]
+    for place, name in enumerate(conditions):
+        part = rows.loc[rows["condition"] == name]
+        aside = (place - (len(conditions) - 1) / 2) * 0.14
+        figure.add_scatter(
+            x=[list(names).index(null) + aside for null in part["null"]],
+            y=part["contrast"],
+            error_y=error_bars(part, "contrast"),
+            mode="markers",
+            marker={"color": STYLES[name][0] if name in STYLES else next(spare), "size": 10},
+            name=in_figure("RLVR" if name == "rlvr" else str(name)),
+            customdata=part.loc[:, Interval.names("contrast")].to_numpy(float),
+            hovertemplate="%{y:.3g} (%{customdata[1]:.3g} – %{customdata[2]:.3g})<extra></extra>",
+        )
+    figure.add_hline(y=1, line={"color": COLOURS["null"], "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(
+        tickvals=[*range(len(names))],
+        ticktext=[name.replace(" of the ", " of the<br>") for name in names.values()],
+        showgrid=False,
+    )
+    figure.update_yaxes(title_text="lowest stratum over highest, a factor")
+    log_axis(figure, [*rows[Interval.names("contrast")].to_numpy(float).ravel(), 1.0])
+    figure.update_layout(height=446, showlegend=True, margin={"t": 132})
+    problems = int(rows["problems"].max())
+    return finish(
+        figure,
+        f"The low-entropy claim against each null, {kind_name(kind)}",
+        f"{problems} problems; below the last layer; 95% intervals over problems<br>"
+        "above 1: low-entropy cells shift more, beside the null, than high-entropy ones",
+    )
+
+
+def cause_factors(table: pd.DataFrame) -> go.Figure:
+    """What each cause does to KL in later layers, as it is and over matched noise; ``table`` is ``Causes.table``."""
+    figure = go.Figure()
+    for measure, name, colour, aside in (
+        ("factor", "KL", COLOURS["rlvr"], -0.12),
+        ("over_null", "KL over matched noise", COLOURS["null"], 0.12),
+    ):
+        figure.add_scatter(
+            x=np.arange(len(table)) + aside,
+            y=table[measure],
+            error_y=error_bars(table, measure),
+            mode="markers",
+            marker={"color": colour, "size": 10, "symbol": "circle" if measure == "factor" else "diamond"},
+            name=name,
+            customdata=table.loc[:, Interval.names(measure)].to_numpy(float),
+            hovertemplate="%{y:.3g} (%{customdata[1]:.3g} – %{customdata[2]:.3g})<extra></extra>",
+        )
+    figure.add_hline(y=1, line={"color": COLOURS["null"], "width": 1.5, "dash": "dash"})
+    labels = [
+        f"{in_figure(str(cause))}<br>{change:+.2g} nats"
+        for cause, change in zip(table["cause"], table["entropy_there"], strict=True)
+    ]
+    figure.update_xaxes(tickvals=[*range(len(table))], ticktext=labels, showgrid=False)
+    figure.update_yaxes(title_text="with the change over without, a factor")
+    values = table[[*Interval.names("factor"), *Interval.names("over_null")]].to_numpy(float).ravel()
+    log_axis(figure, [*values, 1.0])
+    figure.update_layout(height=446, showlegend=True, margin={"t": 132})
+    return finish(
+        figure,
+        f"One thing changed at half of the cells, {kind_name(str(table['kind'].iloc[0]))}",
+        f"{int(table['problems'].max())} problems; later layers without the last; 95% intervals over problems<br>"
+        "below each: what the change did to the base's lens entropy at its layer",
     )

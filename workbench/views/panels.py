@@ -83,6 +83,12 @@ def template(*, dark: bool = False) -> go.layout.Template:
     )
 
 
+CAPTION = 116
+"""Characters of a caption's line that a figure of usual width has room for."""
+LINE = 16
+"""Height of a caption's line, in pixels."""
+
+
 def measure_names(measure: str) -> tuple[str, str]:
     """Name and axis title of a measure; InputError for an unknown one."""
     if measure not in MEASURES:
@@ -274,6 +280,23 @@ def log_axis(figure: go.Figure, values: Iterable[float]) -> None:
 
 
 def finish(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
-    """Give a panel the shared look, its title and its caption."""
-    text = {"text": title, "subtitle": {"text": subtitle, "font": {"size": 12}}}
+    """Give a panel the shared look, its title and its caption, lines of which are broken where they would run out of it."""
+    lines = [part for line in subtitle.split("<br>") for part in broken(line)]
+    text = {"text": title, "subtitle": {"text": "<br>".join(lines), "font": {"size": 12}}}
+    more = LINE * (len(lines) - len(subtitle.split("<br>")))
+    if more:
+        layout, default = figure["layout"], template()["layout"]
+        top = layout["margin"]["t"] or default["margin"]["t"]
+        figure.update_layout(height=(layout["height"] or 450) + more, margin={"t": top + more})
     return figure.update_layout(template=template(), title=text)
+
+
+def broken(line: str) -> list[str]:
+    """A caption's line in lines of at most `CAPTION` characters, broken behind a semicolon, else a comma, else a word."""
+    lines = []
+    while len(line) > CAPTION:
+        ends = [line.rfind(mark, 0, CAPTION) + len(mark) for mark in ("; ", ", ", " ")]
+        end = next((end for end in ends if end > CAPTION // 2), CAPTION)
+        lines.append(line[:end].rstrip())
+        line = line[end:]
+    return [*lines, line]

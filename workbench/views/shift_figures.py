@@ -20,6 +20,7 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import InputError
 from workbench.estimates import Interval
+from workbench.names import NULLS
 from workbench.views.panels import (
     COLOURS,
     FRACTIONS,
@@ -128,16 +129,17 @@ def shift_bars(
     kind: str = "visual",
     scope: str = "without last layer",
     depth: int | None = None,
+    null: str = NULLS["noise"],
 ) -> go.Figure:
-    """Mean KL per base-entropy stratum beside that of the matched-noise null.
+    """Mean KL per base-entropy stratum beside that of the null.
 
-    ``table`` is ``ShiftTable.table``; ``scope`` one of its pooled scopes, or ``"last layer"``.
+    ``table`` is ``ShiftTable.table``; ``scope`` one of its pooled scopes, or ``"last layer"``; ``null`` is ``ShiftTable.null``.
     """
     rows = strata_rows(table, ["kl", "kl_null"], scope=scope, kind=kind, depth=depth)
     figure = go.Figure()
     for measure, style, name, hatch in (
         ("kl", "rlvr", "observed", ""),
-        ("kl_null", "null", "matched noise", "/"),
+        ("kl_null", "null", null, "/"),
     ):
         if np.isfinite(rows[measure].to_numpy(float)).any():
             figure.add_bar(
@@ -159,7 +161,7 @@ def shift_bars(
     )
     return finish(
         figure,
-        f"KL and matched noise, {kind_name(kind)}, {scope}",
+        f"KL and {null}, {kind_name(kind)}, {scope}",
         f"{caption(rows)}<br>{strata_note(table)}",
     )
 
@@ -170,8 +172,9 @@ def shift_ratio(
     kind: str = "visual",
     scope: str = "without last layer",
     depth: int | None = None,
+    null: str = NULLS["noise"],
 ) -> go.Figure:
-    """Observed over matched-noise KL per base-entropy stratum; 1 means no more than noise of the same size."""
+    """Observed KL over the null's per base-entropy stratum; 1 means no more than it; ``null`` is ``ShiftTable.null``."""
     rows = strata_rows(table, ["ratio"], scope=scope, kind=kind, depth=depth)
     figure = go.Figure()
     figure.add_scatter(
@@ -180,7 +183,7 @@ def shift_ratio(
         error_y=error_bars(rows, "ratio"),
         mode="markers",
         marker={"color": COLOURS["rlvr"], "size": 10, "symbol": "diamond"},
-        name="observed / matched noise",
+        name=f"observed / {null}",
         hovertemplate="%{y:.3g}<extra></extra>",
     )
     figure.add_hline(y=1, line={"color": COLOURS["null"], "width": 1.5, "dash": "dash"})
@@ -190,7 +193,7 @@ def shift_ratio(
     figure.update_layout(height=416, margin={"t": 132}, showlegend=True)
     return finish(
         figure,
-        f"KL over matched noise, {kind_name(kind)}, {scope}",
+        f"KL over {null}, {kind_name(kind)}, {scope}",
         f"{caption(rows)}<br>{strata_note(table)}",
     )
 

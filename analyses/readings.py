@@ -1,0 +1,73 @@
+"""Readings: what visual tokens say under the logit lens, the tuned lens and LatentLens, and the entropy claim under each."""
+
+from dataclasses import replace
+
+import pandas as pd
+
+from workbench.analysis.cell_names import cell_names, neighbour_shift
+from workbench.analysis.shift import stratified_shift
+from workbench.interfaces.cli import run_analysis
+from workbench.models.pairs import study_settings
+from workbench.problems.problem import load_problems
+from workbench.problems.shapes_contents import contents
+from workbench.studies.paper import Finding, Given, Unsuited
+from workbench.tracing.fidelity import neighbour_fidelity, reading_fidelity
+from workbench.tracing.latent_lens import LatentLens
+from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.neighbours import Neighbours, read_neighbours
+from workbench.tracing.readings import LogitLens, TunedLens
+from workbench.tracing.trace import trace
+from workbench.views.reading_figures import claim_forest, fidelity_by_reading, naming_curves
+
+WORDS = 5
+KEY = {"test": "ends", "scope": "without last layer", "kind": "visual"}
+
+
+def analyse(given: Given) -> Finding:
+    o, pair = given.options, given.pair
+    problems = given.problems()
+    if o.run or not all(problem.id.startswith("shapes/") for problem in problems):
+        raise Unsuited(
+            "what lies in a cell must be known, which it is of the bundled set alone: problems='shapes'"
+        )
+    sizes = {"train": 4 * o.limit, "validation": o.limit}
+    train, held = (load_problems(o.problems, split=s, limit=n, seed=o.seed) for s, n in sizes.items())
+    tuned = TunedLens.fit(pair, train, held, seed=o.seed, keep=o.cache / "translators")
+    chains = [str(problem.metadata["chain"]) for problem in train]
+    asked = [pair.encode(problem, response=text) for problem, text in zip(train, chains, strict=True)]
+    draws, layers = study_settings(pair)["null_draws"], range(pair.depth - 1)
+    read: dict[str, LensTrace | Neighbours] = {"logit lens": given.trace}
+    read["tuned lens"] = traced = trace(pair, problems, reading=tuned, seed=o.seed, null_draws=draws)
+    shifts = {"logit lens": given.shift, "tuned lens": stratified_shift(traced, seed=o.seed)}
+    claims = {what: [] for what in ("as it is", "over matched noise")}
+    for name, shift in shifts.items():
+        ends = {c.key["measure"]: c for c in shift.verdicts if {**KEY, "measure": c.key["measure"]} == c.key}
+        for what, measure in zip(claims, ("kl", "ratio"), strict=True):
+            claims[what].append((name, ends[measure]))
+    own = {}
+    for name, corpus in {"latent lens, text alone": chains, "latent lens, with pictures": asked}.items():
+        lens = LatentLens.build(pair, corpus, layers=layers)
+        read[name] = found = read_neighbours(pair, problems, lens, null_draws=draws, seed=o.seed)
+        own[f"fidelity of {name}"] = neighbour_fidelity(found, seed=o.seed)
+        two = neighbour_shift(found, given.trace.entropy_base, seed=o.seed)
+        for what, claim in zip(claims, two, strict=True):
+            measured = claim.measured.removesuffix("latent lens") + name
+            claims[what].append((name, replace(claim, measured=measured)))
+    board = {problem.id: contents(problem.id) for problem in problems}
+    names = cell_names(read, board, k=WORDS, seed=o.seed)
+    fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed)
+    parts = {"names": names, "fidelity": fidelity, **own}
+    return Finding(
+        {
+            "": naming_curves(names),
+            "words": naming_curves(names, words=WORDS),
+            "fidelity": fidelity_by_reading(fidelity),
+            "claim": claim_forest(claims),
+        },
+        pd.concat([part.assign(table=name) for name, part in parts.items()], ignore_index=True),
+        [claim for several in claims.values() for _, claim in several],
+    )
+
+
+if __name__ == "__main__":
+    run_analysis("readings")

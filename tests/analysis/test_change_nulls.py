@@ -1,0 +1,75 @@
+"""The low-entropy claim beside nulls in activations: equal to what `stratified_shift` gives, and of the right models."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import workbench as wb
+from workbench.analysis.change_nulls import change_nulls
+from workbench.errors import InputError
+from workbench.names import NULLS
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return tiny.pair("qwen2_5_vl", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return [tiny.problem(seed=i) for i in range(16)]
+
+
+@pytest.fixture(scope="module")
+def nulls(pair, problems):
+    same = {"twin": wb.null_pair(pair, "permuted", 0)}
+    return change_nulls(pair, problems, others=same, draws=2, bins=2, resamples=50)
+
+
+def test_contrasts_are_those_of_the_stratified_shift(nulls, pair, problems):
+    for null in NULLS:
+        traced = wb.trace(pair, problems, null=null, null_draws=2, top_k=1)
+        shift = wb.stratified_shift(traced, bins=2, resamples=50)
+        rows = shift.table.loc[
+            (shift.table["scope"] == "without last layer") & (shift.table["kind"] == "visual")
+        ]
+        row = nulls.table.query(
+            "condition == 'rlvr' and null == @null and kind == 'visual' and scope == 'without last layer'"
+        ).iloc[0]
+        assert row["contrast"] == pytest.approx(rows["ratio"].iloc[0] / rows["ratio"].iloc[-1], rel=1e-5)
+        raw = nulls.table.query(
+            "condition == 'rlvr' and null == 'none' and kind == 'visual' and scope == 'without last layer'"
+        ).iloc[0]
+        assert raw["contrast"] == pytest.approx(rows["kl"].iloc[0] / rows["kl"].iloc[-1], rel=1e-5)
+        assert NULLS[null] in shift.verdict
+        assert any(NULLS[null] in claim.measured for claim in shift.verdicts)
+
+
+def test_beyond_is_rlvr_over_the_other_model(nulls):
+    table = nulls.table.set_index(["condition", "null", "kind", "scope"])
+    for (name, null, kind, scope), row in table.iterrows():
+        wanted = table.loc[("rlvr", null, kind, scope), "contrast"] / row["contrast"]
+        assert row["beyond"] == pytest.approx(wanted)
+        assert (row["own"] == "") == (name == "rlvr")
+        assert np.isfinite(row["contrast_low"])
+
+
+def test_claims_name_null_and_model(nulls):
+    texts = [claim.text for claim in nulls.claims]
+    assert len(texts) == 2 * 3 * 2  # models, nulls, kinds
+    assert sum("twin weights" in text for text in texts) == 6
+    assert nulls.plot().data[0].name == "RLVR"
+    assert "raw" in nulls.verdict
+    assert "exchanged changes" in nulls.verdict
+
+
+def test_refusals(pair, problems):
+    with pytest.raises(InputError, match="`problems` has one alone"):
+        change_nulls(pair, problems[:1])
+    with pytest.raises(InputError, match="`draws` is 0; expected at least 1"):
+        change_nulls(pair, problems, draws=0)
+    models = {role: tiny.model("qwen2_5_vl", seed) for role, seed in (("base", 8), ("rlvr", 9))}
+    other = wb.load_pair(**models, processor=tiny.processor("qwen2_5_vl"))
+    with pytest.raises(InputError, match="has another base"):
+        change_nulls(pair, problems, others={"sft": other})

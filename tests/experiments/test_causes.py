@@ -1,0 +1,153 @@
+"""One thing changed in both models: entropy and not the norm, the norm and not entropy; KL of later layers by an oracle."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+import workbench as wb
+from workbench.errors import InputError
+from workbench.experiments import causes as module
+from workbench.experiments.causes import Cause, causes
+from workbench.replay.disturbances import covered
+from workbench.tracing.both_models import compare_residuals
+from workbench.tracing.model_heads import lens_heads
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return wb.load_pair("shapes")
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return wb.load_problems("shapes", limit=16)
+
+
+@pytest.fixture(scope="module")
+def moved(pair, problems):
+    return causes(pair, problems, layer=1, null_draws=1, resamples=50)
+
+
+def test_each_cause_moves_what_it_says(moved):
+    table = moved.table.set_index("cause")
+    assert [*table.index] == ["sharpen 0.3", "flatten 0.3", "turn 0.3", "scale 2", "scale 0.5", "cover"]
+    there = table["entropy_there"]
+    assert there["sharpen 0.3"] < 0 < there["flatten 0.3"]
+    assert abs(there[["scale 2", "scale 0.5"]]).max() < 1e-5
+    assert (table["problems"] == 16).all()
+    assert table["beside_turn"].notna().tolist() == [True, True, False, False, False, False]
+    assert table["beside_turn"]["sharpen 0.3"] == pytest.approx(
+        table["factor"]["sharpen 0.3"] / table["factor"]["turn 0.3"]
+    )
+    assert len(moved.claims) == 4
+    assert len(moved.plot().data) == 2
+    assert np.isfinite(table[["factor_low", "factor_high"]].to_numpy()).all()
+
+
+def test_a_turn_of_nothing_changes_nothing(pair, problems):
+    table = causes(pair, problems[:8], causes=[Cause("turn", 1e-6)], resamples=20).table
+    assert table["factor"].iloc[0] == pytest.approx(1, abs=1e-3)
+    assert table["over_null"].iloc[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_shift_of_scaled_cells_is_that_of_a_forward_by_hand(pair, problems):
+    problem = problems[0]
+    prompt = pair.encode(problem)
+    _, here = module._places(prompt, 0)
+    run = module._Run(pair, 2, 1, 0)
+    sums = run.changed(prompt, here, Cause("scale", 2.0))
+
+    def double(hidden):
+        factor = torch.ones(hidden.shape[1], 1)
+        factor[here] = 2.0
+        return hidden * factor
+
+    # KL by full log probabilities, in a model whose layer 3 receives the doubled residuals.
+    wanted = 0.0
+    heads = lens_heads(pair)
+    read = compare_residuals(
+        pair,
+        [prompt],
+        lambda layer, base, rlvr: (base.clone(), rlvr.clone()),
+        write={3: double},
+        write_base={3: double},
+    )
+    for layer in range(3, pair.depth - 1):
+        log_p, log_q = (
+            head.logits(h[here]).double().log_softmax(-1) for head, h in zip(heads, read[layer], strict=True)
+        )
+        wanted += float((log_p.exp() * (log_p - log_q)).sum())
+    assert sums[0] == pytest.approx(wanted, rel=1e-3)
+    assert sums[4] == len(here) * (pair.depth - 1 - 3)
+
+
+def test_turns_leave_the_change_at_their_layer(pair, problems):
+    prompt = pair.encode(problems[1])
+    _, here = module._places(prompt, 0)
+    run, seen = module._Run(pair, 2, 1, 0), {}
+
+    def sums(prompt, here, edits=None):
+        hidden = [torch.randn(1, len(prompt), pair.base.unembedding.weight.shape[1]) for _ in range(2)]
+        after = [edit(h) for edit, h in zip(edits, hidden, strict=True)]
+        seen["change"] = [b - a for a, b in zip(hidden, after, strict=True)]
+
+    object.__setattr__(run, "sums", sums)
+    run.changed(prompt, here, Cause("sharpen", 0.3))
+    torch.testing.assert_close(*seen["change"], rtol=1e-4, atol=1e-5)
+    others = torch.ones(len(prompt), dtype=torch.bool)
+    others[here] = False
+    assert (seen["change"][0][0, others] == 0).all()
+    assert (seen["change"][0][0, here].norm(dim=-1) > 0).all()
+
+
+def test_covered_places_have_the_mean_colour_and_no_others(pair, problems):
+    problem = problems[0]
+    prompt = pair.encode(problem)
+    visual = (prompt.kinds == 1).nonzero().flatten()[[0, 5]]
+    picture = np.array(problem.images[0])
+    hidden = np.array(covered(problem, prompt, visual).images[0])
+    mean = picture.reshape(-1, 3).mean(0).round()
+    _, rows, columns = prompt.grids[0]
+    height, width = picture.shape[0] // rows, picture.shape[1] // columns
+    wanted = picture.copy()
+    for place in visual.tolist():
+        _, row, column = prompt.grid[place].tolist()
+        wanted[row * height : (row + 1) * height, column * width : (column + 1) * width] = mean
+    assert (hidden == wanted).all()
+    assert isinstance(problem.images[0], Image.Image)
+    with pytest.raises(InputError, match="does not stand for one place of a whole picture"):
+        covered(problem, prompt, torch.tensor([0]))
+
+
+def test_text_pairs_have_text_positions_and_nothing_to_cover():
+    text = tiny.pair("llama", torch.float32, num_hidden_layers=4)
+    problems = [tiny.problem("llama", seed=seed) for seed in range(3)]
+    table = causes(text, problems, layer=0, null_draws=1, resamples=20).table
+    assert set(table["kind"]) == {"text"}
+    assert "cover" not in set(table["cause"])
+    assert table.set_index("cause")["entropy_there"]["sharpen 0.3"] < 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"causes": []}, "`causes` is []; expected some"),
+        ({"causes": [Cause("turn"), Cause("turn")]}, "holds the same more than once"),
+        ({"layer": 6}, "`layer` is 6; expected 0 to 5"),
+        ({"null_draws": 0}, "`null_draws` is 0; expected at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(pair, problems, settings, words):
+    with pytest.raises(InputError) as caught:
+        causes(pair, problems, **settings)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "strength"), [("turn", 0.0), ("sharpen", 2.0), ("scale", -1.0), ("wobble", 0.3)]
+)
+def test_bad_causes_are_refused(kind, strength):
+    with pytest.raises(InputError, match=r"expected .*Cause\("):
+        Cause(kind, strength)

@@ -1,0 +1,51 @@
+"""Turns at equal norm: exactly as far as asked, towards less or more entropy of the lens, or anywhere."""
+
+import pytest
+import torch
+from torch import nn
+
+from workbench.lens.heads import LensHead
+from workbench.lens.steering import entropy, steered, turned
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    return LensHead(nn.RMSNorm(16, elementwise_affine=False), torch.randn(40, 16) / 2)
+
+
+def angle_between(a, b):
+    return torch.acos(torch.cosine_similarity(a, b, dim=-1).clamp(-1, 1))
+
+
+def test_entropy_is_that_of_the_distribution():
+    logits = torch.randn(5, 40, dtype=torch.float64)
+    wanted = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(entropy(logits), wanted)
+
+
+@pytest.mark.parametrize("sharpen", [True, False])
+def test_steering_moves_entropy_and_not_the_norm(head, sharpen):
+    hidden = torch.randn(12, 16, dtype=torch.float64) * 3
+    moved = steered(hidden, head, 0.3, sharpen=sharpen)
+    torch.testing.assert_close(moved.norm(dim=-1), hidden.norm(dim=-1))
+    before, after = (entropy(head.logits(h)) for h in (hidden, moved))
+    assert ((after < before) if sharpen else (after > before)).all()
+    assert (angle_between(hidden, moved) <= 0.3 + 1e-6).all()
+    # In one small step it is the steepest way: no random turn as far goes further.
+    small = steered(hidden, head, 0.01, sharpen=sharpen)
+    for seed in range(20):
+        other = turned(hidden, 0.01, torch.Generator().manual_seed(seed))
+        gains = [(entropy(head.logits(h)) - before) * (-1 if sharpen else 1) for h in (small, other)]
+        assert (gains[0] >= gains[1] - 1e-6).all()
+
+
+def test_a_random_turn_is_exactly_as_far():
+    hidden = torch.randn(12, 16, dtype=torch.float64)
+    hidden[3] = 0
+    moved = turned(hidden, 0.4, torch.Generator().manual_seed(1))
+    rest = torch.arange(12) != 3
+    torch.testing.assert_close(
+        angle_between(hidden, moved)[rest], torch.full((11,), 0.4, dtype=torch.float64)
+    )
+    assert (moved[3] == 0).all()

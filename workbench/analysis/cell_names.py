@@ -1,0 +1,244 @@
+"""Whether readings name what lies in the cells of a picture, and whether the low-entropy claim survives them.
+
+`cell_names`:
+
+1. A visual token's cell shows something that words name (`problems.shapes_contents`); cells that show nothing are left out.
+2. A reading says k words there: the lens' top predictions, or the tokens at the nearest states. It is *right* if one of them
+   names what the cell shows.
+3. *Chance*: how often the same words would name what another such cell shows, over all cells of all problems. A reading that
+   says "red" everywhere is as often right as there is red; `beyond` is right minus chance.
+
+`neighbour_shift`: where there is no KL, the share of nearest states that changed, in the lowest over the highest stratum of the
+base's entropy, as it is and over what matched noise changes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.analysis.verdicts import Claim
+from workbench.conditions import Model
+from workbench.errors import InputError
+from workbench.estimates import (
+    Array,
+    Interval,
+    Settings,
+    bootstrap,
+    divide,
+    number_problems,
+    paired_difference,
+    sums_by_problem,
+)
+from workbench.estimates import mean as mean_of
+from workbench.lens.strata import quantile_strata
+from workbench.models.prompts import TokenKind
+from workbench.problems.shapes_contents import Words
+from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.neighbours import Neighbours
+
+Contents = Mapping[str, Sequence[Sequence[Words]]]
+_CALL = "cell_names([trace], {problem.id: contents(problem.id) for problem in problems})"
+
+
+def cell_names(
+    read: Mapping[str, LensTrace | Neighbours],
+    contents: Contents,
+    *,
+    k: int = 5,
+    **settings: Unpack[Settings],
+) -> pd.DataFrame:
+    """How many cells each reading names rightly, by layer, in both models, and what RLVR changes of it.
+
+    Columns: reading, model ("base", "rlvr", or "change": RLVR minus base), layer, words (how many it may say: 1 and ``k``),
+    cells, problems; right, chance and beyond, shares of the cells, each with its interval clustered by problem.
+
+    Args:
+        read: by name, traces or `read_neighbours` of problems with one picture each, at the same cells.
+        contents: by problem, row by row the words that name what a cell shows.
+        k: words at most; no more than were traced.
+        **settings: of the intervals.
+
+    Raises:
+        InputError: nothing read, a problem whose contents are not known, a picture of another size, or fewer words than ``k``.
+    """
+    if not read:
+        raise InputError(f"`read` is empty; expected traces or neighbours by name: {_CALL}")
+    rows = []
+    for name, one in read.items():
+        places, problem, shown, known = _cells(one, contents)
+        models: tuple[Model, ...] = ("base", "rlvr")
+        beside: dict[int, list[tuple[Array, Array]]] = {}
+        for model in models:
+            said = _said(one, model, places, known, k)
+            for words in sorted({1, k}):
+                right, chance = _rightly(np.any(said[:, :, :words], axis=2), shown)
+                beside.setdefault(words, []).append((right, chance))
+                rows += _measured(name, model, words, one.layers, right, chance, problem, settings)
+        for words, ((right, chance), (other, theirs)) in beside.items():
+            change = (right, other, chance, theirs)
+            rows += _changed(name, words, one.layers, change, problem, settings)
+    return pd.DataFrame(rows)
+
+
+def neighbour_shift(
+    found: Neighbours,
+    entropy: Tensor,
+    *,
+    bins: int = 5,
+    kind: str = "visual",
+    **settings: Unpack[Settings],
+) -> list[Claim]:
+    """The low-entropy claim by nearest states: their changed share in the lowest over the highest stratum, without last layer.
+
+    Args:
+        found: both models' neighbours at all layers, with draws of noise for the second claim.
+        entropy: (layers, positions) of the base's lens at the same cells: ``trace.entropy_base``.
+        bins: strata per layer.
+        kind: of token.
+        **settings: of the intervals.
+
+    Raises:
+        InputError: entropies of other cells.
+    """
+    if entropy.shape != found.overlap.shape:
+        raise InputError(
+            f"`entropy` is {tuple(entropy.shape)}, expected {tuple(found.overlap.shape)}, of the same cells: "
+            "neighbour_shift(found, trace(pair, problems).entropy_base)"
+        )
+    kinds = np.concatenate([prompt.kinds.numpy() for prompt in found.prompts])
+    here = kinds == TokenKind[kind.upper()]
+    strata = quantile_strata(entropy[:-1, here], bins).numpy()
+    owner, problems = number_problems(np.array(found.problem)[here], int(here.sum()))
+    changed = {"": 1 - found.overlap[:-1, here].double().numpy()}
+    if len(found.overlap_null):
+        changed["noise"] = 1 - found.overlap_null[:, :-1, here].double().mean(0).numpy()
+    ends = [strata == stratum for stratum in (0, bins - 1)]
+    sums = [
+        sums_by_problem((values * end).sum(0), owner, problems) for values in changed.values() for end in ends
+    ]
+    counts_of = [sums_by_problem(end.sum(0).astype(float), owner, problems) for end in ends]
+    table = np.stack([*sums, *counts_of], 1)
+
+    def statistic(counts: Array) -> Array:
+        totals = counts @ table
+        means = [divide(totals[:, i], totals[:, -2 + i % 2]) for i in range(len(sums))]
+        raw = divide(means[0], means[1])
+        return np.stack([raw, divide(raw, divide(means[2], means[3]))] if len(means) > 2 else [raw], 1)
+
+    intervals = bootstrap(statistic, problems, bounds=(0.0, np.inf), **settings)
+    names = ("share of nearest states that changed", "the same over matched noise")
+    where = f"lowest over highest stratum of entropy (a factor), {kind} tokens, without the last layer"
+    sides = (int(ends[0].sum()), int(ends[1].sum()))
+    about: dict[str, Any] = {"bound": 1.0, "factor": True, "kind": kind, "cells": sides}
+    claim, place = "low-entropy cells shift more than high-entropy ones", "section 3, entropy"
+    return [
+        Claim(claim, place, f"{what}, {where}, latent lens", interval, problems, **about)
+        for what, interval in zip(names, [intervals[i] for i in range(len(changed))], strict=False)
+    ]
+
+
+def _cells(
+    one: LensTrace | Neighbours, contents: Contents
+) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.bool_], list[str]]:
+    """Positions of cells that show something, their problem, what they show (cells, words), and these words."""
+    if isinstance(one, Neighbours):
+        grid = np.concatenate([prompt.grid.numpy() for prompt in one.prompts])
+        names, sizes = one.problem, {p.problem_id: p.grids for p in one.prompts}
+    else:
+        grid, names = one.grid.numpy(), [one.prompts[i].problem_id for i in one.prompt.tolist()]
+        sizes = {info.problem_id: info.grids for info in one.prompts}
+    known = sorted(
+        {word for name in sizes for row in contents.get(name, ()) for cell in row for word in cell}
+    )
+    for name, grids in sizes.items():
+        board = contents.get(name)
+        if board is None or len(grids) != 1 or grids[0][1:] != (len(board), len(board[0])):
+            size = None if board is None else (len(board), len(board[0]))
+            raise InputError(
+                f"`contents` of {name!r} is a board of {size}, its views are {grids}; expected one picture, a visual token a "
+                f"cell: {_CALL}"
+            )
+    places, shown = [], []
+    for place in (grid[:, 1] >= 0).nonzero()[0].tolist():
+        words = contents[names[place]][grid[place, 1]][grid[place, 2]]
+        if words:
+            places.append(place)
+            shown.append([word in words for word in known])
+    if not places:
+        raise InputError(f"`contents` show nothing at any cell; expected words for some: {_CALL}")
+    return np.array(places), np.array([names[p] for p in places]), np.array(shown), known
+
+
+def _said(
+    one: LensTrace | Neighbours, model: Model, places: NDArray[np.int64], known: Sequence[str], k: int
+) -> NDArray[np.bool_]:
+    """Which of the known words a reading says: (layers, cells, k, words)."""
+    ids = getattr(one, f"ids_{model}" if isinstance(one, Neighbours) else f"top_ids_{model}").numpy()[
+        :, places
+    ]
+    if ids.shape[2] < k:
+        raise InputError(
+            f"`k` is {k}, but {ids.shape[2]} words were read at each cell; read more, or: k={ids.shape[2]}"
+        )
+    used, index = np.unique(ids[:, :, :k], return_inverse=True)
+    spell = one.lens.tokens.__getitem__ if isinstance(one, Neighbours) else one.vocabulary.__getitem__
+    words = [spell(int(i)).strip().lower() for i in used]
+    meant = np.array([[word == name for name in known] for word in words])
+    return meant[index.reshape(ids[:, :, :k].shape)]
+
+
+def _rightly(said: Any, shown: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Whether (layers, cells) what is said names what is shown, and how often it names what other cells show."""
+    right = (said & shown).any(2).astype(float)
+    chance = np.stack([(layer.astype(np.float32) @ shown.T.astype(np.float32) > 0).mean(1) for layer in said])
+    return right, chance.astype(float)
+
+
+def _measured(
+    name: str,
+    model: str,
+    words: int,
+    layers: Sequence[int],
+    right: Array,
+    chance: Array,
+    problem: NDArray[np.str_],
+    settings: Settings,
+) -> list[dict[str, Any]]:
+    rows = []
+    for row, layer in enumerate(layers):
+        parts = {"right": right[row], "chance": chance[row]}
+        intervals = {part: mean_of(values, problem, **settings) for part, values in parts.items()}
+        intervals["beyond"] = paired_difference(chance[row], right[row], problem, **settings)
+        rows.append(_row(name, model, words, layer, problem) | _columns(intervals))
+    return rows
+
+
+def _changed(
+    name: str,
+    words: int,
+    layers: Sequence[int],
+    change: tuple[Array, Array, Array, Array],
+    problem: NDArray[np.str_],
+    settings: Settings,
+) -> list[dict[str, Any]]:
+    """RLVR minus base, cell by cell."""
+    rows = []
+    for row, layer in enumerate(layers):
+        base, rlvr, chance, other = (part[row] for part in change)
+        parts = {"right": (base, rlvr), "chance": (chance, other), "beyond": (base - chance, rlvr - other)}
+        intervals = {part: paired_difference(*both, problem, **settings) for part, both in parts.items()}
+        rows.append(_row(name, "change", words, layer, problem) | _columns(intervals))
+    return rows
+
+
+def _row(name: str, model: str, words: int, layer: int, problem: NDArray[np.str_]) -> dict[str, Any]:
+    about = {"reading": name, "model": model, "layer": layer, "words": words}
+    return about | {"cells": len(problem), "problems": len(set(problem.tolist()))}
+
+
+def _columns(intervals: Mapping[str, Interval]) -> dict[str, float]:
+    return {name: value for part, one in intervals.items() for name, value in one.columns(part).items()}

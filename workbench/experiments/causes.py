@@ -1,0 +1,367 @@
+"""Cause rather than correlation: does the shift follow a cell's entropy, when nothing else is moved?
+
+Low-entropy cells may shift more because their entropy is low, or because of what goes with it. Both models are run twice, as they
+are and with one thing changed at half of the visual (of a text pair: text) positions, after one layer:
+
+``sharpen``  the residual is turned, at the same norm, to where the base's lens has less entropy; ``flatten``: more.
+``turn``     it is turned as far in a random direction: the control of both.
+``scale``    its norm is multiplied in both models; the lens normalises, so that its entropy stays.
+``cover``    what the picture shows at these positions is painted over with the picture's mean colour.
+
+The turns add the very same vector in both models, so that their change at that layer stays what it was. What the later layers
+make of it is measured: KL at the changed cells, all later layers but the last, over the same without the change. Beside it
+stand the same of KL over matched noise (entropy alone moves KL), and by how much entropy was moved. If the claim is causal,
+sharpened cells shift more than turned ones, flattened less, scaled ones as before.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from workbench.analysis.verdicts import Claim, times
+from workbench.columns import describe
+from workbench.errors import InputError
+from workbench.estimates import Array, Interval, bootstrap, divide
+from workbench.lens.fused import compare, matched_noise
+from workbench.lens.steering import steered, turned
+from workbench.models.batches import problem_seed
+from workbench.models.pairs import ModelPair
+from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.problems.problem import Problem, listed
+from workbench.replay.disturbances import covered
+from workbench.tracing.both_models import compare_residuals
+from workbench.tracing.model_heads import lens_heads
+from workbench.tracing.residuals import Edit
+from workbench.views import markup
+
+Kind = Literal["sharpen", "flatten", "turn", "scale", "cover"]
+KINDS: tuple[str, ...] = get_args(Kind)
+PLAIN = "plain"
+_CALL = "causes(pair, load_problems('shapes', limit=64))"
+MEASURES = ("entropy_there", "entropy", "factor", "over_null", "beside_turn", "over_null_beside_turn")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One thing that is changed: its kind, and how much (radians of a turn, factor of a norm; nothing for ``cover``).
+
+    Raises:
+        InputError: an unknown kind, a turn outside 0 to pi / 2, a factor that is not positive.
+    """
+
+    kind: Kind
+    strength: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(
+                f"`kind` is {self.kind!r}; expected one of {', '.join(KINDS)}: Cause('sharpen', 0.3)"
+            )
+        least, most = (0.0, np.inf) if self.kind == "scale" else (0.0, np.pi / 2)
+        if self.kind != "cover" and not least < self.strength < most:
+            raise InputError(
+                f"`strength` of {self.kind!r} is {self.strength}; expected above {least:g} and below {most:.4g}: "
+                f"Cause({self.kind!r}, 0.3)"
+            )
+
+    @property
+    def title(self) -> str:
+        """Such as "sharpen 0.3"."""
+        return self.kind if self.kind == "cover" else f"{self.kind} {self.strength:g}"
+
+
+DEFAULT = (
+    Cause("sharpen"),
+    Cause("flatten"),
+    Cause("turn"),
+    Cause("scale", 2.0),
+    Cause("scale", 0.5),
+    Cause("cover"),
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Causes:
+    """What each change did to entropy and to the shift."""
+
+    table: pd.DataFrame
+    """One row a cause: kind, problems, cells; entropy_there, the change of base entropy at the changed layer, and entropy, the
+    same in the later ones (nats); factor, KL with the change over KL without; over_null, the same of KL over matched noise;
+    beside_turn and over_null_beside_turn, both over those of a random turn as far; each with its interval."""
+    verdict: str
+    """The line to remember."""
+    provenance: Mapping[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Causes({', '.join(self.table['cause'])}; {max(self.table['problems'])} problems)\n{self.verdict}"
+
+    def _repr_html_(self) -> str:
+        return markup.paragraph(self.verdict, strong=True) + markup.table(self.table)
+
+    @property
+    def columns(self) -> pd.DataFrame:
+        """Table, column, unit and meaning of every column of its table."""
+        return describe({"causes": self.table})
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A copy of ``table``."""
+        return self.table.copy()
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Whether the shift follows the entropy: beside a turn as far, over matched noise."""
+        claims = []
+        for row in self.table.to_dict("records"):
+            kind = str(row["cause"]).split()[0]
+            if kind not in ("sharpen", "flatten") or np.isnan(row["beside_turn"]):
+                continue
+            sharper = kind == "sharpen"
+            words = ("sharper", "more") if sharper else ("flatter", "less")
+            claim = f"a {words[0]} lens at the same norm makes a cell shift {words[1]}"
+            for measure, name in (("beside_turn", "KL"), ("over_null_beside_turn", "KL over matched noise")):
+                what = f"{name} with {row['cause']}, over that with a random turn (a factor), {row['kind']} tokens, later layers"
+                interval, problems = Interval.in_row(row, measure), int(row["problems"])
+                about: dict[str, Any] = {
+                    "bound": 1.0,
+                    "above": sharper,
+                    "factor": True,
+                    "kind": str(row["kind"]),
+                }
+                claims.append(
+                    Claim(claim, "cause rather than correlation", what, interval, problems, **about)
+                )
+        return claims
+
+    def plot(self) -> Any:
+        """What each cause does to the shift, as a plotly Figure."""
+        from workbench.views.null_figures import cause_factors
+
+        return cause_factors(self.table)
+
+
+def causes(
+    pair: ModelPair,
+    problems: Sequence[Problem | EncodedPrompt],
+    *,
+    causes: Sequence[Cause] = DEFAULT,
+    layer: int | None = None,
+    null_draws: int = 3,
+    seed: int = 0,
+    resamples: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> Causes:
+    """Change one thing at half of the positions after one layer, in both models, and see whether the shift follows.
+
+    Args:
+        pair: what `load_pair` returned.
+        problems: problems, or prompts already encoded (which nothing can be painted over).
+        causes: what is changed, one after another. ``cover`` is left out where there is no picture.
+        layer: after which decoder layer, 0-based; None: after the first third. At least one layer but the last follows.
+        null_draws: of matched noise, per cell.
+        seed: of the positions, the turns and the noise.
+        resamples: of the bootstrap over problems.
+        progress: called with (problems done, problems in all).
+
+    Returns:
+        The table, a verdict, claims; nats and factors.
+
+    Raises:
+        InputError: no causes, a layer with none behind it, a prompt with fewer than two such positions.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> moved = wb.causes(pair, wb.load_problems("shapes", limit=8), causes=[wb.Cause("sharpen", 0.2), wb.Cause("turn", 0.2)])
+        >>> bool(moved.table["entropy_there"].iloc[0] < 0)
+        True
+    """
+    items = listed(problems, _CALL, Problem, EncodedPrompt)
+    layer = _checked(pair, causes, layer, null_draws)
+    run = _Run(pair, layer, null_draws, seed)
+    sums: dict[str, list[Array]] = {PLAIN: [], **{cause.title: [] for cause in causes}}
+    kinds = set[str]()
+    for done, item in enumerate(items):
+        if progress:
+            progress(done, len(items))
+        prompt = pair.encode(item)
+        kind, here = _places(prompt, seed)
+        kinds.add(kind)
+        sums[PLAIN].append(run.sums(prompt, here))
+        for cause in causes:
+            if cause.kind != "cover":
+                sums[cause.title].append(run.changed(prompt, here, cause))
+            elif isinstance(item, Problem) and kind == "visual" and item.images:
+                sums[cause.title].append(run.sums(pair.encode(covered(item, prompt, here)), here))
+    if progress:
+        progress(len(items), len(items))
+    whole = {name: np.stack(rows) for name, rows in sums.items() if len(rows) == len(items)}
+    table = _table(whole, kinds, resamples, seed)
+    used = {"layer": layer, "null_draws": null_draws, "seed": seed, "resamples": resamples}
+    return Causes(table, _headline(table), {**pair.provenance, "causes": used})
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Both models on one prompt, read after a layer."""
+
+    pair: ModelPair
+    layer: int
+    draws: int
+    seed: int
+
+    def sums(
+        self, prompt: EncodedPrompt, here: Int[Tensor, " cells"], edits: Sequence[Edit] | None = None
+    ) -> Array:
+        """At some positions, of later layers KL, that of noise and entropy (sums); entropy at the layer; cells later, and there.
+
+        ``edits``: what is made of what the layer behind receives, in the base and in the RLVR model.
+        """
+        heads, last = lens_heads(self.pair), self.pair.depth - 1
+        writes = [{self.layer + 1: edit} for edit in edits] if edits else [None, None]
+
+        def measure(layer: int, h_base: Tensor, h_rlvr: Tensor) -> tuple[Tensor, ...]:
+            base, rlvr = (h[here.to(h.device)] for h in (h_base, h_rlvr))
+            seed = problem_seed(self.seed, f"{prompt.problem_id}/{layer}")
+            noise = matched_noise(base, rlvr, draws=self.draws, seed=seed)
+            stats = compare(base, rlvr, *heads, top_k=1, null=noise)
+            null = cast(Tensor, stats.kl_null).double().mean(0)
+            return stats.kl.double().sum(), null.sum(), stats.entropy_base.double().sum()
+
+        layers = [*range(self.layer + 1, last)]
+        read = compare_residuals(
+            self.pair, [prompt], measure, layers=layers, write_base=writes[0], write=writes[1]
+        )
+        there = self._at_layer(prompt, here, edits)
+        kl, null, entropy = (sum(float(values[i]) for values in read.values()) for i in range(3))
+        return np.array([kl, null, entropy, there, len(here) * len(layers), len(here)], float)
+
+    def changed(self, prompt: EncodedPrompt, here: Int[Tensor, " cells"], cause: Cause) -> Array:
+        """The same with a cause in place."""
+        if cause.kind == "scale":
+            scale = lambda hidden: _put(hidden, here, hidden[0, here.to(hidden.device)] * cause.strength)  # noqa: E731
+            return self.sums(prompt, here, [scale, scale])
+        base = self._residual(prompt, here)
+        head = lens_heads(self.pair)[0]
+        if cause.kind == "turn":
+            generator = torch.Generator().manual_seed(problem_seed(self.seed, f"{prompt.problem_id}/turn"))
+            moved = turned(base, cause.strength, generator)
+        else:
+            moved = steered(base, head, cause.strength, sharpen=cause.kind == "sharpen")
+        delta = moved - base.to(moved.dtype)
+
+        def add(hidden: Tensor) -> Tensor:
+            rows = hidden[0, here.to(hidden.device)]
+            return _put(hidden, here, (rows.to(delta.dtype) + delta.to(hidden.device)).to(hidden.dtype))
+
+        return self.sums(prompt, here, [add, add])
+
+    def _residual(self, prompt: EncodedPrompt, here: Int[Tensor, " cells"]) -> Tensor:
+        """The base's residuals after the layer."""
+        read = compare_residuals(
+            self.pair, [prompt], lambda _, base, rlvr: base[here.to(base.device)].clone(), layers=[self.layer]
+        )
+        return read[self.layer]
+
+    def _at_layer(
+        self, prompt: EncodedPrompt, here: Int[Tensor, " cells"], edits: Sequence[Edit] | None
+    ) -> float:
+        """Sum of the base's lens entropy at the changed layer, with what is written behind it."""
+        hidden = self._residual(prompt, here)
+        if edits:
+            whole = hidden.new_zeros(1, len(prompt), hidden.shape[-1])
+            hidden = edits[0](_put(whole, here, hidden))[0, here.to(hidden.device)]
+        head = lens_heads(self.pair)[0]
+        return float(compare(hidden, hidden, head, head, top_k=1).entropy_base.double().sum())
+
+
+def _put(hidden: Tensor, here: Int[Tensor, " cells"], rows: Tensor) -> Tensor:
+    """A copy of (1, positions, hidden) with other rows at some positions."""
+    copy = hidden.clone()
+    copy[0, here.to(hidden.device)] = rows
+    return copy
+
+
+def _places(prompt: EncodedPrompt, seed: int) -> tuple[str, Int[Tensor, " cells"]]:
+    """Half of the visual positions by lot, or of the text positions of a prompt without a picture."""
+    kind = TokenKind.VISUAL if (prompt.kinds == TokenKind.VISUAL).any() else TokenKind.TEXT
+    places = (prompt.kinds == kind).nonzero().flatten()
+    if len(places) < 2:
+        raise InputError(
+            f"`problems`: {prompt.problem_id!r} has {len(places)} {kind.name.lower()} positions, expected at least 2"
+        )
+    generator = torch.Generator().manual_seed(problem_seed(seed, f"{prompt.problem_id}/places"))
+    return kind.name.lower(), places[
+        torch.randperm(len(places), generator=generator)[: len(places) // 2].sort().values
+    ]
+
+
+def _table(sums: Mapping[str, Array], kinds: set[str], resamples: int, seed: int) -> pd.DataFrame:
+    """A row a cause, from the sums (problems, 6) of each, the plain run among them."""
+    names, plain = [name for name in sums if name != PLAIN], sums[PLAIN]
+    turns = {name.split()[1]: place for place, name in enumerate(names) if name.startswith("turn")}
+    control = [
+        turns.get(name.split()[1]) if name.startswith(("sharpen", "flatten")) else None for name in names
+    ]
+
+    def statistic(counts: Array) -> Array:
+        before = counts @ plain
+        after = np.stack([counts @ sums[name] for name in names], 1)  # (resamples, causes, sums)
+        change = after - before[:, None]
+        there, later = divide(change[..., 3], after[..., 5]), divide(change[..., 2], after[..., 4])
+        factor = divide(after[..., 0], before[:, None, 0])
+        over = divide(factor, divide(after[..., 1], before[:, None, 1]))
+        beside = [
+            np.full_like(values, np.nan) if place is None else divide(values, each[:, place])
+            for each in (factor, over)
+            for values, place in zip(each.T, control, strict=True)
+        ]
+        return np.concatenate([there, later, factor, over, np.stack(beside, 1)], 1)
+
+    least = np.repeat([-np.inf, -np.inf, 0.0, 0.0, 0.0, 0.0], len(names))
+    intervals = bootstrap(statistic, len(plain), bounds=(least, np.inf), resamples=resamples, seed=seed)
+    rows = []
+    for place, name in enumerate(names):
+        row: dict[str, Any] = {"cause": name, "kind": "all" if len(kinds) > 1 else min(kinds)}
+        row |= {"problems": len(plain), "cells": int(sums[name][:, 4].sum())}
+        for step, measure in enumerate(MEASURES):
+            row |= intervals[step * len(names) + place].columns(measure)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _headline(table: pd.DataFrame) -> str:
+    parts = [
+        f"{row['cause']} {times(Interval.in_row(row, 'factor'))} (entropy there {row['entropy_there']:+.2g} nats; over "
+        f"matched noise {times(Interval.in_row(row, 'over_null'))})"
+        for row in table.to_dict("records")
+    ]
+    return f"KL in later layers with the change over KL without it: {'; '.join(parts)}."
+
+
+def _checked(pair: ModelPair, causes: Sequence[Cause], layer: int | None, null_draws: int) -> int:
+    """The layer."""
+    if not causes or not all(isinstance(cause, Cause) for cause in causes):
+        raise InputError(
+            f"`causes` is {causes!r}; expected some: causes(pair, problems, causes=[Cause('sharpen', 0.3)])"
+        )
+    titles = [cause.title for cause in causes]
+    if len({*titles}) < len(titles):
+        raise InputError(f"`causes` holds the same more than once: {', '.join(titles)}")
+    if isinstance(null_draws, bool) or not isinstance(null_draws, int) or null_draws < 1:
+        raise InputError(
+            f"`null_draws` is {null_draws!r}; expected at least 1: causes(pair, problems, null_draws=3)"
+        )
+    last = pair.depth - 3
+    if layer is None:
+        layer = min(pair.depth // 3, last)
+    if not 0 <= layer <= last:
+        raise InputError(
+            f"`layer` is {layer}; expected 0 to {last}, since {pair.name!r} has {pair.depth} layers and what later ones but the "
+            f"last make of it is measured: causes(pair, problems, layer={max(0, min(pair.depth // 3, last))})"
+        )
+    return layer
