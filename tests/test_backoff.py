@@ -236,11 +236,13 @@ def scarce(monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> list
     """No block of logits has more than so many rows; the blocks that were tried."""
     write, tried = LensHead.write_logits, []
 
-    def refuse(self: LensHead, out: torch.Tensor, hidden: torch.Tensor, rows_: slice) -> None:
+    def refuse(
+        self: LensHead, out: torch.Tensor, hidden: torch.Tensor, rows_: slice, weight: torch.Tensor
+    ) -> None:
         tried.append(rows_.stop - rows_.start)
         if tried[-1] > rows:
             raise error
-        write(self, out, hidden, rows_)
+        write(self, out, hidden, rows_, weight)
 
     monkeypatch.setattr(LensHead, "write_logits", refuse)
     monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", blocks.BLOCK_ELEMENTS["cpu"])

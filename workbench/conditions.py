@@ -89,6 +89,20 @@ def condition_of(value: Any) -> Condition:
     )
 
 
+def check_made(value: Any) -> None:
+    """Refuse the class of a condition where a value of it is meant.
+
+    Raises:
+        InputError: it is one.
+    """
+    if isinstance(value, type):
+        fields = {"CrossSample": "'base', 'divergence', threshold=0.1", "Extrapolate": "0.5"}
+        raise InputError(
+            f"`intervention` is the class {value.__name__}; expected a value of it: "
+            f"decode(pair, prompt, intervention={value.__name__}({fields.get(value.__name__, '')}))"
+        )
+
+
 def signature_of(value: Named) -> Any:
     """What tells a condition from all others, as JSON's types: a plain model's name, or a kind and what it is described by.
 

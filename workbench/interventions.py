@@ -15,6 +15,7 @@ Alignment = Literal["paper", "released"]
 Positions = Literal["all", "visual"]
 Where = Literal["visual", "text", "all"]
 Solver = Literal["plain", "adaptive"]
+When = Literal["prefill", "decoding", "both"]
 Spans = tuple[tuple[int, int], ...]
 EVERYWHERE = ", all positions"
 """Ends the name of a patch that selects among all positions of the prompt rather than visual tokens."""
@@ -192,9 +193,13 @@ class Patch:
         only_where_base_lower: only cells whose entropy is lower in the base than in the RLVR model.
         layers: the first so many layers, or which: ``7`` or ``(4, 5, 6)``.
         positions: ``visual``, where each image has a threshold of its own, or ``all`` of the prompt; None: visual where the
-            prompt has any, else all.
+            prompt has any, else all. No matter with ``when="decoding"``.
         seed: of ``random``.
         cells: cells chosen by hand, of which ``select`` takes its part; None: all of ``positions``.
+        when: ``prefill``: in the prompt (the released code). ``decoding``: at every token of the response as the model reads it,
+            the base reading the same tokens beside it; the first token, which the prompt predicts, stays RLVR's own. What is low
+            is then decided among the response's cells of a layer so far: ``random`` takes each with the share of these that is
+            low. ``both``: the prompt as ``positions`` says, then the response.
 
     Raises:
         InputError: a value outside its range, or two that do not go together.
@@ -213,8 +218,18 @@ class Patch:
     positions: Positions | None = None
     seed: int = 0
     cells: Chosen | None = None
+    when: When = "prefill"
 
     def __post_init__(self) -> None:
+        if self.when not in get_args(When):
+            raise InputError(
+                f"`when` is {self.when!r}; expected one of {', '.join(get_args(When))}: Patch(when='decoding')"
+            )
+        if self.cells is not None and self.while_decoding:
+            raise InputError(
+                f"`cells` are chosen of a prompt, and when={self.when!r} overwrites a response that is not there yet; leave them "
+                "out, or patch the prompt alone: Patch(cells=..., when='prefill')"
+            )
         if self.positions not in (None, *get_args(Positions)):
             raise InputError(
                 f"`positions` is {self.positions!r}; expected 'all' or 'visual': Patch(positions='visual')"
@@ -232,8 +247,9 @@ class Patch:
 
     @property
     def title(self) -> str:
-        """That it is a patch, and of which cells."""
-        return f"patch, {self.select}{_by_hand(self.cells)}"
+        """That it is a patch, of which cells, and when if not in the prompt alone."""
+        when = {"decoding": " while decoding", "both": " in prompt and response"}.get(self.when, "")
+        return f"patch{when}, {self.select}{_by_hand(self.cells)}"
 
     @property
     def described(self) -> dict[str, Any]:
@@ -242,7 +258,7 @@ class Patch:
 
     @property
     def answered_by(self) -> Model:
-        """The RLVR model, whose prefill is overwritten."""
+        """The RLVR model, which is overwritten."""
         return "rlvr"
 
     @property
@@ -253,7 +269,12 @@ class Patch:
     @property
     def needs_pictures(self) -> bool:
         """Where it names visual tokens."""
-        return self.positions == "visual"
+        return self.positions == "visual" and self.when != "decoding"
+
+    @property
+    def while_decoding(self) -> bool:
+        """Whether the response is overwritten, with the prompt or without."""
+        return self.when != "prefill"
 
     @property
     def patched(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ needed here.
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from workbench.conditions import PLAIN, Condition, Model, check_depth, signature_of
 from workbench.errors import InputError, knows_its_fields
@@ -189,7 +189,7 @@ class Extrapolate(DecodedTogether):
             )
         if self.threshold is not None:
             _set(self, "threshold", _number("threshold", self.threshold, _FURTHER))
-        _set(self, "under", _under(self.under))
+        _set(self, "under", _under(self.under, "Extrapolate(0.5, under=Replay())"))
 
     @property
     def title(self) -> str:
@@ -227,13 +227,16 @@ def _number(name: str, value: Any, call: str) -> float:
     return float(value)
 
 
-def _under(given: Any) -> tuple[Condition, ...]:
+def _under(
+    given: Any, call: str = "CrossSample('base', 'divergence', threshold=0.1, under=Replay())"
+) -> tuple[Condition, ...]:
     """What is done meanwhile, one condition a model at most."""
     one = isinstance(given, Condition) or hasattr(given, "problem_id")
-    conditions: tuple[Any, ...] = (given,) if one else tuple(cast(Any, given) or ())
-    call = "CrossSample('base', 'divergence', threshold=0.1, under=Replay())"
+    conditions: tuple[Any, ...] = (
+        (given,) if one or not isinstance(given, list | tuple | None) else tuple(given or ())
+    )
     for condition in conditions:
-        if not isinstance(condition, Condition) or isinstance(condition, Mixture):
+        if not isinstance(condition, Condition) or isinstance(condition, Mixture | type):
             raise InputError(
                 f"`under` has a {type(condition).__name__}; expected a Replay, a Patch or an Adapter: {call}"
             )

@@ -170,13 +170,24 @@ def test_a_sweeps_file_names_them():
             "{cross_sample: {budget: [0.1, 2]}}",
             r"`budget` is 2\.0; expected a share of the tokens from 0 to 1",
         ),
-        ("{cross_sample: {criterion: entropy}}", "`threshold` and `budget`: neither given"),
+        (
+            "{cross_sample: {criterion: [entropy, dlogp]}}",
+            "^[^\\n]*`threshold` or `budget` is missing[^\\n]*$",
+        ),
+        ("{replay: {positions: [[4, 9]]}}", "positions"),
         ("{cross_sample: {host: both, budget: 0.1}}", "`host` is 'both'"),
     ],
 )
 def test_mistakes_in_a_sweeps_file_are_told(entry, message):
     with pytest.raises(InputError, match=message):
         parse_sweep(f"pairs: [shapes]\nproblems: [shapes]\ninterventions:\n  t: {entry}\n")
+
+
+def test_spans_are_written_as_lists_of_lists():
+    text = SWEEP.replace("{tau: 0.4}", "{positions: [text, [[4, 9], [-3, -1]]]}")
+    made = parse_sweep(text).conditions(parse_sweep(text).pairs[0], 8)
+    assert made["tokens positions=4:9+-3:-1"].positions == ((4, 9), (-3, -1))
+    assert made["tokens positions=text"].positions == "text"
 
 
 def test_they_cost_two_models_decoding():
@@ -223,3 +234,6 @@ def test_a_harness_lets_them_answer_but_scores_no_text(tiny_pair):
     assert responder.answer(question, max_new_tokens=8) == plain.answer(question, max_new_tokens=8)
     with pytest.raises(InputError, match="decodes from two models, and scores no given text"):
         responder.likelihoods(question[0], ["3"])
+    spoken = Responder.of(tiny_pair, wb.Patch(layers=2, when="decoding"))
+    with pytest.raises(InputError, match="'patch while decoding, low' decodes from two models, and scores"):
+        spoken.likelihoods(question[0], ["3"])

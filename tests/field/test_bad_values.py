@@ -41,6 +41,41 @@ ROWS: list[tuple[str, Callable[[Any, Any, Any], Any], list[str]]] = [
     ),
     ("samples", lambda p, e, f: Sampling(samples=True).check(), ["`samples` is True", "at least 1"]),
     ("positions", lambda p, e, f: wb.Patch(positions="visul"), ["`positions` is 'visul'", "'visual'"]),
+    (
+        "no response",
+        lambda p, e, f: wb.trace(p, [e], responses={e.problem_id: None}),
+        ["`responses` holds a NoneType", "what `decode` returns", "trace(pair, "],
+    ),
+    (
+        "explored",
+        lambda p, e, f: wb.explore(p, [e], responses={"x": "3"}),
+        ["`responses` has one to 'x'", "explore(pair, problems, responses="],
+    ),
+    (
+        "controls",
+        lambda p, e, f: wb.divergence(p, [e], controls=[p]),
+        ["`controls` is a list", "pairs by name", "divergence(pair, problems, controls={"],
+    ),
+    (
+        "samples of a divergence",
+        lambda p, e, f: wb.divergence(p, [e], samples=0),
+        ["`samples` is 0", "at least 1", "divergence(pair, "],
+    ),
+    (
+        "responses of a divergence",
+        lambda p, e, f: wb.divergence(p, [e], responses={e.problem_id: []}),
+        ["`responses` has none to", "divergence(pair, problems, responses="],
+    ),
+    (
+        "class",
+        lambda p, e, f: wb.decode(p, e, intervention=wb.CrossSample),
+        ["`intervention` is the class CrossSample", "a value of it", "CrossSample('base', 'divergence', "],
+    ),
+    (
+        "under",
+        lambda p, e, f: wb.Extrapolate(0.5, under=3),
+        ["`under` has a int", "Extrapolate(0.5, under=Replay())"],
+    ),
 ]
 
 

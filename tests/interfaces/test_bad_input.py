@@ -79,7 +79,17 @@ ROWS: list[tuple[str, list[str], str]] = [
         "workbench compare runs/shapes runs/smol --out compare.html",
     ),
     ("study --pairs shapes", ["`--pairs` is 'shapes'", "two names"], "workbench study --pairs shapes,smol"),
-    ("study --pairs shapes,nope", ["`--pair` 'nope' is not a known pair"], "workbench study --pair shapes"),
+    (
+        "study --pairs shapes,nope",
+        ["`--pairs` 'nope' is not a known pair"],
+        "workbench study --pairs shapes,smol",
+    ),
+    ("agent --pair smol", ["`--pair` 'smol' reads no pictures"], "workbench agent --pair shapes"),
+    (
+        "problems check nope.tsv",
+        ["`SOURCE` 'nope.tsv'", "no such file or folder"],
+        "workbench problems check problems.jsonl",
+    ),
     ("study --pairs shapes,shapes", ["two of one name"], "workbench study --pairs shapes,smol"),
     (
         "study --pairs a,b --pair shapes",

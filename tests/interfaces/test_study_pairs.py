@@ -94,3 +94,17 @@ def test_a_pair_that_fails_costs_no_other(presets, tmp_path, workbench, monkeypa
     assert "one: `base` can't be read" in out
     assert (tmp_path / "all" / "two" / "manifest.json").is_file()
     assert "No comparison: 1 finished" in out
+
+
+def test_what_is_refused_leaves_no_folder_and_no_single_study_is_one_of_several(presets, tmp_path, workbench):
+    code, _, err = workbench("study", "--pairs", f"{presets.split(',')[0]},nope", "--out", "deep/all")
+    assert code == 2
+    assert "`--pairs` 'nope' is not a known pair" in err
+    assert not (tmp_path / "deep").exists()
+    (tmp_path / "single").mkdir()
+    (tmp_path / "single" / "manifest.json").write_text("{}")
+    code, _, err = workbench("study", "--pairs", presets, "--out", "single")
+    assert code == 2
+    assert "is a finished study of one pair" in err
+    assert "workbench study --out single-pairs" in err
+    assert [path.name for path in (tmp_path / "single").iterdir()] == ["manifest.json"]

@@ -306,6 +306,27 @@ def test_a_dtype_is_tried_not_believed(monkeypatch):
         assert machine._dtype_fails(cpu, "float32").startswith("off by ")
 
 
+@pytest.mark.parametrize(
+    ("words", "unit"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile", "amx_bf16"),
+        ("flags\t\t: fpu avx512f avx512_bf16", "avx512_bf16"),
+        ("Features\t: fp asimd bf16", "bf16"),
+        ("flags\t\t: fpu avx2\nmodel name\t: avx512_bf16", None),
+        (None, None),
+    ],
+)
+def test_bfloat16_is_known_by_the_cpus_own_list(tmp_path, monkeypatch, words, unit):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    if words is not None:
+        (tmp_path / "cpuinfo").write_text(words)
+    assert machine.bfloat16_unit() == unit
+    (row,) = machine.bfloat16()
+    assert row.status == "ok"
+    assert (f"multiplied by {unit}" if unit else "no unit known") in row.found
+    assert " x the speed of float32's" in row.found
+
+
 def test_attention_kernels(monkeypatch):
     assert named(machine.attention())["attention cpu"].found.startswith("eager, sdpa (math")
 

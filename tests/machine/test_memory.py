@@ -34,7 +34,7 @@ def config() -> Qwen2_5_VLConfig:
 # --- against what is used --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("job", ["tracing", "replay"])
+@pytest.mark.parametrize("job", ["tracing", "replay", "decoding", "decoding together"])
 @pytest.mark.parametrize(("side", "text"), [(48, 60), (328, 1500)])
 def test_the_tiny_pair_uses_what_is_predicted(job, side, text):
     pair, prompt, told = perf.tiny_case(side, text)
@@ -42,6 +42,21 @@ def test_the_tiny_pair_uses_what_is_predicted(job, side, text):
     run()
     given = sum(t.numel() * t.element_size() for t in prompt.model_inputs.values())
     assert told.peak(job) == pytest.approx(perf.weights(pair) + given + perf.profiled(run), rel=0.1)
+
+
+def test_two_models_that_decode_together_have_two_caches(config):
+    told = predict_memory(config, config, tokens=500, image=None, samples=16, max_new_tokens=1500)
+    parts = told.to_dataframe().set_index(["job", "part"])["bytes"]
+    cache = (
+        28 * 2 * 4 * 128 * 1999 * 16 * 2
+    )  # layers, keys and values, heads of 128, read positions, samples, bytes
+    assert parts["decoding", "keys and values, RLVR"] == cache
+    together = parts["decoding together"]
+    assert together["keys and values, RLVR"] == together["keys and values, base"] == cache
+    assert 1.1 * cache > told.peak("decoding together") - told.peak("decoding") > cache
+    assert {*predict_memory(config, config).to_dataframe()["job"]} == {"tracing", "replay"}
+    with pytest.raises(InputError, match="`samples` is 0; expected a whole number of at least 1"):
+        predict_memory(config, config, samples=0)
 
 
 def test_a_meter_counts_what_is_alive():

@@ -28,7 +28,9 @@ sys.path.append(str(Path(__file__).parent))
 import tiny
 from replay import random_pair
 
+from workbench.decoding.decode import decode
 from workbench.machine.memory import MemoryForecast, predict_memory
+from workbench.mixtures import CrossSample
 from workbench.models.chat import within_budget
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
@@ -36,6 +38,9 @@ from workbench.replay.replay import Replay, learn_tokens
 from workbench.tracing.trace import trace
 
 SETTINGS = Replay(select="all", iterations=2, alpha=1e-3)
+LENGTHS = {"samples": 8, "max_new_tokens": 64}
+DRAWN = {**LENGTHS, "temperature": 1.0}
+CROSSED = CrossSample("base", "divergence", threshold=0.1)
 
 
 def tiny_case(side: int = 48, text: int = 60) -> tuple[ModelPair, EncodedPrompt, MemoryForecast]:
@@ -65,6 +70,7 @@ def forecast(
         replay=SETTINGS,
         dtype=pair.dtype,
         device="cpu",
+        **LENGTHS,
     )
 
 
@@ -89,6 +95,8 @@ def jobs(pair: ModelPair, prompt: EncodedPrompt) -> dict[str, Callable[[], Any]]
     return {
         "tracing": lambda: trace(pair, [prompt]),
         "replay": lambda: learn_tokens(pair, prompt, SETTINGS),
+        "decoding": lambda: decode(pair, prompt, **DRAWN),
+        "decoding together": lambda: decode(pair, prompt, model="base", intervention=CROSSED, **DRAWN),
     }
 
 
@@ -103,7 +111,7 @@ def compare(name: str, case: tuple[ModelPair, EncodedPrompt, MemoryForecast], bo
         ratio = told.peak(job) / used
         within &= abs(ratio - 1) <= bound
         print(
-            f"  {job:8} predicted {told.peak(job) / 1e6:9.2f} MB, used {used / 1e6:9.2f} MB, ratio {ratio:.3f} "
+            f"  {job:17} predicted {told.peak(job) / 1e6:9.2f} MB, used {used / 1e6:9.2f} MB, ratio {ratio:.3f} "
             f"{'ok' if abs(ratio - 1) <= bound else 'MISSED'}",
             flush=True,
         )

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from random_models import IMAGE, VISION_START, random_pair
 
-from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.tracing.lens_trace import LensTrace
@@ -24,7 +23,6 @@ from workbench.tracing.trace import trace
 
 BOUND, SAME = 0.5, 1e-5
 HIDDEN, LAYERS, VOCABULARY = 512, 8, 8192
-IMAGE, VISION_START = 5, 3
 IMAGE_SIDE, TEXT = 32, 144
 COMPARED = ("entropy_base", "entropy_rlvr", "kl", "kl_null", "cosine")
 
@@ -39,36 +37,17 @@ class Said:
     text: str = ""
 
 
-def model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    text = {
-        "hidden_size": HIDDEN,
-        "intermediate_size": 1376,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "vocab_size": VOCABULARY,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
-    }
-    vision = {
-        "depth": 4,
-        "hidden_size": 160,
-        "intermediate_size": 432,
-        "num_heads": 4,
-        "out_hidden_size": HIDDEN,
-    }
-    tokens = {"image_token_id": IMAGE, "video_token_id": 6, "vision_start_token_id": VISION_START}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **tokens)
-    torch.manual_seed(seed)
-    return Qwen2_5_VLForConditionalGeneration(config).eval().requires_grad_(False)
-
-
-def random_pair() -> ModelPair:
-    base, rlvr = model(0), model(1)
-    for theirs, ours in zip(rlvr.parameters(), base.parameters(), strict=True):
-        theirs.mul_(0.1).add_(ours)
-    return load_pair(base=base, rlvr=rlvr)
+TEXT_CONFIG = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 1376,
+    "num_hidden_layers": LAYERS,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+}
+VISION_CONFIG = {"depth": 4, "hidden_size": 160, "intermediate_size": 432, "num_heads": 4}
 
 
 def prompt_of(pair: ModelPair) -> EncodedPrompt:
@@ -93,7 +72,7 @@ def main() -> int:
     parser.add_argument("--responses", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=96)
     chosen = parser.parse_args()
-    pair = random_pair()
+    pair = random_pair(TEXT_CONFIG, VISION_CONFIG)
     prompt, generator = prompt_of(pair), torch.Generator().manual_seed(1)
     drawn = torch.randint(10, VOCABULARY, (chosen.responses, chosen.tokens), generator=generator)
     said = [Said(prompt.problem_id, number, tuple(row)) for number, row in enumerate(drawn.tolist())]

@@ -15,48 +15,27 @@ import time
 from collections.abc import Callable
 
 import torch
+from random_models import IMAGE, VISION_START, random_pair
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.tracing.trace import trace
 
 BOUND = 1.25
 HIDDEN, LAYERS, VOCABULARY = 1024, 16, 151936
-IMAGE, VISION_START = 5, 3
 IMAGE_SIDE = 32  # patches: 16 x 16 = 256 visual tokens
 
 
-def model(seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    text = {
-        "hidden_size": HIDDEN,
-        "intermediate_size": 5504,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 1,
-        "vocab_size": VOCABULARY,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    }
-    vision = {
-        "depth": 14,
-        "hidden_size": 640,
-        "intermediate_size": 1710,
-        "num_heads": 8,
-        "out_hidden_size": HIDDEN,
-    }
-    tokens = {"image_token_id": IMAGE, "video_token_id": 6, "vision_start_token_id": VISION_START}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **tokens)
-    torch.manual_seed(seed)
-    return Qwen2_5_VLForConditionalGeneration(config).eval().requires_grad_(False)
-
-
-def random_pair() -> ModelPair:
-    base, rlvr = model(0), model(1)
-    for theirs, ours in zip(rlvr.parameters(), base.parameters(), strict=True):
-        theirs.mul_(0.1).add_(ours)
-    return load_pair(base=base, rlvr=rlvr)
+TEXT_CONFIG = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 5504,
+    "num_hidden_layers": LAYERS,
+    "num_key_value_heads": 1,
+    "vocab_size": VOCABULARY,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+}
+VISION_CONFIG = {"depth": 14, "hidden_size": 640, "intermediate_size": 1710, "num_heads": 8}
 
 
 def prompt_of(pair: ModelPair, positions: int) -> EncodedPrompt:
@@ -144,7 +123,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("ratio", "tokens", "layers", "null"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    pair = random_pair()
+    pair = random_pair(TEXT_CONFIG, VISION_CONFIG)
     prompt = prompt_of(pair, 400)
     bare_forwards(pair, prompt)
     trace(pair, [prompt], null_draws=0, layers=[0])  # warm: wraps the models

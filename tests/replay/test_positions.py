@@ -14,6 +14,7 @@ from workbench.interventions import Replay, default_matrix
 from workbench.models.prompts import TokenKind
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.replay import learn_many, learn_tokens, prepare
+from workbench.views import markup
 
 SETTINGS = {"tau": 0.99, "alpha": 0.5, "layers": 2, "iterations": 3, "top_v": 20}
 
@@ -122,7 +123,18 @@ def test_tokens_at_text_lie_in_a_file_and_come_back(text_pair, tmp_path):
     assert again.replay == learned.replay
     assert torch.equal(again.places, learned.places)
     assert "other tokens" in learned._repr_html_()
+    with pytest.raises(InputError, match=r"can't be written .*name a file in a folder that is there"):
+        learned.save(tmp_path / "none" / "tokens.safetensors")
     assert [trace.type for trace in learned.plot().data] == ["scatter", "bar"]
+
+
+def test_over_the_picture_is_of_the_picture_alone(tiny_pair):
+    prompt = tiny_pair.encode(tiny.problem())
+    learned = learn_tokens(tiny_pair, prompt, Replay(**SETTINGS, positions="all"))
+    seen = learned.tokens[learned.grid[:, 0] >= 0].norm(dim=1).max()
+    learned.tokens[learned.grid[:, 0] < 0] *= 1e4
+    page = learned._repr_html_()
+    assert f"over the picture, up to {markup.shown(float(seen))}" in page
 
 
 def test_the_default_matrix_of_a_text_pair_runs_and_its_drift_is_of_text(text_pair):

@@ -158,6 +158,12 @@ def test_the_same_models_count_once_and_names_are_told_apart(run, runs, tmp_path
     assert wb.compare(runs[0], runs[1], names=["x", "y"]).pairs["pair"].tolist() == ["x", "y"]
 
 
+def test_runs_of_one_pair_are_not_called_two_pairs(run, tmp_path):
+    twins = wb.compare(*(copy_study(run, tmp_path / name, pair="a") for name in ("x", "y")))
+    assert "1 pair in 2 runs, and no number" in twins.verdict
+    assert "1 pair in 2 runs side by side" in twins.save(tmp_path / "page.html").read_text()
+
+
 def test_other_strata_are_left_out_of_the_bars_in_words(run, runs, tmp_path):
     finer = copy_study(run, tmp_path / "finer", pair="finer")
     table = pd.read_parquet(finer / "tables" / "shift.parquet")

@@ -11,7 +11,7 @@ else it goes with (`cell_table`, `covariates`), the weights themselves (`weight_
 Each null answers another question. Matched noise (a random direction as long as the change), which the study's verdict uses: does
 it matter at all where RL moved a cell? The changes' covariance: does it matter where, among the directions in which RL moves this
 layer anyway? Exchanged changes: is it *this* cell's change, or what RL does to any such cell? Random weights of RL's size: would
-any change of the weights do? Controls (`sft`, `random`): would any training do?
+any change of the weights do? Controls (``sft``, ``random``): would any training do?
 
 A new analysis takes a `LensTrace` or a table, returns a frozen dataclass with a table whose intervals come from
 `workbench.estimates`, clustered by problem; `weight_changes` is the one to copy.

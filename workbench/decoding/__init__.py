@@ -1,6 +1,6 @@
 """Responses: greedy or sampled, many from one prefill, in process (`decode`) or by vLLM (`vllm_engine`); two models that decode
-together (`together`, `criteria`); the loop they share (`streams`); stop tokens (`stops`); and how probable a given response is
-(`likelihoods`).
+together (`together`, `criteria`); a model patched while it decodes (`patched`); the loop they share (`streams`); stop tokens
+(`stops`); and how probable a given response is (`likelihoods`).
 
     import workbench as wb
     wb.decode(pair, pair.encode(problem), intervention=learned, samples=16, temperature=1.0, seed=0)
@@ -18,6 +18,13 @@ of the values of responses in which nothing is replaced (``threshold=math.inf``)
 none, but it does not know what is still to come: in the first 1 / budget tokens it takes what exceeds all before. ``under=``
 adds what is done to either model meanwhile: ``wb.CrossSample("base", budget=0.05, under=wb.Replay())``. Models that end at
 different tokens are refused; `load_pair` gives both one set of ends and says so.
+
+**A patch while decoding.** ``Patch(when="decoding")`` writes the base's activations into RLVR at every token of the response, as
+it is generated, the base reading the same tokens with a cache of its own; ``"both"`` does so in the prompt too. Whatever takes a
+`Patch` takes it, ``under=`` of a mixture included, but no trace, likelihood or engine: these decode nothing here. What is low is
+decided among the response's cells of a layer so far. `responses.Response.cells` counts what was overwritten.
+
+    wb.ablate(pair, problems, [pair.patch(select=s, when="decoding") for s in ("low", "high", "random")])
 
 A criterion of your own is a branch of `criteria.values_of` and a name in `mixtures.Criterion`.
 

@@ -1,6 +1,7 @@
 """Decoding: greedy or sampled responses, from either model of a pair, with or without an intervention.
 
-1. Prefill: one forward over a left-padded batch of prompts; an intervention writes here and nowhere else.
+1. Prefill: one forward over a left-padded batch of prompts; an intervention writes here and nowhere else, but for a patch while
+   decoding (``decoding.patched``).
 2. The key-value cache of every prompt is repeated for its n samples, not computed again.
 3. One token at a time from the unmodified model, until every sample has stopped; finished ones are dropped as it goes.
    Placeholders of images and videos are never drawn: a model refuses its own output that has placeholders without pixels.
@@ -23,10 +24,11 @@ import torch
 from torch import Tensor
 
 from workbench.backoff import piecewise
-from workbench.conditions import Condition
+from workbench.conditions import Condition, check_made
+from workbench.decoding.patched import stream_of
 from workbench.decoding.responses import Response, Written
 from workbench.decoding.stops import Stops
-from workbench.decoding.streams import Stream, generate, pick
+from workbench.decoding.streams import generate, pick
 from workbench.decoding.together import together_ids
 from workbench.decoding.vllm_engine import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
@@ -171,8 +173,11 @@ def _prepared(
     """
     if interventions is None:
         return None
+    check_made(interventions if isinstance(interventions, type) else None)
     alike = isinstance(interventions, Condition)
     entries = [interventions] * len(prompts) if alike else [*interventions]
+    for one in entries:
+        check_made(one)
     for condition in {id(one): one for one in entries if isinstance(one, Condition)}.values():
         if condition.answered_by != model:
             raise InputError(
@@ -190,7 +195,7 @@ def _prepared(
             f"`intervention` is {odd[0]!r}; expected a condition, or what was made of one for the prompt: "
             "decode(pair, prompt, intervention=Patch(select='low'))"
         )
-    one_each(ready, [prompt.problem_id for prompt in prompts])
+    one_each(ready, [prompt.problem_id for prompt in prompts], decoded=True)
     return [
         prepare_seeing(one, pair, [prompt], problems=whole and [whole[i]], **how)[0]
         if isinstance(one, Condition)
@@ -217,15 +222,14 @@ def draw(
     sampling = replace(sampling, engine=engine_for(pair, model, sampling.engine))
     with _products(None if pair.preset is None else pair.preset.matmul):
         answers: dict[int, list[Response]] = {}
-        for mixture, here in _mixtures(interventions, len(prompts)):
+        for mixture, here in _alike(interventions, len(prompts)):
             _check_mixture(mixture, model, sampling)
-            whole = mixture is None and len(here) == len(prompts)
             found = respond(
                 pair.base if model == "base" else pair.rlvr,
                 pair.processor,
-                prompts if whole else [prompts[i] for i in here],
+                [prompts[i] for i in here],
                 sampling,
-                interventions=interventions if whole else [(interventions or ())[i] for i in here],
+                interventions=interventions and [interventions[i] for i in here],
                 stop=stop,
                 progress=progress and _counted(progress, len(answers), len(prompts)),
                 write=None if mixture is None else partial(together_ids, pair, mixture, drop_at=DROP_AT),
@@ -234,15 +238,17 @@ def draw(
     return [answers[i] for i in range(len(prompts))]
 
 
-def _mixtures(
+def _alike(
     interventions: Sequence[Intervention | None] | None, count: int
 ) -> list[tuple[Mixture | None, Sequence[int]]]:
-    """Which prompts two models decode together, and by which mixture; None for those that one decodes."""
-    made = [getattr(one, "mixture", None) for one in interventions or ()]
-    if not any(made):
-        return [(None, range(count))]
-    kinds = {id(mixture): mixture for mixture in made}
-    return [(mixture, [i for i, one in enumerate(made) if one is mixture]) for mixture in kinds.values()]
+    """Prompts that are decoded alike, with the mixture where two models do it; those patched while decoding by one patch each."""
+    groups: dict[int, tuple[Mixture | None, list[int]]] = {}
+    for i in range(count):
+        one: Any = interventions[i] if interventions else None
+        mixture = getattr(one, "mixture", None)
+        patch = one.patch if mixture is None and getattr(one, "while_decoding", False) else None
+        groups.setdefault(id(mixture or patch), (mixture, []))[1].append(i)
+    return [*groups.values()]
 
 
 def _check_mixture(mixture: Mixture | None, model: Model, sampling: Sampling) -> None:
@@ -300,7 +306,7 @@ def respond(
             stacklevel=2,
         )
     prompts = listed(prompts, "decode(pair, pair.encode(problem))", EncodedPrompt, name="prompts")
-    entries = one_each(interventions, [prompt.problem_id for prompt in prompts])
+    entries = one_each(interventions, [prompt.problem_id for prompt in prompts], decoded=True)
     stops = Stops(processor, anatomy, stop)
 
     def answered(batch: Sequence[EncodedPrompt], here: slice) -> list[list[Response]]:
@@ -308,7 +314,7 @@ def respond(
         if engine is None:
             uniforms = torch.stack([_uniforms(sampling, prompt.problem_id) for prompt in batch])
             how = (batch, entries[here], uniforms, temperature, stops)
-            written = write(*how) if write else _plain(generate_ids(anatomy, *how))
+            written = write(*how) if write else generate_ids(anatomy, *how)
         else:
             how = {
                 "temperature": temperature,
@@ -334,6 +340,7 @@ def respond(
                     tuple(map(int, row.ids)),
                     row.replaced,
                     row.values,
+                    row.cells,
                 )
                 for i, row in enumerate(rows)
             ]
@@ -373,14 +380,16 @@ def generate_ids(
     uniforms: Tensor,
     temperature: float,
     stops: Stops,
-) -> list[list[list[int]]]:
-    """Token ids of every sample of every prompt, up to the end of the response; ``uniforms``: (prompts, samples, tokens)."""
+) -> list[list[Written]]:
+    """Every sample of every prompt, up to the end of the response; ``uniforms``: (prompts, samples, tokens)."""
     count, samples, longest = uniforms.shape
-    stream = Stream(anatomy, prompts, interventions, stops, samples=samples, longest=longest)
+    stream = stream_of(anatomy, prompts, interventions, stops, samples=samples, longest=longest)
 
     def choose(step: int, rows: Tensor, draws: Tensor) -> Tensor:
         stream.logits[:, stops.forbidden] = -torch.inf
         return pick(stream.logits, temperature, draws)
 
     ids = generate([stream], uniforms.flatten(0, 1), choose, drop_at=DROP_AT)
-    return [[[i for i in row if i >= 0] for row in rows] for rows in ids.view(count, samples, -1).tolist()]
+    rows = [[i for i in row if i >= 0] for row in ids.tolist()]
+    written = [Written(row, cells=stream.cells(number, len(row))) for number, row in enumerate(rows)]
+    return [written[i * samples : (i + 1) * samples] for i in range(count)]

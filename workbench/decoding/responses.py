@@ -27,6 +27,9 @@ class Response:
     values: tuple[float, ...] = field(default=(), repr=False, compare=False)
     """What their criterion was worth at each token, in nats; none without one."""
 
+    cells: int = field(default=0, repr=False, compare=False)
+    """How many (layer, token) cells of it were overwritten as it was decoded: `Patch` of ``when="decoding"`` or ``"both"``."""
+
     def _repr_html_(self) -> str:
         return response_html(self)
 
@@ -38,6 +41,7 @@ class Written:
     ids: Sequence[int]
     replaced: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
+    cells: int = 0
 
 
 def response_html(response: Response) -> str:

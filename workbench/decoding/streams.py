@@ -62,15 +62,22 @@ class Stream:
 
     def advance(self, token: Int[Tensor, " rows"], step: int) -> None:
         """Read each row's token, the response's number ``step`` from 0."""
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
-        output = self.anatomy.model(
-            input_ids=token.to(self._mask.device)[:, None],
-            attention_mask=self._mask,
-            position_ids=self._position + step,
-            use_cache=True,
-            **{self._cache_name: self._cache},
-        )
+        output = self.anatomy.model(**self.arguments(token, step), use_cache=True)
         self.logits = output.logits[:, -1].float()
+
+    def arguments(self, token: Int[Tensor, " rows"], step: int) -> dict[str, Any]:
+        """What the forward is called with to read a token that follows; once a token."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
+        return {
+            "input_ids": token.to(self._mask.device)[:, None],
+            "attention_mask": self._mask,
+            "position_ids": self._position + step,
+            self._cache_name: self._cache,
+        }
+
+    def cells(self, row: int, tokens: int) -> int:
+        """How many cells were overwritten as a row's response of so many tokens was read: none."""
+        return 0
 
     def check(self, rows: Tensor, finished: Tensor, said: Tensor) -> None:
         """Refuse logits of an unfinished row that are NaN or infinite, with the place where that began.

@@ -25,6 +25,7 @@ from workbench.decoding.criteria import (
     random_places,
     values_of,
 )
+from workbench.decoding.patched import stream_of
 from workbench.decoding.responses import Written
 from workbench.decoding.stops import Stops
 from workbench.decoding.streams import Stream, generate, pick
@@ -63,7 +64,9 @@ def together_ids(
     count, samples, longest = uniforms.shape
     with rope_at_rest(pair.base.model), rope_at_rest(pair.rlvr.model):
         base, rlvr = (
-            Stream(anatomy, prompts, [one.of(role) for one in made], stops, samples=samples, longest=longest)
+            stream_of(
+                anatomy, prompts, [one.of(role) for one in made], stops, samples=samples, longest=longest
+            )
             for role, anatomy in (("base", pair.base), ("rlvr", pair.rlvr))
         )
         streams = [rlvr, base] if mixture.answered_by == "rlvr" else [base, rlvr]
@@ -131,7 +134,8 @@ class _Steps:
         valued = (
             getattr(self.mixture, "criterion", "") != "random" and getattr(self.mixture, "where", "") != "all"
         )
-        return Written(ids, tuple(acted), tuple(self.values[row, : len(ids)].tolist()) if valued else ())
+        values = tuple(self.values[row, : len(ids)].tolist()) if valued else ()
+        return Written(ids, tuple(acted), values, sum(one.cells(row, len(ids)) for one in self.streams))
 
 
 def _rule(mixture: Mixture, names: Sequence[str], samples: int, longest: int, device: torch.device) -> Rule:

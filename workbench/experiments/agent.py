@@ -179,6 +179,7 @@ def _turn(
         seconds=seconds,
         trace=trace(pair, [prompt], top_k=5, null_draws=0) if lens else None,
         replaced=len(response.replaced),
+        overwritten=response.cells,
     )
     return turn, step
 

@@ -31,7 +31,7 @@ from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.both_models import Stretch, Values, over_conversations
-from workbench.tracing.conversations import Conversation, Responses, conversations
+from workbench.tracing.conversations import Conversation, Responses, called, conversations
 from workbench.tracing.model_heads import lens_heads
 from workbench.views import markup
 from workbench.views.coloured_response import ResponseView
@@ -167,7 +167,7 @@ def divergence(
         problems: problems, or prompts already encoded.
         responses: to read, as in `trace`; None draws them.
         drawn_by: the model that draws them, None: the RLVR model; of given ones, who did ("text", None: neither is known).
-        controls: pairs of the same base that RL did not train, by name, such as `controls_of(pair)` or
+        controls: pairs of the same base that RL did not train, by name, such as
             ``{"permuted": null_pair(pair)}``; they read the same responses.
         samples: responses to draw to each problem.
         temperature: of these; the distributions compared are always those at temperature 1.
@@ -193,14 +193,18 @@ def divergence(
         True
     """
     problems = listed(problems, _CALL, Problem, EncodedPrompt, distinct=True)
-    controls, size, report = dict(controls or {}), batch_of(pair, batch_size), progress or (lambda *_: None)
-    drawn_by = _check(pair, responses, drawn_by, controls, top_k, size)
+    size, report = batch_of(pair, batch_size), progress or (lambda *_: None)
+    drawn_by = _check(
+        pair, responses, drawn_by, controls, {"top_k": top_k, "batch_size": size, "samples": samples}
+    )
+    controls = dict(controls or {})
     if responses is None:
         how: dict[str, Any] = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
         how |= {"samples": samples, "batch_size": batch_size, "engine": engine}
         how["model"] = "base" if drawn_by == "base" else "rlvr"
         responses = decode_many(pair, problems, progress=lambda *done: report("responses", *done), **how)
-    groups = list(conversations(pair, problems, responses))
+    with called("divergence"):
+        groups = list(conversations(pair, problems, responses))
     numbers = {
         name: _contrasts(one, groups, top_k, size, lambda *done, name=name: report(name, *done))
         for name, one in {RLVR: pair, **controls}.items()
@@ -303,9 +307,8 @@ def _check(
     pair: ModelPair,
     responses: Responses | None,
     drawn_by: DrawnBy | None,
-    controls: Mapping[str, ModelPair],
-    top_k: int,
-    batch_size: int,
+    controls: Mapping[str, ModelPair] | None,
+    numbers: Mapping[str, int],
 ) -> DrawnBy:
     """Who drew the responses, where everything else is right."""
     drawn_by = drawn_by or ("rlvr" if responses is None else "text")
@@ -314,10 +317,15 @@ def _check(
         raise InputError(
             f"`drawn_by` is {drawn_by!r}; expected {' or '.join(map(repr, known))}: divergence(pair, problems, drawn_by='rlvr')"
         )
-    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+    for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"`{name}` is {value!r}; expected a whole number of at least 1: {_CALL}")
-    for name, other in controls.items():
+    if controls is not None and not isinstance(controls, Mapping):
+        raise InputError(
+            f"`controls` is a {type(controls).__name__}; expected pairs by name: divergence(pair, problems, "
+            "controls={'permuted': null_pair(pair)})"
+        )
+    for name, other in (controls or {}).items():
         if name == RLVR:
             raise InputError(
                 f"`controls` names a pair {name!r}, which is the pair's own name; name it otherwise"

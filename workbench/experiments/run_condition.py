@@ -96,7 +96,7 @@ def measure(
                     "seed": seed,
                     "stopped": getattr(intervention, "stopped", None)
                     or (BLIND if intervention is None and needs_pictures(condition) else ""),
-                    "cells": cells,
+                    "cells": cells + response.cells,
                     "cells_visual": visual,
                     "replaced": len(response.replaced),
                     "replaced_share": len(response.replaced) / response.tokens,

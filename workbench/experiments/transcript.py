@@ -63,6 +63,8 @@ class Turn:
     """Both models on this turn's whole context, without the intervention."""
     replaced: int = 0
     """Of the response's tokens, those drawn by the other model or from extrapolated logits, where two decode together."""
+    overwritten: int = 0
+    """How many (layer, token) cells of the response were overwritten, of a patch while decoding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,7 @@ class Transcript:
                 "text": turn.text,
                 "tokens": turn.tokens,
                 "replaced": turn.replaced,
+                "overwritten": turn.overwritten,
                 "image": turn.call.image if turn.call else None,
                 **dict(zip(("left", "top", "right", "bottom"), box, strict=True)),
                 "label": turn.call.label if turn.call else "",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import InputError, install, nearest
 
 if TYPE_CHECKING:
+    from workbench.interfaces.options import ModelsHere
     from workbench.problems.problem import Problem
 
 
@@ -44,6 +45,25 @@ def check_zoomable(problems: "Sequence[Problem]") -> None:
         raise InputError(
             f"of `problems` {_named(lacking, problems)} no image (or a movie), and the zoom tool needs images: "
             "load_problems('shapes-agent', limit=8)"
+        )
+
+
+def check_sees(models: "ModelsHere") -> None:
+    """Refuse models that read no pictures, where their files say so.
+
+    Raises:
+        InputError: they don't.
+    """
+    from workbench.models.checkpoint_files import sees_in_files
+
+    preset = models.preset
+    named = {"base": models.base, "rlvr": models.rlvr}
+    sources = named if preset is None else {role: preset.source(role) for role in named}
+    known = {role: source for role, source in sources.items() if source is not None}
+    if "rlvr" in known and sees_in_files(known, {} if preset is None else preset.revision) is False:
+        raise InputError(
+            f"`pair` {models.name or known['rlvr']!r} reads no pictures, and the zoom tool needs a model that does: "
+            "load_pair('shapes')"
         )
 
 

@@ -185,7 +185,9 @@ def agent(
     quiet()
     from dataclasses import asdict
 
-    out, depth, preset = place.place("agent"), models.check(), models.preset
+    depth, preset = models.check(), models.preset
+    checks.check_sees(models)
+    out = place.place("agent")
     drawing.check()
     checks.check_tool(work.relative_to)
     cells.check(preset, depth)

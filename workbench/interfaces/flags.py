@@ -61,7 +61,13 @@ EXAMPLES = {
     "throughput": "--throughput 300",
 }
 """A value that works, of options whose default says none."""
-_ALIASES = {"source": ("problems",), "name": ("pair",), "pair": ("name",), "out": ("folder",)}
+_ALIASES = {
+    "source": ("problems",),
+    "problems": ("source",),
+    "name": ("pair",),
+    "pair": ("name",),
+    "out": ("folder",),
+}
 """Arguments of the library that commands call otherwise."""
 _POSITIONS = {"load_problems": "problems", "load_pair": "pair", "forecast_pair": "pair"}
 """What the first argument of a function is."""

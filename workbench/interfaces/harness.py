@@ -167,9 +167,9 @@ class Responder:
         The intervention is made once for all of them.
 
         Raises:
-            InputError: two models that decode together have no likelihood of a given text.
+            InputError: two models that decode together, or a patch while decoding, have no likelihood of a given text.
         """
-        if isinstance(self.condition, Mixture):
+        if isinstance(self.condition, Mixture) or getattr(self.condition, "while_decoding", False):
             raise InputError(
                 f"`intervention` {self.condition.title!r} decodes from two models, and scores no given text; expected tasks that "
                 f"generate, or one model: {_CALL}"

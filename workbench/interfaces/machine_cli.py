@@ -1,5 +1,6 @@
 """`workbench doctor` and `workbench conform`: what works on this machine, and how exactly."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,26 +36,39 @@ def conform(
     raise typer.Exit(report.exit_code)
 
 
-def doctor(
-    pair: Annotated[
-        str | None, typer.Option(help="Predict the memory that this pair needs instead, from configs alone.")
-    ] = None,
-    base: Base = None,
-    rlvr: Rlvr = None,
+@dataclass(frozen=True)
+class Forecast:
+    """What memory is forecast for."""
+
     tokens: Annotated[
         int | None,
         typer.Option(help="Length of the prompt; the default is its picture and 300 of text.", min=1),
-    ] = None,
+    ] = None
     image: Annotated[
         str | None,
         typer.Option(
             help="Size of its picture in pixels, 0x0 for none; the default is 1000x1000 where pictures can be sized."
         ),
-    ] = None,
+    ] = None
     placement: Annotated[
         Placements | None,
         typer.Option(help="together (the default), or sequential: one model at a time; of the forecast."),
+    ] = None
+    samples: Annotated[
+        int | None, typer.Option(help="Forecast decoding too, of so many responses at once.", min=1)
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Length of each of them; the default is 1024.", min=1)
+    ] = None
+
+
+def doctor(
+    forecast: Forecast,
+    pair: Annotated[
+        str | None, typer.Option(help="Predict the memory that this pair needs instead, from configs alone.")
     ] = None,
+    base: Base = None,
+    rlvr: Rlvr = None,
     dtype: PairDtype = None,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda, of the forecast; the default is what would be used here.")
@@ -63,9 +77,9 @@ def doctor(
     """Show what is installed and works here, what would fail, and how to mend it; or what memory a pair needs."""
     from rich.console import Console
 
-    sizes = {"tokens": tokens, "image": image, "placement": placement, "dtype": dtype, "device": device}
+    sizes = {**vars(forecast), "dtype": dtype, "device": device}
     prompt: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
-    prompt |= {} if image is None else {"image": size_of(image)}
+    prompt |= {} if forecast.image is None else {"image": size_of(forecast.image)}
     if pair or base or rlvr:
         from workbench.machine.published import is_published
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -209,12 +210,18 @@ def several(task: Task, pairs: str, place: options.RunFolder) -> None:
         raise InputError(
             f"`pairs` {pairs!r} holds two of one name; expected different ones: pairs='shapes,smol'"
         )
+    if (out / "manifest.json").exists():
+        other = str(out.with_name(out.name + "-pairs"))
+        raise InputError(
+            f"`out` {out} is a finished study of one pair; expected a folder for several, such as a new one: out={other!r}"
+        )
     left = [f for f, one in tasks.items() if place.overwrite or not _finished(f, one.asked)]
     for folder in left:
+        _check(tasks[folder])
+    for folder in left:  # which makes what is above it, once nothing else is wrong
         from workbench.runs import check_output
 
         check_output(folder, overwrite=place.overwrite)
-        tasks[folder].check()
     failed = []
     with progress_bars() as progress:
         for number, folder in enumerate(tasks):
@@ -236,6 +243,17 @@ def several(task: Task, pairs: str, place: options.RunFolder) -> None:
     _compare(out, [folder for folder in tasks if (folder / "manifest.json").exists()])
     if failed:
         raise typer.Exit(2)
+
+
+def _check(task: Task) -> None:
+    """What a task refuses, said of the option that names its pair."""
+    try:
+        task.check()
+    except InputError as error:
+        said = str(error).replace("`pair`", "`pairs`").replace("`name`", "`pairs`")
+        raise InputError(
+            re.sub(r"load_pair\(['\"][^'\"]*['\"]\)", "study(pairs='shapes,smol')", said)
+        ) from error
 
 
 def _compare(out: Path, folders: Sequence[Path]) -> None:

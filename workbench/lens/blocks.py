@@ -28,8 +28,14 @@ def blocks(heads: Heads, dtype: torch.dtype, block: int) -> Iterator[tuple[int, 
     for start in range(0, vocabulary, block):
         rows = slice(start, min(start + block, vocabulary))
         logits = buffer[: len(hidden) * len(heads) * (rows.stop - start)].view(len(hidden), len(heads), -1)
+        last = weight = None
         for index, (head, hidden) in enumerate(heads):
-            head.write_logits(logits[:, index], hidden, rows)
+            if (
+                weight is None or head is not last
+            ):  # null draws have the RLVR model's: widened once for all of them
+                last, weight = head, head.multiplied(rows, hidden.dtype)
+            head.write_logits(logits[:, index], hidden, rows, weight)
+        del weight
         yield start, logits
 
 

@@ -56,11 +56,14 @@ class LensHead:
         halves = hidden.dtype == self.weight.dtype and hidden.dtype in (torch.float16, torch.bfloat16)
         return hidden if hidden.is_cuda and halves and dtype == torch.float32 else hidden.to(dtype)
 
-    def write_logits(self, out: Tensor, hidden: Tensor, rows: slice) -> None:
-        """Write the logits of normed residuals for some vocabulary rows into `out`, in its precision."""
-        weight = self.weight[rows].t()
+    def multiplied(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        """Some rows of the unembedding as residuals `normed` to a dtype are multiplied by; widened, they are a copy."""
+        return self.weight[rows].t().to(dtype)
+
+    def write_logits(self, out: Tensor, hidden: Tensor, rows: slice, weight: Tensor) -> None:
+        """Write the logits of normed residuals for some vocabulary rows, `multiplied`, into `out`, in its precision."""
         if hidden.dtype == out.dtype:
-            torch.mm(hidden, weight.to(out.dtype), out=out)
+            torch.mm(hidden, weight, out=out)
         else:
             out.copy_(torch.mm(hidden, weight, out_dtype=out.dtype))
         if self.bias is not None:

@@ -278,6 +278,7 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     machine.memory,
     machine.disk,
     machine.dtypes,
+    machine.bfloat16,
     machine.attention,
     _png_export,
     _bundled_pair,

@@ -1,4 +1,4 @@
-"""Peak memory of tracing and of replay, predicted from two configs: no weights are loaded and nothing is computed.
+"""Peak memory of tracing, replay and decoding, predicted from two configs: no weights are loaded and nothing is computed.
 
 1. Both models are built on the meta device; their weights are counted.
 2. What runs most is run there by its own code and metered (``machine.meter``): the first decoder layers, a block of the vision
@@ -23,6 +23,7 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.interventions import Replay
 from workbench.lens.blocks import STRETCH, working_sizes
+from workbench.machine.decoding_memory import decoding_rows
 from workbench.machine.meter import metered
 from workbench.machine.prompt_sizes import prompt_size
 from workbench.models.anatomy import Anatomy, dissect
@@ -113,8 +114,10 @@ def predict_memory(
     null_draws: int = 3,
     top_k: int = 10,
     device: str | None = None,
+    samples: int | None = None,
+    max_new_tokens: int = 1024,
 ) -> MemoryForecast:
-    """Predict the peak memory of `trace` and `learn_tokens` for one prompt, from two configs.
+    """Predict the peak memory of `trace`, `learn_tokens` and, where asked, `decode` for one prompt, from two configs.
 
     Both models are built on the meta device and their weights counted; what runs most (the first decoder layers, a block of the
     vision tower, an iteration of replay with its backward) is run there by its own code and metered. No weights are
@@ -137,6 +140,9 @@ def predict_memory(
         top_k: as in `trace`.
         device: what lens and replay portion their work for, such as ``"cpu"`` or ``"cuda"``, which need not be here; None:
             what `load_pair` would take here.
+        samples: responses drawn at once, for one model that decodes and for two that decode together, each of which keeps keys
+            and values of its own; None: no forecast of decoding. Not with ``sequential``.
+        max_new_tokens: how long each of them is.
 
     Raises:
         InputError: a prompt without tokens, or of another length than its parts; an image that can't be sized; an unknown
@@ -168,6 +174,8 @@ def predict_memory(
         with portioned_for(kind):
             of_replay = _replay(models, weights, sizes, replay, layers, placement, base, dtype, kind)
         rows += [("replay", *row) for row in of_replay]
+    if samples is not None and placement == "together":
+        rows += decoding_rows(models, weights, sizes["given"], size.positions, samples, max_new_tokens)
     shape = f"{size.positions} tokens, {size.visual} of them of a picture, {learner.dtype}, {placement}, on {kind}"
     parts = pd.DataFrame(rows, columns=["job", "part", "bytes"])
     return MemoryForecast(parts, shape.replace("torch.", ""), (size.told,))

@@ -143,6 +143,16 @@ def depth_in_files(
     return next((depth for depth in facts["depths (decoder layers)"] if depth is not None), None)
 
 
+def sees_in_files(sources: Mapping[str, str | Path], revisions: Mapping[str, str | None]) -> bool | None:
+    """Whether the RLVR model reads pictures, from its files; None where these don't say.
+
+    Raises:
+        InputError: what `config_in` refuses.
+    """
+    config = _config_of("rlvr", sources, revisions.get("rlvr"))
+    return None if config is None else "vision_config" in config
+
+
 def _config_of(
     role: str, sources: Mapping[str, str | Path], revision: str | None
 ) -> Mapping[str, Any] | None:

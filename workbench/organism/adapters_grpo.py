@@ -95,7 +95,7 @@ class Grpo(ResumableAdapter, GRPOTrainer):
         completions = generate_ids(
             self.actor, prompts, none, draws, cast(Any, self.args).temperature, Stops(tokenizer, self.actor)
         )
-        return [ids for samples in completions for ids in samples], None
+        return [[*one.ids] for samples in completions for one in samples], None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self.counts = inputs["advantages"] != 0  # of the others the gradient is 0

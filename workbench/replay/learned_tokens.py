@@ -71,7 +71,12 @@ class LearnedTokens:
         return hidden.index_copy(-2, index, moved.to(hidden.dtype))
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; settings and provenance are in its metadata."""
+        """Write one safetensors file; settings and provenance are in its metadata.
+
+        Raises:
+            InputError: the file can't be written there.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         metadata = {
@@ -81,7 +86,13 @@ class LearnedTokens:
         }
         metadata |= {"stopped": self.stopped, "provenance": dict(self.provenance)}
         tensors = {key: getattr(self, name).contiguous() for key, name in _TENSORS.items()}
-        save_file(tensors, str(path), metadata={"learned_tokens": json.dumps(metadata)})
+        try:
+            save_file(tensors, str(path), metadata={"learned_tokens": json.dumps(metadata)})
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"`path` {str(path)!r} can't be written ({error}); name a file in a folder that is there: "
+                "learned.save('learned.safetensors')"
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> "LearnedTokens":
@@ -123,7 +134,8 @@ def learned_html(learned: LearnedTokens) -> str:
         caption = f"loss, nats: {markup.shown(losses[0])} → {markup.shown(losses[-1])}"
         parts[caption] = markup.curve(losses, name=caption)
     norms = learned.tokens.norm(dim=1)
-    caption = f"‖x‖ over the picture, up to {markup.shown(float(norms.max()))}"
+    seen = norms[learned.grid[:, 0] >= 0].tolist()
+    caption = f"‖x‖ over the picture, up to {markup.shown(max(seen, default=0.0))}"
     grids = grids_of(norms.tolist(), learned.grid.tolist())
     for number, grid in enumerate(grids[:VIEWS]):
         name = caption if number == 0 else f"‖x‖, grid {number + 1}"

@@ -6,7 +6,8 @@
    (``lens.strata.mask``), both models run unpatched; optionally only where the base's entropy is below the RLVR
    model's.
 3. In the RLVR model's prefill the input of each patched layer becomes the source's at the masked positions. Later
-   tokens are decoded by the unmodified model from what the prefill left in its cache.
+   tokens are decoded by the unmodified model from what the prefill left in its cache, unless ``Patch(when=...)`` has them
+   patched too: ``decoding.patched`` does that, from what is prepared here.
 
 The released code (arXiv 2511.19972, agent and video scripts) patches layers 0 to 6 at all positions, with a fixed
 entropy for each
@@ -53,6 +54,8 @@ class PreparedPatch:
     patch: Patch
     mask: Bool[Tensor, "layers positions"]
     source: Recording = field(repr=False)
+    pair: ModelPair | None = field(default=None, repr=False)
+    """Whose base is read beside the response, of a patch while decoding; None: the prompt alone is patched."""
 
     def __repr__(self) -> str:
         return f"PreparedPatch({self.problem_id!r}, {int(self.mask.sum())} of {self.mask.numel()} cells, {self.patch})"
@@ -67,8 +70,13 @@ class PreparedPatch:
 
     @property
     def sites(self) -> tuple[int, ...]:
-        """The layers whose input is written."""
-        return self.source.layers
+        """The layers whose input is written in the prompt."""
+        return () if self.patch.when == "decoding" else self.source.layers
+
+    @property
+    def while_decoding(self) -> bool:
+        """Whether the response is overwritten too."""
+        return self.patch.while_decoding
 
     def apply(self, layer: int, hidden: Tensor) -> Tensor:
         """The input of `layer`, (..., T or more, hidden), with masked positions overwritten; any after the prompt stay."""
@@ -134,6 +142,7 @@ def prepare_patch(
     1. Source: the base model's residual stream at the *input* of each patched layer, on the same prompt (or another recording).
     2. Mask: cells chosen by the base's lens entropy at the *output* of each layer, both models run unpatched.
     3. Applied in the RLVR model's prefill, the input of each patched layer becomes the source's at the masked positions.
+    4. With ``when="decoding"`` or ``"both"`` `decode` does the same at every token of the response.
 
     Args:
         pair: what `load_pair` returned.
@@ -168,6 +177,15 @@ def prepare_patch(
                 f"`source` was recorded at layers {source.layers}, the patch writes {layers}: "
                 f"`record(pair.base, prompt, {layers})`"
             )
+    if patch.when == "decoding":
+        if source is not None:
+            raise InputError(
+                "`source` is recorded on a prompt, and when='decoding' writes what the base makes of each token of the response; "
+                "leave it out, or patch the prompt: prepare_patch(pair, prompt, Patch(), source=...)"
+            )
+        nowhere = torch.zeros(len(layers), len(prompt), dtype=torch.bool)
+        empty = Recording(prompt.problem_id, prompt.input_ids, layers, torch.empty(len(layers), 0, 0))
+        return PreparedPatch(prompt.problem_id, patch, nowhere, empty, pair)
     readings = readings or Readings.of(pair, prompt, layers)
     entropy = readings.entropy
     visual = prompt.kinds == TokenKind.VISUAL
@@ -183,7 +201,8 @@ def prepare_patch(
         groups=prompt.image_index[within] if visible else None,
         below=entropy["rlvr"][:, within],
     )
-    return PreparedPatch(prompt.problem_id, patch, mask, source or readings.source)
+    beside = pair if patch.while_decoding else None
+    return PreparedPatch(prompt.problem_id, patch, mask, source or readings.source, beside)
 
 
 def patch_html(prepared: PreparedPatch) -> str:
@@ -200,6 +219,7 @@ def patch_html(prepared: PreparedPatch) -> str:
     }
     title = (
         f"{prepared.problem_id}: {int(prepared.mask.sum()):,} of {prepared.mask.numel():,} cells overwritten"
+        + (" in the prompt, and the response as it is decoded" if prepared.while_decoding else "")
     )
     return (
         markup.paragraph(title, strong=True)

@@ -97,6 +97,8 @@ def _patch(
     **_: Any,
 ) -> Sequence[Intervention]:
     condition.check_depth(pair.depth)
+    if condition.when == "decoding":  # which reads no prompt beforehand
+        return [prepare_patch(pair, prompt, condition) for prompt in prompts]
     reuse, layers = reuse or Reuse(), condition.patched
 
     def made(prompt: EncodedPrompt) -> Intervention:
@@ -158,6 +160,11 @@ class Mixed:
     def own(self) -> Intervention | None:
         """What is done to the model that answers."""
         return self.of(self.mixture.answered_by)
+
+    @property
+    def while_decoding(self) -> bool:
+        """Whether either model's response is overwritten as it is decoded."""
+        return any(getattr(self.of(role), "while_decoding", False) for role in ROLES)
 
     @property
     def sites(self) -> tuple[int, ...]:

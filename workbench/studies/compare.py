@@ -5,7 +5,7 @@ Folders in, one page out: no model is loaded, and no part of PyTorch imported.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -44,6 +44,8 @@ class Comparison:
     """Share of the total KL by entropy stratum."""
     notes: tuple[str, ...]
     """What differs, what is missing, and what is therefore not compared, in words."""
+    twins: Mapping[str, str] = field(default_factory=dict)
+    """Runs whose models are those of an earlier one, and which: they are shown, and count once."""
 
     def __post_init__(self) -> None:
         if len(self.pairs) < 2 or self.pairs["pair"].duplicated().any():
@@ -52,15 +54,22 @@ class Comparison:
             )
 
     @property
+    def counted(self) -> str:
+        """How many pairs there are, and in how many runs where some are of equal models."""
+        count = len(self.pairs) - len(self.twins)
+        words = "1 pair" if count == 1 else f"{count} pairs"
+        return f"{words} in {len(self.pairs)} runs" if self.twins else words
+
+    @property
     def verdict(self) -> str:
         """What holds over the pairs, in a sentence."""
         tested = self.pooled.loc[self.pooled["pooled"] >= 2]
         if tested.empty:
-            return f"{len(self.pairs)} pairs, and no number that two of them have with an interval."
+            return f"{self.counted}, and no number that two of them have with an interval."
         counted = Counter(tested["verdict"])
         left = int(tested["adjusted"].isin([STATES[True], STATES[False]]).sum())
         return (
-            f"Over {len(self.pairs)} pairs, {len(tested)} numbers are those of at least two: "
+            f"Over {self.counted}, {len(tested)} numbers are those of at least two: "
             f"{counted[STATES[True]]} of their claims hold, {counted[STATES[False]]} do not and {counted[STATES[None]]} are "
             f"undecided. With nothing behind any of them, about {0.05 * len(tested):.1f} would be decided by chance; after "
             f"Holm's adjustment {left} stay decided."
@@ -117,7 +126,7 @@ class Comparison:
             + markup.listing(self.notes)
             + markup.table(short)
             + markup.folded(f"{len(self.claims)} claims by pair", markup.table(by_pair))
-            + markup.folded(f"{len(self.pairs)} pairs", markup.table(self.pairs))
+            + markup.folded(self.counted, markup.table(self.pairs))
         )
 
 
@@ -149,7 +158,7 @@ def compare(*runs: str | Path, names: Sequence[str] | None = None) -> Comparison
     pooled = pooled_claims(claims)
     pairs = pd.DataFrame([{"pair": name, **run.facts} for name, run in by_name.items()])
     notes = _notes(by_name, pairs, pooled, twins)
-    return Comparison(claims, pooled, pairs, _depths(by_name), _shares(by_name), tuple(notes))
+    return Comparison(claims, pooled, pairs, _depths(by_name), _shares(by_name), tuple(notes), twins)
 
 
 def _twins(runs: Mapping[str, Finished]) -> dict[str, str]:

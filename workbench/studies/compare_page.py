@@ -34,10 +34,9 @@ def write_comparison(path: str | Path, comparison: "Comparison") -> Path:
     kinds = _by_depth(comparison, figures)
     shares, apart = _shares(comparison, figures)
     pairs = comparison.pairs
-    count = len(pairs)
     html = render(
         "compare.html.j2",
-        title=f"{count} pairs side by side",
+        title=f"{comparison.counted} side by side",
         verdict=comparison.verdict,
         notes=comparison.notes,
         pairs=_pairs(pairs),

@@ -16,7 +16,7 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
-from workbench.tracing.conversations import Responses, with_responses
+from workbench.tracing.conversations import Responses, called, with_responses
 from workbench.tracing.edits import Intervention
 from workbench.tracing.follow import Followed, follow
 from workbench.tracing.lens_trace import LensTrace
@@ -79,7 +79,8 @@ def explore(
             raise InputError(f"`{name}` is {value}, expected 0 or more: `explore(pair, problems, {name}=24)`")
     how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
     settings: dict[str, Any] = {"top_k": top_k, "null_draws": 0, "layers": layers, "responses": responses}
-    traced = trace(pair, problems, progress=progress, reading=reading, **settings, **how)
+    with called("explore"):
+        traced = trace(pair, problems, progress=progress, reading=reading, **settings, **how)
     curves = None
     if followed:
         spread = with_responses(pair, problems, responses)

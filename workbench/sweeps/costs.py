@@ -170,6 +170,8 @@ def cell_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
         return cost
     if condition != "rlvr":
         cost += drift_cost(shape, prompt)
+    if isinstance(condition, Patch) and condition.while_decoding:
+        cost += _beside(shape, prompt, condition)
     if isinstance(condition, Replay):
         layers = _layers(shape, condition)
         entry = shape.tower(prompt.visual) + shape.forward(prompt.length, layers)
@@ -177,6 +179,14 @@ def cell_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
         step = 2 * shape.forward(moved, layers, prompt.length)  # there and back
         cost += Cost(entry + condition.iterations * step)
     return cost
+
+
+def _beside(shape: Shape, prompt: Prompt, patch: Patch) -> Cost:
+    """The base reading along, up to the last patched layer, and its lens at each of these."""
+    responses = prompt.samples + 1
+    read = decoding(shape, prompt, 1) + decoding(shape, prompt, prompt.samples)
+    lens = shape.lens(responses * prompt.response, len(patch.patched)) if patch.select != "all" else 0.0
+    return read * ((patch.patched[-1] + 1) / shape.layers) + Cost(lens)
 
 
 def released_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
@@ -202,9 +212,15 @@ def released_cost(shape: Shape, prompt: Prompt, condition: Named) -> Cost:
     return once * (1 + prompt.samples)
 
 
-def memory(base: Shape, rlvr: Shape, prompt: Prompt) -> float:
-    """Bytes of one worker: both models, the samples' keys and values, and the residuals that drift is measured on."""
-    cached = prompt.samples * rlvr.layers * rlvr.keys * (prompt.length + prompt.response)
+def memory(base: Shape, rlvr: Shape, prompt: Prompt, conditions: Sequence[Named] = ()) -> float:
+    """Bytes of one worker: both models, the samples' keys and values, and the residuals that drift is measured on.
+
+    Keys and values are those of both models where a condition lets both read a response.
+    """
+    both = any(
+        isinstance(c, CrossSample | Extrapolate) or getattr(c, "while_decoding", False) for c in conditions
+    )
+    cached = prompt.samples * rlvr.layers * rlvr.keys * (prompt.length + prompt.response) * (1 + both)
     residuals = rlvr.layers * prompt.visual * rlvr.hidden
     return (base.weights + rlvr.weights + cached + residuals) * rlvr.bytes
 
@@ -264,7 +280,7 @@ def plan_table(sweep: Sweep, cells: Sequence[Cell], device: str, throughput: flo
                 makes = sum(not isinstance(condition, str) for condition in counted) * len(here)
             table.add_row(
                 pair.title, label, str(sum(map(len, here))), f"{len(here)} for {makes}",
-                duration(cost.seconds(machine)), f"{memory(base, rlvr, prompt) / 1e9:.2f}",
+                duration(cost.seconds(machine)), f"{memory(base, rlvr, prompt, list(conditions[pair.title].values())) / 1e9:.2f}",
             )  # fmt: skip
     where = "a card" if device == "cuda" else "a core"
     table.caption = (

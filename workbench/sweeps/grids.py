@@ -4,7 +4,7 @@ import importlib
 import itertools
 from collections.abc import Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -34,8 +34,9 @@ class Checked(BaseModel):
 def _item(kind: Any) -> Any:
     """The type of one grid value: lists stand for tuples, and for nothing else."""
     if get_origin(kind) is tuple:
-        return Annotated[kind, Strict(False)]
-    if isinstance(kind, UnionType):
+        parts = tuple(part if part is ... else _item(part) for part in get_args(kind))
+        return Annotated[tuple[parts], Strict(False)]
+    if get_origin(kind) in (Union, UnionType):
         joined = _item(get_args(kind)[0])
         for part in get_args(kind)[1:]:
             joined = joined | _item(part)
@@ -143,6 +144,10 @@ class Grid(Checked):
             except TypeError as error:
                 raise InputError(f"{self.own['of']} does not take these fields ({error})") from error
         if self.kind == "cross_sample":
+            if chosen.get("threshold") is None and chosen.get("budget") is None:
+                raise InputError(
+                    "`threshold` or `budget` is missing; expected one of them: {cross_sample: {budget: [0.05, 0.1]}}"
+                )
             return {title: CrossSample(**chosen)}
         if self.kind == "extrapolate":
             if "gamma" not in chosen:
@@ -172,4 +177,6 @@ def own_class(named: Any) -> type[Condition]:
 
 
 def _shown(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return "+".join(":".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in value)
+    return str(value)

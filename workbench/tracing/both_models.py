@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -103,7 +103,7 @@ def over_conversations(
         whole_prompt: False reads of the prompt the last position alone, where the response's first token is predicted.
     """
     run = _shared if share and shared_prompts(pair, groups) else _apart
-    return run(pair, groups, _Reading(measure, axis, None if whole_prompt else 1), made, layers, rows)
+    return run(pair, groups, _Reading(measure, axis, None if whole_prompt else 1, layers, rows), made)
 
 
 def shared_prompts(pair: ModelPair, groups: Sequence[Sequence[Conversation]]) -> bool:
@@ -119,6 +119,10 @@ class _Reading:
     axis: Callable[[str], int]
     last: int | None
     """How many of a prompt's positions are read, its last; None: all."""
+    layers: Sequence[int] | None
+    """Of the decoder; None: all."""
+    rows: int
+    """Prompts, or responses, per forward."""
 
     def of(self, parts: Sequence[Stretch]) -> Callable[[int, Tensor, Tensor], Values]:
         """What meets the residuals of these stretches."""
@@ -153,19 +157,17 @@ class _Reading:
 def _apart(
     pair: ModelPair,
     groups: Sequence[Sequence[Conversation]],
-    reading: "_Reading",
+    reading: _Reading,
     made: Sequence[Intervention | None],
-    layers: Sequence[int] | None,
-    rows: int,
 ) -> list[dict[int, Values]]:
     wholes = [one.whole for group in groups for one in group]
     owned = [own for group, own in zip(groups, made, strict=True) for _ in group]
     done: list[dict[int, Values]] = []
-    for batch in batches(wholes, rows):
+    for batch in batches(wholes, reading.rows):
         write = batch_edits(batch, owned[len(done) : len(done) + len(batch)])
         parts = [stretches_of(whole) for whole in batch]
         reduce = reading.of([part for some in parts for part in some])
-        read = compare_residuals(pair, batch, reduce, layers=layers, write=write)
+        read = compare_residuals(pair, batch, reduce, layers=reading.layers, write=write)
         done += reading.split(read, parts)
     return done
 
@@ -173,23 +175,21 @@ def _apart(
 def _shared(
     pair: ModelPair,
     groups: Sequence[Sequence[Conversation]],
-    reading: "_Reading",
+    reading: _Reading,
     made: Sequence[Intervention | None],
-    layers: Sequence[int] | None,
-    rows: int,
 ) -> list[dict[int, Values]]:
     prompts = [group[0].prompt for group in groups]
     caches = new_cache(pair.base), new_cache(pair.rlvr)
     parts = [Stretch(prompt.problem_id, False, prompt.kinds) for prompt in prompts]
     reduce, write = reading.of(parts), batch_edits(prompts, made)
-    read = compare_residuals(pair, prompts, reduce, layers=layers, write=write, caches=caches)
+    read = compare_residuals(pair, prompts, reduce, layers=reading.layers, write=write, caches=caches)
     before = reading.split(read, [[part] for part in parts])
     inputs = pair.base.placed(collate(prompts, pair.pad_id))
     mask, positions = inputs["attention_mask"], inputs["position_ids"]
     flat = [(row, one) for row, group in enumerate(groups) for one in group]
     after: list[dict[int, Values]] = []
-    for start in range(0, len(flat), rows):
-        chunk = flat[start : start + rows]
+    for start in range(0, len(flat), reading.rows):
+        chunk = flat[start : start + reading.rows]
         ids = [one.ids for _, one in chunk]
         each = [
             continuation(cache, mask, positions, [row for row, _ in chunk], ids, pair.pad_id)
@@ -199,11 +199,11 @@ def _shared(
         names = [one.prompt.problem_id for _, one in chunk]
         parts = [Stretch(one.prompt.problem_id, True, one.whole.kinds[len(one.prompt) :]) for _, one in chunk]
         try:
-            read = _meet(pair, each, real, names, reading.of(parts), layers=layers, write=None)
+            read = _meet(pair, each, real, names, reading.of(parts), layers=reading.layers, write=None)
         except NotFiniteError:
             # Look for the place where it began, which a continuation cannot tell.
             owned = [made[row] for row, _ in chunk]
-            _apart(pair, [[one] for _, one in chunk], reading, owned, layers, 1)
+            _apart(pair, [[one] for _, one in chunk], replace(reading, rows=1), owned)
             raise
         after += reading.split(read, [[part] for part in parts])
     return [

@@ -1,6 +1,7 @@
 """Prompts with the responses that follow them: what `trace(..., responses=...)` reads, checked before anything runs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -97,6 +98,15 @@ def conversations(
     return made
 
 
+@contextmanager
+def called(name: str) -> Iterator[None]:
+    """Meanwhile what is refused here is said of another function that takes responses as `trace` does."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("trace(pair, ", f"{name}(pair, ")) from error
+
+
 def with_responses(
     pair: ModelPair, items: Sequence[Problem | EncodedPrompt], responses: Responses | None
 ) -> list[tuple[int, EncodedPrompt]]:
@@ -110,7 +120,7 @@ def _by_problem(responses: Responses) -> dict[str, list[tuple[int, Spoken]]]:
     given: dict[str, list[tuple[int, Spoken]]] = {}
     if isinstance(responses, Mapping):
         for name, value in responses.items():
-            some = [value] if isinstance(value, (str, Drawn)) else [*value]
+            some = [value] if isinstance(value, str) or not isinstance(value, Sequence) else [*value]
             given[name] = [
                 (one.sample if isinstance(one, Drawn) else place, _checked(one, str, Drawn))
                 for place, one in enumerate(some)

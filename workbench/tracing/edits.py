@@ -31,12 +31,20 @@ class Intervention(Protocol):
 
 
 def one_each(
-    interventions: Sequence[Intervention | None] | None, problem_ids: Sequence[str]
+    interventions: Sequence[Intervention | None] | None,
+    problem_ids: Sequence[str],
+    *,
+    decoded: bool = False,
 ) -> list[Intervention | None]:
     """An intervention (or None) for each prompt.
 
+    Args:
+        interventions: one for each, or None for none.
+        problem_ids: of the prompts.
+        decoded: whether a response is drawn, rather than a given text read.
+
     Raises:
-        InputError: too few or too many, or one that was made for another prompt.
+        InputError: too few or too many, one that was made for another prompt, or one that acts while decoding where nothing is.
     """
     call = "interventions=[learn_tokens(pair, problem, Replay())], one (or None) for each prompt"
     try:
@@ -60,6 +68,11 @@ def one_each(
             raise InputError(
                 f"`intervention` was made for {intervention.problem_id!r}, the prompt is {name!r}; "
                 "make one for each prompt"
+            )
+        if not decoded and getattr(intervention, "while_decoding", False):
+            raise InputError(
+                f"`interventions`: the one of {name!r} overwrites a response as it is decoded, and here a given text is read; "
+                "decode with it, or patch the prompt: Patch(when='prefill')"
             )
     return entries
 

@@ -189,7 +189,8 @@ def prefill(
 ) -> Any:
     """The model's own output of a whole prompt with ``write`` at the layers' inputs: last logits and key-value cache.
 
-    What follows is decoded by the unmodified model from that cache. Arguments and errors are those of :func:`read_residuals`.
+    What follows is decoded by the unmodified model from that cache; or, given the cache, read here too. Arguments and errors are
+    those of :func:`read_residuals`.
     """
     edits = _check_write(write, "input", anatomy)
     arguments: dict[str, Any] = _arguments(anatomy, inputs) | {"use_cache": True}
@@ -254,7 +255,7 @@ def _first_place(
     try:
         yield
     except NotFiniteError:
-        if inputs.keys() & {*CACHE_NAMES}:  # which hold this forward too by now
+        if not inputs.keys().isdisjoint(CACHE_NAMES):  # which hold this forward too by now
             raise
         refuse_not_finite(anatomy, inputs, write=edits, at=at)
         raise
@@ -273,7 +274,7 @@ def _wrap(anatomy: Anatomy) -> NNsight:
 def _arguments(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if "attention_mask" in inputs:
         check_together(anatomy.model, inputs["attention_mask"])
-    return {**anatomy.placed(inputs), "use_cache": False}
+    return {**anatomy.placed(inputs), "use_cache": not inputs.keys().isdisjoint(CACHE_NAMES)}
 
 
 def _write(layer: Envoy, index: int, edits: Mapping[int, Edit], at: Site) -> None:

@@ -129,7 +129,7 @@ def change_contrasts(table: pd.DataFrame, *, kind: str | None = None) -> go.Figu
     figure.update_yaxes(title_text="lowest stratum over highest, a factor")
     log_axis(figure, [*rows[Interval.names("contrast")].to_numpy(float).ravel(), 1.0])
     figure.update_layout(height=446, showlegend=True, margin={"t": 132})
-    problems = int(rows["problems"].max())
+    problems = max(rows["problems"])
     return finish(
         figure,
         f"The low-entropy claim against each null, {kind_name(kind)}",
@@ -168,6 +168,6 @@ def cause_factors(table: pd.DataFrame) -> go.Figure:
     return finish(
         figure,
         f"One thing changed at half of the cells, {kind_name(str(table['kind'].iloc[0]))}",
-        f"{int(table['problems'].max())} problems; later layers without the last; 95% intervals over problems<br>"
+        f"{max(table['problems'])} problems; later layers without the last; 95% intervals over problems<br>"
         "below each: what the change did to the base's lens entropy at its layer",
     )

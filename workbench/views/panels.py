@@ -6,6 +6,7 @@ black-and-white printer; Cividis for magnitudes, which is even in grey.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,10 @@ LOGARITHMIC = ("kl", "kl_null", "ratio", "median_kl", "total_kl")
 FRACTIONS = ("share", "top1_agreement", "topk_overlap")
 
 
+TOP = 116
+"""Height of what stands above a panel, in pixels."""
+
+
 def template(*, dark: bool = False) -> go.layout.Template:
     """The shared look, for white or for dark paper."""
     ink, grid, paper = ("#e6e8eb", "#3a4048", "rgba(0,0,0,0)") if dark else ("#1f2328", "#e1e4e8", "#ffffff")
@@ -75,7 +80,7 @@ def template(*, dark: bool = False) -> go.layout.Template:
             "paper_bgcolor": paper,
             "plot_bgcolor": "rgba(0,0,0,0)",
             "title": {"x": 0, "xref": "paper", "yref": "container", "y": 0.97, "yanchor": "top"},
-            "margin": {"l": 70, "r": 24, "t": 116, "b": 60},
+            "margin": {"l": 70, "r": 24, "t": TOP, "b": 60},
             "xaxis": axis,
             "yaxis": axis,
             "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
@@ -285,8 +290,8 @@ def finish(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
     text = {"text": title, "subtitle": {"text": "<br>".join(lines), "font": {"size": 12}}}
     more = LINE * (len(lines) - len(subtitle.split("<br>")))
     if more:
-        layout, default = figure["layout"], template()["layout"]
-        top = layout["margin"]["t"] or default["margin"]["t"]
+        layout: Any = figure["layout"]
+        top = layout["margin"]["t"] or TOP
         figure.update_layout(height=(layout["height"] or 450) + more, margin={"t": top + more})
     return figure.update_layout(template=template(), title=text)
 
