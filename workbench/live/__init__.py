@@ -8,7 +8,7 @@ In JupyterLab, VS Code, marimo and Colab `bench.bench` shows itself through anyw
 a saved file, it is the same page without a kernel, where what computes is greyed out. ``workbench bench`` serves it as a page
 of its own (extra ``bench``), on this machine alone and behind a token; pictures that are given to it stay in that process.
 
-**Select.** ``bench.selection`` is a bool mask (layers, positions) that you read and set; `session.Bench.select` takes positions,
+**Select.** `Bench.selection` is a bool mask (layers, positions) that you read and set; `session.Bench.select` takes positions,
 a rectangle, a word, a kind of token, a stratum of the base's entropy, and layers (`choose.Ground.choose`). As spans it is a
 `Mask`, which any intervention takes as ``cells``:
 
@@ -28,9 +28,9 @@ a rectangle, a word, a kind of token, a stratum of the base's entropy, and layer
     bench.cancel()                   # from another cell or thread: it ends within a second
 
 Each returns a `trial.Trial`: the answers, which tokens changed, whether they are right, how far the lens moved (nats), and
-the answers token by token with their divergence. ``bench.undo()``, ``redo()`` and ``show(number)`` go through them;
-``bench.code()`` is the shown one as Python, ``bench.save("bench.html")`` a page, ``bench.save("bench.json")`` a file that
-``wb.bench(pair, reopen=...)`` takes up again, ``bench.to_dataframe()`` the list of what was tried. ``bench.play("lost")``
+the answers token by token with their divergence. `Bench.undo`, `Bench.redo` and `Bench.show` go through them;
+`Bench.code` is the shown one as Python, `Bench.save` writes it as a page or as a JSON file that
+``wb.bench(pair, reopen=...)`` takes up again, `Bench.to_dataframe` is the list of what was tried. `Bench.play`
 opens one of the prepared `cases.cases`.
 
 **How it works.** One thread of the process works for all benches (`worker`), so that two benches, or a bench and a cell beside

@@ -23,7 +23,7 @@ def bench(
     Args:
         pair: what `load_pair` returned, with a tokenizer.
         problem: a problem, an encoded prompt, or a question in words (with ``picture=``).
-        reopen: instead of a problem: a file that ``bench.save("bench.json")`` wrote; what was tried comes with it.
+        reopen: instead of a problem: a JSON file that `Bench.save` wrote; what was tried comes with it.
         settings: arguments of `Bench`.
 
     Returns:

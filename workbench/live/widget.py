@@ -19,6 +19,8 @@ from workbench.views.explorer import bench_module
 if TYPE_CHECKING:
     from workbench.live.session import Bench
 
+__all__ = ["DOES"]  # what the class inherits has pages of its own, elsewhere
+
 _MODULE, _STYLE = bench_module()
 
 

@@ -32,7 +32,7 @@ _PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
 """What families call the product that mixes the heads."""
 
 
-class _Edit:
+class CellEdit:
     """What the conditions of this file have in common."""
 
     @property
@@ -53,7 +53,7 @@ class _Edit:
 
 @knows_its_fields
 @dataclass(frozen=True)
-class Scale(_Edit):
+class Scale(CellEdit):
     """Multiply the input of layers at chosen cells.
 
     Attributes:
@@ -97,7 +97,7 @@ class Scale(_Edit):
 
 @knows_its_fields
 @dataclass(frozen=True)
-class Overwrite(_Edit):
+class Overwrite(CellEdit):
     """Write one model's residual stream into the other's, at chosen cells of the inputs of layers.
 
     Attributes:
@@ -134,7 +134,7 @@ class Overwrite(_Edit):
 
 @knows_its_fields
 @dataclass(frozen=True)
-class Remove(_Edit):
+class Remove(CellEdit):
     """Take a head, or the MLP, out of a layer at chosen positions.
 
     Attributes:
