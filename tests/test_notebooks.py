@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
 HOME = Path(__file__).parents[1]
@@ -65,7 +66,10 @@ def executed(request, tmp_path_factory):
         store_widget_state=True,
         resources={"metadata": {"path": str(FOLDER)}},
     )
-    client.execute(env=environment)
+    try:
+        client.execute(env=environment)
+    finally:
+        run_sync(kernel.shutdown_kernel)(now=True)  # whose kernel is given is not asked to end it
     if keep := os.environ.get("WORKBENCH_KEEP_NOTEBOOKS"):  # for the pages, which show them as they ran
         Path(keep).mkdir(parents=True, exist_ok=True)
         nbformat.write(

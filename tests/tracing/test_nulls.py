@@ -111,8 +111,8 @@ def test_covariance_null_has_the_directions_of_the_changes():
 def test_trace_reads_the_null_with_the_rlvr_models_head(null):
     found = trace(pair(), problems(), null=null, null_draws=2, batch_size=3)
     plain = trace(pair(), problems(), null_draws=2, batch_size=3)
-    assert found.provenance["null"] == null
-    assert "null" not in plain.provenance
+    assert found.provenance["against"] == null
+    assert "against" not in plain.provenance
     assert torch.equal(found.kl, plain.kl)
     assert not torch.allclose(found.kl_null, plain.kl_null)
     # One prompt by hand, through full log probabilities.

@@ -105,7 +105,7 @@ class ShiftTable:
     @property
     def null(self) -> str:
         """What the shift is held against, in words, such as "matched noise"."""
-        return NULLS[self.provenance.get("null", "noise")]
+        return NULLS[self.provenance.get("against", "noise")]
 
     @property
     def columns(self) -> pd.DataFrame:
@@ -176,7 +176,7 @@ def stratified_shift(
             f"{kinds!r}: stratified_shift(trace, kinds=['all', {names[0]!r}])."
         )
     settings = Settings(resamples=resamples, level=level, seed=seed)
-    null = NULLS[trace.provenance.get("null", "noise")]
+    null = NULLS[trace.provenance.get("against", "noise")]
     rows, correlations, verdicts = [], [], []
     for kind in names:
         cells, strata = Cells.of(trace, kind), _strata(trace, kind, bins, by)

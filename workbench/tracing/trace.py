@@ -99,7 +99,7 @@ def trace(
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
     more: dict[str, Any] = {} if responses is None else {"responses": True}
-    more |= {} if null == "noise" else {"null": null}
+    more |= {} if null == "noise" else {"against": null}
     _check(pair, settings)
     check_null(null, null_draws, len(items))
     read_by = chosen(reading, pair)

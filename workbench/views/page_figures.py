@@ -9,7 +9,7 @@ import plotly.io
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from workbench.views.panels import template
+from workbench.views.panels import SOFT, template
 
 TOP = template().to_plotly_json()["layout"]["margin"]["t"]
 """Pixels above a figure for its title and caption, which the page sets itself."""
@@ -47,7 +47,8 @@ def placed(
     if name not in figures:
         return Markup()
     own = figures[name]["layout"]["title"]
-    caption = str(own["subtitle"]["text"]).replace("<br>", "; ")  # the page breaks its lines itself
+    # The page breaks its lines itself.
+    caption = str(own["subtitle"]["text"]).replace(SOFT, " ").replace("<br>", "; ")
     return Markup(
         '<figure><h3>{text}</h3><div class="scroll{wide}"><div class="plot" data-figure="{name}" role="img" '
         'aria-label="{text}. {caption}" style="height:{height}px"></div></div>'

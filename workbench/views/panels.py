@@ -92,6 +92,8 @@ CAPTION = 116
 """Characters of a caption's line that a figure of usual width has room for."""
 LINE = 16
 """Height of a caption's line, in pixels."""
+SOFT = "<br >"
+"""A line's end that only the width asks for: plotly breaks there, a page that breaks its lines itself puts a space."""
 
 
 def measure_names(measure: str) -> tuple[str, str]:
@@ -286,9 +288,10 @@ def log_axis(figure: go.Figure, values: Iterable[float]) -> None:
 
 def finish(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
     """Give a panel the shared look, its title and its caption, lines of which are broken where they would run out of it."""
-    lines = [part for line in subtitle.split("<br>") for part in broken(line)]
-    text = {"text": title, "subtitle": {"text": "<br>".join(lines), "font": {"size": 12}}}
-    more = LINE * (len(lines) - len(subtitle.split("<br>")))
+    lines = [broken(line) for line in subtitle.split("<br>")]
+    caption = "<br>".join(SOFT.join(parts) for parts in lines)
+    text = {"text": title, "subtitle": {"text": caption, "font": {"size": 12}}}
+    more = LINE * sum(len(parts) - 1 for parts in lines)
     if more:
         layout: Any = figure["layout"]
         top = layout["margin"]["t"] or TOP
