@@ -27,7 +27,7 @@ def analyse(given: Given) -> Finding:
             )
     coverage = pd.DataFrame(rows)
     samples = drawn["sample"].nunique()
-    subtitle = f"{given.name}, {len(solved)} problems, {samples} samples each at temperature 1; {found.low}"
+    subtitle = f"{given.name}, {len(solved)} problems, {samples} samples each at temperature 1<br>{found.low}"
     figures = {
         "": pass_at_k_curves(found.summary, low=found.low),
         "coverage": coverage_bars(coverage, subtitle=subtitle),
