@@ -56,8 +56,9 @@ def test_shift_of_scaled_cells_is_that_of_a_forward_by_hand(pair, problems):
     problem = problems[0]
     prompt = pair.encode(problem)
     _, here = module._places(prompt, 0)
-    run = module._Run(pair, 2, 1, 0)
-    sums = run.changed(prompt, here, Cause("scale", 2.0))
+    run = module._Run(pair, lens_heads(pair), 2, 1, 0)
+    there = run.there(prompt, here)
+    sums = run.sums(prompt, here, there, run.change(prompt, there, Cause("scale", 2.0)))
 
     def double(hidden):
         factor = torch.ones(hidden.shape[1], 1)
@@ -86,20 +87,15 @@ def test_shift_of_scaled_cells_is_that_of_a_forward_by_hand(pair, problems):
 def test_turns_leave_the_change_at_their_layer(pair, problems):
     prompt = pair.encode(problems[1])
     _, here = module._places(prompt, 0)
-    run, seen = module._Run(pair, 2, 1, 0), {}
-
-    def sums(prompt, here, edits=None):
-        hidden = [torch.randn(1, len(prompt), pair.base.unembedding.weight.shape[1]) for _ in range(2)]
-        after = [edit(h) for edit, h in zip(edits, hidden, strict=True)]
-        seen["change"] = [b - a for a, b in zip(hidden, after, strict=True)]
-
-    object.__setattr__(run, "sums", sums)
-    run.changed(prompt, here, Cause("sharpen", 0.3))
-    torch.testing.assert_close(*seen["change"], rtol=1e-4, atol=1e-5)
+    run = module._Run(pair, lens_heads(pair), 2, 1, 0)
+    edit = module.written(here, run.change(prompt, run.there(prompt, here), Cause("sharpen", 0.3)))
+    hidden = [torch.randn(1, len(prompt), pair.base.unembedding.weight.shape[1]) for _ in range(2)]
+    changes = [edit(h) - h for h in hidden]
+    torch.testing.assert_close(*changes, rtol=1e-4, atol=1e-5)
     others = torch.ones(len(prompt), dtype=torch.bool)
     others[here] = False
-    assert (seen["change"][0][0, others] == 0).all()
-    assert (seen["change"][0][0, here].norm(dim=-1) > 0).all()
+    assert (changes[0][0, others] == 0).all()
+    assert (changes[0][0, here].norm(dim=-1) > 0).all()
 
 
 def test_covered_places_have_the_mean_colour_and_no_others(pair, problems):

@@ -16,19 +16,20 @@ sharpened cells shift more than turned ones, flattened less, scaled ones as befo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.analysis.verdicts import Claim, times
 from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
-from workbench.lens.fused import compare, matched_noise
+from workbench.lens.fused import compare, matched_noise, summarise
+from workbench.lens.heads import LensHead
 from workbench.lens.steering import steered, turned
 from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
@@ -37,11 +38,13 @@ from workbench.problems.problem import Problem, listed
 from workbench.replay.disturbances import covered
 from workbench.tracing.both_models import compare_residuals
 from workbench.tracing.model_heads import lens_heads
-from workbench.tracing.residuals import Edit
+from workbench.tracing.residuals import Edit, read_residuals
 from workbench.views import markup
 
 Kind = Literal["sharpen", "flatten", "turn", "scale", "cover"]
 KINDS: tuple[str, ...] = get_args(Kind)
+Change: TypeAlias = Callable[[Tensor], Tensor]
+"""Residuals (cells, hidden) -> what they become."""
 PLAIN = "plain"
 _CALL = "causes(pair, load_problems('shapes', limit=64))"
 MEASURES = ("entropy_there", "entropy", "factor", "over_null", "beside_turn", "over_null_beside_turn")
@@ -182,7 +185,7 @@ def causes(
     """
     items = listed(problems, _CALL, Problem, EncodedPrompt)
     layer = _checked(pair, causes, layer, null_draws)
-    run = _Run(pair, layer, null_draws, seed)
+    run = _Run(pair, lens_heads(pair), layer, null_draws, seed)
     sums: dict[str, list[Array]] = {PLAIN: [], **{cause.title: [] for cause in causes}}
     kinds = set[str]()
     for done, item in enumerate(items):
@@ -191,12 +194,15 @@ def causes(
         prompt = pair.encode(item)
         kind, here = _places(prompt, seed)
         kinds.add(kind)
-        sums[PLAIN].append(run.sums(prompt, here))
+        there = run.there(prompt, here)
+        sums[PLAIN].append(run.sums(prompt, here, there))
         for cause in causes:
             if cause.kind != "cover":
-                sums[cause.title].append(run.changed(prompt, here, cause))
+                change = run.change(prompt, there, cause)
+                sums[cause.title].append(run.sums(prompt, here, there, change))
             elif isinstance(item, Problem) and kind == "visual" and item.images:
-                sums[cause.title].append(run.sums(pair.encode(covered(item, prompt, here)), here))
+                other = pair.encode(covered(item, prompt, here))
+                sums[cause.title].append(run.sums(other, here, run.there(other, here)))
     if progress:
         progress(len(items), len(items))
     whole = {name: np.stack(rows) for name, rows in sums.items() if len(rows) == len(items)}
@@ -210,80 +216,67 @@ class _Run:
     """Both models on one prompt, read after a layer."""
 
     pair: ModelPair
+    heads: tuple[LensHead, LensHead]
     layer: int
     draws: int
     seed: int
 
+    def there(self, prompt: EncodedPrompt, here: Int[Tensor, " cells"]) -> Float[Tensor, "cells hidden"]:
+        """The base's residuals after the layer, at some positions."""
+        take = lambda _, hidden: hidden[0, here.to(hidden.device)].to(self.heads[0].weight.device)  # noqa: E731
+        return read_residuals(self.pair.base, prompt.model_inputs, layers=[self.layer], reduce=take)[
+            self.layer
+        ]
+
+    def change(self, prompt: EncodedPrompt, there: Float[Tensor, "cells hidden"], cause: Cause) -> Change:
+        """What becomes of residuals after the layer, in either model."""
+        if cause.kind == "scale":
+            return lambda rows: rows * cause.strength
+        if cause.kind == "turn":
+            generator = torch.Generator().manual_seed(problem_seed(self.seed, f"{prompt.problem_id}/turn"))
+            moved = turned(there, cause.strength, generator)
+        else:
+            moved = steered(there, self.heads[0], cause.strength, sharpen=cause.kind == "sharpen")
+        delta = moved - there.to(moved.dtype)
+        return lambda rows: (rows.to(delta.dtype) + delta.to(rows.device)).to(rows.dtype)
+
     def sums(
-        self, prompt: EncodedPrompt, here: Int[Tensor, " cells"], edits: Sequence[Edit] | None = None
+        self,
+        prompt: EncodedPrompt,
+        here: Int[Tensor, " cells"],
+        there: Float[Tensor, "cells hidden"],
+        change: Change | None = None,
     ) -> Array:
         """At some positions, of later layers KL, that of noise and entropy (sums); entropy at the layer; cells later, and there.
 
-        ``edits``: what is made of what the layer behind receives, in the base and in the RLVR model.
+        ``there`` is what `there` gives; ``change``: what becomes of residuals there, in both models.
         """
-        heads, last = lens_heads(self.pair), self.pair.depth - 1
-        writes = [{self.layer + 1: edit} for edit in edits] if edits else [None, None]
+        edits = {self.layer + 1: written(here, change)} if change else None
 
         def measure(layer: int, h_base: Tensor, h_rlvr: Tensor) -> tuple[Tensor, ...]:
             base, rlvr = (h[here.to(h.device)] for h in (h_base, h_rlvr))
             seed = problem_seed(self.seed, f"{prompt.problem_id}/{layer}")
             noise = matched_noise(base, rlvr, draws=self.draws, seed=seed)
-            stats = compare(base, rlvr, *heads, top_k=1, null=noise)
+            stats = compare(base, rlvr, *self.heads, top_k=1, null=noise)
             null = cast(Tensor, stats.kl_null).double().mean(0)
             return stats.kl.double().sum(), null.sum(), stats.entropy_base.double().sum()
 
-        layers = [*range(self.layer + 1, last)]
-        read = compare_residuals(
-            self.pair, [prompt], measure, layers=layers, write_base=writes[0], write=writes[1]
-        )
-        there = self._at_layer(prompt, here, edits)
-        kl, null, entropy = (sum(float(values[i]) for values in read.values()) for i in range(3))
-        return np.array([kl, null, entropy, there, len(here) * len(layers), len(here)], float)
-
-    def changed(self, prompt: EncodedPrompt, here: Int[Tensor, " cells"], cause: Cause) -> Array:
-        """The same with a cause in place."""
-        if cause.kind == "scale":
-            scale = lambda hidden: _put(hidden, here, hidden[0, here.to(hidden.device)] * cause.strength)  # noqa: E731
-            return self.sums(prompt, here, [scale, scale])
-        base = self._residual(prompt, here)
-        head = lens_heads(self.pair)[0]
-        if cause.kind == "turn":
-            generator = torch.Generator().manual_seed(problem_seed(self.seed, f"{prompt.problem_id}/turn"))
-            moved = turned(base, cause.strength, generator)
-        else:
-            moved = steered(base, head, cause.strength, sharpen=cause.kind == "sharpen")
-        delta = moved - base.to(moved.dtype)
-
-        def add(hidden: Tensor) -> Tensor:
-            rows = hidden[0, here.to(hidden.device)]
-            return _put(hidden, here, (rows.to(delta.dtype) + delta.to(hidden.device)).to(hidden.dtype))
-
-        return self.sums(prompt, here, [add, add])
-
-    def _residual(self, prompt: EncodedPrompt, here: Int[Tensor, " cells"]) -> Tensor:
-        """The base's residuals after the layer."""
-        read = compare_residuals(
-            self.pair, [prompt], lambda _, base, rlvr: base[here.to(base.device)].clone(), layers=[self.layer]
-        )
-        return read[self.layer]
-
-    def _at_layer(
-        self, prompt: EncodedPrompt, here: Int[Tensor, " cells"], edits: Sequence[Edit] | None
-    ) -> float:
-        """Sum of the base's lens entropy at the changed layer, with what is written behind it."""
-        hidden = self._residual(prompt, here)
-        if edits:
-            whole = hidden.new_zeros(1, len(prompt), hidden.shape[-1])
-            hidden = edits[0](_put(whole, here, hidden))[0, here.to(hidden.device)]
-        head = lens_heads(self.pair)[0]
-        return float(compare(hidden, hidden, head, head, top_k=1).entropy_base.double().sum())
+        layers = [*range(self.layer + 1, self.pair.depth - 1)]
+        read = compare_residuals(self.pair, [prompt], measure, layers=layers, write_base=edits, write=edits)
+        kl, null, later = (sum(float(values[i]) for values in read.values()) for i in range(3))
+        entropy = summarise(change(there) if change else there, self.heads[0], top_k=1).entropy.double().sum()
+        return np.array([kl, null, later, float(entropy), len(here) * len(layers), len(here)], float)
 
 
-def _put(hidden: Tensor, here: Int[Tensor, " cells"], rows: Tensor) -> Tensor:
-    """A copy of (1, positions, hidden) with other rows at some positions."""
-    copy = hidden.clone()
-    copy[0, here.to(hidden.device)] = rows
-    return copy
+def written(here: Int[Tensor, " cells"], change: Change) -> Edit:
+    """What changes some positions of (1, positions, hidden), and leaves the others."""
+
+    def edit(hidden: Tensor) -> Tensor:
+        copy, place = hidden.clone(), here.to(hidden.device)
+        copy[0, place] = change(hidden[0, place])
+        return copy
+
+    return edit
 
 
 def _places(prompt: EncodedPrompt, seed: int) -> tuple[str, Int[Tensor, " cells"]]:
