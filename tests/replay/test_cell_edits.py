@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 
 import workbench as wb
@@ -11,6 +12,12 @@ from workbench.models.anatomy import dissect
 from workbench.models.identity import fingerprint
 from workbench.replay.cell_edits import Overwrite, Remove, Scale
 from workbench.tracing.residuals import read_calls, read_logits
+
+
+@pytest.fixture(scope="module")
+def tiny_pair():
+    """One of this file's own: transformers leaves its hooks in a model whose hidden states another test asked for."""
+    return tiny.pair()
 
 
 @pytest.fixture(scope="module")

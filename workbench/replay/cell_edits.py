@@ -45,11 +45,6 @@ class CellEdit:
         """Never: an engine takes no activations."""
         return False
 
-    @property
-    def needs_pictures(self) -> bool:
-        """Never."""
-        return False
-
 
 @knows_its_fields
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.conditions import Model
@@ -31,6 +31,7 @@ from workbench.lens.neighbours import Nearest, nearest, unit
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.tracing.tensor_files import write_tensors
 from workbench.tracing.tuned_lens import digest_of_tensors, read_all
 
 FORMAT = 1
@@ -172,25 +173,14 @@ class LatentLens:
         Raises:
             InputError: the folder cannot be written.
         """
-        target = Path(folder)
         about = {
             "format": FORMAT,
             "tokens": self.tokens,
             "contexts": self.contexts,
             "provenance": self.provenance,
         }
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            tensors = {name: getattr(self, name).contiguous() for name in ("states", *_NUMBERS)}
-            save_file(tensors, target / "states.safetensors")
-            (target / "states.json").write_text(
-                json.dumps(about, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-            )
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"`folder` {str(target)!r} cannot be written: {error}; name one on a writable disk"
-            ) from error
-        return target
+        tensors = {name: getattr(self, name) for name in ("states", *_NUMBERS)}
+        return write_tensors(folder, "states", tensors, json.dumps(about, ensure_ascii=False, default=str))
 
     @classmethod
     def load(cls, folder: str | Path) -> "LatentLens":

@@ -38,6 +38,7 @@ from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import Reduce, read_residuals
+from workbench.tracing.tensor_files import write_tensors
 
 FORMAT = 1
 """Version of the folder that `Translators.save` writes."""
@@ -101,19 +102,10 @@ class Translators:
         Raises:
             InputError: the folder cannot be written.
         """
-        target = Path(folder)
         metadata = {"format": FORMAT, "curves": self.curves.to_dict("records")}
         metadata |= {"provenance": dict(self.provenance)}
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-            save_file(tensors, target / "translators.safetensors")
-            (target / "translators.json").write_text(json.dumps(metadata, indent=1, default=str) + "\n")
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"`folder` {str(target)!r} cannot be written: {error}; name one on a writable disk"
-            ) from error
-        return target
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return write_tensors(folder, "translators", tensors, json.dumps(metadata, indent=1, default=str))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Translators":
