@@ -34,7 +34,7 @@ def copy_study(
     above = claims["expected"].str.startswith("above")
     right, wrong = np.where(above, low > bound, high < bound), np.where(above, high < bound, low > bound)
     claims["verdict"] = np.select([right, wrong], ["holds", "does NOT hold"], "is undecided")
-    claims = claims.assign(problems=64, obstacle="", adjusted=claims["verdict"])
+    claims = claims.drop(columns="detectable").assign(problems=64, obstacle="", adjusted=claims["verdict"])
     claims.to_parquet(out / "tables" / "claims.parquet", index=False)
     shares = pd.read_parquet(out / "tables" / "shift.parquet")
     scale = np.exp(0.3 * shift * shares["stratum"])

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.pooled_claims import NUMBER, expected_side
+from workbench.analysis.verdicts import seen
 from workbench.estimates import Interval
 from workbench.names import MARKS, SCOPES, short
 from workbench.views.compare_figures import by_depth, forest, same_total
@@ -109,6 +110,7 @@ def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, 
         "state": _state(row["verdict"]),
         "adjusted": _state(row["adjusted"]),
         "p": _p(row["p_adjusted"]),
+        "seen": _seen(row, row["adjusted"]),
         "in_pairs": ", ".join(f"{word} in {count}" for word, count in counts if count),
         "rows": [
             {
@@ -116,6 +118,7 @@ def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, 
                 "figure": one["obstacle"] or _figure(one),
                 "problems": one["problems"],
                 "state": _state(one["verdict"]),
+                "seen": _seen(one),
                 "unpooled": one["unpooled"],
             }
             for one in rows.to_dict("records")
@@ -185,6 +188,10 @@ def _figure(row: Mapping[Any, Any]) -> str:
 def _bracketed(interval: Interval) -> str:
     ends = "" if np.isnan(interval.low) else f" [{number(interval.low)}, {number(interval.high)}]"
     return f"{number(interval.estimate)}{ends}"
+
+
+def _seen(row: Mapping[Any, Any], *verdicts: str) -> str:
+    return seen(row["detectable"], (row["verdict"], *verdicts), factor=row["scale"] == "factor")
 
 
 def _state(verdict: str) -> tuple[str, str]:
