@@ -90,7 +90,7 @@ def test_beside_what_is_undecided_stands_what_would_have_been_found(runs, tmp_pa
     part = page[page.index('id="together"') : page.index('id="claims"')]
     open_rows = (comparison.pooled[["verdict", "adjusted"]] == "is undecided").any(axis=1)
     assert part.count("power 80% from") == open_rows.sum() > 0
-    part = page[page.index('id="claims"') : page.index('id="depth"')]
+    part = page[page.index('id="claims"') : page.index('id="answers"')]
     assert part.count("power 80% from") == (comparison.claims["verdict"] == "is undecided").sum() > 0
 
 
@@ -239,7 +239,7 @@ def test_the_page_in_a_browser(runs, browser, tmp_path, width):
     assert path.stat().st_size < 10e6
     page, trouble = open_page(browser, path, width=width)
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    for section in ("claims", "depth", "shares"):
+    for section in ("claims", "answers", "depth", "shares"):
         page.evaluate(f"document.getElementById('{section}').scrollIntoView()")
         wait_until(page, f"document.querySelectorAll('#{section} .main-svg').length > 0")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -247,4 +247,5 @@ def test_the_page_in_a_browser(runs, browser, tmp_path, width):
     page.evaluate("document.querySelector('input[name=depth-kind][value=text]').click()")
     wait_until(page, "document.querySelectorAll('#depth [data-tab=text] .main-svg').length > 0")
     assert page.locator("#together tbody tr").count() == len(wb.compare(*runs).pooled)
+    assert page.locator("#answers .claims tbody tr").count() == len(wb.compare(*runs).pooled_answers) > 0
     assert trouble == []

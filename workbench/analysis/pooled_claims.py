@@ -74,7 +74,7 @@ def claims_by_pair(claims: Mapping[str, pd.DataFrame], same: Mapping[str, str] |
 
     Args:
         claims: tables of claims (`claim_table`) by pair, each with the columns `NEEDED`.
-        same: pairs whose models are those of another, and which: they stand in the table, and are not pooled.
+        same: pairs whose models are those of another, and which: of a number that several of them have, the first is pooled.
 
     Columns: pair, those of a claim (with the effect that the pair's own study would have found), scale ("factor" or
     "difference"), standard_error (of the logarithm for a factor), unpooled (why a row is not in the pool; empty: it is).
@@ -102,7 +102,15 @@ def claims_by_pair(claims: Mapping[str, pd.DataFrame], same: Mapping[str, str] |
         )
         for row in rows.to_dict("records")
     ]
-    rows["unpooled"] = [_unpooled(row, (same or {}).get(row["pair"])) for row in rows.to_dict("records")]
+    own: dict[tuple[Any, ...], str] = {}
+    twins = []
+    for row, number in zip(rows.to_dict("records"), _numbers(rows), strict=True):
+        pair = str(row["pair"])
+        other = own.setdefault(((same or {}).get(pair, pair), *number), pair)
+        twins.append(None if other == pair else other)
+    rows["unpooled"] = [
+        _unpooled(row, twin) for row, twin in zip(rows.to_dict("records"), twins, strict=True)
+    ]
     first = {number: place for place, number in enumerate(dict.fromkeys(_numbers(rows)))}
     rows["order"] = [first[number] for number in _numbers(rows)]
     return rows.sort_values("order", kind="stable").loc[:, [*BY_PAIR]].reset_index(drop=True)
