@@ -27,7 +27,7 @@ def compare(
     ] = None,
     tables: Annotated[Path | None, typer.Option(help="Also write the tables into this folder.")] = None,
 ) -> None:
-    """Set finished studies and sweeps of several pairs side by side on a page: every claim by pair, and what they show together."""
+    """Set finished studies and sweeps of several pairs side by side: every claim by pair, and what they show together."""
     page = out or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S.html")
     if page.is_dir():
         raise InputError(

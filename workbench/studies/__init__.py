@@ -12,8 +12,8 @@ shows the lens on a page.
     comparison.pooled                                                    # what they show together; .claims: by pair
     comparison.save("compare.html")
 
-Of a sweep each pair counts, with what its conditions answered. ``workbench compare RUN RUN ...`` does the same, and ``workbench study --pairs shapes,smol --out runs/all`` runs studies one
-after another (finished ones are skipped) and ends with the page. A number that pairs have in the same words is pooled
+Of a sweep each pair counts, with what its conditions answered. ``workbench compare RUN RUN ...`` does the same, and ``workbench
+study --pairs shapes,smol --out runs/all`` runs studies one after another (finished ones are skipped) and ends with the page. A number that pairs have in the same words is pooled
 (`estimates.pool`): a random-effects mean, whose interval is wide where pairs are few, and I², how much the pairs differ beyond
 their own intervals. Factors are pooled in logarithms; a pair's standard error is half its interval's width over t of its
 problems. Layers are compared by relative depth. What runs lack, or have otherwise (problems, settings, versions, a shared base
