@@ -101,7 +101,7 @@ def load_pair(
     preset = None if name is None and not seed else named_pair(_with_seed(name, seed), base, rlvr)
     request = _Asked(checkpoint, processor, chat_template, image_pixels, frame_pixels, trust_remote_code)
     if preset is not None:
-        base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint is None else "base")
+        base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint in (None, preset.steps) else "base")
         dtype = preset.dtype if dtype is None else dtype
         revision = tuple(map(preset.revision.get, ROLES)) if revision is None else revision
         attn_implementation = attn_implementation or preset.attention
@@ -272,8 +272,10 @@ def _reading(processor: Any | None) -> dict[str, Any]:
 
 
 def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None) -> None:
-    """Add a bundled pair's saved difference to its base model, in place."""
+    """Add a bundled pair's saved difference to its base model, in place; of the last step the model is there already."""
     saved = {} if preset is None else preset.changes
+    if preset is not None and checkpoint == preset.steps:
+        return
     if checkpoint not in saved:
         raise InputError(
             f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'

@@ -91,6 +91,8 @@ class PairPreset:
     study: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of a study that suit it."""
     control: str | None = None
+    steps: int | None = None
+    """Of RL that the RLVR model of a bundled pair has had: the last of its checkpoints is itself."""
     seed: int = 0
     """Of its training: 0 is the run that ships whole, ``NAME@1`` another (`workbench.models.seeds`). No field of a file."""
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -137,8 +139,10 @@ class PairPreset:
         for name in ("image_pixels", "frame_pixels"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_budget(f"{self._here}: `{name}`", value))
-        for name in ("longest_answer", "batch_size"):
+        for name in ("longest_answer", "batch_size", "steps"):
             value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise self._wrong(name, "a whole number of at least 1", f"{name}: 8")
         if self.matmul not in (None, "highest", "high", "medium"):
@@ -207,11 +211,16 @@ class PairPreset:
 
     @property
     def changes(self) -> dict[int | str, Path]:
-        """What `checkpoint` of `load_pair` may be: steps of RL and names of controls, with the weights' change."""
+        """What `checkpoint` of `load_pair` may be: steps of RL and names of controls, with the weights' change.
+
+        The last step is the RLVR model itself, and its file that of whole weights or of an adapter.
+        """
         if not self.bundled:
             return {}
         home = Path(self.source("base")).parent
         steps = {int(path.stem): path for path in sorted((home / "deltas").glob("*.safetensors"))}
+        if self.steps is not None:
+            steps[self.steps] = next(Path(self.source("rlvr")).glob("*.safetensors"))
         return steps | {path.stem: path for path in sorted((home / "control").glob("*.safetensors"))}
 
     def id_of(self, role: str) -> str:
@@ -360,7 +369,7 @@ def _of_seed(preset: PairPreset, seed: str) -> PairPreset:
         raise InputError(
             f"`name` '{preset.name}@{seed}': no training run with that seed ships; there are {calls}"
         )
-    return replace(preset, name=f"{preset.name}@{seed}", seed=int(seed)) if int(seed) else preset
+    return replace(preset, name=f"{preset.name}@{seed}", seed=int(seed), steps=None) if int(seed) else preset
 
 
 def named_pair(name: str, base: Any = None, rlvr: Any = None) -> PairPreset:
