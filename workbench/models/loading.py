@@ -101,7 +101,8 @@ def load_pair(
     preset = None if name is None and not seed else named_pair(_with_seed(name, seed), base, rlvr)
     request = _Asked(checkpoint, processor, chat_template, image_pixels, frame_pixels, trust_remote_code)
     if preset is not None:
-        base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint in (None, preset.steps) else "base")
+        base = preset.source("base")
+        rlvr = preset.source("rlvr") if checkpoint in (None, preset.steps) else base
         dtype = preset.dtype if dtype is None else dtype
         revision = tuple(map(preset.revision.get, ROLES)) if revision is None else revision
         attn_implementation = attn_implementation or preset.attention
