@@ -206,7 +206,10 @@ def ablate(
                 reuse if answering is pair else Reuse(0)
             )  # what the other model's drift refers to is not this one's
             compute = partial(measure, answering, condition, part, sampling, own, whole=whole, tell=tell)
-            tables[name].append(kept(folder, _spec(answering, condition, part, settings), NAMES, compute))
+            spec = _spec(answering, condition, part, settings) | (
+                {"control": name} if name in controls else {}
+            )
+            tables[name].append(kept(folder, spec, NAMES, compute))
             tell(len(part))
     responses, drifts = (_joined(tables, conditions, part) for part in range(len(NAMES)))
     drifts = drifts.loc[drifts["model"] != CONTROL]
