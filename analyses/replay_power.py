@@ -63,7 +63,8 @@ def analyse(given: Given) -> Finding:
     found = given.ablation(conditions=conditions)
     claims = replay_claims(found.responses)
     how = {name: str(condition_of(condition).described) for name, condition in conditions.items()}
-    reached = found.summary.assign(split="test", settings=found.summary["intervention"].map(how))
+    settings = [how.get(name, "") for name in found.summary["intervention"]]
+    reached = found.summary.assign(split="test", settings=settings)
     parts = [reached, tried, claim_table(claims).assign(split="test")]
     named = zip(("accuracy", "validation", "claims"), parts, strict=True)
     table = pd.concat([part.assign(table=name) for name, part in named], ignore_index=True)
