@@ -8,7 +8,7 @@ import pandas as pd
 
 from workbench.interfaces.cli import run_analysis
 from workbench.interventions import default_matrix
-from workbench.models.presets import read_presets
+from workbench.models.preset_files import read_presets
 from workbench.studies.paper import Finding, Given
 from workbench.sweeps.costs import CARD, Cost, Prompt, Shape, group_cost, memory, released_cost
 from workbench.views.paper_figures import plan_bars

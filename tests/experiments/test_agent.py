@@ -13,7 +13,7 @@ from workbench.decoding.decode import Response, decode
 from workbench.errors import InputError
 from workbench.experiments.agent import run_agent, run_agents
 from workbench.models.chat import Message, as_said, render
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 from workbench.problems.answers import Outcome
 from workbench.problems.zoom import ZoomTool
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workbench.interfaces.cli import app
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 
 # Command line | parts of the message, in order | a command (or, of a file, a line) that works.
 ROWS: list[tuple[str, list[str], str]] = [

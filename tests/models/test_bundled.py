@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workbench import decode_many, load_pair, load_problems, stratified_shift, trace
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 from workbench.models.weight_deltas import read_delta
 from workbench.organism.recipes import WEIGHTS
 from workbench.problems import answers

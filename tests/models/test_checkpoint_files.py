@@ -8,7 +8,7 @@ import pytest
 
 from workbench.errors import InputError
 from workbench.models.checkpoint_files import config_in, decoder_fact, depth_in_files, located
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 
 
 def checkpoint(folder, **config):
@@ -67,7 +67,7 @@ def test_looking_needs_no_torch():
     program = (
         "import sys\n"
         "from workbench.models.checkpoint_files import depth_in_files\n"
-        "from workbench.models.presets import named_pair\n"
+        "from workbench.models.preset_files import named_pair\n"
         "preset = named_pair('shapes')\n"
         "assert depth_in_files({r: preset.source(r) for r in ('base', 'rlvr')}) == 8\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"

@@ -13,7 +13,7 @@ from workbench.errors import InputError
 from workbench.models import controls as controls_module
 from workbench.models.bundled import all_controls_of, controls_of
 from workbench.models.loading import load_pair
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+import workbench.models.preset_files
 import workbench.models.presets
 from workbench.errors import InputError
 from workbench.models.identity import fingerprint
@@ -158,7 +159,8 @@ def test_weights_have_a_fingerprint(tmp_path):
 
 def test_a_bundled_pair_that_is_not_installed(monkeypatch, tmp_path):
     (tmp_path / "pairs.yaml").write_text(PACKAGED.read_text())
-    monkeypatch.setattr(workbench.models.presets, "PACKAGED", tmp_path / "pairs.yaml")
+    for module in (workbench.models.presets, workbench.models.preset_files):
+        monkeypatch.setattr(module, "PACKAGED", tmp_path / "pairs.yaml")
     with pytest.raises(
         InputError, match=r"the weights of base and rlvr are not in .*; reinstall the package, or train"
     ):

@@ -14,7 +14,8 @@ from workbench.interventions import Patch, Replay, default_matrix
 from workbench.models.bundled import controls_of
 from workbench.models.loading import load_pair
 from workbench.models.pairs import batch_of, is_bundled, longest_answer
-from workbench.models.presets import PACKAGED, pair_preset, read_presets
+from workbench.models.preset_files import pair_preset, read_presets
+from workbench.models.presets import PACKAGED
 from workbench.replay.from_checkpoints import learn_problems
 
 PAPER = (

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from workbench.errors import InputError
 from workbench.interfaces.cli import app
 from workbench.models.loading import load_pair
-from workbench.models.presets import PACKAGED, ROLES, PairPreset, pair_preset, read_presets
+from workbench.models.preset_files import pair_preset, read_presets
+from workbench.models.presets import PACKAGED, ROLES, PairPreset
 from workbench.problems.answers import verify
 from workbench.problems.presets import read_problem_presets
 from workbench.replay.from_checkpoints import learn_problems

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import workbench as wb
 from workbench.errors import InputError
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 from workbench.models.seeds import seeds_of, unpacked_run
 from workbench.models.weight_deltas import read_delta, write_delta
 from workbench.organism import training

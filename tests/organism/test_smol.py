@@ -13,7 +13,7 @@ from workbench.errors import InputError
 from workbench.models import gguf
 from workbench.models.bundled import checkpoints_of, controls_of
 from workbench.models.lora import TENSORS
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 
 HOME = Path(str(files("workbench") / "organism" / "smol"))
 

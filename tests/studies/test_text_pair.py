@@ -12,7 +12,7 @@ import workbench as wb
 from workbench.errors import InputError
 from workbench.interfaces import cli
 from workbench.models.anatomy import dissect
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 from workbench.studies.paper import Given, Options, Unsuited, find_analyses
 from workbench.studies.study import study
 

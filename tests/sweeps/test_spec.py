@@ -11,7 +11,7 @@ import yaml
 
 from workbench.errors import InputError
 from workbench.interventions import Patch, Replay
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 from workbench.sweeps.spec import EXAMPLE, SCHEMA, parse_sweep, read_sweep, schema, seeded
 
 START = "pairs: [shapes]\nproblems: [shapes]\n"

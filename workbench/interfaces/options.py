@@ -106,7 +106,7 @@ class Models:
         Raises:
             InputError: there is none.
         """
-        from workbench.models.presets import named_pair
+        from workbench.models.preset_files import named_pair
 
         return None if self.name is None else named_pair(self.name, self.base, self.rlvr)
 

@@ -100,7 +100,7 @@ def organism_evaluate(
 
 def _adapters(folder: Path | None, problems: int | None, settings: dict[str, Any]) -> str:
     """The table of a text pair."""
-    from workbench.models.presets import named_pair
+    from workbench.models.preset_files import named_pair
     from workbench.organism.recipes import SMOL, check_trained, read_recipe
 
     if problems == 0:

@@ -17,8 +17,8 @@ def pairs_list(
     """List them, with where their models lie on this machine."""
     from rich.console import Console
 
+    from workbench.models.preset_files import read_presets
     from workbench.models.preset_table import preset_table
-    from workbench.models.presets import read_presets
 
     Console().print(preset_table(read_presets(file).values()))
 
@@ -26,6 +26,6 @@ def pairs_list(
 @pairs.command("show")
 def pairs_show(name: Annotated[str, typer.Argument(help="NAME, or FILE.yaml:NAME.")]) -> None:
     """Print all that is known of one, as YAML."""
-    from workbench.models.presets import pair_preset
+    from workbench.models.preset_files import pair_preset
 
     typer.echo(pair_preset(name).to_yaml())

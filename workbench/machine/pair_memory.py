@@ -13,7 +13,8 @@ from workbench.machine.memory import MemoryForecast, predict_memory
 from workbench.machine.prompt_sizes import QWEN_VL, configured_budget
 from workbench.machine.published import published_config
 from workbench.models.checkpoints import Placement, read_config
-from workbench.models.presets import ROLES, PairPreset, named_pair
+from workbench.models.preset_files import named_pair
+from workbench.models.presets import ROLES, PairPreset
 
 
 def forecast_pair(

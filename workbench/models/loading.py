@@ -26,7 +26,8 @@ from workbench.models.identity import config_digest, fingerprint, processor_dige
 from workbench.models.lora import apply_change
 from workbench.models.pairs import ModelPair
 from workbench.models.preflight import check_pair, check_processor, check_processors, check_weights
-from workbench.models.presets import ROLES, PairPreset, check_budget, named_pair
+from workbench.models.preset_files import named_pair
+from workbench.models.presets import ROLES, PairPreset, check_budget
 from workbench.models.settling import Settled, settle
 from workbench.models.weight_deltas import read_delta
 

@@ -13,7 +13,7 @@ from workbench.errors import InputError
 from workbench.estimates import Interval, mean, paired_difference, pass_at_k
 from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair, longest_answer
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 from workbench.organism.recipes import SMOL, check_trained
 from workbench.problems import answers
 from workbench.problems.problem import Problem, load_problems

@@ -26,7 +26,8 @@ from workbench.models.checkpoints import Placement, load_model, load_processor, 
 from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair
 from workbench.models.preflight import check_processor, check_weights
-from workbench.models.presets import PairPreset, named_pair
+from workbench.models.preset_files import named_pair
+from workbench.models.presets import PairPreset
 from workbench.models.prompts import EncodedPrompt
 from workbench.models.settling import with_template
 from workbench.problems.problem import Problem

@@ -34,7 +34,7 @@ from workbench.models.bundled import controls_of
 from workbench.models.checkpoint_files import check_controls
 from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair, study_settings
-from workbench.models.presets import pair_preset
+from workbench.models.preset_files import pair_preset
 from workbench.problems.problem import Problem, load_problems
 from workbench.runs import kept, made_with, write_json
 from workbench.studies.answers_changed import conditions_in

@@ -23,7 +23,8 @@ from workbench.conditions import PLAIN, Named, check_depth
 from workbench.errors import InputError, nearest
 from workbench.interventions import Patch, Replay
 from workbench.mixtures import CrossSample
-from workbench.models.presets import ROLES, PairPreset, pair_preset
+from workbench.models.preset_files import pair_preset
+from workbench.models.presets import ROLES, PairPreset
 from workbench.problems.presets import read_problem_presets
 from workbench.problems.sources import NAMES, SPLITS
 from workbench.sweeps.grids import FIELDS, KINDS, Checked, Grid
