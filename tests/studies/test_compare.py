@@ -167,7 +167,7 @@ def test_missing_and_broken_parts_cost_no_other(run, runs, tmp_path):
     (also / "tables" / "claims.parquet").unlink()
     without = wb.compare(bare, also)
     assert without.pooled.empty
-    assert "no number that two of them have" in without.verdict
+    assert "no claim that two of them have with an interval" in without.verdict
     assert 'id="depth"' in without.save(tmp_path / "without.html").read_text()
 
 
@@ -203,7 +203,7 @@ def test_bad_input_is_refused_with_a_call_that_works(run, runs, tmp_path):
         wb.compare(runs[0])
     with pytest.raises(InputError, match=rf"holds .* twice; .*{call}"):
         wb.compare(runs[0], runs[1], runs[0])
-    with pytest.raises(InputError, match=rf"is no folder; expected .*manifest.json: {call}"):
+    with pytest.raises(InputError, match=rf"is no folder; expected .*manifest.json, or that of a finished sweep: {call}"):
         wb.compare(runs[0], tmp_path / "nowhere")
     with pytest.raises(InputError, match=rf"exists, but is no finished run; .*{call}"):
         wb.compare(runs[0], tmp_path)
