@@ -87,7 +87,7 @@ def test_messages_select_act_undo_and_take_an_alternative(page, pair, problems):
         ({"do": "select", "where": {}}, "That did not work"),
         ({"do": "act", "name": "patch"}, "nothing is selected"),
         ({"do": "act", "name": "scale", "settings": {"factor": "a"}}, "nothing is selected"),
-        ({"do": "act", "name": "remove", "settings": {"layer": 7}}, "expected 0 to 6"),
+        ({"do": "act", "name": "remove", "settings": {"layer": 8}}, "have layers 0 to 7"),
         ({"do": "act", "name": "extrapolate", "settings": {"gamma": 1}, "samples": 0}, "`samples` is 0"),
         ({"do": "go_on", "who": "nobody", "position": 0}, "`who` is 'nobody'"),
         ({"do": "ask", "question": " "}, "`question`"),

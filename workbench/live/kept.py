@@ -180,6 +180,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "effect": dict(trial.effect),
         "answers": {who: [asdict(one) for one in responses] for who, responses in trial.answers.items()},
         "strips": {who: [list(token) for token in strip] for who, strip in trial.strips.items()},
+        "norms": list(trial.norms),
         "number": trial.number,
     }
 
@@ -207,4 +208,5 @@ def _restored(entry: Mapping[str, Any], pair: ModelPair) -> Trial:
         dict(entry["sampling"]),
         dict(entry["effect"]),
         strips,
+        tuple(map(float, entry.get("norms", ()))),
     )

@@ -17,7 +17,18 @@ from workbench.live.choose import Ground
 from workbench.live.mask import Mask
 from workbench.live.page import page_of
 from workbench.live.steps import Moment, Steps
-from workbench.live.trial import WHO, Token, Trial, answers_of, effect_of, lens_effect, strips_of, table_of
+from workbench.live.trial import (
+    NULL_DRAWS,
+    WHO,
+    Token,
+    Trial,
+    answers_of,
+    effect_of,
+    learnt_norms,
+    lens_effect,
+    strips_of,
+    table_of,
+)
 from workbench.live.worker import Job, submit
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
@@ -98,7 +109,7 @@ class Bench(Steps):
     def read(self, problem: Problem | EncodedPrompt, pair: ModelPair) -> None:
         """What `open` does, in the worker's thread."""
         prompt = pair.encode(problem)
-        lens = trace(pair, [prompt], top_k=self.top_k, null_draws=0)
+        lens = trace(pair, [prompt], top_k=self.top_k, null_draws=NULL_DRAWS)
         curves = follow(pair, [prompt], lens, tokens=self.followed_tokens) if self.followed_tokens else None
         how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
         answers = {model: answers_of(pair, prompt, model, **how) for model in ("base", "rlvr")}
@@ -260,6 +271,7 @@ class Bench(Steps):
             trial,
             effect=effect_of(self.problem, trial, lens),
             strips={who: strips[who] for who in WHO if who in answers},
+            norms=learnt_norms(made),
         )
         self.trials.append(trial)
         if lens is not None:

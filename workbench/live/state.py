@@ -57,10 +57,11 @@ def shown_state(bench: "Bench") -> dict[str, Any]:
 
 
 def shown_effect(bench: "Bench") -> dict[str, Any]:
-    """The lens of the shown trial after its action; ``{"trial": number}`` alone where none is kept, or none is small enough."""
-    number = bench.trial.number
+    """The lens of the shown trial after its action, where it is kept and small enough, and the norms of what it learnt."""
+    number, norms = bench.trial.number, bench.trial.norms
     lens = bench.lenses.get(number)
-    return {"trial": number, **((lens and pack_after(lens, ACTION_BYTES)) or {})}
+    packed = (lens and pack_after(lens, ACTION_BYTES)) or {}
+    return {"trial": number, **({"norms": [round(one, 4) for one in norms]} if norms else {}), **packed}
 
 
 def _answer(trial: Trial, who: str) -> dict[str, Any]:

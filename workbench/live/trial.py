@@ -17,11 +17,14 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
+from workbench.replay.learned_tokens import LearnedTokens
 from workbench.tracing.edits import Intervention
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views import markup
 
+NULL_DRAWS = 3
+"""Of matched noise, for the ratio of a shift to it: as in a study."""
 WHO = ("base", "rlvr", "action")
 """Whose answers stand side by side."""
 
@@ -56,6 +59,8 @@ class Trial:
     """What it did, by name (`effect_of`)."""
     strips: Mapping[str, tuple[Token, ...]] = field(default_factory=dict, repr=False)
     """Each first answer, token by token."""
+    norms: tuple[float, ...] = field(default=(), repr=False)
+    """Norm of the token that was learnt at each position of the prompt, 0 where none was; () where the action learns none."""
 
     @property
     def title(self) -> str:
@@ -103,14 +108,24 @@ def _with(pair: ModelPair, response: Response, begun: Sequence[int]) -> Response
 def lens_effect(
     pair: ModelPair, prompt: EncodedPrompt, condition: Condition, made: Intervention, top_k: int
 ) -> LensTrace | None:
-    """The lens of the model as it is (``base`` of the trace) and with what was done (``rlvr``); None where the prompt is read as
-    ever, as when two models only draw together.
+    """The lens of the model as it is (``base`` of the trace) and with what was done (``rlvr``), and noise as long as what that
+    changed (``kl_null``); None where the prompt is read as ever, as when two models only draw together.
     """
     if not made.sites:
         return None
     anatomy = pair.base if condition.answered_by == "base" else pair.rlvr
     same = replace(pair, base=anatomy, rlvr=anatomy)
-    return trace(same, [prompt], top_k=top_k, null_draws=0, interventions=[made])
+    return trace(same, [prompt], top_k=top_k, null_draws=NULL_DRAWS, interventions=[made])
+
+
+def learnt_norms(made: Intervention | None) -> tuple[float, ...]:
+    """Norm of the learnt token at each position of the prompt, 0 where there is none; () of what learns no tokens."""
+    own = getattr(made, "own", made)
+    if not isinstance(own, LearnedTokens):
+        return ()
+    norms = torch.zeros(len(own.places))
+    norms[own.places.cpu()] = own.tokens.float().norm(dim=-1).cpu()
+    return tuple(norms.tolist())
 
 
 def effect_of(problem: Problem | None, trial: Trial, lens: LensTrace | None) -> dict[str, Any]:

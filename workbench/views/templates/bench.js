@@ -179,6 +179,7 @@ function lensBench(root, host) {
     after = effect.kl && effect.trial === state.shown ? benchAfter(explorer.plain(), effect, state.answeredBy) : null;
     parts.after.hidden = !after;
     const wanted = after && parts.after.querySelector(":checked").value === "after";
+    for (const cells of [explorer.plain(), ...(after ? [after] : [])]) cells.learnt = (effect.trial === state.shown && effect.norms) || null;
     explorer.look(wanted ? after : null);
   }
   parts.after.addEventListener("change", showAfter);
@@ -280,6 +281,7 @@ function benchAfter(plain, effect, model) {
     entropyBase: model === "base" ? plain.entropyBase : plain.entropyRlvr,
     entropyRlvr: numbers(effect.entropy),
     kl: numbers(effect.kl),
+    klNull: effect.klNull ? numbers(effect.klNull) : null,
     base: { words: fewer(plain[model].words), chances: fewer(plain[model].chances), followed: none },
     rlvr: { words: own, chances: decode(effect.chances, Uint16Array), followed: none },
   });
