@@ -1,7 +1,7 @@
 """`Bench`: a prompt under two models, a selection of its cells, and what was tried at it; no browser is needed."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from workbench.live.trial import (
     effect_of,
     learnt_norms,
     lens_effect,
+    samples_right,
     strips_of,
     table_of,
 )
 from workbench.live.worker import Job, submit
+from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.images import open_image
@@ -55,6 +57,7 @@ class Bench(Steps):
         pair: what `load_pair` returned, with a tokenizer.
         problem: a problem, an encoded prompt, or a question in words.
         picture: for a question in words: a picture of PIL, or a file.
+        turns: what followed the problem, as in `ModelPair.encode`: an agent's calls and crops (`experiments.agent.given`).
         top_k: first predictions per layer and position.
         followed: tokens per position whose exact probability is known at every layer.
         max_new_tokens: of an answer; None: what suits the pair.
@@ -76,6 +79,7 @@ class Bench(Steps):
         problem: Problem | EncodedPrompt | str,
         *,
         picture: Image.Image | str | Path | None = None,
+        turns: Sequence[Message] = (),
         top_k: int = 5,
         followed: int = 16,
         max_new_tokens: int | None = None,
@@ -94,21 +98,27 @@ class Bench(Steps):
         super().__init__()
         self._widget: Any = None
         self.job: Job | None = None
-        self.open(problem_of(problem, picture), pair=pair)
+        self.open(problem_of(problem, picture), pair=pair, turns=turns)
 
-    def open(self, problem: Problem | EncodedPrompt, *, pair: ModelPair | None = None) -> "Bench":
+    def open(
+        self,
+        problem: Problem | EncodedPrompt,
+        *,
+        pair: ModelPair | None = None,
+        turns: Sequence[Message] = (),
+    ) -> "Bench":
         """Begin anew at another problem, of this pair or another; nothing is kept of what was tried.
 
         Raises:
             InputError: what `trace` or `decode` refuse; the bench then stays as it is.
         """
         pair = pair or self.pair
-        self._wait("reading the prompt", lambda: self.read(problem, pair))
+        self._wait("reading the prompt", lambda: self.read(problem, pair, turns))
         return self
 
-    def read(self, problem: Problem | EncodedPrompt, pair: ModelPair) -> None:
+    def read(self, problem: Problem | EncodedPrompt, pair: ModelPair, turns: Sequence[Message] = ()) -> None:
         """What `open` does, in the worker's thread."""
-        prompt = pair.encode(problem)
+        prompt = pair.encode(problem, turns)
         lens = trace(pair, [prompt], top_k=self.top_k, null_draws=NULL_DRAWS)
         curves = follow(pair, [prompt], lens, tokens=self.followed_tokens) if self.followed_tokens else None
         how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
@@ -118,11 +128,12 @@ class Bench(Steps):
         first = replace(
             first, effect=effect_of(question, first, None), strips=strips_of(pair, prompt, answers)
         )
-        self.pair, self.prompt, self.problem = pair, prompt, question
+        self.pair, self.prompt, self.problem, self.turns = pair, prompt, question, tuple(turns)
         self.lens: LensTrace = lens
         self.followed: Followed | None = curves
         self.ground = Ground(prompt, lens.entropy_base)
         self.trials: list[Trial] = [first]
+        self._latest: tuple[Condition, str, Intervention | None] | None = None
         self.lenses: OrderedDict[int, LensTrace] = OrderedDict()
         self.start(Moment(Mask({}), 0))
         self.error: str | None = None
@@ -170,23 +181,52 @@ class Bench(Steps):
 
     # ---- acting ----------------------------------------------------------------------------------------------
 
-    def act(self, condition: Condition, *, samples: int = 1, temperature: float = 0.0) -> Trial:
+    def act(self, condition: Condition, *, samples: int = 0, temperature: float = 1.0) -> Trial:
         """Let a model answer under a condition of any kind; the other answers beside it are those of the models as they are.
+
+        Args:
+            condition: what is done.
+            samples: answers to draw besides the greedy ones, of base, RLVR and the action alike; `sample` does it later.
+            temperature: of the samples.
 
         Raises:
             InputError: what does not fit the pair, what `decode` refuses.
             Stopped: `cancel` was called meanwhile.
         """
-        how = self.check(condition, samples=samples, temperature=temperature)
-        return self._wait(condition.title, lambda: self.attempt(condition, how))
+        how = self.sampling(samples, temperature) if samples else {}
+        self.check(condition)
 
-    def check(self, condition: Condition, **sampling: Any) -> dict[str, Any]:
-        """Refuse what can't be tried, before anything is computed; the sampling as it was given."""
+        def work() -> Trial:
+            self.attempt(condition)
+            return self.draw(how) if how else self.trial
+
+        return self._wait(condition.title, work)
+
+    def check(self, condition: Condition) -> None:
+        """Refuse what can't be tried, before anything is computed."""
         check_fits(condition, self.pair)
-        self.pair.sampling(**sampling)
-        return sampling
 
-    def do(self, name: str, *, samples: int = 1, temperature: float = 0.0, **settings: Any) -> Trial:
+    def sampling(self, samples: int, temperature: float) -> dict[str, Any]:
+        """How samples are drawn.
+
+        Raises:
+            InputError: numbers outside their range.
+        """
+        how: dict[str, Any] = {"samples": samples, "temperature": temperature}
+        self.pair.sampling(**how)
+        return how
+
+    def sample(self, samples: int = 8, temperature: float = 1.0) -> Trial:
+        """Draw answers of base, RLVR and the shown action, besides the greedy ones: `Trial.samples`.
+
+        Raises:
+            InputError: numbers outside their range.
+            Stopped: `cancel` was called meanwhile.
+        """
+        how = self.sampling(samples, temperature)
+        return self._wait("drawing samples", lambda: self.draw(how))
+
+    def do(self, name: str, *, samples: int = 0, temperature: float = 1.0, **settings: Any) -> Trial:
         """What a button does at the selection: ``patch``, ``replay``, ``scale``, ``remove``, ``cross-sample``, ``extrapolate`` or
         ``adapter``, with its settings.
 
@@ -224,7 +264,7 @@ class Bench(Steps):
             InputError: no such answer, position or token.
         """
         begun = self.beginning(who, position, token)
-        return self._wait("going on", lambda: self.attempt(self.trial.condition, {}, begun))
+        return self._wait("going on", lambda: self.attempt(self.trial.condition, begun))
 
     def beginning(self, who: str, position: int, token: int | None) -> tuple[int, ...]:
         """The tokens that `go_on` begins with."""
@@ -241,23 +281,17 @@ class Bench(Steps):
         begun = (*ids[:position], ids[position] if token is None else token)
         return tuple(self.pair.ids_of(begun).tolist())
 
-    def attempt(
-        self, condition: Condition | None, sampling: Mapping[str, Any], begun: tuple[int, ...] = ()
-    ) -> Trial:
+    def attempt(self, condition: Condition | None, begun: tuple[int, ...] = ()) -> Trial:
         """What `act` and `go_on` do, in the worker's thread: answers first, then the lens, then the answers token by token."""
         pair, prompt, mask, number = self.pair, self.prompt, self.mask, len(self.trials)
-        how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **sampling}
+        how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
         answers = {model: self.trials[0].answers[model] for model in ("base", "rlvr")}
         if begun:
-            greedy = {"max_new_tokens": self.max_new_tokens}
-            answers = {m: answers_of(pair, prompt, m, begun=begun, **greedy) for m in ("base", "rlvr")}  # pyright: ignore[reportArgumentType]
-        made: Intervention | None = None
+            answers = {m: answers_of(pair, prompt, m, begun=begun, **how) for m in ("base", "rlvr")}  # pyright: ignore[reportArgumentType]
+        made = self._made(condition)
         if condition is not None:
-            prepared: Any = prepare(condition, pair, [prompt], problems=self.problem and [self.problem])
-            made = prepared[0]
             answers["action"] = answers_of(pair, prompt, condition.answered_by, made, begun=begun, **how)
-        drawn = dict(sampling) if sampling.get("samples", 1) > 1 or sampling.get("temperature") else {}
-        trial = Trial(number, condition, mask, answers, begun, drawn)
+        trial = Trial(number, condition, mask, answers, begun)
         still_wanted()
         lens = None
         if condition is not None and made is not None:
@@ -280,6 +314,32 @@ class Bench(Steps):
                 self.lenses.popitem(last=False)
         self.move(Moment(mask, number))
         return trial
+
+    def draw(self, how: Mapping[str, Any]) -> Trial:
+        """What `sample` does, in the worker's thread."""
+        trial, drawn = self.trial, dict[str, tuple[Any, ...]]()
+        made = self._made(trial.condition)
+        for who in trial.answers:
+            model: Any = who
+            if who == "action" and trial.condition is not None:
+                model = trial.condition.answered_by
+            own = made if who == "action" else None
+            more: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **how}
+            drawn[who] = answers_of(self.pair, self.prompt, model, own, begun=trial.begun, **more)
+        effect = {**trial.effect, **samples_right(self.problem, drawn)}
+        self.trials[trial.number] = replace(trial, sampling=dict(how), samples=drawn, effect=effect)
+        self.tell()
+        return self.trial
+
+    def _made(self, condition: Condition | None) -> Intervention | None:
+        """What a condition makes for the prompt; the latest is kept, since learning it takes long."""
+        if condition is None:
+            return None
+        if self._latest is None or self._latest[:2] != (condition, self.prompt.problem_id):
+            alone = None if self.problem is None or self.turns else [self.problem]
+            prepared: Any = prepare(condition, self.pair, [self.prompt], problems=alone)
+            self._latest = (condition, self.prompt.problem_id, prepared[0])
+        return self._latest[2]
 
     def cancel(self) -> None:
         """Stop what is being computed, at its next token, layer or step; nothing is kept of it."""
@@ -311,9 +371,15 @@ class Bench(Steps):
         self.move(Moment(self.trials[number].mask if number else self.mask, number))
         return self.trial
 
-    def code(self) -> str:
-        """Python that does what is shown again, from nothing, to copy into a cell."""
-        return kept.code(self)
+    def code(self, name: str | None = None, **settings: Any) -> str:
+        """Python to copy into a cell: what is shown, from nothing; or the selection as what a button does (`do`).
+
+        Raises:
+            InputError: what `do` refuses.
+        """
+        if name is None:
+            return kept.code(self)
+        return kept.code_with(self, actions.act(name, self.pair, self.mask, settings))
 
     def save(self, path: str | Path) -> Path:
         """Write the bench: ``.html``, a page that needs no kernel; ``.json``, to be reopened; ``.py``, what is shown as code.

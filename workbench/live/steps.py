@@ -126,6 +126,10 @@ class Steps:
         """Have a function called after every change, in whatever thread it happens."""
         self._heard.append(heard)
 
+    def forget(self, heard: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._heard = [one for one in self._heard if one != heard]
+
     def tell(self) -> None:
         """Call those who listen."""
         for heard in self._heard:

@@ -50,15 +50,17 @@ class Trial:
     mask: Mask
     """What was selected."""
     answers: Mapping[str, tuple[Response, ...]]
-    """``base``, ``rlvr``, and ``action`` where something was done."""
+    """Greedy ones of ``base``, ``rlvr``, and ``action`` where something was done; one each."""
     begun: tuple[int, ...] = ()
     """Tokens that all of the answers were made to begin with."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """``samples`` and ``temperature`` of the action's answers, where they are not one greedy one."""
+    """``samples`` and ``temperature`` of `samples`; {} where none were asked for."""
     effect: Mapping[str, Any] = field(default_factory=dict)
     """What it did, by name (`effect_of`)."""
     strips: Mapping[str, tuple[Token, ...]] = field(default_factory=dict, repr=False)
     """Each first answer, token by token."""
+    samples: Mapping[str, tuple[Response, ...]] = field(default_factory=dict, repr=False)
+    """Answers that were drawn besides, of the same three."""
     norms: tuple[float, ...] = field(default=(), repr=False)
     """Norm of the token that was learnt at each position of the prompt, 0 where none was; () where the action learns none."""
 
@@ -131,6 +133,7 @@ def learnt_norms(made: Intervention | None) -> tuple[float, ...]:
 def effect_of(problem: Problem | None, trial: Trial, lens: LensTrace | None) -> dict[str, Any]:
     """What a trial did: tokens changed, whether each answer is right, and how far the lens moved, in nats."""
     effect: dict[str, Any] = {"changed": len(changed_tokens(trial)), "right": _right(problem, trial)}
+    effect |= samples_right(problem, trial.samples)
     if lens is not None:
         layer, position = divmod(int(lens.kl.argmax()), lens.kl.shape[1])
         effect |= {"lens_max": float(lens.kl.max()), "layer": layer, "position": position}
@@ -151,10 +154,20 @@ def changed_tokens(trial: Trial) -> list[int]:
 def _right(problem: Problem | None, trial: Trial) -> dict[str, bool | None]:
     if problem is None or problem.answer is None:
         return dict.fromkeys(trial.answers)
+    return {who: _correct(problem, one[0]) for who, one in trial.answers.items()}
+
+
+def samples_right(problem: Problem | None, samples: Mapping[str, Sequence[Response]]) -> dict[str, Any]:
+    """How many of the drawn answers are right, by whose they are; {} without any, or where it is not known."""
+    if problem is None or problem.answer is None or not samples:
+        return {}
     return {
-        who: verify(one[0].text, problem.answer, problem.verifier, choices=problem.choices).correct
-        for who, one in trial.answers.items()
+        "samples_right": {who: sum(_correct(problem, one) for one in drawn) for who, drawn in samples.items()}
     }
+
+
+def _correct(problem: Problem, response: Response) -> bool:
+    return verify(response.text, problem.answer or "", problem.verifier, choices=problem.choices).correct
 
 
 def strips_of(
