@@ -5,12 +5,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from bench_pages import drag, in_lab, on_its_own, said
 from browser import open_page
 from playwright.sync_api import Browser, Page
-from served import TOKEN, free_port, server
 
 import workbench as wb
 
@@ -21,7 +20,6 @@ CELL = f"""import workbench as wb
 pair = wb.load_pair('shapes')
 bench = wb.bench(pair, wb.load_problems('shapes', limit={NUMBER + 1})[{NUMBER}])
 bench"""
-LAB = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
 
 
 @pytest.fixture(scope="module")
@@ -34,46 +32,16 @@ def pair():
     return wb.load_pair("shapes")
 
 
-def page_at(browser: Browser, url: str, scheme: str = "light", width: int = 1500) -> tuple[Page, list[str]]:
-    trouble: list[str] = []
-    context = browser.new_context(
-        viewport={"width": width, "height": 1000},
-        color_scheme="dark" if scheme == "dark" else "light",
-        accept_downloads=True,
-    )
-    page = context.new_page()
-    page.set_default_timeout(120_000)
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.goto(url)
-    return page, trouble
-
-
 @pytest.fixture(scope="module", params=["lab", "served"])
 def live(request, browser: Browser, tmp_path_factory) -> Iterator[tuple[Page, list[str]]]:
     """A bench with a kernel, in JupyterLab or served by ``workbench bench``."""
-    home, port = tmp_path_factory.mktemp(request.param), free_port()
-    where = f"http://127.0.0.1:{port}"
+    home = tmp_path_factory.mktemp(request.param)
     if request.param == "lab":
-        spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(
-            nbformat.v4.new_notebook(metadata=spec, cells=[nbformat.v4.new_code_cell(CELL)]), home / "a.ipynb"
-        )
-        command = ["jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root", *LAB]
-        command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={home}"]
-        ready, url = f"{where}/api/status?token={TOKEN}", f"{where}/lab/tree/a.ipynb?token={TOKEN}"
+        with in_lab(browser, home, CELL) as opened:
+            yield opened
     else:
-        command = ["workbench.interfaces.cli", "bench", "--no-browser", "--port", str(port)]
-        command += ["--number", str(NUMBER)]
-        ready, url = f"{where}/static/favicon.ico", f"{where}/?token={TOKEN}"
-    with server(command, ready, home=home):
-        page, trouble = page_at(browser, url)
-        if request.param == "lab":
-            page.locator(".jp-CodeCell").first.click()
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-            page.keyboard.press("Shift+Enter")
-        page.locator(".lens.bench .strip button").first.wait_for()
-        yield page, trouble
-        page.context.close()
+        with on_its_own(browser, home, ["--number", str(NUMBER)]) as opened:
+            yield opened
 
 
 @pytest.fixture
@@ -84,22 +52,6 @@ def page(live) -> Iterator[Page]:
     page.locator(".bench .count", has_text="nothing selected").wait_for()
     yield page
     assert trouble == []
-
-
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Over the picture, in shares of its width and height."""
-    overlay = page.locator(".bench .overlay").first
-    overlay.scroll_into_view_if_needed()
-    box = overlay.bounding_box()
-    assert box
-    for number, (x, y) in enumerate((start, end)):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
-        page.mouse.down() if number == 0 else page.mouse.up()
-
-
-def said(page: Page, who: str) -> str:
-    """The tokens of an answer, as the page has them."""
-    return "".join(page.locator(f".said.{who} .strip button").all_text_contents())
 
 
 def expected(pair, problem, **how) -> str:
