@@ -12,7 +12,7 @@ import torch
 
 import workbench as wb
 from workbench.experiments.agent import given
-from workbench.live import session
+from workbench.live import acting
 from workbench.live.trial import changed_tokens
 from workbench.models.identity import fingerprint
 from workbench.models.prompts import TokenKind
@@ -236,7 +236,10 @@ def test_the_null_of_a_bench_is_that_of_a_trace(bench, pair):
     expected = wb.trace(pair, [bench.prompt])
     torch.testing.assert_close(bench.lens.kl_null, expected.kl_null)
     bench.select(kind="visual", layers=(2, 3))
-    lens = bench.lenses[bench.scale(0.5).number]
+    number = bench.scale(0.5).number
+    assert len(bench.lenses[number].kl_null) == 0
+    lens = bench.noise()
+    assert lens is bench.lenses[number]
     assert lens.kl_null.shape == (3, *lens.kl.shape)
     assert float(lens.kl_null[:, :2].max()) < 1e-6  # nothing changed before, so the noise is as long as that
     assert float(lens.kl_null[:, 3].max()) > 0
@@ -327,7 +330,7 @@ def test_after_fifty_actions_the_models_are_as_they_were(bench, pair):
         sizes.append(psutil.Process().memory_info().rss)
     assert ([fingerprint(anatomy.model) for anatomy in (pair.base, pair.rlvr)], hooks(pair)) == before
     assert len(bench.trials) == 51
-    assert len(bench.lenses) == session.KEPT
+    assert len(bench.lenses) == acting.KEPT
     assert max(sizes[-10:]) < 1.05 * max(sizes[5:15])
 
 

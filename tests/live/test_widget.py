@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import workbench as wb
+from workbench.live import acting
 from workbench.live.state import ACTION_BYTES, ANSWER_BYTES, shown_answers, shown_effect, shown_state
 from workbench.live.trial import Token
 from workbench.live.widget import DOES, BenchWidget
@@ -140,6 +141,33 @@ def test_an_action_sends_less_than_a_megabyte(page):
         bench.widget.unobserve_all()
     assert {name for name, _ in sent} == {"state", "answers", "effect"}
     assert sum(size for _, size in sent) < LIMIT
+    assert ACTION_BYTES + 2 * ANSWER_BYTES < 0.9 * LIMIT  # answers come alone first, then with their tokens
+
+
+def test_the_answer_is_there_before_the_lens(page, monkeypatch):
+    bench, send = page
+    send(do="select", where={"layers": [0, 7]}, how="set")
+    seen = []
+    monkeypatch.setattr(
+        acting, "lens_effect", lambda *_: seen.append((bench.widget.state["shown"], bench.widget.answers))
+    )
+    send(do="act", name="scale", settings={"factor": 0})
+    ((shown, answers),) = seen
+    assert shown == 1
+    assert answers["action"]["text"] == bench.trial.text
+    assert bench.trials[1].strips["action"]
+
+
+def test_what_is_cancelled_after_its_answer_leaves_no_trial(page, monkeypatch):
+    bench, send = page
+    send(do="select", where={"layers": [0, 7]}, how="set")
+    before = bench.mask
+    monkeypatch.setattr(acting, "lens_effect", lambda *_: bench.cancel())
+    state = send(do="act", name="scale", settings={"factor": 0})
+    assert "Cancelled" in state["error"]
+    assert (state["shown"], len(state["trials"]), bench.mask) == (0, 1, before)
+    bench.undo()
+    assert (bench.mask.count, bench.can_undo) == (0, False)
 
 
 def test_a_selection_sends_neither_answers_nor_lens(page):
@@ -170,8 +198,9 @@ def test_long_answers_keep_fewer_alternatives(page):
     assert len(packed["base"]["tokens"]) == 1000
     word, divergence, base, rlvr = packed["base"]["tokens"][7]
     assert (packed["ids"][word], packed["words"][word], divergence) == (7, "␣token 7", 0.1235)
-    assert 0 < len(base) == len(rlvr) < 5
-    assert [packed["ids"][one] for one, _ in base] == list(range(len(base)))
+    assert 0 < len(base) == len(rlvr) < 10
+    assert [packed["ids"][one] for one in base[::2]] == list(range(len(base) // 2))
+    assert set(base[1::2]) == {0.1235}
 
 
 def test_code_is_given_on_request_and_a_page_hears_that_it_is_there(page, monkeypatch):
@@ -216,7 +245,7 @@ def long_lens(layers: int, positions: int, words: int) -> LensTrace:
 
 @pytest.mark.parametrize(
     ("layers", "positions", "top_k", "halves"),
-    [(28, 300, 5, False), (28, 1200, 3, True), (28, 1900, 1, True), (64, 2500, None, None)],
+    [(28, 300, 5, False), (28, 1200, 2, True), (28, 1900, 1, True), (64, 2500, None, None)],
 )
 def test_the_lens_of_a_large_model_is_cut_to_what_may_travel(layers, positions, top_k, halves):
     lens = long_lens(layers, positions, 3000)

@@ -12,16 +12,18 @@ from workbench.views.tables import visible
 if TYPE_CHECKING:
     from workbench.live.session import Bench
 
-ACTION_BYTES = 800_000
+ACTION_BYTES = 650_000
 """Of the lens after an action, at most; with all else an action sends less than 1 MB."""
 ANSWER_BYTES = 120_000
 """Of answers token by token, where both models' alternatives can be fewer."""
 STRIP = 2000
 """Tokens of an answer that are shown one by one."""
+LISTED = 60
+"""Trials in the list of a live page: the latest; a page of its own has all of them."""
 CODE_LETTERS = 20_000
 """Of code that is shown at once; more of it only when it is copied."""
 _SAMPLE = 400
-_TEXT = 240
+_TEXT = 160
 """Letters of an answer in the list of trials."""
 
 
@@ -57,7 +59,7 @@ def shown_state(bench: "Bench") -> dict[str, Any]:
         "title": trial.title,
         "answeredBy": "rlvr" if condition is None else condition.answered_by,
         "begun": len(trial.begun),
-        "trials": [_line(one) for one in bench.trials],
+        "trials": [_line(one) for one in bench.trials[-LISTED:]],
         "code": _brief(bench.code()),
     }
 
@@ -71,11 +73,11 @@ def shown_answers(bench: "Bench") -> dict[str, Any]:
     """The answers of the shown trial token by token, with as many alternatives as go into `ANSWER_BYTES`."""
     trial = bench.trial
     most = max((len(one.base) for strip in trial.strips.values() for one in strip), default=0)
-    for alternatives in range(most, -1, -1):
+    for alternatives in range(most, 0, -1):
         packed = _packed_answers(trial, alternatives)
-        if not alternatives or len(json.dumps(packed)) <= ANSWER_BYTES:
-            break
-    return packed
+        if len(json.dumps(packed)) <= ANSWER_BYTES:
+            return packed
+    return _packed_answers(trial, 0)
 
 
 def whole_state(bench: "Bench") -> dict[str, Any]:
@@ -84,6 +86,7 @@ def whole_state(bench: "Bench") -> dict[str, Any]:
         **shown_state(bench),
         **shown_selection(bench),
         "answers": shown_answers(bench),
+        "trials": [_line(one) for one in bench.trials],
         "code": bench.code(),
     }
 
@@ -97,7 +100,7 @@ def shown_effect(bench: "Bench") -> dict[str, Any]:
 
 
 def _packed_answers(trial: Trial, alternatives: int) -> dict[str, Any]:
-    """Per answer its tokens: (word, divergence in nats, alternatives of the base and of RLVR as (word, probability)).
+    """Per answer its tokens: word, divergence in nats, alternatives of the base and of RLVR as word, probability, and so on.
 
     A word is an index into ``ids`` and ``words``.
     """
@@ -107,7 +110,10 @@ def _packed_answers(trial: Trial, alternatives: int) -> dict[str, Any]:
         return words.setdefault(ident, (len(words), visible(text)))[0]
 
     def token(one: Token) -> list[Any]:
-        tops = [[[word(i, t), _digits(p)] for i, t, p in top[:alternatives]] for top in (one.base, one.rlvr)]
+        tops = [
+            [part for i, t, p in top[:alternatives] for part in (word(i, t), _digits(p))]
+            for top in (one.base, one.rlvr)
+        ]
         return [word(one.id, one.text), _digits(one.divergence), *tops]
 
     strips = {who: [token(one) for one in trial.strips.get(who, ())[:STRIP]] for who in trial.answers}

@@ -108,16 +108,23 @@ def _with(pair: ModelPair, response: Response, begun: Sequence[int]) -> Response
 
 
 def lens_effect(
-    pair: ModelPair, prompt: EncodedPrompt, condition: Condition, made: Intervention, top_k: int
+    pair: ModelPair,
+    prompt: EncodedPrompt,
+    condition: Condition,
+    made: Intervention,
+    top_k: int,
+    null_draws: int = 0,
 ) -> LensTrace | None:
-    """The lens of the model as it is (``base`` of the trace) and with what was done (``rlvr``), and noise as long as what that
-    changed (``kl_null``); None where the prompt is read as ever, as when two models only draw together.
+    """The lens of the model as it is (``base`` of the trace) and with what was done (``rlvr``).
+
+    ``kl_null`` is of ``null_draws`` draws of noise as long as what that changed. None where the prompt is read as ever, as when
+    two models only draw together.
     """
     if not made.sites:
         return None
     anatomy = pair.base if condition.answered_by == "base" else pair.rlvr
     same = replace(pair, base=anatomy, rlvr=anatomy)
-    return trace(same, [prompt], top_k=top_k, null_draws=NULL_DRAWS, interventions=[made])
+    return trace(same, [prompt], top_k=top_k, null_draws=null_draws, interventions=[made])
 
 
 def learnt_norms(made: Intervention | None) -> tuple[float, ...]:

@@ -39,6 +39,7 @@ class BenchWidget(anywidget.AnyWidget):
 
     def __init__(self, bench: "Bench") -> None:
         self._bench, self._prompt, self._trial = bench, bench.prompt, bench.trial
+        self._lens = bench.lenses.get(bench.trial.number)
         self._lock = threading.RLock()  # changes come from the worker's thread and from the kernel's
         super().__init__(
             data=prompt_data(bench),
@@ -64,15 +65,16 @@ class BenchWidget(anywidget.AnyWidget):
             self.state, self.selection = shown_state(bench), shown_selection(bench)
             if anew or self._trial is not bench.trial:
                 self.answers = shown_answers(bench)
-            if anew or self._trial.number != bench.trial.number:
-                self.effect = shown_effect(bench)
+            lens = bench.lenses.get(bench.trial.number)
+            if anew or self._trial.number != bench.trial.number or lens is not self._lens:
+                self.effect, self._lens = shown_effect(bench), lens
             if anew:
                 self.data = prompt_data(bench)
             self._prompt, self._trial = bench.prompt, bench.trial
 
     def _received(self, _: Any, message: Any, __: Any) -> None:
         """Do what the page asks; whatever goes wrong is shown there in words."""
-        from workbench.live.session import words
+        from workbench.live.acting import words
 
         bench = self._bench
         try:
@@ -161,6 +163,7 @@ DOES: Mapping[str, Callable[["Bench", Mapping[str, Any]], Any]] = {
     "act": _act,
     "sample": _sample,
     "code": _code,
+    "noise": lambda bench, _: (bench.begin("drawing noise", bench.add_noise), None)[1],
     "ping": lambda bench, _: {"here": True},
     "go_on": _go_on,
     "ask": _ask,

@@ -181,9 +181,14 @@ function lensBench(root, host) {
     parts.after.hidden = !after;
     const wanted = after && parts.after.querySelector(":checked").value === "after";
     for (const cells of [explorer.plain(), ...(after ? [after] : [])]) cells.learnt = (effect.trial === state.shown && effect.norms) || null;
+    if (after) after.noiseLater = Boolean(host.send) && !after.klNull;
     explorer.look(wanted ? after : null);
+    explorer.heardBy.measure();
   }
   parts.after.addEventListener("change", showAfter);
+  explorer.heardBy.measure = () => { // noise beside an action is drawn when it is asked for: it takes as long as all else
+    if (explorer.state.measure === "ratio" && explorer.cells().noiseLater && !state.busy) send({ do: "noise" });
+  };
 
   function showAll() {
     unpackMask();
@@ -264,7 +269,7 @@ const benchRanges = (numbers) => { // 2, 3, 4, 7 -> "2–4, 7"
 
 // Answers as they travel, tokens as indices of words, to (id, text, divergence, alternatives of base and RLVR).
 function benchUnpack({ trial, ids, words, ...answers }) {
-  const tops = (list) => list.map(([word, chance]) => [ids[word], words[word], chance]);
+  const tops = (list) => list.flatMap((word, at) => (at % 2 ? [] : [[ids[word], words[word], list[at + 1]]]));
   return Object.fromEntries(Object.entries(answers).map(([who, answer]) => [who, { ...answer, tokens: answer.tokens.map(([word, divergence, base, rlvr]) => [ids[word], words[word], divergence, tops(base), tops(rlvr)]) }]));
 }
 

@@ -12,7 +12,7 @@ function lensExplorer(root, data) {
     chosen: data.problems.map(() => null), frames: data.problems.map((problem) => problem.views.map(() => 0)),
   };
   let cells, frames, marks = new Map(), hovered = null;
-  const heardBy = { go() {}, marks() {} };
+  const heardBy = { go() {}, marks() {}, measure() {} };
 
   const parts = lensParts(root, data, state);
   const { picker, question, layerName, slider, scale, overlay, legend, views, words, readout, through, throughBox, charts, clear, ranking, heard } = parts;
@@ -54,7 +54,7 @@ function lensExplorer(root, data) {
     slider.setAttribute("aria-valuetext", layerName.textContent);
   }
   function offer() { // measures that this lens does not have are not shown
-    const has = { ratio: Boolean(cells.klNull), learnt: Boolean(cells.learnt) };
+    const has = { ratio: Boolean(cells.klNull || cells.noiseLater), learnt: Boolean(cells.learnt) };
     for (const [measure, there] of Object.entries(has)) parts.measures.querySelector(`[value=${measure}]`).parentNode.hidden = !there;
     if (has[state.measure] === false) {
       state.measure = "kl";
@@ -314,7 +314,7 @@ function lensExplorer(root, data) {
   }
   const setLayer = (layer) => go(layer, state.chosen[state.problem]);
   slider.addEventListener("input", () => setLayer(Number(slider.value)));
-  parts.measures.addEventListener("change", ({ target }) => { state.measure = target.value; paint(); });
+  parts.measures.addEventListener("change", ({ target }) => { state.measure = target.value; paint(); heardBy.measure(); });
   scale.addEventListener("change", () => { state.scale = scale.value; paint(); });
   overlay.addEventListener("input", () => { state.alpha = Number(overlay.value) / 100; paint(); });
   picker.addEventListener("change", () => { showProblem(Number(picker.value)); keepLayerInSight(); });
