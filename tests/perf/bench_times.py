@@ -13,6 +13,7 @@ import math
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -99,7 +100,7 @@ def main(only: str | None = None) -> None:
                 tokens = page.locator(".bench .words button, .bench .overlay [data-position]").count()
                 for what, seconds in times_of(page).items():
                     middle, bound = statistics.median(seconds), BOUNDS.get((pair, what), math.inf)
-                    numbers = f"{middle:>9.3f}s{max(seconds):>9.3f}s{bound:>9.3f}s"
+                    numbers = f"{middle:>9.3f}s{max(seconds):>9.3f}s{bound:>9.3g}s"
                     verdict = "within" if middle <= bound else "OVER"
                     print(f"{pair:8}{what:8}{tokens:>8}{numbers}  {verdict}", flush=True)
                 assert trouble == [], trouble

@@ -255,7 +255,7 @@ function lensBench(root, host) {
     event.preventDefault();
     event.stopPropagation();
   }, true);
-  root.querySelector(".help").append(...[["x", "select, unselect"], ["⇧↑ ⇧↓", "add to the selection"], ["i", "invert"], ["Esc", "cancel"]].map(([keys, what]) => lensMake("span", {}, ...keys.split(" ").map((key) => lensMake("kbd", { textContent: key })), what)));
+  if (host.send) root.querySelector(".help").append(...[["x", "select, unselect"], ["⇧↑ ⇧↓", "add to the selection"], ["i", "invert"], ["Esc", "cancel"]].map(([keys, what]) => lensMake("span", {}, ...keys.split(" ").map((key) => lensMake("kbd", { textContent: key })), what)));
 
   showAll();
   showAfter();

@@ -78,6 +78,7 @@ function lensBenchParts(root, host, explorer) {
       make("div", { className: "row" }, make("span", { className: "muted", textContent: "selection" }), parts.asPatch, parts.asReplay), parts.code)));
   if (!host.send) {
     for (const control of [...parts.tools.querySelectorAll("button, input, select"), parts.page, parts.json, parts.reopen, parts.asPatch, parts.asReplay]) control.disabled = true;
+    parts.cancel.hidden = true;
     parts.status.textContent = "This page has no kernel: open the bench in Jupyter to act.";
   }
   return parts;

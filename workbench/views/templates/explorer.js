@@ -44,7 +44,7 @@ function lensExplorer(root, data) {
         mark.classList.toggle("changed", change && value > 0); // outlined, whatever the overlay's strength
       }
     }
-    parts.wordScale.textContent = change ? "" : `bars: ${lensNumber(spans.true.low)} to ${lensNumber(spans.true.high)} ${unit()}`;
+    parts.wordScale.textContent = change || !(spans.true.high > spans.true.low) ? "" : `bars: ${lensNumber(spans.true.low)} to ${lensNumber(spans.true.high)} ${unit()}`;
     views.classList.toggle("covered", on);
     showLegend();
     heardBy.marks();
