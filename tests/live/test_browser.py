@@ -1,14 +1,17 @@
 """The bench in a real Chromium: in JupyterLab, in the served page, and as a page that needs no kernel."""
 
+import contextlib
+import io
 import json
 import sys
 import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from bench_pages import drag, in_lab, on_its_own, said
-from browser import open_page
+from browser import open_page, wait_until
 from playwright.sync_api import Browser, Page
 
 import workbench as wb
@@ -163,6 +166,59 @@ def test_the_keyboard_reaches_everything(page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.locator(".bench .alternatives strong", has_text="Token 2").wait_for()
+
+
+def test_cells_are_painted_inverted_and_chosen_by_word_stratum_and_layers(page, pair, problem):
+    prompt = pair.encode(problem)
+    page.locator(".bench input[value=paint]").check(force=True)
+    drag(page, (0.12, 0.12), (0.88, 0.12))  # along the upper row
+    page.locator(".bench .count", has_text="32 cells: 4 of").wait_for()
+    page.locator(".bench input[value=rectangle]").check(force=True)
+    page.locator(".bench input[name=first]").fill("2")
+    page.locator(".bench input[name=final]").fill("4")
+    page.locator(".bench [name=word]").fill("the")
+    page.locator(".bench [name=word]").press("Enter")
+    word = wb.bench(pair, prompt).select(word="the", layers=range(2, 5))
+    page.locator(".bench .count", has_text=f"{word.count} cells").wait_for()
+    page.locator(".bench button[name=invert]").click()
+    page.locator(".bench .count", has_text=f"{3 * len(prompt) - word.count} cells").wait_for()
+    page.locator(".bench input[name=tau]").fill("0.9")
+    page.locator(".bench button[name=take]").click()
+    low = wb.prepare_patch(pair, prompt, wb.Patch(select="low", tau=0.9, layers=5)).mask[2:]
+    page.locator(".bench .count", has_text=f"{int(low.sum())} cells").wait_for()
+    page.locator(".bench button[name=asPatch]").click()
+    code = page.locator(".bench .code")
+    wait_until(page, "document.querySelector('.bench .code').value.includes('wb.Patch(')")
+    namespace: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(code.input_value(), namespace)
+    cells = namespace["condition"].cells.cells(pair.depth, len(prompt))
+    assert torch.equal(cells[2:5], low.cpu())
+    page.locator(".bench input[name=first]").fill("0")
+    page.locator(".bench input[name=final]").fill("7")
+
+
+def test_samples_are_drawn_noise_is_beside_an_action_and_learnt_norms_are_an_overlay(page, pair, problem):
+    drag(page, (0.1, 0.1), (0.9, 0.9))
+    page.locator(".bench .count", has_text="128 cells").wait_for()
+    page.locator(".bench button[name=replay]").click()
+    page.locator(".said.action .strip button").first.wait_for()
+    wait_until(page, "!document.querySelector('.bench').classList.contains('busy')")
+    page.locator(".bench input[name=samples]").fill("3")
+    page.locator(".bench button[name=draw]").click()
+    page.locator(".said.action .drawn", has_text="3 samples").wait_for()
+    drawn = [one.text for one in wb.decode(pair, problem, model="base", samples=3, temperature=1.0)]
+    listed = page.locator(".said.base .samples li").all_text_contents()
+    assert sorted(listed) == sorted(f"{drawn.count(text)} × {text}" for text in set(drawn))
+    wait_until(page, "!document.querySelector('.bench').classList.contains('busy')")
+    page.locator(".bench input[value=learnt]").check(force=True)
+    assert page.locator(".bench .legend").text_content().endswith("norm")
+    page.locator(".bench input[value=after]").check(force=True)
+    page.locator(".bench input[value=ratio]").check(force=True)
+    page.locator(".bench .readout .ratio", has_text="× noise").wait_for()
+    wait_until(page, "!document.querySelector('.bench').classList.contains('busy')")
+    page.locator(".bench input[value=before]").check(force=True)
+    page.locator(".bench input[value=kl]").check(force=True)
 
 
 def test_an_error_is_words(page):

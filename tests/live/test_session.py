@@ -323,13 +323,21 @@ def test_a_file_that_is_no_bench_is_refused_in_words(bench, pair, tmp_path, chan
 
 def test_after_fifty_actions_the_models_are_as_they_were(bench, pair):
     before = [fingerprint(anatomy.model) for anatomy in (pair.base, pair.rlvr)], hooks(pair)
-    sizes = []
+    sizes, widget = [], bench.widget
     for number in range(50):
         bench.select([4 + number % 16], layers=number % 7)
-        bench.do(*(("patch",), ("remove",))[number % 2], **({"layer": 2} if number % 2 else {}))
+        name, settings = (
+            ("patch", {}),
+            ("remove", {"layer": 7}),
+            ("replay", {"iterations": 2}),
+            ("scale", {"factor": 0.5}),
+            ("cross-sample", {"threshold": 0.1}),
+        )[number % 5]
+        bench.do(name, **settings)
         sizes.append(psutil.Process().memory_info().rss)
     assert ([fingerprint(anatomy.model) for anatomy in (pair.base, pair.rlvr)], hooks(pair)) == before
     assert len(bench.trials) == 51
+    assert widget.state["shown"] == widget.answers["trial"] == widget.effect["trial"] == 50
     assert len(bench.lenses) == acting.KEPT
     assert max(sizes[-10:]) < 1.05 * max(sizes[5:15])
 

@@ -149,10 +149,15 @@ def test_the_answer_is_there_before_the_lens(page, monkeypatch):
     send(do="select", where={"layers": [0, 7]}, how="set")
     seen = []
     monkeypatch.setattr(
-        acting, "lens_effect", lambda *_: seen.append((bench.widget.state["shown"], bench.widget.answers))
+        acting,
+        "lens_effect",
+        lambda *_: seen.append(
+            (bench.widget.state["shown"], bench.widget.answers, bench.widget.state["busy"])
+        ),
     )
     send(do="act", name="scale", settings={"factor": 0})
-    ((shown, answers),) = seen
+    ((shown, answers, busy),) = seen
+    assert busy == "zeroed: reading every layer"
     assert shown == 1
     assert answers["action"]["text"] == bench.trial.text
     assert bench.trials[1].strips["action"]

@@ -51,6 +51,8 @@ class Acting(Steps):
         self.job: Job | None = None
         self.latest: tuple[Condition, EncodedPrompt, Intervention | None] | None = None
         """What was made last, and for what."""
+        self.stage = ""
+        """Which part of the work is being done."""
 
     def act(self, condition: Condition, *, samples: int = 0, temperature: float = 1.0) -> Trial:
         """Let a model answer under a condition of any kind; the other answers beside it are those of the models as they are.
@@ -159,8 +161,10 @@ class Acting(Steps):
         answers = {model: self.trials[0].answers[model] for model in ("base", "rlvr")}
         if begun:
             answers = {m: answers_of(pair, prompt, m, begun=begun, **how) for m in ("base", "rlvr")}  # pyright: ignore[reportArgumentType]
+        self._now("preparing")
         made = self._made(condition)
         if condition is not None:
+            self._now("answering")
             answers["action"] = answers_of(pair, prompt, condition.answered_by, made, begun=begun, **how)
         still_wanted()
         ready = {} if begun else {who: self.trials[0].strips[who] for who in ("base", "rlvr")}
@@ -180,10 +184,12 @@ class Acting(Steps):
         """The trial with its answers token by token, and with what it did to the lens, which is kept."""
         pair, prompt, condition = self.pair, self.prompt, trial.condition
         fresh = {who: one for who, one in trial.answers.items() if who not in trial.strips}
+        self._now("reading the answer token by token")
         strips = {**trial.strips, **(strips_of(pair, prompt, fresh) if fresh else {})}
         still_wanted()
         lens = None
         if condition is not None and made is not None:
+            self._now("reading every layer")
             lens = lens_effect(pair, prompt, condition, made, self.top_k)
         still_wanted()
         if lens is not None:
@@ -202,6 +208,7 @@ class Acting(Steps):
             model: Any = who
             if who == "action" and trial.condition is not None:
                 model = trial.condition.answered_by
+            self._now(f"{how['samples']} answers of {who}")
             own = made if who == "action" else None
             more: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **how}
             drawn[who] = answers_of(self.pair, self.prompt, model, own, begun=trial.begun, **more)
@@ -229,6 +236,11 @@ class Acting(Steps):
         if lens is not None:
             self._keep(trial.number, lens)
         return lens
+
+    def _now(self, stage: str) -> None:
+        """Say which part of the work begins."""
+        self.stage = stage
+        self.tell()
 
     def _keep(self, number: int, lens: LensTrace) -> None:
         self.lenses[number] = lens
@@ -258,7 +270,7 @@ class Acting(Steps):
         """
         if self.job is not None and not self.job.done:
             raise InputError(f"the bench is busy ({self.job.name}); wait for it, or bench.cancel()")
-        self.error = None
+        self.error, self.stage = None, ""
 
         def after(job: Job) -> None:
             self.error = None if job.error is None else words(job.error)

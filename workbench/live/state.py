@@ -51,7 +51,7 @@ def shown_state(bench: "Bench") -> dict[str, Any]:
         "heads": _heads(bench),
         "adapter": has_adapter(bench.pair.name),
         "pictures": bool(bench.prompt.grids),
-        "busy": None if job is None or job.done else job.name,
+        "busy": None if job is None or job.done else ": ".join(filter(None, (job.name, bench.stage))),
         "error": bench.error,
         "undo": bench.can_undo,
         "redo": bench.can_redo,

@@ -104,6 +104,6 @@ function benchAnswer([who, name, symbol], answer, answeredBy) {
   const drawn = answer.samples.reduce((sum, [, count]) => sum + count, 0);
   const right = answer.rightSamples === null ? "" : `, ${answer.rightSamples} right`;
   const several = drawn ? [lensMake("p", { className: "muted drawn", textContent: `${drawn} samples${right}` }),
-    lensMake("ul", { className: "samples", "aria-label": `Samples: ${name}` }, ...answer.samples.map(([text, count]) => lensMake("li", {}, lensMake("b", { textContent: `${count} × ` }), text)))] : [];
+    lensMake("ul", { className: "samples", tabIndex: 0, "aria-label": `Samples: ${name}` }, ...answer.samples.map(([text, count]) => lensMake("li", {}, lensMake("b", { textContent: `${count} × ` }), text)))] : [];
   return lensMake("div", { className: `said ${who}` }, head, strip, ...several);
 }
