@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from workbench import decode_many, load_pair, load_problems, stratified_shift, trace
+from workbench.models.presets import pair_preset
 from workbench.models.weight_deltas import read_delta
 from workbench.organism.recipes import WEIGHTS
 from workbench.problems import answers
@@ -28,7 +29,7 @@ def test_files_are_as_listed_and_small():
         assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest
     assert megabytes(WEIGHTS / m / "model.safetensors" for m in ("base", "rlvr")) < 25
     deltas = list((WEIGHTS / "deltas").glob("*.safetensors"))
-    assert len(deltas) >= 6
+    assert len([key for key in pair_preset("shapes").changes if isinstance(key, int)]) >= 6
     assert megabytes([*deltas, *(WEIGHTS / "control").glob("*.safetensors")]) < 30
 
 
@@ -51,6 +52,12 @@ def test_deltas_lead_from_the_base_to_the_rlvr_model(pair):
     assert before == sorted(before)
     assert before[-1] > 0.8
     assert min(cosine for step, cosine in cosines.items() if step > kept / 2) > 0.5
+
+
+def test_the_last_step_is_the_rlvr_model(pair):
+    last = load_pair("shapes", checkpoint=125, device="cpu")
+    assert last.provenance["rlvr"]["weights"] == pair.provenance["rlvr"]["weights"]
+    assert last.provenance["checkpoint"] == 125
 
 
 @pytest.mark.parametrize("checkpoint", [100, "sft", "random"])

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from workbench import load_pair, load_problems
 from workbench.errors import InputError
 from workbench.models.lora import CONFIG, TENSORS
+from workbench.models.seeds import seeds_of, unpacked_run
 from workbench.models.weight_deltas import read_delta
 from workbench.organism import adapters_evaluation, adapters_grpo, adapters_sft, adapters_training
 from workbench.organism.shared_prompts import log_probabilities, pack
@@ -121,10 +122,22 @@ def test_adapters_of_a_run_make_a_pair(recipe, trained):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_what_ships_is_the_run_rounded_a_little(trained, tmp_path):
+def test_what_ships_is_the_run_rounded_a_little(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     adapters_training.publish(trained, tmp_path)
     assert sorted(path.stem for path in (tmp_path / "deltas").iterdir()) == ["0001", "0003"]
-    assert sorted(path.stem for path in (tmp_path / "control").iterdir()) == ["random", "rlvr-1", "sft"]
+    assert sorted(path.stem for path in (tmp_path / "control").iterdir()) == ["random", "sft"]
+    assert [p.relative_to(tmp_path / "seeds").as_posix() for p in tmp_path.glob("seeds/*/*")] == [
+        "1/rlvr.safetensors"
+    ]
+    assert seeds_of(tmp_path) == [1]
+    second = unpacked_run(tmp_path, 1)
+    assert (second / "base" / TENSORS).read_bytes() != (second / "rlvr" / TENSORS).read_bytes()
+    pair = load_pair(base=second / "base", rlvr=second / "rlvr", device="cpu")
+    whole = load_pair(base=trained / "base", rlvr=trained / "rlvr-1", device="cpu")
+    for name, tensor in whole.rlvr.model.state_dict().items():
+        torch.testing.assert_close(pair.rlvr.model.state_dict()[name], tensor, atol=2e-4, rtol=0)
+    assert pair.provenance["base"]["weights"] == whole.provenance["base"]["weights"]
     start, now = (load_file(trained / name / TENSORS) for name in ("base", "sft"))
     for key, change in read_delta(tmp_path / "control" / "sft.safetensors").items():
         wanted = now[key].float() - start[key].float()

@@ -39,6 +39,7 @@ _CALL = 'load_pair(base="Qwen/Qwen2.5-VL-7B-Instruct", rlvr="TIGER-Lab/VL-Rethin
 def load_pair(
     name: str | None = None,
     *,
+    seed: int = 0,
     checkpoint: int | str | None = None,
     base: Source | None = None,
     rlvr: Source | None = None,
@@ -60,6 +61,7 @@ def load_pair(
             ``"FILE.yaml:NAME"``, one of yours. Its revisions, processor, chat template, dtype and pixel budgets hold
             unless given here; its system prompt and wording go into what `encode` makes of a problem. Leave it out to give
             ``base`` and ``rlvr``.
+        seed: of a bundled pair, another run of its training: ``load_pair("shapes", seed=1)``, also called ``"shapes@1"``.
         checkpoint: of a bundled pair, what plays the RLVR model instead: the step of GRPO that it was saved at, or
             ``"sft"``, the base trained on for 125 steps without RL, or ``"random"``, GRPO with a reward by lot.
         base: hub id, local folder, or transformers module in memory (which is put in eval mode).
@@ -96,10 +98,11 @@ def load_pair(
         >>> wb.load_pair("shapes", checkpoint="sft").provenance["checkpoint"]  # a control in the RLVR model's place
         'sft'
     """
-    preset = None if name is None else named_pair(name, base, rlvr)
+    preset = None if name is None and not seed else named_pair(_with_seed(name, seed), base, rlvr)
     request = _Asked(checkpoint, processor, chat_template, image_pixels, frame_pixels, trust_remote_code)
     if preset is not None:
-        base, rlvr = preset.source("base"), preset.source("rlvr" if checkpoint is None else "base")
+        base = preset.source("base")
+        rlvr = preset.source("rlvr") if checkpoint in (None, preset.steps) else base
         dtype = preset.dtype if dtype is None else dtype
         revision = tuple(map(preset.revision.get, ROLES)) if revision is None else revision
         attn_implementation = attn_implementation or preset.attention
@@ -112,6 +115,14 @@ def load_pair(
         "attn_implementation": attn_implementation,
     }
     return _load(sources, revisions, placement, request, preset)
+
+
+def _with_seed(name: str | None, seed: int) -> str:
+    if name is None:
+        raise InputError(
+            f'`seed` {seed} is of a bundled pair, and `name` is missing: load_pair("shapes", seed={seed})'
+        )
+    return f"{name}@{seed}" if seed else name
 
 
 @dataclass(frozen=True)
@@ -262,8 +273,10 @@ def _reading(processor: Any | None) -> dict[str, Any]:
 
 
 def _advance(model: nn.Module, checkpoint: int | str, preset: PairPreset | None) -> None:
-    """Add a bundled pair's saved difference to its base model, in place."""
+    """Add a bundled pair's saved difference to its base model, in place; of the last step the model is there already."""
     saved = {} if preset is None else preset.changes
+    if preset is not None and checkpoint == preset.steps:
+        return
     if checkpoint not in saved:
         raise InputError(
             f'`checkpoint` is {checkpoint!r}; a bundled pair has {[*saved]}: load_pair("shapes", checkpoint="sft")'

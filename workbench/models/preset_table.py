@@ -42,6 +42,7 @@ def preset_table(presets: Iterable[PairPreset]) -> "Table":
             if (home := preset.found(role))
         ]
         lines += [f"{sum(sizes) / 1e6:,.0f} MB on disk"] * bool(sizes)
+        lines += [f"seeds {', '.join(map(str, (0, *preset.seeds)))}"] if preset.seeds else []
         lines += [additions] if (additions := ", ".join(preset.in_words()).replace("_", " ")) else []
         table.add_row(
             preset.name,

@@ -14,6 +14,7 @@ import yaml
 
 from workbench.errors import InputError, nearest
 from workbench.interventions import Patch
+from workbench.models.seeds import seeds_of, unpacked_run
 from workbench.models.template_files import template_in
 from workbench.problems.answers import Verifier
 from workbench.problems.problem import Problem, wording
@@ -90,6 +91,10 @@ class PairPreset:
     study: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of a study that suit it."""
     control: str | None = None
+    steps: int | None = None
+    """Of RL that the RLVR model of a bundled pair has had: the last of its checkpoints is itself."""
+    seed: int = 0
+    """Of its training: 0 is the run that ships whole, ``NAME@1`` another (`workbench.models.seeds`). No field of a file."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where facts are from, by field."""
     file: Path = field(default_factory=lambda: PACKAGED)
@@ -134,8 +139,10 @@ class PairPreset:
         for name in ("image_pixels", "frame_pixels"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_budget(f"{self._here}: `{name}`", value))
-        for name in ("longest_answer", "batch_size"):
+        for name in ("longest_answer", "batch_size", "steps"):
             value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise self._wrong(name, "a whole number of at least 1", f"{name}: 8")
         if self.matmul not in (None, "highest", "high", "medium"):
@@ -192,15 +199,28 @@ class PairPreset:
     def source(self, role: str) -> str | Path:
         """Hub id or folder of ``base`` or ``rlvr``, or of whatever else `processor` or `chat_template` names."""
         value = getattr(self, role) if role in ROLES else role
-        return (self.file.parent / value).resolve() if value.startswith(".") else value
+        if not value.startswith("."):
+            return value
+        path = (self.file.parent / value).resolve()
+        return unpacked_run(path.parent, self.seed) / path.name if self.seed and role in ROLES else path
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of further training runs that ship: ``load_pair(name, seed=1)``."""
+        return seeds_of((self.file.parent / self.base).resolve().parent) if self.bundled else []
 
     @property
     def changes(self) -> dict[int | str, Path]:
-        """What `checkpoint` of `load_pair` may be: steps of RL and names of controls, with the weights' change."""
+        """What `checkpoint` of `load_pair` may be: steps of RL and names of controls, with the weights' change.
+
+        The last step is the RLVR model itself, and its file that of whole weights or of an adapter.
+        """
         if not self.bundled:
             return {}
         home = Path(self.source("base")).parent
         steps = {int(path.stem): path for path in sorted((home / "deltas").glob("*.safetensors"))}
+        if self.steps is not None:
+            steps[self.steps] = next(Path(self.source("rlvr")).glob("*.safetensors"))
         return steps | {path.stem: path for path in sorted((home / "control").glob("*.safetensors"))}
 
     def id_of(self, role: str) -> str:
@@ -218,7 +238,7 @@ class PairPreset:
 
     def to_yaml(self) -> str:
         """As it could stand in a file of your own."""
-        table = {name: value for name, value in asdict(self).items() if name not in ("name", "file")}
+        table = {name: value for name, value in asdict(self).items() if name not in ("name", "file", "seed")}
         table |= {role: str(self.source(role)) for role in ROLES}
         table |= {"chat_template": str(self.source(self.chat_template))} if self.chat_template else {}
         table |= {name: list(table[name]) for name in ("image_pixels", "frame_pixels") if table[name]}
@@ -277,7 +297,7 @@ def read_presets(file: Path | None = None) -> dict[str, PairPreset]:
     """
     file = file or PACKAGED
     tables = read_tables(file, "pairs", "mine:\n  base: Qwen/Qwen2.5-VL-7B-Instruct\n  rlvr: runs/my-model")
-    names = [f.name for f in fields(PairPreset) if f.name not in ("name", "file")]
+    names = [f.name for f in fields(PairPreset) if f.name not in ("name", "file", "seed")]
     presets = {}
     for name, table in tables.items():
         check_fields(f"preset {name!r} in {file.name}", table, names, ROLES)
@@ -320,11 +340,13 @@ def check_fields(here: str, table: Mapping[str, Any], known: Any, needed: Any) -
 
 
 def pair_preset(name: str) -> PairPreset:
-    """The preset that a name stands for: ``NAME``, ``FILE.yaml:NAME``, or ``FILE.yaml``.
+    """The preset that a name stands for: ``NAME``, ``FILE.yaml:NAME``, or ``FILE.yaml``; ``NAME@1``: of another training run.
 
     Raises:
         InputError: there is none, or its file is wrong.
     """
+    if run := re.fullmatch(r"([\w-]+)@([^@]*)", name):
+        return _of_seed(pair_preset(run[1]), run[2])
     file, own = PACKAGED, name
     if match := re.fullmatch(r"(.+\.ya?ml)(?::(.*))?", name, re.DOTALL):
         file, own = Path(match[1]).expanduser().resolve(), match[2] or ""
@@ -338,6 +360,16 @@ def pair_preset(name: str) -> PairPreset:
             f'load_pair("{next(iter(presets))}"), or give your own models: {_CALL}'
         )
     return presets[own]
+
+
+def _of_seed(preset: PairPreset, seed: str) -> PairPreset:
+    seeds = [0, *preset.seeds]
+    if seed not in map(str, seeds):
+        calls = ", ".join(preset.name + (f"@{s}" if s else "") for s in seeds)
+        raise InputError(
+            f"`name` '{preset.name}@{seed}': no training run with that seed ships; there are {calls}"
+        )
+    return replace(preset, name=f"{preset.name}@{seed}", seed=int(seed), steps=None) if int(seed) else preset
 
 
 def named_pair(name: str, base: Any = None, rlvr: Any = None) -> PairPreset:

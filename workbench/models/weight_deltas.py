@@ -3,12 +3,12 @@
 Trained changes of weights lie within a few powers of two of each other, so their exponents compress well, and their signs and
 mantissas hardly. A file is a safetensors file of two byte tensors, ``exponents`` and ``mantissas`` (with the signs), each one
 zlib stream over all tensors; names and shapes are in its metadata. `write_codes` keeps less: whole numbers of ``LEVELS`` steps to
-either side of 0, one scale a row, in less than a third of the size of bfloat16.
+either side of 0, one scale a row, in a third of the size of bfloat16.
 """
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -23,13 +23,16 @@ from workbench.errors import InputError
 LEVELS = 15
 
 
-def write_codes(path: Path, change: Mapping[str, Tensor]) -> None:
-    """Save matrices, each row rounded to ``LEVELS``ths of its largest value: an error of about 5% of the change."""
+def write_codes(path: Path, change: Mapping[str, Tensor], levels: int = LEVELS) -> None:
+    """Save tensors, each row rounded to ``levels``ths (at most 127) of its largest value: by 15ths, an error of about 5%.
+
+    A vector is one row, of a tensor of more than two dimensions the first counts the rows.
+    """
     codes, scales = [], []
     for tensor in change.values():
-        rows = tensor.detach().cpu().float()
-        scale = (rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / LEVELS).bfloat16()
-        codes.append((rows / scale.float()).round().to(torch.int8).numpy().tobytes())
+        rows = tensor.detach().cpu().float().reshape(_rows(tensor.shape), -1)
+        scale = (rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / levels).bfloat16()
+        codes.append((rows / scale.float()).round().clamp(-127, 127).to(torch.int8).numpy().tobytes())
         scales.append(scale[:, 0])
     stream = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
     packed = stream.compress(b"".join(codes)) + stream.flush()
@@ -81,6 +84,10 @@ def read_delta(path: Path) -> dict[str, Tensor]:
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
+def _rows(shape: Sequence[int]) -> int:
+    return shape[0] if len(shape) > 1 else 1
+
+
 def _scales(path: Path) -> Tensor:
     with safe_open(path, "pt") as file:  # numpy has no bfloat16
         return file.get_tensor("scales").float()
@@ -91,9 +98,9 @@ def _decoded(
 ) -> dict[str, Tensor]:
     codes = torch.from_numpy(_unpacked(stream, count).astype(np.int8)).float()
     parts = codes.split([prod(shape) for shape in shapes.values()])
-    rows = scales.split([shape[0] for shape in shapes.values()])
+    rows = scales.split([_rows(shape) for shape in shapes.values()])
     return {
-        name: part.reshape(shape) * scale[:, None]
+        name: (part.reshape(len(scale), -1) * scale[:, None]).reshape(shape)
         for (name, shape), part, scale in zip(shapes.items(), parts, rows, strict=True)
     }
 

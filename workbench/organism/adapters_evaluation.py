@@ -42,8 +42,10 @@ def models_of(folder: Path | None = None) -> dict[str, Loader]:
             "base": lambda: _twice(load_pair("smol")),
             "rlvr": lambda: load_pair("smol"),
         }
-        controls = [key for key in pair_preset("smol").changes if isinstance(key, str)]
-        return whole | {key: lambda key=key: load_pair("smol", checkpoint=key) for key in controls}
+        preset = pair_preset("smol")
+        controls = [key for key in preset.changes if isinstance(key, str)]
+        seeds = {f"rlvr-{seed}": lambda seed=seed: load_pair("smol", seed=seed) for seed in preset.seeds}
+        return whole | {key: lambda key=key: load_pair("smol", checkpoint=key) for key in controls} | seeds
     check_trained(folder, adapters=True)
     names = [path.parent.name for path in sorted(folder.glob("*/adapter_config.json"))]
     order = sorted(names, key=lambda name: (name != "base", name != "rlvr", name))

@@ -20,6 +20,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from workbench.models.gguf import unpacked
 from workbench.models.lora import CONFIG, TENSORS
+from workbench.models.seeds import RLVR
 from workbench.models.weight_deltas import write_codes
 from workbench.organism import adapters_grpo, adapters_sft
 from workbench.organism.recipes import SMOL, write_digests
@@ -109,7 +110,7 @@ def _save(model: Any, folder: Path, recipe: dict[str, Any]) -> None:
 def publish(folder: Path, weights: Path) -> None:
     """Copy what ships from a run, finished or not: base and RLVR model as adapters, all else as changes of the base's adapter.
 
-    The changes are rounded (`write_codes`), those of the steps on the way and of the controls; the two adapters are not.
+    The changes are rounded (`write_codes`): steps on the way, controls, and RLVR models of other seeds; the two adapters are not.
     """
     for name in ("base", "rlvr"):
         (weights / name).mkdir(parents=True, exist_ok=True)
@@ -117,14 +118,16 @@ def publish(folder: Path, weights: Path) -> None:
             shutil.copy(folder / name / file, weights / name / file)
     start = load_file(folder / "base" / TENSORS)
     places = {path.name: weights / "deltas" for path in sorted((folder / "checkpoints").glob("*"))}
-    controls = [path.parent.name for path in sorted(folder.glob(f"*/{TENSORS}"))]
-    places |= {name: weights / "control" for name in controls if name not in ("base", "rlvr")}
+    others = [path.parent.name for path in sorted(folder.glob(f"*/{TENSORS}"))]
+    places |= {name: weights / "control" for name in others if not name.startswith(("base", "rlvr"))}
+    seeds = {name: name.removeprefix("rlvr-") for name in others if name.startswith("rlvr-")}
+    places |= {name: weights / "seeds" / seed for name, seed in seeds.items()}
     for name, home in places.items():
-        home.mkdir(exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
         source = folder / ("checkpoints" if home.name == "deltas" else "") / name
         now = load_file(source / TENSORS)
         change = {key: now[key].float() - tensor.float() for key, tensor in start.items()}
-        write_codes(home / f"{name}.safetensors", change)
+        write_codes(home / f"{RLVR if name in seeds else name}.safetensors", change)
     curves(folder).to_csv(weights / "curves.csv", index=False)
     write_digests(weights)
 

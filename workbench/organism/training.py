@@ -10,11 +10,13 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
-from workbench.models.weight_deltas import write_delta
+from workbench.models.seeds import BASE, RLVR, WEIGHTS
+from workbench.models.weight_deltas import read_delta, write_codes, write_delta
 from workbench.organism import data, grpo, model, sft
 from workbench.organism.recipes import SHAPES, write_digests
 
@@ -87,6 +89,23 @@ def publish(folder: Path, weights: Path) -> None:
     for name in CONTROLS:
         shutil.copy(folder / "control" / f"{name}.safetensors", weights / "control")
     curves(folder).to_csv(weights / "curves.csv", index=False)
+    write_digests(weights)
+
+
+def publish_seed(folder: Path, weights: Path, seed: int) -> None:
+    """Pack what ships of a finished run with another seed than that in `weights`, as rounded changes.
+
+    The base is saved since the first run's, by 127ths of a row's largest value, all else since it, by 15ths.
+    """
+    home = weights / "seeds" / str(seed)
+    home.mkdir(parents=True, exist_ok=True)
+    first, base, rlvr = (load_file(f / WEIGHTS) for f in (weights / BASE, folder / BASE, folder / RLVR))
+    write_codes(home / f"{BASE}.safetensors", {key: base[key] - tensor for key, tensor in first.items()}, 127)
+    write_codes(home / f"{RLVR}.safetensors", {key: rlvr[key] - tensor for key, tensor in base.items()})
+    for control in sorted((folder / "control").glob("*.safetensors")):
+        change = read_delta(control)
+        write_codes(home / control.name, {key: change[key].float() for key in base})
+    curves(folder).to_csv(home / "curves.csv", index=False)
     write_digests(weights)
 
 

@@ -157,17 +157,17 @@ def cause_factors(table: pd.DataFrame) -> go.Figure:
         )
     figure.add_hline(y=1, line={"color": COLOURS["null"], "width": 1.5, "dash": "dash"})
     labels = [
-        f"{in_figure(str(cause))}<br>{change:+.2g} nats"
+        f"{in_figure(str(cause))}<br>{change:+.2f} nats"
         for cause, change in zip(table["cause"], table["entropy_there"], strict=True)
     ]
     figure.update_xaxes(tickvals=[*range(len(table))], ticktext=labels, showgrid=False)
-    figure.update_yaxes(title_text="with the change over without, a factor")
+    figure.update_yaxes(title_text="KL, a factor")
     values = table[[*Interval.names("factor"), *Interval.names("over_null")]].to_numpy(float).ravel()
     log_axis(figure, [*values, 1.0])
     figure.update_layout(height=446, showlegend=True, margin={"t": 132})
     return finish(
         figure,
         f"One thing changed at half of the cells, {kind_name(str(table['kind'].iloc[0]))}",
-        f"{max(table['problems'])} problems; later layers without the last; 95% intervals over problems<br>"
-        "below each: what the change did to the base's lens entropy at its layer",
+        f"KL with the change over KL without, later layers but the last; {max(table['problems'])} problems<br>"
+        "95% intervals over problems; below each: what the change did to the base's lens entropy at its layer",
     )
