@@ -7,7 +7,7 @@ import pandas as pd
 
 from workbench.analysis.verdicts import Claim
 from workbench.attribution.attribute import attribute
-from workbench.attribution.effects import relp_gain
+from workbench.attribution.effects import minus_control, relp_gain
 from workbench.attribution.one_prompt import Cells
 from workbench.attribution.swaps import DIRECTIONS
 from workbench.interfaces.cli import run_analysis
@@ -17,29 +17,29 @@ from workbench.selection import low_note
 from workbench.studies.paper import Finding, Given
 from workbench.views.attribution_figures import component_heatmap, exact_scatter, largest
 
-PROBLEMS = 100
-ANSWERED = ("chain", "wrong")
+PROBLEMS, ANSWERED = 100, ("chain", "wrong")
 
 
 def analyse(given: Given) -> Finding:
     problems, seed = given.problems(limit=PROBLEMS), given.options.seed
     answers = all({*ANSWERED} <= {*problem.metadata} for problem in problems)
-    metrics = list(METRICS) if answers else ["kl"]
-    tell = partial(given.progress, "attributing to components")
-    keep = given.options.cache / "attribution"
-    found = attribute(given.pair, problems, metrics=metrics, seed=seed, keep=keep, progress=tell)  # pyright: ignore[reportArgumentType]
-    parts = {"low": found.summary}
+    metrics: list[Any] = list(METRICS) if answers else ["kl"]
+    tell, keep = partial(given.progress, "attributing to components"), given.options.cache / "attribution"
+    found = attribute(given.pair, problems, metrics=metrics, seed=seed, keep=keep, progress=tell)
+    parts, beside = {"low": found.summary}, list[Claim]()
     others = {"high": (given.pair, Cells(select="high", tau=0.8))}
     others |= {f"low, {name}": (pair, Cells()) for name, pair in controls_of(given.pair).items()}
     for name, (pair, cells) in others.items():
         once = {"cells": cells, "swaps": False, "seed": seed, "keep": keep}
-        parts[name] = attribute(pair, problems, metrics=["kl"], **once).summary
+        other = attribute(pair, problems, metrics=["kl"], **once)
+        parts[name] = other.summary
+        if pair is not given.pair:
+            beside += minus_control(found.direct, other.direct, name.removeprefix("low, "), seed=seed)
     held = [part.assign(cells=name) for name, part in parts.items()]
     table = pd.concat([*held, found.correlations.assign(cells="low")], ignore_index=True)
     drawn: dict[str, Any] = {}
-    for metric in metrics:
-        most = largest(*parts.values(), metric=metric)  # all figures of a metric share their colours
-        end = "" if metric == "kl" else f"_{metric}"
+    for metric in metrics:  # all figures of a metric share their colours
+        most, end = largest(*parts.values(), metric=metric), "" if metric == "kl" else f"_{metric}"
         drawn[end.lstrip("_")] = component_heatmap(found.summary, metric=metric, most=most)
         for direction in DIRECTIONS:
             drawn[direction + end] = component_heatmap(
@@ -68,12 +68,12 @@ def analyse(given: Given) -> Finding:
             f"Pearson's r, RelP − attribution patching, {metric}, {direction}",
             relp_gain(found.effects, metric, direction, seed=seed),
             len(problems),
-            obstacle="one problem, so no interval" if len(problems) < 2 else None,
+            obstacle="one problem, so no interval" * (len(problems) < 2) or None,
         )
         for metric in metrics
         for direction in DIRECTIONS
     ]
-    return Finding(drawn, table, claims)
+    return Finding(drawn, table, claims + beside)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Readings: what visual tokens say under the logit lens, the tuned lens and LatentLens, and the entropy claim under each."""
+"""Readings: what visual tokens say under the logit lens, the tuned lens and LatentLens, and the entropy claim under each.
+
+Where it is not known what lies in a cell (any set but the bundled shapes) there are the lenses' claim and fidelity alone.
+"""
 
 from dataclasses import replace
 
@@ -6,6 +9,7 @@ import pandas as pd
 
 from workbench.analysis.cell_names import cell_names, neighbour_shift
 from workbench.analysis.shift import stratified_shift
+from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
 from workbench.models.pairs import study_settings
 from workbench.problems.problem import load_problems
@@ -20,32 +24,35 @@ from workbench.tracing.trace import trace
 from workbench.views.reading_figures import claim_forest, fidelity_by_reading, naming_curves
 
 WORDS = 5
-KEY = {"test": "ends", "scope": "without last layer", "kind": "visual"}
+KEY = {"test": "ends", "scope": "without last layer"}
 
 
 def analyse(given: Given) -> Finding:
     o, pair = given.options, given.pair
     problems = given.problems()
-    if o.run or not all(problem.id.startswith("shapes/") for problem in problems):
-        raise Unsuited(
-            "what lies in a cell must be known, which it is of the bundled set alone: problems='shapes'"
-        )
+    if o.run:
+        raise Unsuited("`--run` has no models, which this analysis needs; leave it out")
+    known, kind = all(p.id.startswith("shapes/") for p in problems), "visual" if given.pictured else "text"
     sizes = {"train": 4 * o.limit, "validation": o.limit}
     train, held = (load_problems(o.problems, split=s, limit=n, seed=o.seed) for s, n in sizes.items())
+    if {one.id for one in (*train, *held)} & {one.id for one in problems}:
+        raise InputError("`--problems` has no splits: translators would be fitted on what they are tested on")
     tuned = TunedLens.fit(pair, train, held, seed=o.seed, keep=o.cache / "translators")
-    chains = [str(problem.metadata["chain"]) for problem in train]
-    asked = [pair.encode(problem, response=text) for problem, text in zip(train, chains, strict=True)]
+    chains = [str(problem.metadata["chain"]) for problem in train] if known else []
+    asked = [pair.encode(one, response=text) for one, text in zip(train, chains, strict=known)]
     draws, layers = study_settings(pair)["null_draws"], range(pair.depth - 1)
     read: dict[str, LensTrace | Neighbours] = {"logit lens": given.trace}
     read["tuned lens"] = traced = trace(pair, problems, reading=tuned, seed=o.seed, null_draws=draws)
     shifts = {"logit lens": given.shift, "tuned lens": stratified_shift(traced, seed=o.seed)}
     claims = {what: [] for what in ("as it is", "over matched noise")}
     for name, shift in shifts.items():
-        ends = {c.key["measure"]: c for c in shift.verdicts if {**KEY, "measure": c.key["measure"]} == c.key}
+        key = KEY | {"kind": kind}
+        ends = {c.key["measure"]: c for c in shift.verdicts if {**key, "measure": c.key["measure"]} == c.key}
         for what, measure in zip(claims, ("kl", "ratio"), strict=True):
             claims[what].append((name, ends[measure]))
     own = {}
-    for name, corpus in {"latent lens, text alone": chains, "latent lens, with pictures": asked}.items():
+    corpora = {"latent lens, text alone": chains, "latent lens, with pictures": asked} if known else {}
+    for name, corpus in corpora.items():
         lens = LatentLens.build(pair, corpus, layers=layers)
         read[name] = found = read_neighbours(pair, problems, lens, null_draws=draws, seed=o.seed)
         own[f"fidelity of {name}"] = neighbour_fidelity(found, seed=o.seed)
@@ -53,17 +60,15 @@ def analyse(given: Given) -> Finding:
         for what, claim in zip(claims, two, strict=True):
             measured = claim.measured.removesuffix("latent lens") + name
             claims[what].append((name, replace(claim, measured=measured)))
-    board = {problem.id: contents(problem.id) for problem in problems}
-    names = cell_names(read, board, k=WORDS, seed=o.seed)
     fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed)
-    parts = {"names": names, "fidelity": fidelity, **own}
+    parts, drawn = {"fidelity": fidelity, **own}, {"fidelity": fidelity_by_reading(fidelity)}
+    drawn |= {"claim" if known else "": claim_forest(claims)}
+    if known:
+        names = cell_names(read, {one.id: contents(one.id) for one in problems}, k=WORDS, seed=o.seed)
+        parts, more = {"names": names} | parts, {"": naming_curves(names)}
+        drawn |= more | {"words": naming_curves(names, words=WORDS)}
     return Finding(
-        {
-            "": naming_curves(names),
-            "words": naming_curves(names, words=WORDS),
-            "fidelity": fidelity_by_reading(fidelity),
-            "claim": claim_forest(claims),
-        },
+        drawn,
         pd.concat([part.assign(table=name) for name, part in parts.items()], ignore_index=True),
         [claim for several in claims.values() for _, claim in several],
     )

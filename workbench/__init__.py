@@ -153,6 +153,7 @@ _HOME = {
     "follow_training": "experiments.emergence",
     "Emergence": "experiments.emergence",
     "checkpoints_of": "models.bundled",
+    "controls_of": "models.bundled",
     "compare_weights": "analysis.weight_changes",
     "WeightChanges": "analysis.weight_changes",
     "Translators": "tracing.tuned_lens",

@@ -9,6 +9,7 @@ import workbench as wb
 from workbench.analysis.change_nulls import change_nulls
 from workbench.errors import InputError
 from workbench.names import NULLS
+from workbench.tracing.trace import against
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,36 @@ def test_beyond_is_rlvr_over_the_other_model(nulls):
         assert row["beyond"] == pytest.approx(wanted)
         assert (row["own"] == "") == (name == "rlvr")
         assert np.isfinite(row["contrast_low"])
+
+
+def test_every_model_runs_twice_whatever_the_nulls(pair, problems, monkeypatch):
+    from workbench.tracing import nulls as nulls_module
+    from workbench.tracing import trace as trace_module
+
+    passes = []
+    for module in (nulls_module, trace_module):
+        real = module.over_conversations
+        monkeypatch.setattr(
+            module, "over_conversations", lambda *a, real=real, **k: passes.append(1) or real(*a, **k)
+        )
+    change_nulls(pair, problems, draws=1, bins=2, resamples=2, batch_size=16)
+    assert len(passes) == 2  # one to collect changes, one to read them all
+
+
+def test_one_null_of_several_is_the_one_traced_alone(pair, problems):
+    both = wb.trace(pair, problems[:4], null=["exchanged", "noise"], null_draws=2, top_k=1)
+    assert len(both.kl_null) == 4
+    for null in ("exchanged", "noise"):
+        alone = wb.trace(pair, problems[:4], null=null, null_draws=2, top_k=1)
+        torch.testing.assert_close(against(both, null).kl_null, alone.kl_null)
+    with pytest.raises(InputError, match="`null` is 'covariance', and the trace holds exchanged, noise"):
+        against(both, "covariance")
+    with pytest.raises(
+        InputError, match=r"holds the nulls exchanged, noise, and a shift is held against one"
+    ):
+        wb.stratified_shift(both, bins=2)
+    with pytest.raises(InputError, match="`null` is '', expected one of"):
+        wb.trace(pair, problems[:4], null=[])
 
 
 def test_claims_name_null_and_model(nulls):

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import tiny
 from browser import open_page, wait_until
+from scipy.stats import t
 from statsmodels.stats.meta_analysis import combine_effects
 from study_copies import copy_study
 
 import workbench as wb
 from workbench.errors import InputError
+from workbench.estimates import Interval
 from workbench.replay.patching import Patch
 
 ODD = '<img src=x onerror="alert(1)"> & </script><b>pair</b>'
@@ -70,6 +72,26 @@ def test_pooled_numbers_are_statsmodels_own_on_the_same_table(runs, count):
         assert row["i2"] == pytest.approx(max(0.0, theirs.i2))
     assert comparison.columns["meaning"].ne("").all()
     assert comparison.verdict in repr(comparison)
+
+
+def test_beside_what_is_undecided_stands_what_would_have_been_found(runs, tmp_path):
+    comparison = wb.compare(*runs[:5])
+    for row in comparison.claims.to_dict("records"):
+        factor = row["scale"] == "factor"
+        width = np.diff(
+            [np.log(row[f"estimate_{e}"]) if factor else row[f"estimate_{e}"] for e in ("low", "high")]
+        )
+        effect = width.item() / 2 * (1 + t.ppf(0.8, 63) / t.ppf(0.975, 63))
+        assert row["detectable"] == pytest.approx(np.exp(effect) if factor else effect)
+    for row in comparison.pooled.to_dict("records"):
+        interval = Interval.in_row(row, "estimate")
+        assert row["detectable"] == interval.detectable(units=5, factor=row["scale"] == "factor")
+    page = comparison.save(tmp_path / "page.html").read_text()
+    part = page[page.index('id="together"') : page.index('id="claims"')]
+    open_rows = (comparison.pooled[["verdict", "adjusted"]] == "is undecided").any(axis=1)
+    assert part.count("power 80% from") == open_rows.sum() > 0
+    part = page[page.index('id="claims"') : page.index('id="answers"')]
+    assert part.count("power 80% from") == (comparison.claims["verdict"] == "is undecided").sum() > 0
 
 
 def test_layers_stand_by_relative_depth_and_shares_add_up(runs):
@@ -217,7 +239,7 @@ def test_the_page_in_a_browser(runs, browser, tmp_path, width):
     assert path.stat().st_size < 10e6
     page, trouble = open_page(browser, path, width=width)
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    for section in ("claims", "depth", "shares"):
+    for section in ("claims", "answers", "depth", "shares"):
         page.evaluate(f"document.getElementById('{section}').scrollIntoView()")
         wait_until(page, f"document.querySelectorAll('#{section} .main-svg').length > 0")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -225,4 +247,5 @@ def test_the_page_in_a_browser(runs, browser, tmp_path, width):
     page.evaluate("document.querySelector('input[name=depth-kind][value=text]').click()")
     wait_until(page, "document.querySelectorAll('#depth [data-tab=text] .main-svg').length > 0")
     assert page.locator("#together tbody tr").count() == len(wb.compare(*runs).pooled)
+    assert page.locator("#answers .claims tbody tr").count() == len(wb.compare(*runs).pooled_answers) > 0
     assert trouble == []

@@ -157,6 +157,8 @@ def test_the_first_screen_tells_a_changed_answer_and_claims_start_with_counts(ta
     claims = [
         Claim("one thing", "Table 1", "points", found, 64),
         Claim("another thing", "ablations", "points", found, 64, above=False),
+        Claim("an open thing", "Table 2", "points", Interval(0.2, -0.9, 1.1), 64),
+        Claim("an open factor", "Table 2", "times", Interval(1.1, 0.8, 1.4), 64, bound=1, factor=True),
     ]
     drift = [
         {"intervention": "back", "scope": "last layer", "stratum": s, "before": 2.0, "kl": 1.0, "problem": i}
@@ -170,7 +172,11 @@ def test_the_first_screen_tells_a_changed_answer_and_claims_start_with_counts(ta
     )
     text = path.read_text()
     assert "Base: <b>3</b> (wrong), RLVR: <b>4</b> (right)" in text
-    assert "1 hold, 1 do not hold." in text
+    assert "1 hold, 1 do not hold, 2 are undecided." in text
+    # 2 / 2 * (1 + t(0.8) / t(0.975)) at 63 degrees of freedom, and likewise of logarithms
+    assert text.count("power 80% from") == 2
+    assert "power 80% from 1.42" in text
+    assert "power 80% from a factor of 1.49" in text
     assert "<summary>Ablations: 1 do not hold" in text
     assert '<th scope="row">back <small>on the base model</small></th><td>0 of 6</td>' in text
     assert '<th scope="row">base</th><td>1 of 6</td>' in text

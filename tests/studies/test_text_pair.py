@@ -82,7 +82,7 @@ def test_a_study_leaves_nothing_out_and_speaks_of_no_pictures(pair, problems, tm
     responses = pd.read_parquet(tables / "responses.parquet")
     tokens = [f"tokens, {select}" for select in ("low", "high", "random", "all")]
     more = ["mid tokens, low", "reverse, low", "patch, low", "patch, high"]
-    assert [*dict.fromkeys(responses["intervention"])] == ["base", "rlvr", *tokens, *more]
+    assert [*dict.fromkeys(responses["intervention"])] == ["base", "rlvr", *tokens, *more, "another"]
     assert (responses.loc[responses["intervention"] == "patch, low", "cells"] > 0).all()
     assert {*pd.read_parquet(tables / "drift.parquet")["kind"]} == {"text"}
     assert {*pd.read_parquet(tables / "nulls.parquet")["condition"]} == {

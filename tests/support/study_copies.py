@@ -34,8 +34,16 @@ def copy_study(
     above = claims["expected"].str.startswith("above")
     right, wrong = np.where(above, low > bound, high < bound), np.where(above, high < bound, low > bound)
     claims["verdict"] = np.select([right, wrong], ["holds", "does NOT hold"], "is undecided")
-    claims = claims.assign(problems=64, obstacle="", adjusted=claims["verdict"])
+    claims = claims.drop(columns="detectable").assign(problems=64, obstacle="", adjusted=claims["verdict"])
     claims.to_parquet(out / "tables" / "claims.parquet", index=False)
+    answers = out / "tables" / "ablation.parquet"
+    if answers.is_file():
+        table = pd.read_parquet(answers)
+        for end, step in (("", 0.0), ("_low", -0.05), ("_high", 0.06)):
+            table[f"vs_rlvr{end}"] = (0.1 * shift + step) * (table["intervention"] != "rlvr") + table[
+                "vs_rlvr"
+            ]
+        table.assign(problems=64).to_parquet(answers, index=False)
     shares = pd.read_parquet(out / "tables" / "shift.parquet")
     scale = np.exp(0.3 * shift * shares["stratum"])
     total = (

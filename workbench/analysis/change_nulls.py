@@ -1,7 +1,8 @@
 """The low-entropy claim beside three nulls in activations, for RLVR and for training without RL.
 
-1. Every model is traced against the same base, once for each null of `tracing.nulls`: random directions, noise with the
-   covariance of the model's own changes, and other cells' changes, all as long as the real change.
+1. Every model is traced against the same base, and against each null of `tracing.nulls`: random directions, noise with the
+   covariance of the model's own changes, and other cells' changes, all as long as the real change. Its changes are collected
+   once, for both nulls that draw from them.
 2. Strata are those of the base's entropy, hence the same for all. Per stratum, KL over the null's KL; its contrast is that of
    the lowest stratum over that of the highest.
 3. Beyond: RLVR's contrast over that of a model which was trained without RL, against the same null. Intervals resample problems.
@@ -29,7 +30,7 @@ from workbench.names import NULLS, SCOPES
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.cells import Group, groups_of
 from workbench.tracing.readings import LogitLens, Reading, check_shared, in_words
-from workbench.tracing.trace import trace
+from workbench.tracing.trace import against, trace
 from workbench.views import markup
 
 RLVR = "rlvr"
@@ -107,7 +108,7 @@ def change_nulls(
         resamples: of the bootstrap over problems.
         reading: through what layers are read, as in `trace`; with ``others`` one of the base's alone.
         batch_size: prompts per forward; None: what suits the pair.
-        progress: called with (condition and null, prompts done, prompts in all).
+        progress: called with (condition, prompts done, prompts in all).
 
     Raises:
         InputError: fewer than two problems, draws below 1, another pair with another base.
@@ -129,27 +130,26 @@ def change_nulls(
     sums: dict[tuple[str, str], list[Array]] = {}
     cells: list[Array] = []
     for name, model in {RLVR: pair, **(others or {})}.items():
-        for null, words in NULLS.items():
-            what = f"{name}, {words}"
-            traced = trace(
-                model,
-                prompts,
-                top_k=1,
-                null_draws=draws,
-                null=null,
-                seed=seed,
-                reading=reading,
-                batch_size=batch_size,
-                progress=partial(progress, what) if progress else None,
-            )
-            if not groups:
-                groups = groups_of(traced, bins)
-                cells = [group.sums(traced, "cells") for group in groups]
-            sums.setdefault(
-                (name, RAW), [np.stack([group.sums(traced), cells[i]]) for i, group in enumerate(groups)]
-            )
+        traced = trace(
+            model,
+            prompts,
+            top_k=1,
+            null_draws=draws,
+            null=[*NULLS],
+            seed=seed,
+            reading=reading,
+            batch_size=batch_size,
+            progress=partial(progress, name) if progress else None,
+        )
+        if not groups:
+            groups = groups_of(traced, bins)
+            cells = [group.sums(traced, "cells") for group in groups]
+        kl = [group.sums(traced) for group in groups]
+        sums[name, RAW] = [np.stack(both) for both in zip(kl, cells, strict=True)]
+        for null in NULLS:
+            one = against(traced, null)
             sums[name, null] = [
-                np.stack([group.sums(traced), group.sums(traced, "kl_null")]) for group in groups
+                np.stack([kl[place], group.sums(one, "kl_null")]) for place, group in enumerate(groups)
             ]
     rows: list[dict[str, Any]] = []
     for index, group in enumerate(groups):

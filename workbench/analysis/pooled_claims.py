@@ -31,6 +31,7 @@ BY_PAIR = (
         "kind",
         "problems",
         "p",
+        "detectable",
         "p_adjusted",
         "verdict",
         "adjusted",
@@ -52,10 +53,18 @@ TOGETHER = (
         "p_alike",
         "p",
     ),
-    *("p_adjusted", "verdict", "adjusted", "holds", "fails", "undecided", "obstacle"),
+    *("p_adjusted", "detectable", "verdict", "adjusted", "holds", "fails", "undecided", "obstacle"),
 )
 """Columns of the two tables, in order."""
-_EMPTY = {"place": "", "kind": "", "p": nan, "p_adjusted": nan, "adjusted": "", "obstacle": ""}
+_EMPTY = {
+    "place": "",
+    "kind": "",
+    "p": nan,
+    "detectable": nan,
+    "p_adjusted": nan,
+    "adjusted": "",
+    "obstacle": "",
+}
 _CHOSEN = re.compile(r"(the largest of the others), stratum \d+")
 _EXPECTED = re.compile(r"(above|below) (\S+)")
 
@@ -65,10 +74,10 @@ def claims_by_pair(claims: Mapping[str, pd.DataFrame], same: Mapping[str, str] |
 
     Args:
         claims: tables of claims (`claim_table`) by pair, each with the columns `NEEDED`.
-        same: pairs whose models are those of another, and which: they stand in the table, and are not pooled.
+        same: pairs whose models are those of another, and which: of a number that several of them have, the first is pooled.
 
-    Columns: pair, those of a claim, scale ("factor" or "difference"), standard_error (of the logarithm for a factor), unpooled
-    (why a row is not in the pool; empty: it is).
+    Columns: pair, those of a claim (with the effect that the pair's own study would have found), scale ("factor" or
+    "difference"), standard_error (of the logarithm for a factor), unpooled (why a row is not in the pool; empty: it is).
     """
     parts = []
     for pair, table in claims.items():
@@ -85,7 +94,23 @@ def claims_by_pair(claims: Mapping[str, pd.DataFrame], same: Mapping[str, str] |
         )
         for row in rows.to_dict("records")
     ]
-    rows["unpooled"] = [_unpooled(row, (same or {}).get(row["pair"])) for row in rows.to_dict("records")]
+    rows["detectable"] = [
+        row["detectable"]
+        if not isnan(row["detectable"])
+        else Interval.in_row(row, "estimate").detectable(
+            units=int(row["problems"]), factor=row["scale"] == "factor"
+        )
+        for row in rows.to_dict("records")
+    ]
+    own: dict[tuple[Any, ...], str] = {}
+    twins = []
+    for row, number in zip(rows.to_dict("records"), _numbers(rows), strict=True):
+        pair = str(row["pair"])
+        other = own.setdefault(((same or {}).get(pair, pair), *number), pair)
+        twins.append(None if other == pair else other)
+    rows["unpooled"] = [
+        _unpooled(row, twin) for row, twin in zip(rows.to_dict("records"), twins, strict=True)
+    ]
     first = {number: place for place, number in enumerate(dict.fromkeys(_numbers(rows)))}
     rows["order"] = [first[number] for number in _numbers(rows)]
     return rows.sort_values("order", kind="stable").loc[:, [*BY_PAIR]].reset_index(drop=True)
@@ -95,8 +120,9 @@ def pooled_claims(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a number: what the pairs show of it together; ``rows`` is `claims_by_pair`.
 
     Columns: those that name the number, scale, pairs (that have it), pooled (that are in the pool), the estimate with its
-    random-effects interval, tau, i2, q, p_alike (`Pooled`), p and p_adjusted (Holm, over this table), verdict and adjusted,
-    holds, fails and undecided (how many pairs say so), obstacle.
+    random-effects interval, tau, i2, q, p_alike (`Pooled`), p and p_adjusted (Holm, over this table), detectable (effect that so
+    many pairs would have found with a power of 80%), verdict and adjusted, holds, fails and undecided (how many pairs say so),
+    obstacle.
     """
     lines = []
     for _, part in rows.groupby(NUMBER, sort=False):
@@ -138,6 +164,7 @@ def _row(part: pd.DataFrame, pooled: Pooled) -> dict[str, Any]:
         **(Interval(nan, nan, nan) if alone else pooled.interval).columns("estimate"),
         **{name: getattr(pooled, name) for name in ("tau", "i2", "q", "p_alike")},
         "p": nan if alone else pooled.p_value(bound),
+        "detectable": nan if alone else pooled.interval.detectable(units=pooled.pairs, factor=pooled.factor),
         "verdict": UNTESTED if alone else STATES[side if side is None or above else not side],
         **counted,
         "undecided": len(part) - sum(counted.values()),

@@ -176,6 +176,11 @@ def stratified_shift(
             f"{kinds!r}: stratified_shift(trace, kinds=['all', {names[0]!r}])."
         )
     settings = Settings(resamples=resamples, level=level, seed=seed)
+    if not isinstance(held := trace.provenance.get("against", "noise"), str):
+        raise InputError(
+            f"`trace` holds the nulls {', '.join(held)}, and a shift is held against one: stratified_shift(against(trace, "
+            f"{held[0]!r})), with against of workbench.tracing.trace."
+        )
     null = NULLS[trace.provenance.get("against", "noise")]
     rows, correlations, verdicts = [], [], []
     for kind in names:

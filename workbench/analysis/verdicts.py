@@ -111,8 +111,7 @@ class Claim:
         """What an undecided claim would have seen."""
         if self.verdict != STATES[None] or isnan(self.detectable):
             return ""
-        size = f"a factor of {_factor(self.detectable)}" if self.factor else f"{number(self.detectable)}"
-        return f" (with a power of 80% this finds {size} or more)"
+        return f" (with a power of 80% this finds {effect_of(self.detectable, factor=self.factor)} or more)"
 
     def _repr_html_(self) -> str:
         return claims_html([self])
@@ -213,6 +212,18 @@ def claims_html(claims: Iterable[Claim]) -> str:
     if not listed:
         return markup.paragraph("No claims.")
     return markup.paragraph(by_chance(listed)) + markup.table(claim_table(listed))
+
+
+def effect_of(detectable: float, *, factor: bool) -> str:
+    """The smallest effect that a design finds (`Claim.detectable`), in words."""
+    return f"a factor of {_factor(detectable)}" if factor else number(detectable)
+
+
+def seen(detectable: float, verdicts: Iterable[str], *, factor: bool) -> str:
+    """What stands beside an undecided verdict: the smallest effect that would have been found; "" where nothing is undecided."""
+    if STATES[None] not in verdicts or isnan(detectable):
+        return ""
+    return f"power 80% from {effect_of(detectable, factor=factor)}"
 
 
 def times(interval: Interval) -> str:

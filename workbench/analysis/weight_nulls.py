@@ -130,7 +130,7 @@ def weight_nulls(
     *,
     kinds: Sequence[NullKind] = ("permuted", "gaussian"),
     draws: int = 3,
-    others: Mapping[str, ModelPair] | None = None,
+    others: Mapping[str, ModelPair | LensTrace] | None = None,
     bins: int = 5,
     scale: float = 1.0,
     seed: int = 0,
@@ -152,7 +152,8 @@ def weight_nulls(
         problems: problems, or prompts already encoded.
         kinds: of null models; may be empty if there are ``others``.
         draws: null models of each kind.
-        others: further pairs with the same base, such as one that was fine-tuned without RL, by name.
+        others: further pairs with the same base, such as one that was fine-tuned without RL, by name; or their traces of these
+            problems, where they have been made already.
         bins: strata of base entropy per layer and token kind.
         scale: of the random updates; 1: as large as that of RLVR. A random update shifts far less than one of the same
             size that was trained; a larger one tells whether the contrast depends on how much is shifted.
@@ -192,7 +193,7 @@ def weight_nulls(
         null_trace = look(f"{kind} {draw + 1}", null)
         sums[kind].append([group.sums(null_trace) for group in groups])
     for name, other in others.items():
-        trained = look(name, other)
+        trained = _same(other, whole, pair) if isinstance(other, LensTrace) else look(name, other)
         sums[name] = [[group.sums(trained) for group in groups]]
     table, contrasts = [], []
     for index, group in enumerate(groups):
@@ -296,7 +297,7 @@ def _check(
     pair: ModelPair,
     kinds: Sequence[str],
     draws: int,
-    others: Mapping[str, ModelPair],
+    others: Mapping[str, ModelPair | LensTrace],
     bins: int,
     scale: float,
 ) -> None:
@@ -315,8 +316,14 @@ def _check(
             raise InputError(
                 f"`others` names a pair {name!r}, which stands for something else; name it otherwise"
             )
-        if not same_base(pair, other):
+        if not _shares_base(pair, other):
             raise InputError(
                 f"`others`: {name!r} has another base than `pair`, so their entropy strata differ; load it with the same one: "
                 "load_pair(base=pair.base.model, rlvr=...)"
             )
+
+
+def _shares_base(pair: ModelPair, other: ModelPair | LensTrace) -> bool:
+    if isinstance(other, LensTrace):
+        return other.provenance["base"]["weights"] == pair.provenance["base"]["weights"]
+    return same_base(pair, other)

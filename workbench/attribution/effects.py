@@ -3,8 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from workbench.analysis.control_claims import BESIDE
+from workbench.analysis.verdicts import Claim
+from workbench.errors import InputError
 from workbench.estimates import (
     Array,
     Correlation,
@@ -77,6 +81,58 @@ def relp_gain(
         lambda n: relp(n) - patching(n), problems, bounds=(-2.0, 2.0), resamples=resamples, seed=seed
     )
     return intervals[0]
+
+
+def minus_control(
+    direct: pd.DataFrame,
+    control: pd.DataFrame,
+    name: str,
+    *,
+    most: int = 5,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[Claim]:
+    """Whether what writes most of RLVR's change of KL writes less in a control: RLVR's contribution minus the control's.
+
+    Args:
+        direct: ``Attribution.direct`` of the pair.
+        control: that of a pair with the same base in which the control plays the RLVR model, of the same problems and cells.
+        name: of the control.
+        most: components, those with RLVR's largest mean; being chosen for their size, they are rather too large than too small.
+        resamples: of the bootstrap over problems.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: other problems.
+    """
+    sides = []
+    for table in (direct, control):
+        rows = table.loc[(table["metric"] == "kl") & ~table["kind"].isin(["norm scale", "unembedding"])]
+        sides.append(rows.pivot_table(index="problem", columns="component", values="change", sort=False))
+    rlvr, other = sides
+    if {*rlvr.index} != {*other.index}:
+        raise InputError(
+            f"`control` is of {len(other)} problems that are not the {len(rlvr)} of `direct`; attribute both on the same ones: "
+            "minus_control(found.direct, attribute(control, problems, metrics=['kl']).direct, 'sft')"
+        )
+    components = rlvr.mean().nlargest(most).index.tolist()
+    change = (rlvr[components] - other.reindex(rlvr.index)[components]).to_numpy(float)
+
+    def mean(counts: Array) -> Array:
+        return counts @ change / counts.sum(1, keepdims=True)
+
+    intervals = bootstrap(mean, len(change), resamples=resamples, seed=seed)
+    return [
+        Claim(
+            "a component writes more of RLVR's shift than of a control's",
+            BESIDE,
+            f"direct contribution of {component} to the KL at low-entropy cells, RLVR minus {name}, nats",
+            intervals[place],
+            len(change),
+            obstacle="too few problems for an interval" if np.isnan(intervals[place].low) else None,
+        )
+        for place, component in enumerate(components)
+    ]
 
 
 def _groups(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

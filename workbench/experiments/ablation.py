@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from workbench.analysis.null_models import same_base
 from workbench.cache import Reuse
 from workbench.columns import describe
 from workbench.conditions import Condition, Named, condition_of, needs_pictures, signature_of
@@ -53,6 +54,8 @@ __all__ = [
 SHARD = 32
 """Problems between two saves."""
 
+CONTROL = "control"
+"""What the column ``model`` says of the answers of a control."""
 NAMES = ("responses", "drift")
 """The two tables of a shard."""
 
@@ -137,6 +140,7 @@ def ablate(
     pass_at: Sequence[int] | None = None,
     resamples: int = 1000,
     keep: str | Path | None = None,
+    controls: Mapping[str, ModelPair] | None = None,
     progress: Progress | None = None,
     share: int = 2 * 10**9,
 ) -> Ablation:
@@ -160,6 +164,8 @@ def ablate(
         pass_at: K of Pass@K; default: those of 1, 2, 4, ... that the samples allow.
         resamples: of the bootstrap over problems.
         keep: a folder for finished shards; the same call with the same folder goes on from there.
+        controls: pairs with the same base in which another model plays the RLVR model (`controls_of`), by name: each answers
+            as it is, too, under its name, on the same draws; no drift is measured there.
         progress: told what is going on.
         share: bytes of what conditions have in common that are kept from one to the next: encoded problems, the base's
             targets, the reference of drift. 0: all is made anew for every condition.
@@ -169,7 +175,8 @@ def ablate(
 
     Raises:
         InputError: no problems, one twice, a problem without an answer, fewer samples than a K of `pass_at`, a condition that the
-            engine can't draw, that no `Replay` selects anything of any problem, or what the interventions themselves refuse.
+            engine can't draw, that no `Replay` selects anything of any problem, a control with a condition's name, or what the
+            interventions themselves refuse.
 
     Example:
         >>> pair = wb.load_pair("shapes")
@@ -179,29 +186,40 @@ def ablate(
         ['base', 'rlvr', 'patch, low']
     """
     ks = tuple(k for k in PASS_AT if k <= samples) if pass_at is None else tuple(pass_at)
-    conditions = _named(interventions)
+    conditions, controls = _named(interventions), dict(controls or {})
     problems = listed(problems, "ablate(pair, load_problems('shapes', limit=64), ...)", distinct=True)
     _check(pair, problems, conditions, samples, ks, engine)
+    _check_controls(pair, controls, conditions)
     length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     sampling = pair.sampling(samples=samples, temperature=temperature, seed=seed, engine=engine, **length)
     settings, folder = sampling.settings, _folder(keep)
     whole = sum(isinstance(value, Replay) for value in conditions.values()) == 1 and len(problems) <= SHARD
-    groups = _groups(problems, [*conditions], by_condition=engine is not None)
-    tables: dict[str, list[list[pd.DataFrame]]] = {name: [] for name in conditions}
+    groups = _groups(problems, [*conditions, *controls], by_condition=engine is not None)
+    tables: dict[str, list[list[pd.DataFrame]]] = {name: [] for name in (*conditions, *controls)}
     for group in groups:
         reuse = Reuse(share)
         for part, name in group:
-            condition = conditions[name]
+            condition, answering = conditions.get(name, "rlvr"), controls.get(name, pair)
             tell = partial(_tell, progress, name, SHARD * len(tables[name]), len(problems))
             tell(0)
-            compute = partial(measure, pair, condition, part, sampling, reuse, whole=whole, tell=tell)
-            tables[name].append(kept(folder, _spec(pair, condition, part, settings), NAMES, compute))
+            own = (
+                reuse if answering is pair else Reuse(0)
+            )  # what the other model's drift refers to is not this one's
+            compute = partial(measure, answering, condition, part, sampling, own, whole=whole, tell=tell)
+            spec = _spec(answering, condition, part, settings) | (
+                {"control": name} if name in controls else {}
+            )
+            tables[name].append(kept(folder, spec, NAMES, compute))
             tell(len(part))
     responses, drifts = (_joined(tables, conditions, part) for part in range(len(NAMES)))
+    drifts = drifts.loc[drifts["model"] != CONTROL]
     _check_replays(conditions, responses, len(problems))
     summary = summarise_responses(responses, samples=samples, pass_at=ks)
     moved = drift_table(drifts, resamples=resamples, seed=seed)
     settings |= {"interventions": {name: condition_of(value).described for name, value in conditions.items()}}
+    settings |= (
+        {"controls": {name: dict(one.provenance) for name, one in controls.items()}} if controls else {}
+    )
     return Ablation(responses, summary, moved, settings | {"pair": dict(pair.provenance)})
 
 
@@ -234,11 +252,10 @@ def _joined(
     tables: Mapping[str, Sequence[Sequence[pd.DataFrame]]], conditions: Mapping[str, Named], part: int
 ) -> pd.DataFrame:
     """One of the tables of all conditions and shards, with the condition's name and the model that answered."""
-    rows = [
-        shard[part].assign(intervention=name, model=condition_of(conditions[name]).answered_by)
-        for name, shards in tables.items()
-        for shard in shards
-    ]
+    rows = []
+    for name, shards in tables.items():
+        model = condition_of(conditions[name]).answered_by if name in conditions else CONTROL
+        rows += [shard[part].assign(intervention=name, model=model) for shard in shards]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -290,6 +307,18 @@ def _check_engine(pair: ModelPair, conditions: Mapping[str, Named], engine: str 
         )
     engine_for(pair, "base", engine)
     engine_for(pair, "rlvr", engine)
+
+
+def _check_controls(
+    pair: ModelPair, controls: Mapping[str, ModelPair], conditions: Mapping[str, Named]
+) -> None:
+    for name, control in controls.items():
+        if name in conditions or not same_base(pair, control):
+            wrong = "is also a condition's name" if name in conditions else "has another base than `pair`"
+            raise InputError(
+                f"`controls`: {name!r} {wrong}; name controls otherwise, and load them with the same base: ablate(pair, "
+                "problems, conditions, controls=controls_of(pair, {'sft': 'runs/sft'}))"
+            )
 
 
 def _check(

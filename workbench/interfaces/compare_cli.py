@@ -1,4 +1,4 @@
-"""`workbench compare`: finished studies of several pairs on one page."""
+"""`workbench compare`: finished studies and sweeps of several pairs on one page."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ _CALL = "compare('runs/shapes', 'runs/smol'"
 def compare(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUNS", help="Folders of finished studies, two or more, of different pairs."),
+        typer.Argument(metavar="RUNS", help="Folders of finished studies or sweeps, of different pairs."),
     ] = None,
     names: Annotated[
         str | None,
@@ -27,7 +27,7 @@ def compare(
     ] = None,
     tables: Annotated[Path | None, typer.Option(help="Also write the tables into this folder.")] = None,
 ) -> None:
-    """Set finished studies of several pairs side by side on a page: every claim by pair, and what they show together."""
+    """Set finished studies and sweeps of several pairs side by side: every claim by pair, and what they show together."""
     page = out or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S.html")
     if page.is_dir():
         raise InputError(

@@ -17,6 +17,7 @@ from workbench.interfaces import checks, options, questions
 from workbench.interfaces.terminal import Progress, progress_bars, quiet, say_where
 
 if TYPE_CHECKING:
+    from workbench.models.pairs import ModelPair
     from workbench.models.presets import PairPreset
 
 LONG = {"ablate": "interventions", "perturb": "perturbation"}
@@ -84,7 +85,7 @@ class Parts:
         options.When,
         typer.Option(
             help="Also change the weights at random, and trace controls; auto: for a bundled pair unless --perturb says "
-            "otherwise."
+            "otherwise, and controls that a pair's YAML names in any case."
         ),
     ] = options.When.AUTO
 
@@ -117,6 +118,17 @@ class Task:
         self.measures.check()
         self.answers.check()
         self.cells.check(preset, depth)
+        if preset is not None and self.parts.nulls is not options.When.NO:
+            from workbench.models.checkpoint_files import check_controls
+
+            check_controls(preset.control_sources, preset.source("base"))
+
+    def _controls(self, pair: "ModelPair", weighed: bool) -> "Mapping[str, ModelPair]":
+        """Those that the pair brings: with null models, and a user's own unless ``--nulls no``."""
+        from workbench.models.bundled import controls_of
+
+        own = pair.preset is not None and pair.preset.controls
+        return controls_of(pair) if weighed or (own and self.parts.nulls is not options.When.NO) else {}
 
     def run(self, out: Path, overwrite: bool, notes: Mapping[str, Any], progress: Progress) -> list[str]:
         """Do it, into a folder; what to say of it."""
@@ -130,7 +142,6 @@ class Task:
         if parts_on["ablate"] and blind:
             left_out["interventions at visual tokens"] = blind
 
-        from workbench.models.bundled import controls_of
         from workbench.studies.study import study as run
 
         loaded = self.models.load(progress)
@@ -148,7 +159,7 @@ class Task:
             null_models=(preset.study_settings["null_models"] if preset else NULLS)
             if parts_on["nulls"]
             else 0,
-            controls=controls_of(loaded) if parts_on["nulls"] else None,
+            controls=self._controls(loaded, parts_on["nulls"]),
             notes={"source": problems.described, **notes} | ({"left out": left_out} if left_out else {}),
             overwrite=overwrite,
             progress=progress,

@@ -32,6 +32,11 @@ stretch are put back (`rope_memory`): no call changes what another gets. NaN or 
 beside it as ``base``, else the one that its config names (`lora`). ``package:file.gguf`` names a model that a Python package
 brings (`gguf`).
 
+**Controls.** Models of the base that RL did not train stand beside RLVR where a claim is made. Your own are named in the pair's
+YAML (``controls: {sft: ./sft, longer: ./adapter}``: folder, adapter or hub id) or in Python; each shares the pair's base:
+
+    wb.study(pair, problems, "runs/mine", controls=wb.controls_of(pair, {"sft": "runs/sft"}))
+
 **Devices.** ``--device auto`` (``pip install -e ".[gpu]"``) spreads each model over all GPUs, for pairs larger than one;
 weights that would be left on CPU or disk are refused. ``--attn-implementation`` takes ``sdpa`` (the default), ``eager`` or
 ``flash_attention_2``. Where memory runs out, fewer prompts or smaller blocks of the vocabulary are computed at a time

@@ -1,10 +1,12 @@
-"""What ships with the bundled pairs beside their two models: controls and checkpoints of training."""
+"""What stands beside a pair's two models: controls, a user's own too, and a bundled pair's checkpoints of training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from workbench.errors import InputError
+from workbench.models.controls import load_controls
 from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair
 
@@ -13,22 +15,43 @@ RESTARTED = {"shapes": 25}
 
 
 FIRST = "first"
+PLAYED = frozenset({"checkpoint", "control", "null"})
+"""What provenance says of a pair in which another model plays the RLVR model, and which has no controls of its own."""
 
 
-def controls_of(pair: ModelPair) -> dict[str, ModelPair]:
-    """Pairs of the same base that RL did not train, by name: for a bundled pair its control, for others none."""
-    if pair.preset is None or pair.preset.control is None or "checkpoint" in pair.provenance:
+def controls_of(pair: ModelPair, sources: Mapping[str, str | Path] | None = None) -> dict[str, ModelPair]:
+    """Pairs of the same base that RL did not train, by name: what analyses and studies set beside RLVR.
+
+    Args:
+        pair: what `load_pair` returned.
+        sources: folder of a model, adapter of the base, or hub id, by name; None: those that the pair brings, which are
+            ``controls`` in its YAML, and of a bundled pair its fine-tuned base.
+
+    Raises:
+        InputError: a name that is taken, or a model that is nowhere, of another shape, or can't be compared with the base.
+
+    Example:
+        >>> pair = wb.load_pair("shapes")
+        >>> list(wb.controls_of(pair))
+        ['fine-tuned without RL']
+        >>> wb.controls_of(pair, {"sft": "runs/sft"})  # doctest: +SKIP
+    """
+    if sources is not None:
+        return load_controls(pair, sources)
+    preset = pair.preset
+    if preset is None or not PLAYED.isdisjoint(pair.provenance):
         return {}
-    control = load_pair(
-        pair.preset.name, checkpoint=pair.preset.control, dtype=pair.dtype, device=pair.device
-    )
-    return {"fine-tuned without RL": control}
+    own = load_controls(pair, preset.control_sources)
+    if preset.control is None:
+        return own
+    control = load_pair(preset.name, checkpoint=preset.control, dtype=pair.dtype, device=pair.device)
+    return {"fine-tuned without RL": control, **own}
 
 
 def all_controls_of(pair: ModelPair) -> dict[str, ModelPair]:
     """As `controls_of`, with every control of a bundled pair by the name of its checkpoint: "sft", and "random" where saved."""
-    if pair.preset is None or not pair.preset.bundled or "checkpoint" in pair.provenance:
-        return {}
+    if pair.preset is None or not pair.preset.bundled or not PLAYED.isdisjoint(pair.provenance):
+        return controls_of(pair)
     load = partial(load_pair, pair.preset.name, dtype=pair.dtype, device=pair.device)
     return {name: load(checkpoint=name) for name in pair.preset.changes if isinstance(name, str)}
 

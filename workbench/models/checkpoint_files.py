@@ -15,6 +15,8 @@ from workbench.models.weight_files import check_one_set
 
 _TEXT = ("text_config", "llm_config", "language_config")
 """Where the config of a multimodal model keeps that of its decoder."""
+TAKEN = ("base", "rlvr", "permuted", "gaussian")
+"""Conditions that stand beside controls in tables."""
 
 
 def located(role: str, source: str | Path) -> str:
@@ -133,14 +135,46 @@ def depth_in_files(
         "model families": [config.get("model_type") for config in readable],
         "depths (decoder layers)": [decoder_fact(config, "num_hidden_layers") for config in readable],
         "hidden sizes": [decoder_fact(config, "hidden_size") for config in readable],
+        "widths of the MLPs": [decoder_fact(config, "intermediate_size") for config in readable],
     }
     for what, values in facts.items():
         if len({value for value in values if value is not None}) > 1:
             raise InputError(
-                f"`base` and `rlvr` differ in {what}: {' and '.join(map(str, values))}; give a base model and a model "
-                "post-trained from it"
+                f"{' and '.join(f'`{role}`' for role in sources)} differ in {what}: {' and '.join(map(str, values))}; give a "
+                "base model and a model post-trained from it"
             )
     return next((depth for depth in facts["depths (decoder layers)"] if depth is not None), None)
+
+
+def check_controls(sources: Mapping[str, str | Path], base: str | Path | None = None) -> None:
+    """Look at controls' names and files, before anything is loaded.
+
+    Args:
+        sources: folder of a model, adapter of the base, or hub id, by name.
+        base: where the pair's base is from; None: in memory.
+
+    Raises:
+        InputError: no text or path by name, a name that stands for something else, a source that is nowhere, or one of another
+            family, depth or width than the base.
+    """
+    call = "controls_of(pair, {'sft': 'runs/sft'})"
+    if not isinstance(sources, Mapping):
+        raise InputError(
+            f"`controls` is a {type(sources).__name__}; expected folders, adapters or hub ids by name: {call}"
+        )
+    for name, source in sources.items():
+        if not isinstance(name, str) or not name.strip() or name in TAKEN:
+            raise InputError(
+                f"`controls` has the name {name!r}; expected one of your own, which is none of {', '.join(TAKEN)}: {call}"
+            )
+        if not isinstance(source, str | Path) or not str(source).strip():
+            raise InputError(
+                f"`controls` {name!r} is {source!r}; expected the folder of a model or of an adapter, or a hub id: {call}"
+            )
+        try:
+            depth_in_files({**({} if base is None else {"base": base}), "controls": source})
+        except InputError as error:
+            raise InputError(f"`controls` {name!r}: {error}") from error
 
 
 def sees_in_files(sources: Mapping[str, str | Path], revisions: Mapping[str, str | None]) -> bool | None:

@@ -189,7 +189,7 @@ def _load(
     provenance = {
         "pair": title,
         **{
-            role: _describe(ids[role], revisions[role], anatomy)
+            role: facts_of(ids[role], revisions[role], anatomy)
             for role, anatomy in zip(ROLES, both, strict=True)
         },
         **({} if request.checkpoint is None else {"checkpoint": request.checkpoint}),
@@ -300,7 +300,8 @@ def _refuse_settings(role: str, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _describe(source: Source, revision: str | None, anatomy: Anatomy) -> dict[str, Any]:
+def facts_of(source: Source, revision: str | None, anatomy: Anatomy) -> dict[str, Any]:
+    """What provenance says of one model: where it is from, its kind, precision and place, and digests of weights and config."""
     model, config = anatomy.model, anatomy.model.config
     return {
         "id": f"{type(model).__name__} in memory" if isinstance(source, nn.Module) else str(source),

@@ -91,6 +91,8 @@ class PairPreset:
     study: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of a study that suit it."""
     control: str | None = None
+    controls: Mapping[str, str] = field(default_factory=dict)
+    """Models of the base that RL did not train, by name: folder, adapter or hub id."""
     steps: int | None = None
     """Of RL that the RLVR model of a bundled pair has had: the last of its checkpoints is itself."""
     seed: int = 0
@@ -154,6 +156,11 @@ class PairPreset:
         if self.chat_template in ROLES:
             expected = "a file with a Jinja template (one of the two models' comes with its `processor`)"
             raise self._wrong("chat_template", expected, "chat_template: ./question.jinja")
+        controls = self.controls if isinstance(self.controls, Mapping) else {"": self.controls}
+        if not all(isinstance(text, str) and text.strip() for one in controls.items() for text in one):
+            raise self._wrong(
+                "controls", "a folder, an adapter or a hub id by name", "controls: {sft: ./sft}"
+            )
         if not isinstance(self.sources, Mapping):
             raise self._wrong("sources", "a text by field", "sources: {system: its model card}")
 
@@ -210,6 +217,11 @@ class PairPreset:
         return seeds_of((self.file.parent / self.base).resolve().parent) if self.bundled else []
 
     @property
+    def control_sources(self) -> dict[str, str | Path]:
+        """Where the models of `controls` are, by name."""
+        return {name: self.source(value) for name, value in self.controls.items()}
+
+    @property
     def changes(self) -> dict[int | str, Path]:
         """What `checkpoint` of `load_pair` may be: steps of RL and names of controls, with the weights' change.
 
@@ -240,6 +252,7 @@ class PairPreset:
         """As it could stand in a file of your own."""
         table = {name: value for name, value in asdict(self).items() if name not in ("name", "file", "seed")}
         table |= {role: str(self.source(role)) for role in ROLES}
+        table |= {"controls": {name: str(source) for name, source in self.control_sources.items()}}
         table |= {"chat_template": str(self.source(self.chat_template))} if self.chat_template else {}
         table |= {name: list(table[name]) for name in ("image_pixels", "frame_pixels") if table[name]}
         return yaml.safe_dump({self.name: table}, sort_keys=False, allow_unicode=True, width=110).rstrip()

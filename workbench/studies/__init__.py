@@ -8,17 +8,17 @@ shows the lens on a page.
 
 **Several pairs.** A claim about RLVR is one about pairs, not about problems of one pair:
 
-    comparison = wb.compare("runs/shapes", "runs/smol", "runs/mine")     # folders of studies, no models
+    comparison = wb.compare("runs/shapes", "runs/smol", "runs/grid")     # folders of studies or sweeps, no models
     comparison.pooled                                                    # what they show together; .claims: by pair
     comparison.save("compare.html")
 
-``workbench compare RUN RUN ...`` does the same, and ``workbench study --pairs shapes,smol --out runs/all`` runs studies one
-after another (finished ones are skipped) and ends with the page. A number that pairs have in the same words is pooled
-(`estimates.pool`): a random-effects mean, whose interval is wide where pairs are few, and I², how much the pairs differ beyond
-their own intervals. Factors are pooled in logarithms; a pair's standard error is half its interval's width over t of its
-problems. Layers are compared by relative depth. What runs lack, or have otherwise (problems, settings, versions, a shared base
-model), stands in words on the page. Seeds of one recipe say less about RLVR than as many separate models; the page names pairs
-that share their base.
+Of a sweep each pair counts, with what its conditions answered. ``workbench compare RUN RUN ...`` does the same, and
+``workbench study --pairs shapes,smol --out runs/all`` runs studies one after another (finished ones are skipped) and ends
+with the page. A number that pairs have in the same words is pooled (`estimates.pool`): a random-effects mean, whose interval
+is wide where pairs are few, and I², how much the pairs differ beyond their own intervals. Factors are pooled in logarithms; a
+pair's standard error is half its interval's width over t of its problems. Layers are compared by relative depth. What runs
+lack, or have otherwise (problems, settings, versions, a shared base model), stands in words on the page. Seeds of one recipe
+say less about RLVR than as many separate models; the page names pairs that share their base.
 
 **The paper's figures and tables.** ``workbench figures`` runs every script in ``analyses/`` on the bundled pair (300 test
 problems; those in which models answer are of 100, ``--limit 100``) and writes ``figures/``: a page, PNG, SVG, table and
@@ -38,6 +38,7 @@ manifest each, with the paper's claims and whether they hold. What is up to date
 | ``paper_plan`` | what the whole paper would cost: cells, GPU-hours, memory, from configs |
 | ``attribution`` | beyond the paper: which heads and MLPs write the shift at low-entropy cells |
 | ``amortised_replay`` | tokens predicted in one pass against optimised ones (the paper's future work) |
+| ``replay_power`` | the claims about replay at settings chosen on validation, with the effect that the design would have found |
 | ``alternatives``, ``radar``, ``cost`` | replay against its alternatives, by family, and what it costs |
 | ``emergence`` | beyond the paper: shift, accuracy and coverage over the checkpoints of RL, what comes first, two controls |
 | ``weight_changes`` | norm and effective rank of the weight changes, and whether they tell where outputs change |

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from workbench.analysis.control_claims import BESIDE
 from workbench.analysis.verdicts import Claim
 from workbench.estimates import Interval, Settings, paired_difference, share_difference
 from workbench.experiments.outcomes import PASS_AT, scores
@@ -65,12 +66,14 @@ def shift_claims(shift: "ShiftTable", agreement: pd.DataFrame) -> list[Claim]:
     ]
 
 
-def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame) -> list[Claim]:
+def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame, controls: Sequence[str] = ()) -> list[Claim]:
     """What an ablation says of Tables 1 to 5 and of Pass@K; claims whose conditions were not run are left out.
 
     Args:
         responses: of `ablate`, with the names of `default_matrix`.
         drift: of `ablate`.
+        controls: conditions in which a model answered that RL did not train; RLVR's gain and its loss of coverage are set beside
+            each.
     """
     samples = len(set(responses["sample"])) - 1
     ks = [k for k in PASS_AT if k <= samples]
@@ -116,6 +119,10 @@ def outcome_claims(responses: pd.DataFrame, drift: pd.DataFrame) -> list[Claim]:
     most = f"Pass@{ks[-1]}"
     compare(REPLAY, "rlvr", most, "replay raises Pass@K", "Figure 6")
     compare("base", "rlvr", most, "RLVR narrows coverage", "Figure 6")
+    for control in controls:
+        for measure in ("greedy", "Pass@1"):
+            compare("rlvr", control, measure, "RLVR makes the model reason better than a control", BESIDE)
+        compare(control, "rlvr", most, "RLVR narrows coverage more than a control", BESIDE)
     claim = "replay pulls activations back to the base's"
     return claims + _pulled_back(drift, REPLAY, claim, "section 4", obstacle)
 

@@ -1,4 +1,4 @@
-"""Finished studies of several pairs side by side: every claim by pair, what the pairs show together, and how they differ.
+"""Finished studies and sweeps of several pairs side by side: claims and answers by pair, together, and how the pairs differ.
 
 Folders in, one page out: no model is loaded, and no part of PyTorch imported.
 """
@@ -15,7 +15,9 @@ from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.names import STATES
+from workbench.studies.compare_answers import PLAIN, answers_by_pair
 from workbench.studies.finished import Finished, labels, read_runs
+from workbench.studies.finished_sweep import read_sweep_runs
 from workbench.views import markup
 
 SETTINGS = {
@@ -42,6 +44,10 @@ class Comparison:
     """KL by layer and relative depth."""
     shares: pd.DataFrame
     """Share of the total KL by entropy stratum."""
+    answers: pd.DataFrame
+    """One row a condition, measure and pair: accuracy in percent, and its difference to the plain RLVR model in points."""
+    pooled_answers: pd.DataFrame
+    """One row a condition and measure: the difference, pooled as `pooled` is, with Holm's adjustment of its own."""
     notes: tuple[str, ...]
     """What differs, what is missing, and what is therefore not compared, in words."""
     twins: Mapping[str, str] = field(default_factory=dict)
@@ -65,14 +71,27 @@ class Comparison:
         """What holds over the pairs, in a sentence."""
         tested = self.pooled.loc[self.pooled["pooled"] >= 2]
         if tested.empty:
-            return f"{self.counted}, and no number that two of them have with an interval."
+            what = "claim" if self._answered else "number"
+            return f"{self.counted}, and no {what} that two of them have with an interval.{self._answered}"
         counted = Counter(tested["verdict"])
         left = int(tested["adjusted"].isin([STATES[True], STATES[False]]).sum())
         return (
             f"Over {self.counted}, {len(tested)} numbers are those of at least two: "
             f"{counted[STATES[True]]} of their claims hold, {counted[STATES[False]]} do not and {counted[STATES[None]]} are "
             f"undecided. With nothing behind any of them, about {0.05 * len(tested):.1f} would be decided by chance; after "
-            f"Holm's adjustment {left} stay decided."
+            f"Holm's adjustment {left} stay decided.{self._answered}"
+        )
+
+    @property
+    def _answered(self) -> str:
+        """What conditions do to the answers, over pairs."""
+        tested = self.pooled_answers.loc[self.pooled_answers["pooled"] >= 2]
+        if tested.empty:
+            return ""
+        counted = Counter(tested["adjusted"])
+        return (
+            f" Of answers, {len(tested)} differences to the plain RLVR model are those of at least two: {counted[STATES[True]]} "
+            f"are gains, {counted[STATES[False]]} losses and {counted[STATES[None]]} undecided, after Holm's adjustment."
         )
 
     @property
@@ -88,6 +107,8 @@ class Comparison:
             "pairs": self.pairs,
             "kl_by_depth": self.depths,
             "kl_shares": self.shares,
+            "answers_by_pair": self.answers,
+            "pooled_answers": self.pooled_answers,
         }
 
     def save(self, path: str | Path) -> Path:
@@ -131,43 +152,51 @@ class Comparison:
 
 
 def compare(*runs: str | Path, names: Sequence[str] | None = None) -> Comparison:
-    """Set finished studies of different pairs side by side.
+    """Set finished studies and sweeps of different pairs side by side.
 
     A number that several pairs have, in the same words, is pooled: a random-effects mean over pairs with an interval
     (`estimates.pool`), and I², the share of the variance between pairs that their own intervals don't explain. Factors are pooled
     in logarithms; a pair's standard error is half its interval's width over t. Runs of equal models count once.
 
     Args:
-        runs: folders that `workbench study` wrote, two or more.
+        runs: folders that `workbench study` wrote, or `workbench sweep`, of which each pair counts; two or more.
         names: what to call the pairs; the default is their own names, or the folder's where they have none.
 
     Returns:
         The comparison; `Comparison.save` writes the page. What runs lack, or have otherwise, stands in its ``notes``.
 
     Raises:
-        InputError: fewer than two runs, one twice, a folder that is no finished study, names that don't fit.
+        InputError: fewer than two runs, one twice, a folder that is no finished study or sweep, names that don't fit.
 
     Example:
         >>> wb.compare("runs/shapes", "runs/smol").save("compare.html")  # doctest: +SKIP
     """
-    finished = read_runs(runs)
+    finished = read_runs(runs, read_sweep_runs)
     by_name = dict(zip(labels(finished, names), finished, strict=True))
     twins = _twins(by_name)
     tables = {name: run.tables["claims"] for name, run in by_name.items() if "claims" in run.tables}
     claims = claims_by_pair(tables, twins)
     pooled = pooled_claims(claims)
+    answers = answers_by_pair(
+        {name: run.tables["ablation"] for name, run in by_name.items() if "ablation" in run.tables}, twins
+    )
     pairs = pd.DataFrame([{"pair": name, **run.facts} for name, run in by_name.items()])
     notes = _notes(by_name, pairs, pooled, twins)
-    return Comparison(claims, pooled, pairs, _depths(by_name), _shares(by_name), tuple(notes), twins)
+    depths, shares = _depths(by_name), _shares(by_name)
+    together = pooled_claims(answers.loc[answers["claim"] != PLAIN])
+    return Comparison(claims, pooled, pairs, depths, shares, answers, together, tuple(notes), twins)
 
 
 def _twins(runs: Mapping[str, Finished]) -> dict[str, str]:
     """Runs whose models are those of an earlier one, and which."""
-    first: dict[tuple[str, str], str] = {}
+    first: dict[str, Finished] = {}
     twins = {}
     for name, run in runs.items():
-        if run.models is not None and first.setdefault(run.models, name) != name:
-            twins[name] = first[run.models]
+        other = next((known for known, one in first.items() if run.same_models(one)), None)
+        if other is None:
+            first[name] = run
+        else:
+            twins[name] = other
     return twins
 
 
@@ -197,6 +226,9 @@ def _notes(
 ) -> Iterator[str]:
     """What differs between the runs and what is missing, a sentence each."""
     sets = _groups(pairs, "problem_set")
+    if unknown := sets.pop("unknown", []):
+        tell = "do" if len(unknown) > 1 else "does"
+        yield f"Problems unknown: {_listed(unknown)} {tell} not tell which problems were asked, by their texts and pixels."
     if len(sets) > 1:
         groups = " / ".join(_listed(names) for names in sets.values())
         yield f"Other problems: {groups} were asked {len(sets)} different sets; a pair's number is of its own problems."
@@ -225,6 +257,8 @@ def _notes(
     for (part, why), names in lacking.items():
         where = "all pairs" if len(names) == len(runs) else _listed(names)
         yield f"Missing: {part}, in {where} ({why})."
+    for run in runs.values():
+        yield from run.notes
     alone = sum(row["pairs"] == 1 for row in pooled.to_dict("records"))
     if alone:
         yield f"{alone} numbers are of one pair alone; they are listed, and not pooled."

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.pooled_claims import NUMBER, expected_side
+from workbench.analysis.verdicts import seen
 from workbench.estimates import Interval
 from workbench.names import MARKS, SCOPES, short
+from workbench.studies.compare_answers import PLAIN
 from workbench.views.compare_figures import by_depth, forest, same_total
 from workbench.views.page_figures import bare, placed, plotly_js, templates
 from workbench.views.pages import inline_json, render, source, write_page
@@ -30,7 +32,8 @@ def write_comparison(path: str | Path, comparison: "Comparison") -> Path:
         InputError: the path can't be written.
     """
     figures: dict[str, Any] = {}
-    claims = list(_claims(comparison, figures))
+    claims = list(_claims(comparison.claims, comparison.pooled, figures, "number"))
+    answers = list(_claims(comparison.answers, comparison.pooled_answers, figures, "answer"))
     kinds = _by_depth(comparison, figures)
     shares, apart = _shares(comparison, figures)
     pairs = comparison.pairs
@@ -41,6 +44,8 @@ def write_comparison(path: str | Path, comparison: "Comparison") -> Path:
         notes=comparison.notes,
         pairs=_pairs(pairs),
         claims=claims,
+        answers=answers,
+        plain=_plain(comparison.answers),
         kinds=kinds,
         shares=shares,
         apart=apart,
@@ -73,16 +78,21 @@ def _pairs(pairs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _claims(comparison: "Comparison", figures: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Claims, each with its numbers: what the pairs show together, a row a pair, and a figure where two have it."""
-    by_number = {key: part for key, part in comparison.claims.groupby(NUMBER, sort=False)}
-    together = comparison.pooled.to_dict("records")
+def _claims(
+    by_pair: pd.DataFrame, pooled: pd.DataFrame, figures: dict[str, Any], begin: str
+) -> Iterator[dict[str, Any]]:
+    """Claims, each with its numbers: what the pairs show together, a row a pair, and a figure where two have it.
+
+    Names of figures begin with ``begin``.
+    """
+    by_number = {key: part for key, part in by_pair.groupby(NUMBER, sort=False)}
+    together = pooled.to_dict("records")
     for claim, place in dict.fromkeys((row["claim"], row["place"]) for row in together):
         numbers = []
         for index, row in enumerate(together):
             if (row["claim"], row["place"]) != (claim, place):
                 continue
-            rows, name = by_number[tuple(row[column] for column in NUMBER)], f"number-{index}"
+            rows, name = by_number[tuple(row[column] for column in NUMBER)], f"{begin}-{index}"
             if len(rows) > 1:
                 with suppress(NothingToDraw):
                     figures[name] = forest(rows, row, bound=expected_side(row["expected"])[1])
@@ -93,6 +103,17 @@ def _claims(comparison: "Comparison", figures: dict[str, Any]) -> Iterator[dict[
             "numbers": numbers,
             "counted": _counted(n["state"][1] for n in numbers if n["several"]),
         }
+
+
+def _plain(answers: pd.DataFrame) -> list[dict[str, Any]]:
+    """The plain RLVR models' accuracies, a row a pair, a cell a measure."""
+    rows = answers.loc[answers["claim"] == PLAIN]
+    measures = list(dict.fromkeys(str(text).partition(",")[0] for text in rows["measured"]))
+    by_pair: dict[str, dict[str, str]] = {}
+    for row in rows.to_dict("records"):
+        cells = by_pair.setdefault(str(row["pair"]), dict.fromkeys(measures, "–"))
+        cells[str(row["measured"]).partition(",")[0]] = _bracketed(Interval.in_row(row, "accuracy"))
+    return [{"pair": pair, "cells": cells} for pair, cells in by_pair.items()]
 
 
 def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, Any]:
@@ -109,6 +130,7 @@ def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, 
         "state": _state(row["verdict"]),
         "adjusted": _state(row["adjusted"]),
         "p": _p(row["p_adjusted"]),
+        "seen": _seen(row, row["adjusted"]),
         "in_pairs": ", ".join(f"{word} in {count}" for word, count in counts if count),
         "rows": [
             {
@@ -116,6 +138,8 @@ def _number(name: str, row: Mapping[Any, Any], rows: pd.DataFrame) -> dict[str, 
                 "figure": one["obstacle"] or _figure(one),
                 "problems": one["problems"],
                 "state": _state(one["verdict"]),
+                "seen": _seen(one),
+                "accuracy": _bracketed(Interval.in_row(one, "accuracy")) if "accuracy" in one else "",
                 "unpooled": one["unpooled"],
             }
             for one in rows.to_dict("records")
@@ -185,6 +209,10 @@ def _figure(row: Mapping[Any, Any]) -> str:
 def _bracketed(interval: Interval) -> str:
     ends = "" if np.isnan(interval.low) else f" [{number(interval.low)}, {number(interval.high)}]"
     return f"{number(interval.estimate)}{ends}"
+
+
+def _seen(row: Mapping[Any, Any], *verdicts: str) -> str:
+    return seen(row["detectable"], (row["verdict"], *verdicts), factor=row["scale"] == "factor")
 
 
 def _state(verdict: str) -> tuple[str, str]:

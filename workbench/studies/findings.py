@@ -3,12 +3,13 @@
     python -m workbench.studies.findings analyses/FINDINGS.md figures figures/smol
 
 The sentences stand in ``findings.yaml``, and can be true or false; the manifests of every folder of figures, each of one pair,
-say which. What is undecided on every pair goes to the end, with the smallest effect that the design would have found.
+say which. A number that one or two pairs have stands by pair; of more pairs it is pooled (`estimates.pool`), with how many of
+them each verdict is of. What is undecided on every pair goes to the end, with the smallest effect that would have been found.
 """
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,14 +17,15 @@ from typing import Any
 
 import yaml
 
-from workbench.analysis.verdicts import bracketed, times
+from workbench.analysis.verdicts import bracketed, effect_of, times
 from workbench.errors import InputError
-from workbench.estimates import Interval
+from workbench.estimates import Interval, pool
 from workbench.names import STATES
-from workbench.views.tables import number
 
 FILE = Path(__file__).with_suffix(".yaml")
-OPEN = "What remains open"
+OPEN, UNDECIDED = "What remains open", "undecided"
+APART = 2
+"""Pairs up to which a number stands by pair: the mean of two has no interval to speak of."""
 _CALL = "workbench figures"
 
 
@@ -39,6 +41,8 @@ class Sentence:
     """As its manifest has it."""
     claim: str | None = None
     """As its manifest has it, where several claims measure the same."""
+    optional: bool = False
+    """Left out while no pair has its number."""
 
     def of_manifest(self, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Its row among the claims of a manifest; None: that pair has none."""
@@ -73,6 +77,8 @@ def findings(folders: Sequence[Path]) -> str:
             for name, manifests in pairs
             if sentence.of in manifests and (row := sentence.of_manifest(manifests[sentence.of]))
         ]
+        if not rows and sentence.optional:
+            continue
         if not rows:
             raise InputError(
                 f"`folders`: no manifest of {sentence.of!r} has a number for {sentence.measured!r}; make it first: "
@@ -89,6 +95,13 @@ def findings(folders: Sequence[Path]) -> str:
         f"`python -m workbench.studies.findings analyses/FINDINGS.md {' '.join(map(_shown, folders))}`. Numbers stand with their",
         "95% intervals over problems; verdicts are those after Holm's adjustment within their table. LOG.md has the whole story.",
     ]
+    if len(pairs) > 1:
+        name, folder = pairs[-1][0], _shown(folders[-1])
+        lines += [
+            "",
+            f"Commands are those of `{pairs[0][0]}`; for another pair add both, `--pair {name} --out {folder}`.",
+            "Together: a random-effects mean over pairs with its interval, and I², how far they differ beyond their intervals.",
+        ]
     for section, bullets in sections.items():
         if bullets:
             lines += ["", f"## {section}", "", *bullets]
@@ -114,20 +127,50 @@ def _manifests(folder: Path) -> tuple[str, dict[str, Any]]:
     return names.pop(), manifests
 
 
-def _bullet(sentence: Sentence, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
-    """One line: the claim, and of every pair verdict, number, interval and problems; then the command."""
-    parts = []
+def _bullet(sentence: Sentence, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """One line: the claim, verdict and number by pair or together, with intervals; then the command."""
+    found = "; ".join(_by_pair(name, row) for name, row in rows) if len(rows) <= APART else _together(rows)
+    return f"- {sentence.says[0].upper()}{sentence.says[1:]}: {found}. `{_CALL} {sentence.of}`"
+
+
+def _by_pair(name: str, row: Mapping[str, Any]) -> str:
+    """What one pair shows."""
+    interval, problems, factor = Interval.in_row(row, "estimate"), int(row["problems"]), _is_factor(row)
+    verdict = _verdict(row)
+    part = f"**{verdict}** on `{name}`, {_figure(interval, factor=factor)}, {problems} problems"
+    effect = interval.detectable(units=problems, factor=factor)
+    return part + f" (would find {effect_of(effect, factor=factor)})" * (verdict == UNDECIDED)
+
+
+def _together(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """What several pairs show: of how many each verdict is, and the mean over them."""
+    by_verdict: dict[str, list[str]] = {}
     for name, row in rows:
-        interval, problems = Interval.in_row(row, "estimate"), int(row["problems"])
-        factor = "(a factor)" in row["measured"]
-        value = times(interval) if factor else bracketed(interval)
-        verdict = {STATES[True]: "holds", STATES[False]: "does not hold"}.get(row["adjusted"], "undecided")
-        part = f"**{verdict}** on `{name}`, {value}, {problems} problems"
-        if verdict == "undecided":
-            effect = interval.detectable(units=problems, factor=factor)
-            part += f" (would find {'a factor of ' * factor}{number(effect)})"
-        parts.append(part)
-    return f"- {sentence.says[0].upper()}{sentence.says[1:]}: {'; '.join(parts)}. `{_CALL} {sentence.of}`"
+        by_verdict.setdefault(_verdict(row), []).append(f"`{name}`")
+    order = sorted(by_verdict, key=lambda verdict: -len(by_verdict[verdict]))
+    first, *others = order
+    factor = _is_factor(rows[0][1])
+    intervals = [Interval.in_row(row, "estimate") for _, row in rows]
+    pooled = pool(intervals, [int(row["problems"]) for _, row in rows], factor=factor)
+    text = f"**{first}** on {len(by_verdict[first])} of {len(rows)} pairs"
+    text += "".join(f", {verdict} on {' and '.join(by_verdict[verdict])}" for verdict in others)
+    if pooled.pairs < 2:  # such as factors whose intervals reach 0
+        return f"{text}; {'; '.join(_by_pair(name, row) for name, row in rows)}"
+    text += f"; together {_figure(pooled.interval, factor=factor)}, I² {pooled.i2:.0%}"
+    effect = pooled.interval.detectable(units=pooled.pairs, factor=factor)
+    return text + f" (would find {effect_of(effect, factor=factor)})" * (UNDECIDED in order)
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    return {STATES[True]: "holds", STATES[False]: "does not hold"}.get(row["adjusted"], UNDECIDED)
+
+
+def _is_factor(row: Mapping[str, Any]) -> bool:
+    return "(a factor)" in row["measured"]
+
+
+def _figure(interval: Interval, *, factor: bool) -> str:
+    return times(interval) if factor else bracketed(interval)
 
 
 def _shown(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """A finished study read from its folder, as far as it can be: what it was made with, its tables, and what it lacks, in words."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.runs import MANIFEST, check_run
 
+ANSWERS = ["intervention", "measure", "problems", *Interval.names("estimate"), *Interval.names("vs_rlvr")]
 SHARES = ["scope", "kind", "stratum", "strata_by", *Interval.names("share")]
 DEPTHS = ["layer", "kind", "problems", *Interval.names("kl")]
-READ = {"claims": NEEDED, "shift": SHARES, "agreement": DEPTHS}
+READ = {"claims": NEEDED, "shift": SHARES, "agreement": DEPTHS, "ablation": ANSWERS}
 """Tables that are compared, and the columns without which they can't be."""
 PARTS = {"interventions": "ablation", "perturbation": "perturbation", "null models": "nulls"}
 """Parts of a study that may be left out, and a table that each has."""
@@ -31,6 +32,8 @@ class Finished:
     tables: Mapping[str, pd.DataFrame]
     lacks: Mapping[str, str]
     """Table or part -> why it is not there."""
+    notes: Sequence[str] = ()
+    """What else keeps it from being compared, in words."""
 
     @property
     def pair(self) -> Mapping[str, Any]:
@@ -48,6 +51,23 @@ class Finished:
         """Digests of both models' weights; None where the run does not tell."""
         weights = [_mapping(self.pair.get(role)).get("weights") for role in ("base", "rlvr")]
         return (str(weights[0]), str(weights[1])) if all(weights) else None
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """What both models are called, with the checkpoint that plays the RLVR model."""
+        base, rlvr = (_text(_mapping(self.pair.get(role)).get("id")) for role in ("base", "rlvr"))
+        return base, f"{rlvr}@{_text(self.pair.get('checkpoint'))}"
+
+    def same_models(self, other: "Finished") -> bool:
+        """Whether two runs have equal weights; where one does not tell, whether its models are called the same."""
+        if self.models is not None and other.models is not None and self.kind == other.kind:
+            return self.models == other.models
+        return all(self.ids[0]) and self.ids == other.ids
+
+    @property
+    def kind(self) -> str:
+        """``study`` or ``sweep``."""
+        return str(self.spec.get("kind") or "study")
 
     @property
     def depth(self) -> int | None:
@@ -87,35 +107,48 @@ class Finished:
         }
 
 
-def read_runs(folders: Sequence[str | Path]) -> list[Finished]:
+def read_runs(
+    folders: Sequence[str | Path], others: Callable[[Path], "list[Finished] | None"] = lambda folder: None
+) -> list[Finished]:
     """Finished studies, in that order.
+
+    Args:
+        folders: of runs.
+        others: reads a run of another kind, which may hold several pairs; None where the folder is none.
 
     Raises:
         InputError: fewer than two, a folder given twice, one that is no finished run, or without any table that is compared.
     """
-    if len(folders) < 2:
-        given = f"holds one run, {str(folders[0])!r}" if folders else "is empty"
-        raise InputError(
-            f"`runs` {given}; expected the folders of two or more finished studies, of different pairs: {_CALL}"
-        )
     for folder in folders:
         if not isinstance(folder, str | Path):
             raise InputError(f"`runs` holds {folder!r}; expected folders of finished studies: {_CALL}")
     paths = [Path(folder) for folder in folders]
+    found: list[Finished] = []
+    known = {path: others(path) for path in paths}
     for path in paths:
+        if known[path] is not None:
+            continue
         try:
             check_run(path)
         except InputError as error:
             state = "exists, but is no finished run" if path.is_dir() else "is no folder"
             raise InputError(
-                f"`runs` {path} {state}; expected a folder that `workbench study` wrote, which has a {MANIFEST}: {_CALL}"
+                f"`runs` {path} {state}; expected a folder that `workbench study` wrote, which has a {MANIFEST}, or that of a "
+                f"finished sweep: {_CALL}"
             ) from error
     places = [path.resolve() for path in paths]
     if twice := [path for path in paths if places.count(path.resolve()) > 1]:
         raise InputError(
             f"`runs` holds {str(twice[0])!r} twice; a run counts once, so give folders of different pairs: {_CALL}"
         )
-    return [_read(path) for path in paths]
+    for path in paths:
+        found += known[path] or [_read(path)]
+    if len(found) < 2:
+        given = f"holds one run, {str(folders[0])!r}" if folders else "is empty"
+        raise InputError(
+            f"`runs` {given}; expected the folders of two or more finished studies, of different pairs: {_CALL}"
+        )
+    return found
 
 
 def labels(runs: Sequence[Finished], names: Sequence[str] | None) -> list[str]:
@@ -153,7 +186,8 @@ def _read(folder: Path) -> Finished:
         try:
             table = pd.read_parquet(folder / "tables" / f"{name}.parquet")
         except FileNotFoundError:
-            lacks[name] = f"the run has no table {name}"
+            if name not in PARTS.values():
+                lacks[name] = f"the run has no table {name}"
             continue
         except Exception as error:  # whatever ails one file must not cost the other pairs
             lacks[name] = f"the table {name} can't be read ({type(error).__name__})"

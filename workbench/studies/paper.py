@@ -31,6 +31,7 @@ from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.outcomes import PASS_AT, summarise_responses
 from workbench.experiments.perturbation import perturb, responses_for
 from workbench.models.bundled import controls_of
+from workbench.models.checkpoint_files import check_controls
 from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair, study_settings
 from workbench.models.presets import pair_preset
@@ -116,6 +117,9 @@ class Given:
         o = self.options
         name = o.pair if o.pair or o.base or o.rlvr else "shapes"
         reading = {part: getattr(o, part) for part in READING}
+        if name is not None:
+            preset = pair_preset(name)
+            check_controls(preset.control_sources, preset.source("base"))
         pair = load_pair(name, base=o.base, rlvr=o.rlvr, device=o.device, dtype=o.dtype, **reading)
         if pair.provenance["base"]["weights"] == pair.provenance["rlvr"]["weights"]:
             raise InputError(

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from workbench.analysis.null_models import same_base
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Named, condition_of
 from workbench.errors import InputError
 from workbench.experiments.ablation import Ablation, ablate
 from workbench.experiments.perturbation import Perturbation, perturb, responses_for
+from workbench.models.checkpoint_files import TAKEN
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.replay.prepared import check_fits
@@ -88,12 +90,18 @@ class Answers:
         own = ("samples", "max_new_tokens", "engine")  # the others are of the whole study
         return {"interventions": interventions, **{name: settings[name] for name in own if name in settings}}
 
-    def check(self, pair: ModelPair, problems: Sequence[Problem]) -> None:
+    def check(self, pair: ModelPair, problems: Sequence[Problem], controls: Mapping[str, ModelPair]) -> None:
         """Refuse what could only be refused after an hour of tracing.
 
         Raises:
-            InputError: a number out of range, a condition that does not fit the models, a problem without an answer.
+            InputError: a number out of range, a condition that does not fit the models or has a control's name, a problem without
+                an answer.
         """
+        if both := [name for name in controls if name in self.interventions]:
+            raise InputError(
+                f"`controls` and `interventions` both have {both[0]!r}; name one of them otherwise: study(pair, problems, "
+                "'runs/mine', controls=controls_of(pair, {'sft': 'runs/sft'}))"
+            )
         for condition in self.interventions.values():
             check_fits(condition, pair)
         absent = [problem.id for problem in problems if problem.answer is None]
@@ -104,9 +112,15 @@ class Answers:
             )
 
     def run(
-        self, pair: ModelPair, problems: Sequence[Problem], how: Measures, work: Path, tell: Progress
+        self,
+        pair: ModelPair,
+        problems: Sequence[Problem],
+        how: Measures,
+        controls: Mapping[str, ModelPair],
+        work: Path,
+        tell: Progress,
     ) -> Ablation:
-        """What the models answer."""
+        """What the models answer, and each control as it is."""
         return ablate(
             pair,
             problems,
@@ -115,6 +129,7 @@ class Answers:
             max_new_tokens=self.sampling.max_new_tokens,
             engine=self.sampling.engine,
             keep=work / "ablation",
+            controls=controls,
             progress=lambda what, done, total: tell(f"answering: {what}", done, total),
             **how.judging,
         )
@@ -126,23 +141,43 @@ class Disturbances:
 
     pictured: bool
     null_models: int
-    """Of each kind; 0: none, nor the other trainings."""
+    """Of each kind; 0: none."""
     controls: Mapping[str, ModelPair]
+    """Pairs of the same base that RL did not train."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What its tables depend on."""
         controls = {name: dict(control.provenance) for name, control in self.controls.items()}
-        weights = {"null_models": self.null_models, "controls": controls} if self.null_models else {}
+        weights = {"null_models": self.null_models} if self.null_models else {}
+        weights |= {"controls": controls} if self.null_models or controls else {}
         return weights | ({"perturbed": True} if self.pictured else {})
 
-    def check(self, problems: Sequence[Problem]) -> None:
-        """Refuse a number out of range, and problems that have no picture where these are disturbed.
+    @property
+    def weighed(self) -> bool:
+        """Whether other models are traced beside the pair's."""
+        return bool(self.null_models or self.controls)
+
+    def check(self, pair: ModelPair, problems: Sequence[Problem]) -> None:
+        """Refuse a number out of range, controls of another base, and problems without pictures where these are disturbed.
 
         Raises:
             InputError: names it.
         """
         _whole("null_models", self.null_models, 0)
+        for name, control in self.controls.items():
+            if not isinstance(control, ModelPair) or name in TAKEN or not same_base(pair, control):
+                wrong = (
+                    f"{name!r} is a {type(control).__name__}"
+                    if not isinstance(control, ModelPair)
+                    else f"the name {name!r} stands for something else"
+                    if name in TAKEN
+                    else f"{name!r} has another base than `pair`"
+                )
+                raise InputError(
+                    f"`controls`: {wrong}; expected pairs with the same base by names of their own: study(pair, problems, "
+                    "'runs/mine', controls=controls_of(pair, {'sft': 'runs/sft'}))"
+                )
         blind = [problem.id for problem in problems if not (problem.images or problem.video)]
         if self.pictured and blind:
             raise InputError(
@@ -175,15 +210,17 @@ class Disturbances:
         pair: ModelPair,
         problems: Sequence[Problem],
         traced: LensTrace,
+        controls: Mapping[str, LensTrace],
         how: Measures,
         tell: Progress,
     ) -> NullShift:
-        """The shift beside that of random changes of the weights, and of the controls."""
+        """The shift beside that of random changes of the weights, and of the controls, whose traces there are."""
         return weight_nulls(
             pair,
             problems,
-            draws=self.null_models,
-            others=self.controls,
+            kinds=("permuted", "gaussian") if self.null_models else (),
+            draws=max(1, self.null_models),
+            others=controls,
             bins=how.bins,
             traced=traced,
             reading=how.reading,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.analysis.verdicts import adjusted, adjusted_verdict, by_chance
+from workbench.analysis.verdicts import adjusted, adjusted_verdict, by_chance, seen
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import accuracy_rows
@@ -223,6 +223,7 @@ def _claim_rows(claims: Sequence[tuple["Claim", float]]) -> Iterator[dict[str, A
                 "state": (MARKS.get(claim.verdict, "open"), short(claim.verdict)),
                 "p": "–" if np.isnan(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001",
                 "adjusted": (MARKS.get(after, "open"), short(after)),
+                "seen": seen(claim.detectable, (claim.verdict, after), factor=claim.factor),
             }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from workbench.analysis.control_claims import control_claims
 from workbench.analysis.low_entropy import beside_controls
 from workbench.analysis.null_models import NULLS
 from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
@@ -142,7 +143,8 @@ def study(
         perturbed: also disturb pictures (`perturb`).
         null_models: random changes of the weights of each kind (`weight_nulls`, which needs room for a third model); 0 leaves
             them out. None: 3 where pictures are disturbed.
-        controls: beside these, pairs of the same base that RL did not train, such as `controls_of(pair)`.
+        controls: pairs of the same base that RL did not train, such as `controls_of(pair)`: claims of shift and of answers are
+            stated as RLVR minus each of them, too.
         reading: through what layers are read, as in `trace`; None: the logit lens. With null models, which have no translators of
             their own, one of the base's alone.
         notes: what else the spec should say, such as where the problems came from.
@@ -170,10 +172,10 @@ def study(
     disturbances = Disturbances(perturbed, nulls, controls or {})
     problems = check_problems(problems)
     how.check(pair)
-    if nulls:
+    if disturbances.weighed:
         check_shared(reading, "study(pair, problems, 'runs/mine'")
-    answers.check(pair, problems)
-    disturbances.check(problems)
+    answers.check(pair, problems, disturbances.controls)
+    disturbances.check(pair, problems)
     settings = how.settings | answers.settings | disturbances.settings
     spec = {"pair": dict(pair.provenance), "problems": _describe(problems), "settings": settings}
     tell, attempts, begun = progress or (lambda what, done, total: None), Attempts(), time.time()
@@ -202,24 +204,43 @@ def _measured(
     agreement = agreement_by_layer(traced, resamples=how.resamples, seed=how.seed)
     tell("measuring the shift", 1, 1)
     ablation, moved, nulls = None, None, None
+    controls = disturbances.controls
     if answers.interventions:
-        ablation = attempts.at("interventions", lambda: answers.run(pair, problems, how, work, tell))
+        ablation = attempts.at(
+            "interventions", lambda: answers.run(pair, problems, how, controls, work, tell)
+        )
     if disturbances.pictured:
         longest = answers.sampling.max_new_tokens
         moved = attempts.at(
             "perturbation", lambda: disturbances.pictures(pair, problems, how, longest, work, tell)
         )
-    if disturbances.null_models:
-        nulls = attempts.at("null models", lambda: disturbances.weights(pair, problems, traced, how, tell))
+    besides = {
+        name: other
+        for name, control in controls.items()
+        if (
+            other := attempts.at(
+                f"control {name}", partial(_traced, control, problems, how, work, tell, name)
+            )
+        )
+    }
+    if disturbances.null_models or besides:
+        nulls = attempts.at(
+            "null models", lambda: disturbances.weights(pair, problems, traced, besides, how, tell)
+        )
     contrasts = nulls.contrasts.to_dict("records") if nulls else None
     shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
     ways: dict[str, Callable[[], list[Claim]]] = {"claims": lambda: shift_claims(shift, agreement)}
     if nulls:
         ways["claims of null models"] = lambda: null_claims(nulls.contrasts)
+    if besides:
+        judging = {"bins": how.bins, "resamples": how.resamples, "seed": how.seed}
+        ways["claims beside controls"] = lambda: control_claims(traced, besides, **judging)
     if moved:
         ways["claims of perturbation"] = lambda: perturbation_claims(moved.slopes)
     if ablation:
-        ways["claims of interventions"] = lambda: outcome_claims(ablation.responses, ablation.drift)
+        ways["claims of interventions"] = lambda: outcome_claims(
+            ablation.responses, ablation.drift, [*controls]
+        )
     claims = [claim for what, make in ways.items() for claim in attempts.at(what, make) or ()]
     parts = (traced, shift, agreement, ablation, moved, nulls, tuple(claims))
     return Study(work / "run", *parts, None, attempts.skipped)
@@ -304,19 +325,31 @@ def _page(
 
 
 def _traced(
-    pair: ModelPair, problems: Sequence[Problem], how: Measures, work: Path, tell: Progress
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    how: Measures,
+    work: Path,
+    tell: Progress,
+    control: str | None = None,
 ) -> LensTrace:
-    """The trace of all problems, shard by shard; shards of an interrupted run are read, not computed again."""
+    """The trace of all problems, shard by shard; shards of an interrupted run are read, not computed again.
+
+    Of a ``control``, by its name, one top prediction is enough.
+    """
     what, total, shards = "tracing both models", len(problems), []
+    settings, begin = how.tracing, "trace"
+    if control is not None:
+        what, begin = f"tracing the control {control}", f"control-{digest_of(control)}"
+        settings = {**settings, "top_k": 1}
     tell(what, 0, total)
     for start in range(0, total, SHARD):
-        folder = work / f"trace-{start:06d}"
+        folder = work / f"{begin}-{start:06d}"
         if (folder / "manifest.json").exists():
             shards.append(LensTrace.load(folder))
         else:
             part = problems[start : start + SHARD]
             note = partial(_note, tell, what, start, total)
-            shards.append(trace(pair, part, **how.tracing, progress=note))
+            shards.append(trace(pair, part, **settings, progress=note))
             if total > SHARD:
                 shards[-1].save(folder)
         tell(what, min(start + SHARD, total), total)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from workbench.digests import digest_of, file_digest
 from workbench.errors import InputError
+from workbench.models.presets import ROLES
 from workbench.runs import made_with, write_json
 from workbench.sweeps.cells import Cell, settings_rows
 from workbench.sweeps.driver import since_plan, unlike
@@ -62,6 +63,7 @@ def export_sweep(
             for kind in formats:
                 _write(ledger, out, kind)
             manifest = {"files": {f.name: file_digest(f) for f in _tables_in(out)}, "made_with": made_with()}
+            manifest["sweep"] = _described(ledger)
             write_json(out / "manifest.partial", manifest)
             (out / "manifest.partial").rename(out / "manifest.json")
         except OSError as error:
@@ -72,6 +74,19 @@ def export_sweep(
             )
             raise InputError(f"`out` {out} can't be written ({error.strerror or error}); {advice}") from error
     return out
+
+
+def _described(ledger: Ledger) -> dict[str, Any]:
+    """What the tables are of, for whoever sets them beside others: pairs, problem sets, and how responses were drawn."""
+    sweep, identity = parse_sweep(ledger.about["text"]), ledger.about["identity"]
+    pairs = {}
+    for pair in sweep.pairs:
+        named = {role: pair.preset.id_of(role) if pair.preset else getattr(pair, role) for role in ROLES}
+        files = digest_of(identity["pairs"][pair.title]["files"])
+        pairs[pair.title] = {**named, "checkpoint": pair.checkpoint, "dtype": pair.dtype, "files": files}
+    sets = {one.label: one.model_dump(mode="json") for one in sweep.problems}
+    drawn = {"samples": sweep.samples, "temperature": sweep.temperature, "seeds": [*sweep.seeds]}
+    return {"pairs": pairs, "problems": sets, **drawn, "versions": identity["versions"]}
 
 
 def differences(a: str | Path, b: str | Path) -> dict[str, list[str]]:

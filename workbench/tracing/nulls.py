@@ -108,6 +108,17 @@ class FromChanges:
         return moved_along(h_base, h_rlvr, directions)
 
 
+@dataclass(frozen=True)
+class Together:
+    """Several nulls, the draws of each behind those of the one before."""
+
+    nulls: Sequence[Null]
+
+    def __call__(self, layer: int, part: Stretch, h_base: Tensor, h_rlvr: Tensor) -> Tensor:
+        """As in `Null`."""
+        return torch.cat([null(layer, part, h_base, h_rlvr) for null in self.nulls])
+
+
 def _drawn(
     name: str, rows: Float[Tensor, "cells hidden"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "count hidden"]:

@@ -13,6 +13,7 @@ Only numbers per (layer, position) leave the device; (layers, positions, vocabul
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -33,7 +34,7 @@ from workbench.tracing.conversations import Conversation, Responses, conversatio
 from workbench.tracing.edits import Intervention, one_each
 from workbench.tracing.lens_trace import AXES, LensTrace, PromptInfo, occurring_ids
 from workbench.tracing.model_heads import lens_heads
-from workbench.tracing.nulls import FromChanges, Noise, Null, collect_changes
+from workbench.tracing.nulls import Changes, FromChanges, Noise, Null, Together, collect_changes
 from workbench.tracing.readings import LogitLens, Reading, chosen
 
 __all__ = ["LensTrace", "PromptInfo", "compare_residuals", "lens_heads", "trace"]
@@ -45,7 +46,7 @@ def trace(
     *,
     top_k: int = 10,
     null_draws: int = 3,
-    null: str = "noise",
+    null: str | Sequence[str] = "noise",
     seed: int = 0,
     batch_size: int | None = None,
     layers: Sequence[int] | None = None,
@@ -67,7 +68,7 @@ def trace(
         null_draws: directions per cell for the null; each costs half a comparison more.
         null: which directions (`tracing.nulls` says which question each answers): ``noise``: random ones; ``exchanged``: other
             cells' changes, of another problem; ``covariance``: noise with the covariance of the changes. The last two run both
-            models once more, to collect changes.
+            models once more, to collect changes. Of several, each has its draws, and `against` cuts out one.
         seed: of the null's directions.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         layers: decoder layers to trace, 0-based; all when None.
@@ -99,9 +100,11 @@ def trace(
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
     more: dict[str, Any] = {} if responses is None else {"responses": True}
-    more |= {} if null == "noise" else {"against": null}
+    nulls = [null] if isinstance(null, str) else [*null]
+    more |= {} if null == "noise" else {"against": null if isinstance(null, str) else nulls}
     _check(pair, settings)
-    check_null(null, null_draws, len(items))
+    for name in nulls or [""]:
+        check_null(name, null_draws, len(items))
     read_by = chosen(reading, pair)
     if read_by != LogitLens():
         more["reading"] = read_by.described
@@ -111,13 +114,10 @@ def trace(
     report(0, len(items))
     groups = batches_by(conversations(pair, items, responses), batch_size, lambda group: group[0].prompt)
     how: dict[str, Any] = {"axis": _position_axis, "layers": layers, "rows": batch_size}
-    against = Noise(null_draws, seed) if null_draws else None
-    if null != "noise":
-        some = conversations(pair, items, responses)
-        kept = {"made": entries, "seed": seed, "batch_size": batch_size, "layers": layers}
-        changes = collect_changes(pair, some, problems=len(items), **kept)
-        against = FromChanges(null, changes, null_draws, seed)
-    traced = partial(_traced, pair, _measure(pair, read_by, top_k, against), entries, how)
+    kept = {"made": entries, "seed": seed, "batch_size": batch_size, "layers": layers}
+    collect = partial(collect_changes, pair, problems=len(items), **kept)
+    drawn = _nulls(nulls, null_draws, seed, lambda: collect(conversations(pair, items, responses)))
+    traced = partial(_traced, pair, _measure(pair, read_by, top_k, drawn), entries, how)
     infos, parts, done = list[PromptInfo](), list[dict[str, Tensor]](), 0
     for batch, cells in piecewise(groups, traced, model=pair.base, what="tracing"):
         both = [(item, one) for item, group in zip(items[done:], batch, strict=False) for one in group]
@@ -137,6 +137,39 @@ def trace(
         vocabulary={i: pair.decode_token(i) for i in sorted(occurring_ids(tensors))},
         provenance=_provenance(pair, settings | more, None if interventions is None else entries),
     )
+
+
+def against(traced: LensTrace, null: str) -> LensTrace:
+    """A trace with the draws of one of its nulls alone.
+
+    Raises:
+        InputError: it was not traced against that one.
+    """
+    held = traced.provenance.get("against", "noise")
+    names = [held] if isinstance(held, str) else [*held]
+    if null not in names:
+        raise InputError(
+            f"`null` is {null!r}, and the trace holds {', '.join(names)}: trace(pair, problems, null={null!r})"
+        )
+    count = len(traced.kl_null) // len(names)
+    start = names.index(null) * count
+    return replace(
+        traced,
+        kl_null=traced.kl_null[start : start + count],
+        provenance=traced.provenance | {"against": null},
+    )
+
+
+def _nulls(names: Sequence[str], draws: int, seed: int, collect: Callable[[], Changes]) -> Null | None:
+    """What is held against the real change; changes are collected once, for all that draw from them."""
+    if not draws:
+        return None
+    changes = None if {*names} == {"noise"} else collect()
+    parts = [
+        Noise(draws, seed) if name == "noise" or changes is None else FromChanges(name, changes, draws, seed)
+        for name in names
+    ]
+    return parts[0] if len(parts) == 1 else Together(parts)
 
 
 def _traced(

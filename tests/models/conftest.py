@@ -1,0 +1,3 @@
+"""Folders of a tiny pair."""
+
+from pair_folders import home, saved  # noqa: F401
