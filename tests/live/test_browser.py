@@ -1,16 +1,18 @@
 """The bench in a real Chromium: in JupyterLab, in the served page, and as a page that needs no kernel."""
 
+import contextlib
+import io
 import json
 import sys
 import time
 from collections.abc import Iterator
 
-import nbformat
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
-from browser import open_page
+from bench_pages import drag, in_lab, on_its_own, said
+from browser import open_page, wait_until
 from playwright.sync_api import Browser, Page
-from served import TOKEN, free_port, server
 
 import workbench as wb
 
@@ -21,7 +23,6 @@ CELL = f"""import workbench as wb
 pair = wb.load_pair('shapes')
 bench = wb.bench(pair, wb.load_problems('shapes', limit={NUMBER + 1})[{NUMBER}])
 bench"""
-LAB = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
 
 
 @pytest.fixture(scope="module")
@@ -34,46 +35,16 @@ def pair():
     return wb.load_pair("shapes")
 
 
-def page_at(browser: Browser, url: str, scheme: str = "light", width: int = 1500) -> tuple[Page, list[str]]:
-    trouble: list[str] = []
-    context = browser.new_context(
-        viewport={"width": width, "height": 1000},
-        color_scheme="dark" if scheme == "dark" else "light",
-        accept_downloads=True,
-    )
-    page = context.new_page()
-    page.set_default_timeout(120_000)
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.goto(url)
-    return page, trouble
-
-
 @pytest.fixture(scope="module", params=["lab", "served"])
 def live(request, browser: Browser, tmp_path_factory) -> Iterator[tuple[Page, list[str]]]:
     """A bench with a kernel, in JupyterLab or served by ``workbench bench``."""
-    home, port = tmp_path_factory.mktemp(request.param), free_port()
-    where = f"http://127.0.0.1:{port}"
+    home = tmp_path_factory.mktemp(request.param)
     if request.param == "lab":
-        spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(
-            nbformat.v4.new_notebook(metadata=spec, cells=[nbformat.v4.new_code_cell(CELL)]), home / "a.ipynb"
-        )
-        command = ["jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root", *LAB]
-        command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={home}"]
-        ready, url = f"{where}/api/status?token={TOKEN}", f"{where}/lab/tree/a.ipynb?token={TOKEN}"
+        with in_lab(browser, home, CELL) as opened:
+            yield opened
     else:
-        command = ["workbench.interfaces.cli", "bench", "--no-browser", "--port", str(port)]
-        command += ["--number", str(NUMBER)]
-        ready, url = f"{where}/static/favicon.ico", f"{where}/?token={TOKEN}"
-    with server(command, ready, home=home):
-        page, trouble = page_at(browser, url)
-        if request.param == "lab":
-            page.locator(".jp-CodeCell").first.click()
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-            page.keyboard.press("Shift+Enter")
-        page.locator(".lens.bench .strip button").first.wait_for()
-        yield page, trouble
-        page.context.close()
+        with on_its_own(browser, home, ["--number", str(NUMBER)]) as opened:
+            yield opened
 
 
 @pytest.fixture
@@ -84,22 +55,6 @@ def page(live) -> Iterator[Page]:
     page.locator(".bench .count", has_text="nothing selected").wait_for()
     yield page
     assert trouble == []
-
-
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Over the picture, in shares of its width and height."""
-    overlay = page.locator(".bench .overlay").first
-    overlay.scroll_into_view_if_needed()
-    box = overlay.bounding_box()
-    assert box
-    for number, (x, y) in enumerate((start, end)):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
-        page.mouse.down() if number == 0 else page.mouse.up()
-
-
-def said(page: Page, who: str) -> str:
-    """The tokens of an answer, as the page has them."""
-    return "".join(page.locator(f".said.{who} .strip button").all_text_contents())
 
 
 def expected(pair, problem, **how) -> str:
@@ -211,6 +166,59 @@ def test_the_keyboard_reaches_everything(page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.locator(".bench .alternatives strong", has_text="Token 2").wait_for()
+
+
+def test_cells_are_painted_inverted_and_chosen_by_word_stratum_and_layers(page, pair, problem):
+    prompt = pair.encode(problem)
+    page.locator(".bench input[value=paint]").check(force=True)
+    drag(page, (0.12, 0.12), (0.88, 0.12))  # along the upper row
+    page.locator(".bench .count", has_text="32 cells: 4 of").wait_for()
+    page.locator(".bench input[value=rectangle]").check(force=True)
+    page.locator(".bench input[name=first]").fill("2")
+    page.locator(".bench input[name=final]").fill("4")
+    page.locator(".bench [name=word]").fill("the")
+    page.locator(".bench [name=word]").press("Enter")
+    word = wb.bench(pair, prompt).select(word="the", layers=range(2, 5))
+    page.locator(".bench .count", has_text=f"{word.count} cells").wait_for()
+    page.locator(".bench button[name=invert]").click()
+    page.locator(".bench .count", has_text=f"{3 * len(prompt) - word.count} cells").wait_for()
+    page.locator(".bench input[name=tau]").fill("0.9")
+    page.locator(".bench button[name=take]").click()
+    low = wb.prepare_patch(pair, prompt, wb.Patch(select="low", tau=0.9, layers=5)).mask[2:]
+    page.locator(".bench .count", has_text=f"{int(low.sum())} cells").wait_for()
+    page.locator(".bench button[name=asPatch]").click()
+    code = page.locator(".bench .code")
+    wait_until(page, "document.querySelector('.bench .code').value.includes('wb.Patch(')")
+    namespace: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(code.input_value(), namespace)
+    cells = namespace["condition"].cells.cells(pair.depth, len(prompt))
+    assert torch.equal(cells[2:5], low.cpu())
+    page.locator(".bench input[name=first]").fill("0")
+    page.locator(".bench input[name=final]").fill("7")
+
+
+def test_samples_are_drawn_noise_is_beside_an_action_and_learnt_norms_are_an_overlay(page, pair, problem):
+    drag(page, (0.1, 0.1), (0.9, 0.9))
+    page.locator(".bench .count", has_text="128 cells").wait_for()
+    page.locator(".bench button[name=replay]").click()
+    page.locator(".said.action .strip button").first.wait_for()
+    wait_until(page, "!document.querySelector('.bench').classList.contains('busy')")
+    page.locator(".bench input[name=samples]").fill("3")
+    page.locator(".bench button[name=draw]").click()
+    page.locator(".said.action .drawn", has_text="3 samples").wait_for()
+    drawn = [one.text for one in wb.decode(pair, problem, model="base", samples=3, temperature=1.0)]
+    listed = page.locator(".said.base .samples li").all_text_contents()
+    assert sorted(listed) == sorted(f"{drawn.count(text)} × {text}" for text in set(drawn))
+    wait_until(page, "!document.querySelector('.bench').classList.contains('busy')")
+    page.locator(".bench input[value=learnt]").check(force=True)
+    assert page.locator(".bench .legend").text_content().endswith("norm")
+    page.locator(".bench input[value=after]").check(force=True)
+    page.locator(".bench input[value=ratio]").check(force=True)
+    page.locator(".bench .readout .ratio", has_text="× noise").wait_for()
+    wait_until(page, "!document.querySelector('.bench').classList.contains('busy')")
+    page.locator(".bench input[value=before]").check(force=True)
+    page.locator(".bench input[value=kl]").check(force=True)
 
 
 def test_an_error_is_words(page):

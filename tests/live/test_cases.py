@@ -4,8 +4,7 @@ import pytest
 
 import workbench as wb
 from workbench.live.cases import case_named, cases
-
-OF_SHAPES = [case.name for case in cases() if case.pair == "shapes"]
+from workbench.models.prompts import TokenKind
 
 
 @pytest.fixture(scope="module")
@@ -21,20 +20,24 @@ def test_there_are_eight_and_an_unknown_one_is_refused():
         case_named("lst")
 
 
-@pytest.mark.parametrize("name", OF_SHAPES)
+@pytest.mark.parametrize("name", [case.name for case in cases()])
 def test_a_case_shows_what_it_says(bench, name):
     case, trial = case_named(name), bench.play(name)
     pair, problem = bench.pair, case.problem()
-    texts = {who: wb.decode(pair, problem, model=who)[0].text for who in ("base", "rlvr")}
+    asked, _, turns = case.asked(pair)
+    prompt = pair.encode(asked, turns)
+    texts = {who: wb.decode(pair, prompt, model=who)[0].text for who in ("base", "rlvr")}
     for who, text in texts.items():
         assert bench.trials[0].answers[who][0].text == text
     if trial.condition is not None:
-        (answer,) = wb.decode(pair, problem, intervention=trial.condition)
+        (answer,) = wb.decode(pair, prompt, intervention=trial.condition)
         assert trial.text == answer.text != texts["rlvr"]
     right = trial.effect["right"]
     if name == "lost":
         assert right == {"base": False, "rlvr": True, "action": False}
-        assert len(bench.mask.positions) == 3
+        assert isinstance(trial.condition, wb.Patch)
+        assert trial.condition.cells == bench.mask
+        assert [prompt.kinds[at] for at in bench.mask.positions] == [TokenKind.VISUAL] * 3
     elif name == "parting":
         assert right == {"base": True, "rlvr": True}
         assert not bench.trials[0].effect["right"]["base"]
@@ -43,15 +46,18 @@ def test_a_case_shows_what_it_says(bench, name):
     elif name == "video":
         assert (right["rlvr"], right["action"], problem.video != ()) == (True, False, True)
     elif name == "crop":
-        assert "bbox_2d" in trial.text
+        call, reply = turns
+        assert "bbox_2d" in call.parts[0]
+        assert len(reply.images) == 1
+        assert set(prompt.visual_index[list(bench.mask.positions)].tolist()) == {
+            1
+        }  # the crop's, after the picture's
+        assert (right["rlvr"], right["action"]) == (True, False)
+    elif name == "sum":
+        assert (pair.name, case.problems, prompt.grids) == ("smol", "sums", ())
+        assert right["rlvr"]
     elif name == "adapter":
         assert [one.condition is not None for one in bench.trials] == [False, True, True]
         assert all(one.effect["changed"] for one in bench.trials[1:])
     else:
         assert right["action"] != right["rlvr"]
-
-
-def test_a_sum_is_of_the_text_only_pair():
-    case = case_named("sum")
-    assert (case.pair, case.problems) == ("smol", "sums")
-    assert case.actions

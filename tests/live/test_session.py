@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.live import session
+from workbench.experiments.agent import given
+from workbench.live import acting
 from workbench.live.trial import changed_tokens
 from workbench.models.identity import fingerprint
 from workbench.models.prompts import TokenKind
+from workbench.problems.answers import verify
 from workbench.stopping import Stopped
 
 
@@ -114,7 +116,7 @@ ACTS = {
     "patch from rlvr": {"source": "rlvr"},
     "replay": {"iterations": 4},
     "scale": {"factor": 0.0},
-    "remove": {"layer": 3, "head": 1},
+    "remove": {"layer": 7, "head": 1},
     "cross-sample": {"host": "base", "criterion": "divergence", "threshold": 0.05},
     "extrapolate": {"gamma": 1.5},
     "adapter": {},
@@ -179,11 +181,86 @@ def test_an_alternative_is_taken_and_goes_on(bench, pair, problems):
         bench.go_on("rlvr", 999)
 
 
-def test_samples_are_those_of_decode(bench, pair, problems):
+def test_samples_are_those_of_decode_beside_the_greedy_answers(bench, pair, problems, tmp_path):
     bench.select(kind="visual", layers=(3,))
-    trial = bench.patch(samples=3, temperature=1.0)
-    expected = wb.decode(pair, problems[0], intervention=trial.condition, samples=3, temperature=1.0)
-    assert [one.text for one in trial.answers["action"]] == [one.text for one in expected]
+    greedy = bench.patch()
+    trial = bench.sample(3, temperature=1.0)
+    hows = {
+        "base": {"model": "base"},
+        "rlvr": {"model": "rlvr"},
+        "action": {"intervention": trial.condition},
+    }
+    for who, how in hows.items():
+        expected = wb.decode(pair, problems[0], samples=3, temperature=1.0, **how)
+        assert [one.text for one in trial.samples[who]] == [one.text for one in expected]
+        right = [verify(one.text, problems[0].answer, problems[0].verifier).correct for one in expected]
+        assert trial.effect["samples_right"][who] == sum(right)
+    assert trial.answers == greedy.answers
+    assert len(bench.trials) == 2
+    assert bench.patch(samples=3).samples == trial.samples
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(bench.code(), {})
+    assert printed.getvalue() == "".join(one.text + "\n" for one in trial.samples["action"])
+    again = wb.bench(pair, reopen=bench.save(tmp_path / "b.json"))
+    assert again.trials[1].samples == trial.samples
+    with pytest.raises(wb.InputError, match="`samples` is 0"):
+        bench.sample(0)
+
+
+@pytest.mark.parametrize("name", ["patch", "replay"])
+def test_a_selection_is_turned_into_code(bench, pair, problems, name):
+    bench.select(rectangle=(0, 0, 1, 1), layers=(1, 2))
+    namespace: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(bench.code(name), namespace)
+    assert type(namespace["condition"]) is {"patch": wb.Patch, "replay": wb.Replay}[name]
+    assert namespace["condition"].cells == bench.mask
+    assert len(bench.trials) == 1
+    assert printed.getvalue() == bench.do(name).text + "\n"
+
+
+def test_norms_are_those_of_the_learnt_tokens(bench, pair, tmp_path):
+    bench.select(rectangle=(0, 0, 1, 1), layers=range(3))
+    trial = bench.replay(iterations=4)
+    learnt = wb.learn_tokens(pair, bench.prompt, trial.condition)
+    expected = torch.zeros(len(bench.prompt))
+    expected[learnt.places] = learnt.tokens.norm(dim=-1)
+    torch.testing.assert_close(torch.tensor(trial.norms), expected, rtol=1e-4, atol=1e-6)
+    assert (expected > 0).sum() == 4
+    assert bench.scale(0.0).norms == ()
+    again = wb.bench(pair, reopen=bench.save(tmp_path / "b.json"))
+    assert again.trials[1].norms == trial.norms
+
+
+def test_the_null_of_a_bench_is_that_of_a_trace(bench, pair):
+    expected = wb.trace(pair, [bench.prompt])
+    torch.testing.assert_close(bench.lens.kl_null, expected.kl_null)
+    bench.select(kind="visual", layers=(2, 3))
+    number = bench.scale(0.5).number
+    assert len(bench.lenses[number].kl_null) == 0
+    lens = bench.noise()
+    assert lens is bench.lenses[number]
+    assert lens.kl_null.shape == (3, *lens.kl.shape)
+    assert float(lens.kl_null[:, :2].max()) < 1e-6  # nothing changed before, so the noise is as long as that
+    assert float(lens.kl_null[:, 3].max()) > 0
+
+
+def test_an_agents_turn_is_opened_kept_and_reopened(pair, tmp_path):
+    problem = wb.load_problems("shapes-agent", limit=1)[0]
+    transcript = wb.run_agent(pair, problem, turns=2)
+    asked, turns = given(pair, transcript, 2)
+    bench = wb.bench(pair, asked, turns=turns)
+    assert bench.prompt.grids[1:] != ()
+    assert bench.answers["rlvr"][0].text == transcript.turns[1].text
+    bench.select(view=1)
+    trial = bench.scale(0.0)
+    assert "pair.encode(problem, turns)" in bench.code()
+    again = wb.bench(pair, reopen=bench.save(tmp_path / "b.json"))
+    assert torch.equal(again.prompt.input_ids, bench.prompt.input_ids)
+    assert again.turns[1].images[0].tobytes() == turns[1].images[0].tobytes()
+    assert again.act(trial.condition).text == trial.text
+    with pytest.raises(wb.InputError, match="turns 1 to 2"):
+        given(pair, transcript, 3)
 
 
 def test_undo_and_redo_go_through_selections_and_answers(bench):
@@ -246,14 +323,22 @@ def test_a_file_that_is_no_bench_is_refused_in_words(bench, pair, tmp_path, chan
 
 def test_after_fifty_actions_the_models_are_as_they_were(bench, pair):
     before = [fingerprint(anatomy.model) for anatomy in (pair.base, pair.rlvr)], hooks(pair)
-    sizes = []
+    sizes, widget = [], bench.widget
     for number in range(50):
         bench.select([4 + number % 16], layers=number % 7)
-        bench.do(*(("patch",), ("remove",))[number % 2], **({"layer": 2} if number % 2 else {}))
+        name, settings = (
+            ("patch", {}),
+            ("remove", {"layer": 7}),
+            ("replay", {"iterations": 2}),
+            ("scale", {"factor": 0.5}),
+            ("cross-sample", {"threshold": 0.1}),
+        )[number % 5]
+        bench.do(name, **settings)
         sizes.append(psutil.Process().memory_info().rss)
     assert ([fingerprint(anatomy.model) for anatomy in (pair.base, pair.rlvr)], hooks(pair)) == before
     assert len(bench.trials) == 51
-    assert len(bench.lenses) == session.KEPT
+    assert widget.state["shown"] == widget.answers["trial"] == widget.effect["trial"] == 50
+    assert len(bench.lenses) == acting.KEPT
     assert max(sizes[-10:]) < 1.05 * max(sizes[5:15])
 
 

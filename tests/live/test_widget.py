@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 
 import workbench as wb
-from workbench.live.state import ACTION_BYTES, shown_effect, shown_state
+from workbench.live import acting
+from workbench.live.state import ACTION_BYTES, ANSWER_BYTES, shown_answers, shown_effect, shown_state
+from workbench.live.trial import Token
 from workbench.live.widget import DOES, BenchWidget
+from workbench.models.identity import fingerprint
 from workbench.tracing.lens_trace import AXES, LensTrace
 from workbench.views.explorer_data import STEPS, pack_after
 
@@ -66,11 +69,14 @@ def test_messages_select_act_undo_and_take_an_alternative(page, pair, problems):
     assert bench.mask == wb.Mask({2: [(4, 6)], 3: [(4, 6)]})
     send(do="select", where={"layers": [0, 7], "word": "crosses"}, how="add")
     assert bench.mask.layers == tuple(range(8))
-    assert send(do="invert")["count"] == bench.mask.count > 0
+    send(do="invert")
+    assert bench.widget.selection == {"mask": bench.mask.spans, "count": bench.mask.count}
+    assert bench.mask.count > 0
     state = send(do="act", name="scale", settings={"factor": 0})
     (answer,) = wb.decode(pair, problems[0], intervention=bench.trial.condition)
-    assert state["answers"]["action"]["text"] == answer.text
-    assert [one[0] for one in state["answers"]["action"]["tokens"]] == list(answer.ids)
+    answers = bench.widget.answers
+    assert answers["action"]["text"] == answer.text
+    assert [answers["ids"][one[0]] for one in answers["action"]["tokens"]] == list(answer.ids)
     assert state["shown"] == 1
     assert send(do="undo")["shown"] == 0
     assert send(do="redo")["shown"] == 1
@@ -87,8 +93,9 @@ def test_messages_select_act_undo_and_take_an_alternative(page, pair, problems):
         ({"do": "select", "where": {}}, "That did not work"),
         ({"do": "act", "name": "patch"}, "nothing is selected"),
         ({"do": "act", "name": "scale", "settings": {"factor": "a"}}, "nothing is selected"),
-        ({"do": "act", "name": "remove", "settings": {"layer": 7}}, "expected 0 to 6"),
-        ({"do": "act", "name": "extrapolate", "settings": {"gamma": 1}, "samples": 0}, "`samples` is 0"),
+        ({"do": "act", "name": "remove", "settings": {"layer": 8}}, "have layers 0 to 7"),
+        ({"do": "sample", "samples": 0}, "`samples` is 0"),
+        ({"do": "code", "name": "patch"}, "nothing is selected to patch"),
         ({"do": "go_on", "who": "nobody", "position": 0}, "`who` is 'nobody'"),
         ({"do": "ask", "question": " "}, "`question`"),
         ({"do": "ask", "question": "What?", "picture": "data:image/png;base64,AAAA"}, "the picture"),
@@ -119,7 +126,7 @@ def test_a_question_with_a_picture_is_opened_and_what_was_tried_reopened(page, p
     assert state["error"] is None
     assert bench.problem.images[0].getpixel((0, 0)) == (255, 0, 0)
     assert (state["shown"], len(state["trials"])) == (0, 1)
-    state = send(do="reopen", content=kept["content"])
+    state = send(do="reopen", content=kept["file"]["content"])
     assert (state["shown"], len(state["trials"]), state["problem"]) == (1, 2, problems[0].id)
 
 
@@ -132,8 +139,99 @@ def test_an_action_sends_less_than_a_megabyte(page):
         send(do="act", name="scale", settings={"factor": 0})
     finally:
         bench.widget.unobserve_all()
-    assert {name for name, _ in sent} == {"state", "effect"}
+    assert {name for name, _ in sent} == {"state", "answers", "effect"}
     assert sum(size for _, size in sent) < LIMIT
+    assert ACTION_BYTES + 2 * ANSWER_BYTES < 0.9 * LIMIT  # answers come alone first, then with their tokens
+
+
+def test_the_answer_is_there_before_the_lens(page, monkeypatch):
+    bench, send = page
+    send(do="select", where={"layers": [0, 7]}, how="set")
+    seen = []
+    monkeypatch.setattr(
+        acting,
+        "lens_effect",
+        lambda *_: seen.append(
+            (bench.widget.state["shown"], bench.widget.answers, bench.widget.state["busy"])
+        ),
+    )
+    send(do="act", name="scale", settings={"factor": 0})
+    ((shown, answers, busy),) = seen
+    assert busy == "zeroed: reading every layer"
+    assert shown == 1
+    assert answers["action"]["text"] == bench.trial.text
+    assert bench.trials[1].strips["action"]
+
+
+def test_what_is_cancelled_after_its_answer_leaves_no_trial(page, monkeypatch):
+    bench, send = page
+    send(do="select", where={"layers": [0, 7]}, how="set")
+    before = bench.mask
+    monkeypatch.setattr(acting, "lens_effect", lambda *_: bench.cancel())
+    state = send(do="act", name="scale", settings={"factor": 0})
+    assert "Cancelled" in state["error"]
+    assert (state["shown"], len(state["trials"]), bench.mask) == (0, 1, before)
+    bench.undo()
+    assert (bench.mask.count, bench.can_undo) == (0, False)
+
+
+def test_a_selection_sends_neither_answers_nor_lens(page):
+    bench, send = page
+    sent = []
+    bench.widget.observe(lambda change: sent.append((change.name, len(json.dumps(change.new)))))
+    try:
+        send(do="select", where={"layers": [0, 7]}, how="set")
+    finally:
+        bench.widget.unobserve_all()
+    assert {name for name, _ in sent} == {"state", "selection"}
+    assert sum(size for _, size in sent) < 5000
+
+
+def test_long_answers_keep_fewer_alternatives(page):
+    """Of 1,000 tokens, each with words of its own: with the lens, the list and the selection under 1 MB."""
+    bench, _ = page
+    trial = bench.trials[0]
+    tops = tuple((number, f"word {number}", 0.123456789) for number in range(5))
+    strip = tuple(Token(number, f" token {number}", 0.123456789, tops, tops) for number in range(1000))
+    long = replace(trial, strips={"base": strip, "rlvr": strip})
+    bench.trials[0] = long
+    try:
+        packed = shown_answers(bench)
+    finally:
+        bench.trials[0] = trial
+    assert len(json.dumps(packed)) <= ANSWER_BYTES
+    assert len(packed["base"]["tokens"]) == 1000
+    word, divergence, base, rlvr = packed["base"]["tokens"][7]
+    assert (packed["ids"][word], packed["words"][word], divergence) == (7, "␣token 7", 0.1235)
+    assert 0 < len(base) == len(rlvr) < 10
+    assert [packed["ids"][one] for one in base[::2]] == list(range(len(base) // 2))
+    assert set(base[1::2]) == {0.1235}
+
+
+def test_code_is_given_on_request_and_a_page_hears_that_it_is_there(page, monkeypatch):
+    bench, send = page
+    replies = []
+    monkeypatch.setattr(bench.widget, "send", replies.append)
+    send(do="select", where={"layers": [2, 3], "positions": [4, 5]}, how="set")
+    send(do="code", name="patch")
+    send(do="code")
+    send(do="ping")
+    assert replies == [{"code": bench.code("patch")}, {"code": bench.code()}, {"here": True}]
+    assert "wb.Patch(select='all'" in replies[0]["code"]
+
+
+def test_a_page_that_is_closed_while_it_works_leaves_the_models_as_they_were(page, pair):
+    bench, _ = page
+    before = [fingerprint(anatomy.model) for anatomy in (pair.base, pair.rlvr)]
+    shown = BenchWidget(bench)
+    bench.select(kind="visual", layers=range(5))
+    shown._handle_custom_msg({"do": "act", "name": "replay", "settings": {"iterations": 20}}, [])
+    shown.close()
+    trial = bench.job.result()
+    assert trial.number == bench.trial.number
+    assert bench.error is None
+    assert [fingerprint(anatomy.model) for anatomy in (pair.base, pair.rlvr)] == before
+    assert BenchWidget(bench).state["shown"] == trial.number
 
 
 def long_lens(layers: int, positions: int, words: int) -> LensTrace:
@@ -152,7 +250,7 @@ def long_lens(layers: int, positions: int, words: int) -> LensTrace:
 
 @pytest.mark.parametrize(
     ("layers", "positions", "top_k", "halves"),
-    [(28, 300, 5, False), (28, 1200, 3, True), (28, 1900, 1, True), (64, 2500, None, None)],
+    [(28, 300, 5, False), (28, 1200, 2, True), (28, 1900, 1, True), (64, 2500, None, None)],
 )
 def test_the_lens_of_a_large_model_is_cut_to_what_may_travel(layers, positions, top_k, halves):
     lens = long_lens(layers, positions, 3000)

@@ -8,26 +8,35 @@ that they still are.
 """
 
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import combinations
+
+import torch
 
 import workbench as wb
 from workbench.live.actions import replay, to_json
 from workbench.live.cases import FILE, Case
 from workbench.live.session import Bench
+from workbench.models.prompts import TokenKind
+from workbench.problems.answers import verify
+from workbench.replay.patching import PreparedPatch, Readings, Recording
 
 LOOKED_AT = 96
 
 
-def benches(pair: wb.ModelPair, name: str, start: int = 0) -> Iterator[tuple[int, Case, Bench]]:
+def benches(
+    pair: wb.ModelPair, name: str, start: int = 0, turn: int = 1
+) -> Iterator[tuple[int, Case, Bench]]:
     """(number, an empty case of it, a bench at it) of problems in turn."""
     bench = None
     for index in range(start, start + LOOKED_AT):
-        empty = Case("", "", pair.name, name, index, {})
-        problem = empty.problem()
-        bench = Bench(pair, problem, followed=0) if bench is None else bench.open(problem)
+        empty = Case("", "", pair.name, name, index, {}, turn=turn)
+        problem, _, turns = empty.asked(pair)
+        bench = bench or Bench(pair, problem, turns=turns, followed=0)
+        if bench.problem is not problem:
+            bench.open(problem, turns=turns)
         yield index, empty, bench
 
 
@@ -50,23 +59,46 @@ def made(empty: Case, bench: Bench, name: str, title: str, conditions: tuple = (
 
 
 def lost_at_three(shapes: wb.ModelPair) -> Case:
+    """A patch from the base at three visual tokens in a range of layers; first all visual tokens are tried, which is quick."""
+    ranges = [
+        range(first, stop) for first in range(shapes.depth) for stop in range(first + 1, shapes.depth + 1)
+    ]
     for _, empty, bench in benches(shapes, "shapes"):
         if not right(bench, "rlvr") or right(bench, "base"):
             continue
-        for row in range(4):
-            for column in range(2):
-                bench.select(rectangle=(row, column, row, column + 2))
-                for trial in (bench.patch(), bench.scale(0.0)):
-                    if not trial.effect["right"]["action"]:
-                        what = "patched from the base" if isinstance(trial.condition, wb.Patch) else "zeroed"
-                        return made(
-                            empty,
-                            bench,
-                            "lost",
-                            f"A right answer lost: three visual tokens {what}",
-                            (trial.condition,),
-                        )
+        visual = (bench.prompt.kinds == TokenKind.VISUAL).nonzero()[:, 0].tolist()
+        triples = sorted(
+            combinations(visual, 3), key=lambda three: three[2] - three[0]
+        )  # near each other first
+        for layers in (ranges[i] for i in losing(bench, [(layers, visual) for layers in ranges])):
+            for i in losing(bench, [(layers, three) for three in triples]):
+                bench.select(triples[i], layers=layers)
+                trial = bench.patch()
+                if not right(bench, "action"):
+                    where = (
+                        f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
+                    )
+                    title = f"A right answer lost: three visual tokens of {where} patched from the base"
+                    return made(empty, bench, "lost", title, (trial.condition,))
     raise LookupError("lost")
+
+
+def losing(bench: Bench, places: Sequence[tuple[range, Sequence[int]]]) -> list[int]:
+    """Which patches, of layers and positions, make RLVR's answer a wrong one; all of them decoded together."""
+    pair, problem, prompt, made = bench.pair, bench.problem, bench.prompt, []
+    assert problem is not None
+    assert problem.answer is not None
+    whole = Readings.of(pair, prompt, range(pair.depth))
+    for layers, positions in places:
+        mask = torch.zeros(len(layers), len(prompt), dtype=torch.bool)
+        mask[:, list(positions)] = True
+        numbers = tuple(layers)
+        source = Recording(prompt.problem_id, prompt.input_ids, numbers, whole.source.hidden[list(numbers)])
+        patch = wb.Patch(select="all", positions="all", layers=numbers)
+        made.append(PreparedPatch(prompt.problem_id, patch, mask, source))
+    answers = wb.decode_many(pair, [prompt] * len(made), interventions=made, batch_size=96)
+    check = {"verifier": problem.verifier, "choices": problem.choices}
+    return [i for i, (one,) in enumerate(answers) if not verify(one.text, problem.answer, **check).correct]
 
 
 def parting(shapes: wb.ModelPair) -> Case:
@@ -114,15 +146,16 @@ def video_moment(shapes: wb.ModelPair) -> Case:
 
 
 def crop(shapes: wb.ModelPair) -> Case:
-    for _, empty, bench in benches(shapes, "shapes-agent"):
-        asked = re.search(r"bbox_2d.*?\]", bench.answers["rlvr"][0].text)
-        if not asked:
+    """An agent's second turn, at which the crop that its zoom brought is in the conversation."""
+    for _, empty, bench in benches(shapes, "shapes-agent", turn=2):
+        if len(bench.prompt.grids) < 2 or not right(bench, "rlvr"):
             continue
-        for row in range(bench.prompt.grids[0][1]):
-            bench.select(rectangle=(row, 0, row, bench.prompt.grids[0][2] - 1))
-            trial = bench.scale(0.0)
-            if asked[0] not in trial.text and "bbox_2d" in trial.text:
-                title = f"An agent's crop: without row {row + 1} of its picture it cuts out another part"
+        bench.select(view=1)
+        for act in (bench.patch, lambda bench=bench: bench.scale(0.0)):
+            trial = act()
+            if not right(bench, "action"):
+                how = "patched from the base" if isinstance(trial.condition, wb.Patch) else "zeroed"
+                title = f"An agent's crop: what its zoom brought is {how}, and a right answer is lost"
                 return made(empty, bench, "crop", title, (trial.condition,))
     raise LookupError("crop")
 
@@ -192,7 +225,7 @@ def main(only: str | None = None) -> None:
                 kept[name] = {
                     k: v
                     for k, v in asdict(find(wb.load_pair(pair))).items()
-                    if v is not None and v is not False and v != ()
+                    if v is not None and v != () and (k, v) != ("turn", 1)
                 }
             except LookupError:
                 print(f"{name}: no such problem among the first {LOOKED_AT}", file=sys.stderr)

@@ -11,7 +11,7 @@ import workbench as wb
 from workbench.models.anatomy import dissect
 from workbench.models.identity import fingerprint
 from workbench.replay.cell_edits import Overwrite, Remove, Scale
-from workbench.tracing.residuals import read_calls, read_logits
+from workbench.tracing.residuals import prefill, read_calls, read_logits
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,13 @@ def with_zeros(anatomy, layer, head):
 
 @pytest.mark.parametrize("head", [None, 0, 1])
 @pytest.mark.parametrize("model", ["base", "rlvr"])
-def test_a_removed_part_is_that_of_a_model_without_its_weights(tiny_pair, prompt, head, model):
+@pytest.mark.parametrize("last", [False, True])
+def test_a_removed_part_is_that_of_a_model_without_its_weights(tiny_pair, prompt, head, model, last):
     anatomy = getattr(tiny_pair, model)
-    before = fingerprint(anatomy.model)
-    made = made_of(Remove(layer=0, head=head, model=model), tiny_pair, prompt)
+    before, layer = fingerprint(anatomy.model), anatomy.depth - 1 if last else 0
+    made = made_of(Remove(layer=layer, head=head, model=model), tiny_pair, prompt)
     torch.testing.assert_close(
-        logits(anatomy, prompt, made), logits(with_zeros(anatomy, 0, head), prompt), atol=1e-5, rtol=1e-4
+        logits(anatomy, prompt, made), logits(with_zeros(anatomy, layer, head), prompt), atol=1e-5, rtol=1e-4
     )
     assert fingerprint(anatomy.model) == before
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in anatomy.layers.modules())
@@ -68,6 +69,21 @@ def test_where_it_is_not_removed_nothing_before_changes(tiny_pair, prompt):
     plain, changed = logits(tiny_pair.rlvr, prompt), logits(tiny_pair.rlvr, prompt, made)
     assert torch.equal(plain[:at], changed[:at])
     assert not torch.allclose(plain[at], changed[at])
+
+
+def test_what_the_last_layer_no_longer_writes_is_in_its_lens_and_in_the_first_token(tiny_pair, prompt):
+    last = tiny_pair.depth - 1
+    made = made_of(Remove(layer=last), tiny_pair, prompt)
+    without = with_zeros(tiny_pair.rlvr, last, None)
+    expected = wb.trace(replace(tiny_pair, rlvr=without), [prompt], null_draws=0)
+    traced = wb.trace(tiny_pair, [prompt], null_draws=0, interventions=[made])
+    torch.testing.assert_close(traced.kl, expected.kl, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(traced.entropy_rlvr, expected.entropy_rlvr, atol=1e-5, rtol=1e-4)
+    write = {last + 1: lambda h: made.apply(last + 1, h)}
+    output = prefill(tiny_pair.rlvr, prompt.model_inputs, write=write)
+    torch.testing.assert_close(output.logits[0, -1], logits(without, prompt)[-1], atol=1e-5, rtol=1e-4)
+    calls = read_calls(tiny_pair.rlvr, prompt.model_inputs, last + 1, write=write)
+    torch.testing.assert_close(calls[-1].output[0], made.apply(last + 1, calls[-1].output)[0])
 
 
 def test_scaled_cells_are_scaled_and_the_others_stay(tiny_pair, prompt):
@@ -123,7 +139,7 @@ def test_what_is_none_is_refused(build, message):
 def test_what_does_not_fit_the_models_is_refused(tiny_pair, prompt):
     depth = tiny_pair.depth
     for condition, message in (
-        (Remove(layer=depth - 1), f"expected 0 to {depth - 2}"),
+        (Remove(layer=depth), f"have layers 0 to {depth - 1}"),
         (Remove(layer=0, head=99), "have heads 0 to"),
         (Scale(layers=(depth,)), f"layers 0 to {depth - 1}"),
         (Overwrite(layers=(depth,)), f"layers 0 to {depth - 1}"),

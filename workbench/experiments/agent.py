@@ -124,7 +124,28 @@ def run_agent(
     settings = {"pair": pair.name, "model": model, "turns": turns, **how, "max_context": limit}
     settings |= {} if engine is None else {"engine": str(engine)}
     settings |= {"tool": asdict(tool), "intervention": intervention and signature_of(intervention)}
-    return Transcript(problem, tuple(history), ended, settings)
+    return Transcript(problem, tuple(history), ended, settings, tuple(messages))
+
+
+def given(pair: ModelPair, transcript: Transcript, turn: int) -> tuple[Problem, tuple[Message, ...]]:
+    """What a model was given at a turn: the problem as it was put, and the turns before, as `ModelPair.encode` takes them.
+
+    Args:
+        pair: the one that worked on it.
+        transcript: what `run_agent` returned.
+        turn: from 1; one more than the transcript has where its last brought a reply.
+
+    Raises:
+        InputError: the conversation has no such turn.
+    """
+    last = len(transcript.messages) // 2 + 1
+    if not 1 <= turn <= last:
+        raise InputError(
+            f"`turn` is {turn}; the conversation about {transcript.problem.id!r} has turns 1 to {last}: "
+            "given(pair, transcript, 1)"
+        )
+    tool = ZoomTool(**transcript.settings["tool"])
+    return _explained(pair, transcript.problem, tool), transcript.messages[: 2 * (turn - 1)]
 
 
 def _explained(pair: ModelPair, problem: Problem, tool: ZoomTool) -> Problem:

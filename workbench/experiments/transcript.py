@@ -10,6 +10,7 @@ from PIL import Image
 
 from workbench.columns import describe
 from workbench.errors import InputError
+from workbench.models.chat import Message
 from workbench.problems.answers import Outcome, extract, verify
 from workbench.problems.problem import Problem
 from workbench.problems.zoom import Call
@@ -76,6 +77,8 @@ class Transcript:
     ended: Ended
     """``turns``: the limit was reached; ``context``: the next turn would not have fitted."""
     settings: Mapping[str, Any] = field(repr=False)
+    messages: tuple[Message, ...] = field(default=(), repr=False)
+    """What followed the problem, two a turn that was not the last: the response, and the reply to it with its crop."""
 
     def __repr__(self) -> str:
         calls, errors = (sum(getattr(t, name) is not None for t in self.turns) for name in ("call", "error"))

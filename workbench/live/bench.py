@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError
-from workbench.live.kept import problem_in, read_json
+from workbench.live.kept import problem_in, read_json, turns_in
 from workbench.live.session import Bench
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
@@ -49,6 +49,6 @@ def bench(
     if reopen is None:
         return Bench(pair, problem, **settings)  # pyright: ignore[reportArgumentType]
     entry = read_json(reopen)
-    opened = Bench(pair, problem_in(entry), **settings)
+    opened = Bench(pair, problem_in(entry), turns=turns_in(entry), **settings)
     opened.restore(entry)
     return opened

@@ -2,16 +2,20 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from workbench.conditions import Condition
 from workbench.decoding.responses import Response
 from workbench.errors import InputError
 from workbench.live.actions import code_of, from_json, to_json
 from workbench.live.mask import Mask
 from workbench.live.trial import Token, Trial
+from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair
 from workbench.problems.images import decode_base64, open_image
 from workbench.problems.problem import Problem
@@ -41,6 +45,7 @@ def as_json(bench: "Bench") -> dict[str, Any]:
         "workbench_bench": FORMAT,
         "pair": bench.pair.name,
         "problem": _problem(bench.problem),
+        "turns": [_turn(turn) for turn in bench.turns],
         "selection": bench.mask.spans,
         "shown": bench.trial.number,
         "trials": [_trial(trial) for trial in bench.trials],
@@ -103,6 +108,38 @@ def problem_in(entry: Mapping[str, Any]) -> Problem:
         raise InputError(f"`reopen`: the file's problem can't be read ({error!r}): {_OPEN}") from error
 
 
+def turns_in(entry: Mapping[str, Any]) -> tuple[Message, ...]:
+    """What followed the problem of a bench that was kept.
+
+    Raises:
+        InputError: something else.
+    """
+    try:
+        return tuple(
+            Message(_role(turn["role"]), tuple(_part(part) for part in turn["parts"]))
+            for turn in entry.get("turns", ())
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"`reopen`: the file's turns can't be read ({error!r}): {_OPEN}") from error
+
+
+def _role(role: Any) -> Any:
+    if role not in ("assistant", "user"):
+        raise TypeError(f"role {role!r}")
+    return role
+
+
+def _part(part: Mapping[str, str]) -> str | Image.Image:
+    if "text" in part:
+        return str(part["text"])
+    return open_image(decode_base64(part["image"], "`turns`"), "a picture of the bench's turns")
+
+
+def _turn(turn: Message) -> dict[str, Any]:
+    parts = [{"text": one} if isinstance(one, str) else {"image": data_uri(one)} for one in turn.parts]
+    return {"role": turn.role, "parts": parts}
+
+
 def trials_in(entry: Mapping[str, Any], pair: ModelPair) -> list[Trial]:
     """What was tried, with the answers that were given then.
 
@@ -117,26 +154,42 @@ def trials_in(entry: Mapping[str, Any], pair: ModelPair) -> list[Trial]:
 
 def code(bench: "Bench") -> str:
     """Python that does the trial that is shown again, from nothing; of a selection alone, that selects it."""
-    trial, lines = bench.trial, ["import workbench as wb", ""]
+    trial = bench.trial
+    return _code(bench, trial.condition, trial.begun, trial.sampling)
+
+
+def code_with(bench: "Bench", condition: Condition) -> str:
+    """Python that does it at the bench's problem."""
+    return _code(bench, condition)
+
+
+def _code(
+    bench: "Bench",
+    condition: Condition | None,
+    begun: Sequence[int] = (),
+    sampling: Mapping[str, Any] | None = None,
+) -> str:
+    lines = ["import workbench as wb", ""]
     lines += [_pair_code(bench.pair), _problem_code(bench.problem)]
-    if trial.condition is None:
-        lines += ["bench = wb.bench(pair, problem)", f"bench.selection = wb.{bench.mask!r}"]
+    encoded = "problem, turns" if bench.turns else "problem"
+    if bench.turns:
+        lines += ["turns = ...  # those that the bench was opened with"]
+    if condition is None:
+        opened = "problem, turns=turns" if bench.turns else "problem"
+        lines += [f"bench = wb.bench(pair, {opened})", f"bench.selection = wb.{bench.mask!r}"]
     else:
-        lines += [f"condition = {code_of(trial.condition)}"]
-        prompt = "problem"
-        if trial.begun:
-            lines += [f"prompt = pair.encode(problem, response={list(trial.begun)})"]
-            lines += ["(made,) = wb.prepare(condition, pair, [pair.encode(problem)])"]
+        lines += [f"condition = {code_of(condition)}"]
+        prompt = f"pair.encode({encoded})" if bench.turns else "problem"
+        if begun:
+            lines += [f"prompt = pair.encode({encoded}, response={list(begun)})"]
+            lines += [f"(made,) = wb.prepare(condition, pair, [pair.encode({encoded})])"]
             prompt = "prompt"
-        given = "made" if trial.begun else "condition"
-        model = f"model={trial.condition.answered_by!r}, "
-        lines += [f"for answer in wb.decode(pair, {prompt}, {model}intervention={given}{_sampling(trial)}):"]
+        given = "made" if begun else "condition"
+        how = "".join(f", {name}={value!r}" for name, value in (sampling or {}).items())
+        model = f"model={condition.answered_by!r}, "
+        lines += [f"for answer in wb.decode(pair, {prompt}, {model}intervention={given}{how}):"]
         lines += ["    print(answer.text)"]
     return "\n".join(lines) + "\n"
-
-
-def _sampling(trial: Trial) -> str:
-    return "".join(f", {name}={value!r}" for name, value in trial.sampling.items())
 
 
 def _pair_code(pair: ModelPair) -> str:
@@ -178,19 +231,30 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "begun": list(trial.begun),
         "sampling": dict(trial.sampling),
         "effect": dict(trial.effect),
-        "answers": {who: [asdict(one) for one in responses] for who, responses in trial.answers.items()},
+        "answers": _responses(trial.answers),
+        "samples": _responses(trial.samples),
         "strips": {who: [list(token) for token in strip] for who, strip in trial.strips.items()},
+        "norms": list(trial.norms),
         "number": trial.number,
     }
 
 
-def _restored(entry: Mapping[str, Any], pair: ModelPair) -> Trial:
-    action, answers = entry["action"], {}
-    for who, responses in entry["answers"].items():
+def _responses(answers: Mapping[str, Sequence[Response]]) -> dict[str, Any]:
+    return {who: [asdict(one) for one in responses] for who, responses in answers.items()}
+
+
+def _restored_responses(entry: Mapping[str, Any]) -> dict[str, tuple[Response, ...]]:
+    answers = {}
+    for who, responses in entry.items():
         read = [Response(**{**one, "ids": tuple(one["ids"])}) for one in responses]
         answers[who] = tuple(
             replace(one, replaced=tuple(one.replaced), values=tuple(one.values)) for one in read
         )
+    return answers
+
+
+def _restored(entry: Mapping[str, Any], pair: ModelPair) -> Trial:
+    action, answers = entry["action"], _restored_responses(entry["answers"])
     strips = {
         who: tuple(
             Token(i, text, far, *(tuple((a, b, c) for a, b, c in top) for top in tops))
@@ -207,4 +271,6 @@ def _restored(entry: Mapping[str, Any], pair: ModelPair) -> Trial:
         dict(entry["sampling"]),
         dict(entry["effect"]),
         strips,
+        _restored_responses(entry.get("samples", {})),
+        tuple(map(float, entry.get("norms", ()))),
     )

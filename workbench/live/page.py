@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from workbench.live.state import prompt_data, shown_effect, shown_state
+from workbench.live.state import prompt_data, shown_effect, whole_state
 from workbench.views.explorer import bench_page
 
 if TYPE_CHECKING:
@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 def page_of(bench: "Bench") -> str:
     """The whole page."""
-    content = {"data": prompt_data(bench), "state": shown_state(bench), "effect": shown_effect(bench)}
+    content = {"data": prompt_data(bench), "state": whole_state(bench), "effect": shown_effect(bench)}
     return bench_page(content, f"Bench: {bench.prompt.problem_id} ({bench.pair.name})")

@@ -1,7 +1,7 @@
 """`Bench`: a prompt under two models, a selection of its cells, and what was tried at it; no browser is needed."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,28 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from workbench.conditions import Condition
 from workbench.errors import InputError, install
 from workbench.live import actions, kept
+from workbench.live.acting import Acting
 from workbench.live.cases import case_named
 from workbench.live.choose import Ground
 from workbench.live.mask import Mask
 from workbench.live.page import page_of
-from workbench.live.steps import Moment, Steps
-from workbench.live.trial import WHO, Token, Trial, answers_of, effect_of, lens_effect, strips_of, table_of
-from workbench.live.worker import Job, submit
+from workbench.live.steps import Moment
+from workbench.live.trial import (
+    NULL_DRAWS,
+    Token,
+    Trial,
+    answers_of,
+    effect_of,
+    strips_of,
+    table_of,
+)
+from workbench.models.chat import Message
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.images import open_image
 from workbench.problems.problem import Problem
-from workbench.replay.prepared import check_fits, prepare
-from workbench.stopping import Stopped, still_wanted
-from workbench.tracing.edits import Intervention
 from workbench.tracing.follow import Followed, follow
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
@@ -33,17 +38,16 @@ from workbench.views.pages import frame, write_page
 
 HEIGHT = 1100
 """Pixels of the frame where there is no widget."""
-KEPT = 12
-"""Lenses of trials that are kept: the latest; numbers and answers of the others stay."""
 
 
-class Bench(Steps):
+class Bench(Acting):
     """Both models at one prompt, under your hands. In a notebook it shows itself; everything it does is also a method.
 
     Args:
         pair: what `load_pair` returned, with a tokenizer.
         problem: a problem, an encoded prompt, or a question in words.
         picture: for a question in words: a picture of PIL, or a file.
+        turns: what followed the problem, as in `ModelPair.encode`: an agent's calls and crops (`experiments.agent.given`).
         top_k: first predictions per layer and position.
         followed: tokens per position whose exact probability is known at every layer.
         max_new_tokens: of an answer; None: what suits the pair.
@@ -65,6 +69,7 @@ class Bench(Steps):
         problem: Problem | EncodedPrompt | str,
         *,
         picture: Image.Image | str | Path | None = None,
+        turns: Sequence[Message] = (),
         top_k: int = 5,
         followed: int = 16,
         max_new_tokens: int | None = None,
@@ -82,23 +87,28 @@ class Bench(Steps):
         self.top_k, self.followed_tokens, self.max_new_tokens = top_k, followed, max_new_tokens
         super().__init__()
         self._widget: Any = None
-        self.job: Job | None = None
-        self.open(problem_of(problem, picture), pair=pair)
+        self.open(problem_of(problem, picture), pair=pair, turns=turns)
 
-    def open(self, problem: Problem | EncodedPrompt, *, pair: ModelPair | None = None) -> "Bench":
+    def open(
+        self,
+        problem: Problem | EncodedPrompt,
+        *,
+        pair: ModelPair | None = None,
+        turns: Sequence[Message] = (),
+    ) -> "Bench":
         """Begin anew at another problem, of this pair or another; nothing is kept of what was tried.
 
         Raises:
             InputError: what `trace` or `decode` refuse; the bench then stays as it is.
         """
         pair = pair or self.pair
-        self._wait("reading the prompt", lambda: self.read(problem, pair))
+        self.wait("reading the prompt", lambda: self.read(problem, pair, turns))
         return self
 
-    def read(self, problem: Problem | EncodedPrompt, pair: ModelPair) -> None:
+    def read(self, problem: Problem | EncodedPrompt, pair: ModelPair, turns: Sequence[Message] = ()) -> None:
         """What `open` does, in the worker's thread."""
-        prompt = pair.encode(problem)
-        lens = trace(pair, [prompt], top_k=self.top_k, null_draws=0)
+        prompt = pair.encode(problem, turns)
+        lens = trace(pair, [prompt], top_k=self.top_k, null_draws=NULL_DRAWS)
         curves = follow(pair, [prompt], lens, tokens=self.followed_tokens) if self.followed_tokens else None
         how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
         answers = {model: answers_of(pair, prompt, model, **how) for model in ("base", "rlvr")}
@@ -107,11 +117,12 @@ class Bench(Steps):
         first = replace(
             first, effect=effect_of(question, first, None), strips=strips_of(pair, prompt, answers)
         )
-        self.pair, self.prompt, self.problem = pair, prompt, question
+        self.pair, self.prompt, self.problem, self.turns = pair, prompt, question, tuple(turns)
         self.lens: LensTrace = lens
         self.followed: Followed | None = curves
         self.ground = Ground(prompt, lens.entropy_base)
         self.trials: list[Trial] = [first]
+        self.latest = None
         self.lenses: OrderedDict[int, LensTrace] = OrderedDict()
         self.start(Moment(Mask({}), 0))
         self.error: str | None = None
@@ -123,7 +134,7 @@ class Bench(Steps):
             InputError: there is none of that name.
         """
         chosen = case_named(case)
-        self._wait(chosen.title, lambda: chosen.play(self))
+        self.wait(chosen.title, lambda: chosen.play(self))
         return self.trial
 
     @property
@@ -157,123 +168,6 @@ class Bench(Steps):
             f"{self.now.mask.count} cells selected, {len(self.trials) - 1} tried)"
         )
 
-    # ---- acting ----------------------------------------------------------------------------------------------
-
-    def act(self, condition: Condition, *, samples: int = 1, temperature: float = 0.0) -> Trial:
-        """Let a model answer under a condition of any kind; the other answers beside it are those of the models as they are.
-
-        Raises:
-            InputError: what does not fit the pair, what `decode` refuses.
-            Stopped: `cancel` was called meanwhile.
-        """
-        how = self.check(condition, samples=samples, temperature=temperature)
-        return self._wait(condition.title, lambda: self.attempt(condition, how))
-
-    def check(self, condition: Condition, **sampling: Any) -> dict[str, Any]:
-        """Refuse what can't be tried, before anything is computed; the sampling as it was given."""
-        check_fits(condition, self.pair)
-        self.pair.sampling(**sampling)
-        return sampling
-
-    def do(self, name: str, *, samples: int = 1, temperature: float = 0.0, **settings: Any) -> Trial:
-        """What a button does at the selection: ``patch``, ``replay``, ``scale``, ``remove``, ``cross-sample``, ``extrapolate`` or
-        ``adapter``, with its settings.
-
-        Raises:
-            InputError: nothing is selected, or settings that it does not take.
-        """
-        condition = actions.act(name, self.pair, self.mask, settings)
-        return self.act(condition, samples=samples, temperature=temperature)
-
-    def patch(self, source: str = "base", **how: Any) -> Trial:
-        """Write one model's activations into the other at the selection, and let that one answer."""
-        return self.do("patch", source=source, **how)
-
-    def replay(self, **changes: Any) -> Trial:
-        """Learn tokens at the selected positions; ``changes`` are fields of `Replay`."""
-        return self.do("replay", **changes)
-
-    def scale(self, factor: float, model: str = "rlvr") -> Trial:
-        """Multiply the selected cells; 0 takes them away."""
-        return self.do("scale", factor=factor, model=model)
-
-    def remove(self, layer: int, head: int | None = None, model: str = "rlvr") -> Trial:
-        """Take a head, or the MLP, out of a layer at the selected positions, everywhere where nothing is selected."""
-        return self.do("remove", layer=layer, head=head, model=model)
-
-    def go_on(self, who: str, position: int, token: int | None = None) -> Trial:
-        """Let all answers begin with the shown answer of ``who`` up to ``position``, then ``token``, and go on from there.
-
-        Args:
-            who: "base", "rlvr" or "action".
-            position: of the token, in the answer.
-            token: its id; None: the one that stands there.
-
-        Raises:
-            InputError: no such answer, position or token.
-        """
-        begun = self.beginning(who, position, token)
-        return self._wait("going on", lambda: self.attempt(self.trial.condition, {}, begun))
-
-    def beginning(self, who: str, position: int, token: int | None) -> tuple[int, ...]:
-        """The tokens that `go_on` begins with."""
-        answers = self.trial.answers
-        if who not in answers:
-            raise InputError(
-                f"`who` is {who!r}; expected one of {', '.join(answers)}: bench.go_on('rlvr', 3, token)"
-            )
-        ids = answers[who][0].ids
-        if not 0 <= position < len(ids):
-            raise InputError(
-                f"`position` is {position}; the answer has tokens 0 to {len(ids) - 1}: bench.go_on({who!r}, 0, token)"
-            )
-        begun = (*ids[:position], ids[position] if token is None else token)
-        return tuple(self.pair.ids_of(begun).tolist())
-
-    def attempt(
-        self, condition: Condition | None, sampling: Mapping[str, Any], begun: tuple[int, ...] = ()
-    ) -> Trial:
-        """What `act` and `go_on` do, in the worker's thread: answers first, then the lens, then the answers token by token."""
-        pair, prompt, mask, number = self.pair, self.prompt, self.mask, len(self.trials)
-        how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **sampling}
-        answers = {model: self.trials[0].answers[model] for model in ("base", "rlvr")}
-        if begun:
-            greedy = {"max_new_tokens": self.max_new_tokens}
-            answers = {m: answers_of(pair, prompt, m, begun=begun, **greedy) for m in ("base", "rlvr")}  # pyright: ignore[reportArgumentType]
-        made: Intervention | None = None
-        if condition is not None:
-            prepared: Any = prepare(condition, pair, [prompt], problems=self.problem and [self.problem])
-            made = prepared[0]
-            answers["action"] = answers_of(pair, prompt, condition.answered_by, made, begun=begun, **how)
-        drawn = dict(sampling) if sampling.get("samples", 1) > 1 or sampling.get("temperature") else {}
-        trial = Trial(number, condition, mask, answers, begun, drawn)
-        still_wanted()
-        lens = None
-        if condition is not None and made is not None:
-            lens = lens_effect(pair, prompt, condition, made, self.top_k)
-        strips = dict(self.trials[0].strips) if not begun else {}
-        fresh = {who: one for who, one in answers.items() if who not in strips}
-        still_wanted()
-        if fresh:
-            strips |= strips_of(pair, prompt, fresh)
-        trial = replace(
-            trial,
-            effect=effect_of(self.problem, trial, lens),
-            strips={who: strips[who] for who in WHO if who in answers},
-        )
-        self.trials.append(trial)
-        if lens is not None:
-            self.lenses[number] = lens
-            while len(self.lenses) > KEPT:
-                self.lenses.popitem(last=False)
-        self.move(Moment(mask, number))
-        return trial
-
-    def cancel(self) -> None:
-        """Stop what is being computed, at its next token, layer or step; nothing is kept of it."""
-        if self.job:
-            self.job.cancel()
-
     # ---- what there is ---------------------------------------------------------------------------------------
 
     @property
@@ -299,9 +193,15 @@ class Bench(Steps):
         self.move(Moment(self.trials[number].mask if number else self.mask, number))
         return self.trial
 
-    def code(self) -> str:
-        """Python that does what is shown again, from nothing, to copy into a cell."""
-        return kept.code(self)
+    def code(self, name: str | None = None, **settings: Any) -> str:
+        """Python to copy into a cell: what is shown, from nothing; or the selection as what a button does (`do`).
+
+        Raises:
+            InputError: what `do` refuses.
+        """
+        if name is None:
+            return kept.code(self)
+        return kept.code_with(self, actions.act(name, self.pair, self.mask, settings))
 
     def save(self, path: str | Path) -> Path:
         """Write the bench: ``.html``, a page that needs no kernel; ``.json``, to be reopened; ``.py``, what is shown as code.
@@ -337,38 +237,6 @@ class Bench(Steps):
         self.trials, self.lenses = trials, OrderedDict()
         self.start(Moment(mask, shown))
         self.tell()
-
-    # ---- working ------------------------------------------------------------------------------------
-
-    def begin(self, name: str, work: Callable[[], Any]) -> Job:
-        """Queue work of the bench; an error stays in `error`, in words.
-
-        Raises:
-            InputError: other work is under way.
-        """
-        if self.job is not None and not self.job.done:
-            raise InputError(f"the bench is busy ({self.job.name}); wait for it, or bench.cancel()")
-        self.error = None
-
-        def after(job: Job) -> None:
-            self.error = None if job.error is None else words(job.error)
-            self.tell()
-
-        self.job = submit(name, work, after)
-        self.tell()
-        return self.job
-
-    def _wait(self, name: str, work: Callable[[], Any]) -> Any:
-        return self.begin(name, work).result()
-
-
-def words(error: BaseException) -> str:
-    """What went wrong, in a sentence."""
-    if isinstance(error, Stopped):
-        return "Cancelled; the models are as they were."
-    if isinstance(error, InputError):
-        return str(error)
-    return f"That did not work: {str(error).splitlines()[0] if str(error) else 'no reason given'} ({type(error).__name__})"
 
 
 def problem_of(

@@ -1,18 +1,29 @@
 """What the page of a bench shows, as JSON: the prompt's lens once, and after every change what changed, packed small."""
 
+import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.live.actions import has_adapter
-from workbench.live.trial import Trial, changed_tokens
+from workbench.live.trial import Token, Trial, changed_tokens
 from workbench.views.explorer_data import ModelAnswer, pack, pack_after
 from workbench.views.tables import visible
 
 if TYPE_CHECKING:
     from workbench.live.session import Bench
 
-ACTION_BYTES = 800_000
+ACTION_BYTES = 650_000
 """Of the lens after an action, at most; with all else an action sends less than 1 MB."""
-_TEXT = 240
+ANSWER_BYTES = 120_000
+"""Of answers token by token, where both models' alternatives can be fewer."""
+STRIP = 2000
+"""Tokens of an answer that are shown one by one."""
+LISTED = 60
+"""Trials in the list of a live page: the latest; a page of its own has all of them."""
+CODE_LETTERS = 20_000
+"""Of code that is shown at once; more of it only when it is copied."""
+_SAMPLE = 400
+_TEXT = 160
 """Letters of an answer in the list of trials."""
 
 
@@ -30,7 +41,7 @@ def prompt_data(bench: "Bench") -> dict[str, Any]:
 
 
 def shown_state(bench: "Bench") -> dict[str, Any]:
-    """Selection, answers token by token, list of trials, and what can be done."""
+    """List of trials, what is shown of them, and what can be done: little, since all of it travels after every change."""
     trial, job = bench.trial, bench.job
     condition = trial.condition
     return {
@@ -40,9 +51,7 @@ def shown_state(bench: "Bench") -> dict[str, Any]:
         "heads": _heads(bench),
         "adapter": has_adapter(bench.pair.name),
         "pictures": bool(bench.prompt.grids),
-        "mask": bench.mask.spans,
-        "count": bench.mask.count,
-        "busy": None if job is None or job.done else job.name,
+        "busy": None if job is None or job.done else ": ".join(filter(None, (job.name, bench.stage))),
         "error": bench.error,
         "undo": bench.can_undo,
         "redo": bench.can_redo,
@@ -50,41 +59,95 @@ def shown_state(bench: "Bench") -> dict[str, Any]:
         "title": trial.title,
         "answeredBy": "rlvr" if condition is None else condition.answered_by,
         "begun": len(trial.begun),
-        "answers": {who: _answer(trial, who) for who in trial.answers},
+        "trials": [_line(one) for one in bench.trials[-LISTED:]],
+        "code": _brief(bench.code()),
+    }
+
+
+def shown_selection(bench: "Bench") -> dict[str, Any]:
+    """The selected cells."""
+    return {"mask": bench.mask.spans, "count": bench.mask.count}
+
+
+def shown_answers(bench: "Bench") -> dict[str, Any]:
+    """The answers of the shown trial token by token, with as many alternatives as go into `ANSWER_BYTES`."""
+    trial = bench.trial
+    most = max((len(one.base) for strip in trial.strips.values() for one in strip), default=0)
+    for alternatives in range(most, 0, -1):
+        packed = _packed_answers(trial, alternatives)
+        if len(json.dumps(packed)) <= ANSWER_BYTES:
+            return packed
+    return _packed_answers(trial, 0)
+
+
+def whole_state(bench: "Bench") -> dict[str, Any]:
+    """All that a page without a kernel shows, but for both lenses."""
+    return {
+        **shown_state(bench),
+        **shown_selection(bench),
+        "answers": shown_answers(bench),
         "trials": [_line(one) for one in bench.trials],
         "code": bench.code(),
     }
 
 
 def shown_effect(bench: "Bench") -> dict[str, Any]:
-    """The lens of the shown trial after its action; ``{"trial": number}`` alone where none is kept, or none is small enough."""
-    number = bench.trial.number
+    """The lens of the shown trial after its action, where it is kept and small enough, and the norms of what it learnt."""
+    number, norms = bench.trial.number, bench.trial.norms
     lens = bench.lenses.get(number)
-    return {"trial": number, **((lens and pack_after(lens, ACTION_BYTES)) or {})}
+    packed = (lens and pack_after(lens, ACTION_BYTES)) or {}
+    return {"trial": number, **({"norms": [round(one, 4) for one in norms]} if norms else {}), **packed}
+
+
+def _packed_answers(trial: Trial, alternatives: int) -> dict[str, Any]:
+    """Per answer its tokens: word, divergence in nats, alternatives of the base and of RLVR as word, probability, and so on.
+
+    A word is an index into ``ids`` and ``words``.
+    """
+    words: dict[int, tuple[int, str]] = {}
+
+    def word(ident: int, text: str) -> int:
+        return words.setdefault(ident, (len(words), visible(text)))[0]
+
+    def token(one: Token) -> list[Any]:
+        tops = [
+            [part for i, t, p in top[:alternatives] for part in (word(i, t), _digits(p))]
+            for top in (one.base, one.rlvr)
+        ]
+        return [word(one.id, one.text), _digits(one.divergence), *tops]
+
+    strips = {who: [token(one) for one in trial.strips.get(who, ())[:STRIP]] for who in trial.answers}
+    answers = {who: {**_answer(trial, who), "tokens": strips[who]} for who in trial.answers}
+    return {"trial": trial.number, "ids": [*words], "words": [text for _, text in words.values()], **answers}
 
 
 def _answer(trial: Trial, who: str) -> dict[str, Any]:
-    responses = trial.answers[who]
-    counts: dict[str, int] = {}
-    for one in responses:
-        counts[one.text] = counts.get(one.text, 0) + 1
-    changed = changed_tokens(trial) if who == "action" else []
+    response, drawn = trial.answers[who][0], trial.samples.get(who, ())
     return {
-        "text": responses[0].text,
+        "text": response.text,
         "right": trial.effect["right"][who],
-        "finished": responses[0].finished,
-        "samples": [[text, count] for text, count in sorted(counts.items(), key=lambda item: -item[1])],
-        "changed": changed,
-        "tokens": [
-            [
-                one.id,
-                visible(one.text),
-                one.divergence,
-                *([[i, visible(t), p] for i, t, p in top] for top in one[3:]),
-            ]
-            for one in trial.strips.get(who, ())
-        ],
+        "finished": response.finished,
+        "more": max(0, len(response.ids) - STRIP),
+        "samples": _counted([one.text for one in drawn]),
+        "rightSamples": trial.effect.get("samples_right", {}).get(who),
+        "changed": [at for at in changed_tokens(trial) if at < STRIP] if who == "action" else [],
     }
+
+
+def _counted(texts: Sequence[str]) -> list[list[Any]]:
+    """Each text once, with how many times it was drawn, the most frequent first."""
+    counts = {text: texts.count(text) for text in texts}
+    return [[_short(text, _SAMPLE), count] for text, count in sorted(counts.items(), key=lambda one: -one[1])]
+
+
+def _digits(value: float | None) -> float | None:
+    """Four significant digits."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _brief(code: str) -> str | None:
+    """None for what is too long to travel after every change."""
+    return code if len(code) <= CODE_LETTERS else None
 
 
 def _line(trial: Trial) -> dict[str, Any]:

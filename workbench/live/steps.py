@@ -122,9 +122,23 @@ class Steps:
         self.now, self._future = to, []
         self.tell()
 
+    def drop(self, number: int, before: int) -> None:
+        """Go on as if the trial of that number, which is gone, had never been shown after the one ``before``."""
+        self._past = [one for one in self._past if one.shown != number]
+        self._future = [one for one in self._future if one.shown != number]
+        if self.now.shown == number:
+            self.now = Moment(self.now.mask, before)
+            if self._past and self._past[-1] == self.now:
+                self._past.pop()
+        self.tell()
+
     def listen(self, heard: Callable[[], None]) -> None:
         """Have a function called after every change, in whatever thread it happens."""
         self._heard.append(heard)
+
+    def forget(self, heard: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._heard = [one for one in self._heard if one != heard]
 
     def tell(self) -> None:
         """Call those who listen."""

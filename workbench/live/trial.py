@@ -17,11 +17,14 @@ from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.answers import verify
 from workbench.problems.problem import Problem
+from workbench.replay.learned_tokens import LearnedTokens
 from workbench.tracing.edits import Intervention
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.trace import trace
 from workbench.views import markup
 
+NULL_DRAWS = 3
+"""Of matched noise, for the ratio of a shift to it: as in a study."""
 WHO = ("base", "rlvr", "action")
 """Whose answers stand side by side."""
 
@@ -47,15 +50,19 @@ class Trial:
     mask: Mask
     """What was selected."""
     answers: Mapping[str, tuple[Response, ...]]
-    """``base``, ``rlvr``, and ``action`` where something was done."""
+    """Greedy ones of ``base``, ``rlvr``, and ``action`` where something was done; one each."""
     begun: tuple[int, ...] = ()
     """Tokens that all of the answers were made to begin with."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """``samples`` and ``temperature`` of the action's answers, where they are not one greedy one."""
+    """``samples`` and ``temperature`` of `samples`; {} where none were asked for."""
     effect: Mapping[str, Any] = field(default_factory=dict)
     """What it did, by name (`effect_of`)."""
     strips: Mapping[str, tuple[Token, ...]] = field(default_factory=dict, repr=False)
     """Each first answer, token by token."""
+    samples: Mapping[str, tuple[Response, ...]] = field(default_factory=dict, repr=False)
+    """Answers that were drawn besides, of the same three."""
+    norms: tuple[float, ...] = field(default=(), repr=False)
+    """Norm of the token that was learnt at each position of the prompt, 0 where none was; () where the action learns none."""
 
     @property
     def title(self) -> str:
@@ -101,21 +108,39 @@ def _with(pair: ModelPair, response: Response, begun: Sequence[int]) -> Response
 
 
 def lens_effect(
-    pair: ModelPair, prompt: EncodedPrompt, condition: Condition, made: Intervention, top_k: int
+    pair: ModelPair,
+    prompt: EncodedPrompt,
+    condition: Condition,
+    made: Intervention,
+    top_k: int,
+    null_draws: int = 0,
 ) -> LensTrace | None:
-    """The lens of the model as it is (``base`` of the trace) and with what was done (``rlvr``); None where the prompt is read as
-    ever, as when two models only draw together.
+    """The lens of the model as it is (``base`` of the trace) and with what was done (``rlvr``).
+
+    ``kl_null`` is of ``null_draws`` draws of noise as long as what that changed. None where the prompt is read as ever, as when
+    two models only draw together.
     """
     if not made.sites:
         return None
     anatomy = pair.base if condition.answered_by == "base" else pair.rlvr
     same = replace(pair, base=anatomy, rlvr=anatomy)
-    return trace(same, [prompt], top_k=top_k, null_draws=0, interventions=[made])
+    return trace(same, [prompt], top_k=top_k, null_draws=null_draws, interventions=[made])
+
+
+def learnt_norms(made: Intervention | None) -> tuple[float, ...]:
+    """Norm of the learnt token at each position of the prompt, 0 where there is none; () of what learns no tokens."""
+    own = getattr(made, "own", made)
+    if not isinstance(own, LearnedTokens):
+        return ()
+    norms = torch.zeros(len(own.places))
+    norms[own.places.cpu()] = own.tokens.float().norm(dim=-1).cpu()
+    return tuple(norms.tolist())
 
 
 def effect_of(problem: Problem | None, trial: Trial, lens: LensTrace | None) -> dict[str, Any]:
     """What a trial did: tokens changed, whether each answer is right, and how far the lens moved, in nats."""
     effect: dict[str, Any] = {"changed": len(changed_tokens(trial)), "right": _right(problem, trial)}
+    effect |= samples_right(problem, trial.samples)
     if lens is not None:
         layer, position = divmod(int(lens.kl.argmax()), lens.kl.shape[1])
         effect |= {"lens_max": float(lens.kl.max()), "layer": layer, "position": position}
@@ -136,10 +161,20 @@ def changed_tokens(trial: Trial) -> list[int]:
 def _right(problem: Problem | None, trial: Trial) -> dict[str, bool | None]:
     if problem is None or problem.answer is None:
         return dict.fromkeys(trial.answers)
+    return {who: _correct(problem, one[0]) for who, one in trial.answers.items()}
+
+
+def samples_right(problem: Problem | None, samples: Mapping[str, Sequence[Response]]) -> dict[str, Any]:
+    """How many of the drawn answers are right, by whose they are; {} without any, or where it is not known."""
+    if problem is None or problem.answer is None or not samples:
+        return {}
     return {
-        who: verify(one[0].text, problem.answer, problem.verifier, choices=problem.choices).correct
-        for who, one in trial.answers.items()
+        "samples_right": {who: sum(_correct(problem, one) for one in drawn) for who, drawn in samples.items()}
     }
+
+
+def _correct(problem: Problem, response: Response) -> bool:
+    return verify(response.text, problem.answer or "", problem.verifier, choices=problem.choices).correct
 
 
 def strips_of(

@@ -3,7 +3,8 @@
 1. `Scale` multiplies the input of chosen layers at chosen positions. `Overwrite` writes one model's residuals into the other:
    from RLVR into the base it is what `Patch` does not do.
 2. `Remove` takes a head or an MLP out of one layer at chosen positions, exactly: the layer runs once without it, and what it then
-   returns is the next layer's input there. So the last layer's can't be removed: nothing reads its output but the final norm.
+   returns is the next layer's input there. What the last layer returns the final norm alone reads, position by position, and an
+   answer begins after the last position: of the last layer, only what it does there can change an answer, by its first token.
 
 Like every intervention they act in the prefill alone.
 """
@@ -133,7 +134,7 @@ class Remove(CellEdit):
     """Take a head, or the MLP, out of a layer at chosen positions.
 
     Attributes:
-        layer: which; not the last.
+        layer: which.
         head: which of its heads; None: its MLP.
         cells: as in `Scale`.
         model: which of the two is changed, and answers.
@@ -170,11 +171,10 @@ class Remove(CellEdit):
         return self.model
 
     def check_depth(self, depth: int) -> None:
-        """Refuse a layer that a model of `depth` layers does not have, and its last."""
-        if self.layer >= depth - 1:
+        """Refuse a layer that a model of `depth` layers does not have."""
+        if self.layer >= depth:
             raise InputError(
-                f"`layer` is {self.layer}, and of {depth} layers expected 0 to {depth - 2}: what the last one writes, no other "
-                f"reads: Remove(layer={depth - 2})"
+                f"`layer` is {self.layer}, but the models have layers 0 to {depth - 1}: Remove(layer={depth - 1})"
             )
 
 
@@ -185,7 +185,7 @@ class EditedCells:
     problem_id: str
     condition: Scale | Overwrite | Remove
     sites: tuple[int, ...]
-    """The layers whose input is written."""
+    """The layers whose input is written; one past the last for what the final norm receives."""
     mask: Bool[Tensor, "layers positions"] = field(repr=False)
     """Cells of ``sites`` that are changed."""
     become: Callable[[int, Tensor], Tensor] = field(repr=False)

@@ -104,6 +104,11 @@ def _stacked(anatomy: Anatomy, calls: Sequence[LayerCall], layers: Sequence[int]
     return torch.stack([calls[layer].hidden[0].to(anatomy.device) for layer in layers])
 
 
+def takes_all(patch: Patch) -> bool:
+    """Whether no entropy chooses its cells."""
+    return patch.select == "all" and not patch.only_where_base_lower
+
+
 @dataclass(frozen=True, eq=False)
 class Readings:
     """What a patch of some layers is chosen by and, unless another source is given, made of; the same for every threshold."""
@@ -112,6 +117,17 @@ class Readings:
     """In nats, by model."""
     source: Recording
     """The base model's."""
+
+    @classmethod
+    def needed(cls, pair: ModelPair, prompt: EncodedPrompt, patch: Patch) -> "Readings":
+        """What this patch needs: of one that takes all cells the source alone, with entropies of 0, which choose nothing."""
+        if takes_all(patch):
+            source, nothing = (
+                record(pair.base, prompt, patch.patched),
+                torch.zeros(len(patch.patched), len(prompt)),
+            )
+            return cls({"base": nothing, "rlvr": nothing}, source)
+        return cls.of(pair, prompt, patch.patched)
 
     @classmethod
     def of(cls, pair: ModelPair, prompt: EncodedPrompt, layers: Sequence[int]) -> "Readings":
@@ -186,7 +202,7 @@ def prepare_patch(
         nowhere = torch.zeros(len(layers), len(prompt), dtype=torch.bool)
         empty = Recording(prompt.problem_id, prompt.input_ids, layers, torch.empty(len(layers), 0, 0))
         return PreparedPatch(prompt.problem_id, patch, nowhere, empty, pair)
-    readings = readings or Readings.of(pair, prompt, layers)
+    readings = readings or Readings.needed(pair, prompt, patch)
     entropy = readings.entropy
     visual = prompt.kinds == TokenKind.VISUAL
     visible = patch.positions == "visual" or (patch.positions is None and bool(visual.any()))

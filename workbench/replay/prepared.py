@@ -31,7 +31,7 @@ from workbench.replay.amortised import predict_many, weights_of
 from workbench.replay.disturbances import jittered
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.nothing_selected import BLIND
-from workbench.replay.patching import Readings, prepare_patch
+from workbench.replay.patching import Readings, prepare_patch, takes_all
 from workbench.replay.replay import aims_of, learn_many
 from workbench.tracing.edits import Intervention
 
@@ -102,9 +102,12 @@ def _patch(
     reuse, layers = reuse or Reuse(), condition.patched
 
     def made(prompt: EncodedPrompt) -> Intervention:
-        key = ("readings", prompt.problem_id, layers)
+        key = ("readings", prompt.problem_id, layers, takes_all(condition))
         return prepare_patch(
-            pair, prompt, condition, readings=reuse.of(key, lambda: Readings.of(pair, prompt, layers))
+            pair,
+            prompt,
+            condition,
+            readings=reuse.of(key, lambda: Readings.needed(pair, prompt, condition)),
         )
 
     return [made(prompt) for prompt in prompts]

@@ -78,7 +78,7 @@ def explore(
         if value is not None and value < 0:
             raise InputError(f"`{name}` is {value}, expected 0 or more: `explore(pair, problems, {name}=24)`")
     how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
-    settings: dict[str, Any] = {"top_k": top_k, "null_draws": 0, "layers": layers, "responses": responses}
+    settings: dict[str, Any] = {"top_k": top_k, "null_draws": 3, "layers": layers, "responses": responses}
     with called("explore"):
         traced = trace(pair, problems, progress=progress, reading=reading, **settings, **how)
     curves = None

@@ -22,7 +22,7 @@ class Intervention(Protocol):
 
     @property
     def sites(self) -> tuple[int, ...]:
-        """The layers whose input it writes."""
+        """The layers whose input it writes; one past the last for what the final norm receives."""
         ...
 
     def apply(self, layer: int, hidden: Tensor) -> Tensor:

@@ -7,7 +7,8 @@
    so that what is built from a layer (say its logits) is gone before the next layer runs.
 3. Stop right after the last layer that was asked for: later layers, final norm and unembedding never run.
 
-The residual stream of layer l is what decoder layer l (0-based) returns, before any final norm.
+The residual stream of layer l is what decoder layer l (0-based) returns, before any final norm. Of a model of L layers, what is
+written at the input of "layer L" is what the final norm receives: what layer L-1 returns, and its lens reads.
 """
 
 import inspect
@@ -59,7 +60,8 @@ def read_residuals(
             for what follows a prompt (`prefix_cache.continuation`).
         layers: decoder layers to read, 0-based; all when None.
         reduce: what to keep of a layer. None keeps a copy of the residual stream, (batch, tokens, hidden).
-        write: per layer, what replaces the residual stream there. Earlier layers are untouched.
+        write: per layer, what replaces the residual stream there; at inputs also one past the last layer: what the final norm
+            receives. Earlier layers are untouched.
         at: whether ``write`` replaces what the layers receive or what they return.
 
     Returns:
@@ -80,6 +82,7 @@ def read_residuals(
     with _first_place(anatomy, inputs, edits, at), torch.no_grad(), tracer:
         for layer in range(numbers[-1] + 1):
             _write(stack[layer], layer, edits, at)
+            _write_last(stack, layer, edits)
             if layer in numbers:
                 results[layer] = take(layer, _finite(anatomy, layer, stack[layer].output, real))
         tracer.stop()
@@ -141,6 +144,7 @@ def read_calls(
         for layer in range(layers):
             _write(stack[layer], layer, edits, "input")
             positional, named = stack[layer].inputs
+            _write_last(stack, layer, edits)
             output = _finite(anatomy, layer, stack[layer].output, real)
             named = {"hidden_states": positional[0] if positional else None, **named}
             hidden = named.pop("hidden_states")
@@ -175,8 +179,9 @@ def read_logits(
     stack = model.get(anatomy.layers_path)
     tracer = model.trace(**arguments)
     with torch.no_grad(), tracer:
-        for layer in sorted(edits):
+        for layer in sorted({*edits} - {anatomy.depth}):
             _write(stack[layer], layer, edits, at)
+        _write_last(stack, anatomy.depth - 1, edits)
         results["logits"] = tracer.result.logits[:, -last:]
     with _first_place(anatomy, inputs, edits, at):
         _finite(anatomy, None, results["logits"], _real(inputs))
@@ -200,8 +205,9 @@ def prefill(
     stack = model.get(anatomy.layers_path)
     tracer = model.trace(**arguments)
     with torch.no_grad(), tracer:
-        for layer in sorted(edits):
+        for layer in sorted({*edits} - {anatomy.depth}):
             _write(stack[layer], layer, edits, "input")
+        _write_last(stack, anatomy.depth - 1, edits)
         results["output"] = tracer.result
     with _first_place(anatomy, inputs, edits, "input"):
         _finite(anatomy, None, results["output"].logits[:, -1:], _real(inputs))
@@ -232,6 +238,7 @@ def refuse_not_finite(
             places[layer - 1] = first_wrong(stack[layer].input, real)
             if places[layer - 1] is not None:
                 break
+            _write_last(stack, layer, edits)
             places[layer] = first_wrong(stack[layer].output, real)
             if places[layer] is not None:
                 break
@@ -277,6 +284,12 @@ def _arguments(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {**anatomy.placed(inputs), "use_cache": not inputs.keys().isdisjoint(CACHE_NAMES)}
 
 
+def _write_last(stack: Any, layer: int, edits: Mapping[int, Edit]) -> None:
+    """What the final norm receives, where it is written and `layer` is the last."""
+    if layer == len(stack) - 1:
+        _write(stack[layer], layer + 1, edits, "output")
+
+
 def _write(layer: Envoy, index: int, edits: Mapping[int, Edit], at: Site) -> None:
     """Called from a trace's body, where reading or assigning `input` and `output` waits for the forward."""
     if index not in edits:
@@ -303,8 +316,9 @@ def _write(layer: Envoy, index: int, edits: Mapping[int, Edit], at: Site) -> Non
 def _check_write(write: Mapping[int, Edit] | None, at: Site, anatomy: Anatomy) -> Mapping[int, Edit]:
     if at not in ("input", "output"):
         raise InputError(f"`at` is {at!r}; write to a layer's 'input' or its 'output'")
-    if write:
-        _check_layers("write", write, anatomy)
+    past = {anatomy.depth} if at == "input" else set()
+    if write and (layers := {*write} - past):
+        _check_layers("write", layers, anatomy)
     return write or {}
 
 

@@ -47,7 +47,8 @@ def pack(
 ) -> dict[str, Any]:
     """Everything the explorer's script reads, ready for JSON. Each trace holds one prompt, and so does each ``followed``.
 
-    Arrays are base64, little-endian: entropies and KL in nats as float32 (layers, positions); top tokens as
+    Arrays are base64, little-endian: entropies, KL and the mean KL of matched noise (``klNull``; "" where the trace drew none) in
+    nats as float32 (layers, positions); top tokens as
     indices into ``vocabulary``, and their probabilities as -log p times ``steps``, as integers (layers, positions,
     topK); followed tokens likewise, (positions, follow), and their probabilities (positions, follow, layers). The
     index ``len(vocabulary)`` stands for no token, 65535 for a probability of 1e-14 or less. ``answers`` are the models'.
@@ -94,6 +95,7 @@ def pack_after(one: "LensTrace", most: int) -> dict[str, Any] | None:
         words = _words_after(one, top_k)
         for halves in (False, True):
             tables = {"kl": one.kl.numpy(), "entropy": one.entropy_rlvr.numpy()}
+            tables |= {"klNull": one.kl_null.mean(0).numpy()} if len(one.kl_null) else {}
             packed = {
                 name: _base64(_upper(v), "<u2") if halves else _base64(v, "<f4") for name, v in tables.items()
             }
@@ -140,6 +142,7 @@ def _pack_one(
         "entropyBase": _base64(one.entropy_base.numpy(), "<f4"),
         "entropyRlvr": _base64(one.entropy_rlvr.numpy(), "<f4"),
         "kl": _base64(one.kl.numpy(), "<f4"),
+        "klNull": _base64(one.kl_null.mean(0).numpy(), "<f4") if len(one.kl_null) else "",
         "followedWords": "",
     }
     for model in ("base", "rlvr"):

@@ -3,7 +3,7 @@
 function lensBench(root, host) {
   const explorer = lensExplorer(root, host.data);
   const parts = lensBenchParts(root, host, explorer);
-  let state = host.state, effect = host.effect, selected = new Map(), after = null, open = null;
+  let state = host.state, effect = host.effect, selected = new Map(), after = null, open = null, gone = null;
   const send = (message) => host.send?.(message);
   const raw = () => explorer.plain().raw;
   const layers = () => [Number(parts.first.value), Number(parts.final.value)];
@@ -100,8 +100,8 @@ function lensBench(root, host) {
 
   function showAnswers() {
     const said = benchWho.filter(([who]) => state.answers[who]).map((who) => benchAnswer(who, state.answers[who[0]], state.answeredBy));
-    const note = state.shown ? `${state.title}${state.begun ? "" : ""}` : "The models as they are. Select cells in the picture or the prompt, then act.";
-    parts.answers.replaceChildren(lensMake("p", { className: "muted title", textContent: state.shown ? `#${state.shown}  ${note}` : note }), lensMake("div", { className: "sides" }, ...said));
+    const note = state.shown ? `#${state.shown}  ${state.title}` : "The models as they are. Select cells in the picture or the prompt, then act.";
+    parts.answers.replaceChildren(lensMake("p", { className: "muted title", textContent: note }), lensMake("div", { className: "sides" }, ...said));
     if (open && !state.answers[open.who]?.tokens[open.at]) open = null;
     showAlternatives();
   }
@@ -164,24 +164,31 @@ function lensBench(root, host) {
   }
   function showStatus() {
     if (!host.send) return;
-    const busy = Boolean(state.busy);
+    const busy = Boolean(state.busy) && !gone;
     root.classList.toggle("busy", busy);
     root.setAttribute("aria-busy", String(busy));
-    parts.status.classList.toggle("wrong", Boolean(state.error));
-    parts.status.textContent = busy ? `working: ${state.busy} …` : state.error ?? "";
+    parts.status.classList.toggle("wrong", Boolean(gone || state.error));
+    parts.status.textContent = gone ?? (busy ? `working: ${state.busy} …` : state.error ?? "");
     parts.cancel.hidden = !busy;
-    for (const one of [parts.patch, parts.back, parts.replay, parts.zero, parts.adapter, parts.other, parts.ask]) one.disabled = busy;
+    for (const one of [parts.patch, parts.back, parts.replay, parts.zero, parts.adapter, parts.other, parts.ask, parts.draw]) one.disabled = busy || Boolean(gone);
     for (const one of [parts.patch, parts.back, parts.replay, parts.zero]) one.disabled ||= !state.count;
-    parts.undo.disabled = !state.undo;
-    parts.redo.disabled = !state.redo;
+    for (const one of [parts.asPatch, parts.asReplay]) one.disabled = !state.count || Boolean(gone);
+    parts.undo.disabled = !state.undo || Boolean(gone);
+    parts.redo.disabled = !state.redo || Boolean(gone);
   }
   function showAfter() { // the lens of the model that was changed, before and after
     after = effect.kl && effect.trial === state.shown ? benchAfter(explorer.plain(), effect, state.answeredBy) : null;
     parts.after.hidden = !after;
     const wanted = after && parts.after.querySelector(":checked").value === "after";
+    for (const cells of [explorer.plain(), ...(after ? [after] : [])]) cells.learnt = (effect.trial === state.shown && effect.norms) || null;
+    if (after) after.noiseLater = Boolean(host.send) && !after.klNull;
     explorer.look(wanted ? after : null);
+    explorer.heardBy.measure();
   }
   parts.after.addEventListener("change", showAfter);
+  explorer.heardBy.measure = () => { // noise beside an action is drawn when it is asked for: it takes as long as all else
+    if (explorer.state.measure === "ratio" && explorer.cells().noiseLater && !state.busy) send({ do: "noise" });
+  };
 
   function showAll() {
     unpackMask();
@@ -189,22 +196,30 @@ function lensBench(root, host) {
     showAnswers();
     showTrials();
     showStatus();
-    parts.code.value = state.code;
+    parts.code.value = state.code ?? "# long: press Copy code";
   }
   host.on("state", (next) => { state = next; showAll(); if (effect.trial === state.shown) showAfter(); });
   host.on("effect", (next) => { effect = next; showAfter(); });
-  host.on("file", ({ name, type, content }) => {
+  host.on("gone", (words) => { gone = words; showStatus(); });
+  host.on("message", ({ file, code }) => {
+    if (code) copy(code);
+    if (file) download(file);
+  });
+  function copy(code) { // shown, selected and, where the browser lets it, on the clipboard
+    parts.code.value = code;
+    parts.code.focus();
+    parts.code.select();
+    navigator.clipboard?.writeText(code).catch(() => {});
+  }
+  function download({ name, type, content }) {
     const link = lensMake("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  });
+  }
 
   // ---- controls --------------------------------------------------------------------------------------------------------
 
-  const act = (name, settings = {}) => {
-    const samples = Number(parts.samples.value) || 1;
-    send({ do: "act", name, settings, ...(samples > 1 ? { samples, temperature: 1 } : {}) });
-  };
+  const act = (name, settings = {}) => send({ do: "act", name, settings });
   const other = () => {
     const value = Number(parts.value.value);
     const known = benchActs.find(([name]) => name === parts.more.value);
@@ -216,7 +231,9 @@ function lensBench(root, host) {
     patch: () => act("patch"), back: () => act("patch", { source: "rlvr" }), replay: () => act("replay"), zero: () => act("scale", { factor: 0 }),
     adapter: () => act("adapter"), other, cancel: () => send({ do: "cancel" }),
     page: () => send({ do: "save", kind: "html" }), json: () => send({ do: "save", kind: "json" }),
-    copy: () => { parts.code.select(); navigator.clipboard?.writeText(parts.code.value).catch(() => {}); },
+    copy: () => (state.code === null ? send({ do: "code" }) : copy(state.code)),
+    asPatch: () => send({ do: "code", name: "patch" }), asReplay: () => send({ do: "code", name: "replay" }),
+    draw: () => send({ do: "sample", samples: Number(parts.samples.value) }),
     ask: () => benchFile(parts.picture.files[0], (picture) => send({ do: "ask", question: parts.question.value, picture })),
   };
   root.addEventListener("click", ({ target }) => clicks[target.closest("button")?.name]?.());
@@ -238,7 +255,7 @@ function lensBench(root, host) {
     event.preventDefault();
     event.stopPropagation();
   }, true);
-  root.querySelector(".help").append(...[["x", "select, unselect"], ["⇧↑ ⇧↓", "add to the selection"], ["i", "invert"], ["Esc", "cancel"]].map(([keys, what]) => lensMake("span", {}, ...keys.split(" ").map((key) => lensMake("kbd", { textContent: key })), what)));
+  if (host.send) root.querySelector(".help").append(...[["x", "select, unselect"], ["⇧↑ ⇧↓", "add to the selection"], ["i", "invert"], ["Esc", "cancel"]].map(([keys, what]) => lensMake("span", {}, ...keys.split(" ").map((key) => lensMake("kbd", { textContent: key })), what)));
 
   showAll();
   showAfter();
@@ -249,6 +266,12 @@ const benchRanges = (numbers) => { // 2, 3, 4, 7 -> "2–4, 7"
   for (const n of [...numbers].sort((a, b) => a - b)) n === runs.at(-1)?.[1] + 1 ? (runs.at(-1)[1] = n) : runs.push([n, n]);
   return runs.map(([a, b]) => (a === b ? `${a}` : `${a}–${b}`)).join(", ");
 };
+
+// Answers as they travel, tokens as indices of words, to (id, text, divergence, alternatives of base and RLVR).
+function benchUnpack({ trial, ids, words, ...answers }) {
+  const tops = (list) => list.flatMap((word, at) => (at % 2 ? [] : [[ids[word], words[word], list[at + 1]]]));
+  return Object.fromEntries(Object.entries(answers).map(([who, answer]) => [who, { ...answer, tokens: answer.tokens.map(([word, divergence, base, rlvr]) => [ids[word], words[word], divergence, tops(base), tops(rlvr)]) }]));
+}
 
 function benchFile(file, take) { // a file as a data URI, or null
   if (!file) return take(null);
@@ -280,6 +303,7 @@ function benchAfter(plain, effect, model) {
     entropyBase: model === "base" ? plain.entropyBase : plain.entropyRlvr,
     entropyRlvr: numbers(effect.entropy),
     kl: numbers(effect.kl),
+    klNull: effect.klNull ? numbers(effect.klNull) : null,
     base: { words: fewer(plain[model].words), chances: fewer(plain[model].chances), followed: none },
     rlvr: { words: own, chances: decode(effect.chances, Uint16Array), followed: none },
   });

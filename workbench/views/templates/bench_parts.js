@@ -42,7 +42,10 @@ function lensBenchParts(root, host, explorer) {
     more: select("more", "Other actions", acts),
     value: number("value", "Value of the action", benchActs[0][2], { step: "any" }),
     other: button("other", "Do it", "Act with this value"),
-    samples: number("samples", "Answers to draw at temperature 1; 1 is the greedy answer", 1, { min: 1, max: 64 }),
+    samples: number("samples", "Answers to draw of each, at temperature 1", 8, { min: 2, max: 64 }),
+    draw: button("draw", "Draw samples", "Draw so many answers of base, RLVR and the action, besides the greedy ones"),
+    asPatch: button("asPatch", "as Patch", "The selection as a Patch in code, to copy", "plain"),
+    asReplay: button("asReplay", "as Replay", "The selection as a Replay in code, to copy", "plain"),
     status: make("p", { className: "status", role: "status" }),
     cancel: button("cancel", "Cancel", "Stop what is being computed (Esc)"),
     after: radios("Lens", "after", [["before", "both models"], ["after", "before and after the action"]], "before"),
@@ -64,16 +67,18 @@ function lensBenchParts(root, host, explorer) {
   parts.tools = make("section", { className: "tools", "aria-label": "Bench" },
     group("Select", parts.tool, parts.how, make("span", { className: "tick" }, "layers", parts.first, "to", parts.final), parts.word,
       make("span", { className: "tick" }, parts.stratum, parts.tau, parts.take), parts.invert, parts.clear, parts.count, parts.undo, parts.redo),
-    group("Act", parts.patch, parts.back, parts.replay, parts.zero, parts.adapter, make("span", { className: "tick" }, parts.more, parts.value, parts.other), label("samples", parts.samples), parts.cancel, parts.status));
+    group("Act", parts.patch, parts.back, parts.replay, parts.zero, parts.adapter, make("span", { className: "tick" }, parts.more, parts.value, parts.other), make("span", { className: "tick" }, parts.samples, parts.draw), parts.cancel, parts.status));
   const opens = make("div", { className: "row opens" }, parts.cases, make("span", { className: "tick" }, parts.question, parts.picture, parts.ask));
   if (host.send) root.querySelector(".head").before(opens);
   root.querySelector(".head").after(parts.answers, parts.alternatives, parts.tools);
   root.querySelector(".toolbar").append(parts.after);
   root.querySelector(".columns").after(make("div", { className: "below" },
     make("section", { className: "tried" }, make("div", { className: "row" }, make("h3", { textContent: "Tried" })), parts.trials),
-    make("section", { className: "export" }, make("div", { className: "row" }, make("h3", { textContent: "Export" }), parts.copy, parts.page, parts.json, label("reopen", parts.reopen)), parts.code)));
+    make("section", { className: "export" }, make("div", { className: "row" }, make("h3", { textContent: "Export" }), parts.copy, parts.page, parts.json, label("reopen", parts.reopen)),
+      make("div", { className: "row" }, make("span", { className: "muted", textContent: "selection" }), parts.asPatch, parts.asReplay), parts.code)));
   if (!host.send) {
-    for (const control of [...parts.tools.querySelectorAll("button, input, select"), parts.page, parts.json, parts.reopen]) control.disabled = true;
+    for (const control of [...parts.tools.querySelectorAll("button, input, select"), parts.page, parts.json, parts.reopen, parts.asPatch, parts.asReplay]) control.disabled = true;
+    parts.cancel.hidden = true;
     parts.status.textContent = "This page has no kernel: open the bench in Jupyter to act.";
   }
   return parts;
@@ -95,7 +100,10 @@ function benchAnswer([who, name, symbol], answer, answeredBy) {
   if (!answer.tokens.length) strip.append(lensMake("span", { textContent: answer.text }));
   const of = who === "action" ? ` (${answeredBy === "base" ? "base" : "RLVR"})` : "";
   const head = lensMake("h4", {}, lensMake("span", { className: who, textContent: `${symbol} ${name}${of}` }), lensMake("span", { className: "muted", textContent: mark + (answer.finished ? "" : " · cut off") }));
-  const several = answer.samples.reduce((sum, [, count]) => sum + count, 0) > 1
-    ? [lensMake("ul", { className: "samples", "aria-label": "Samples" }, ...answer.samples.map(([text, count]) => lensMake("li", {}, lensMake("b", { textContent: `${count} × ` }), text)))] : [];
+  if (answer.more) strip.append(lensMake("span", { className: "muted", textContent: ` … ${answer.more} more tokens` }));
+  const drawn = answer.samples.reduce((sum, [, count]) => sum + count, 0);
+  const right = answer.rightSamples === null ? "" : `, ${answer.rightSamples} right`;
+  const several = drawn ? [lensMake("p", { className: "muted drawn", textContent: `${drawn} samples${right}` }),
+    lensMake("ul", { className: "samples", tabIndex: 0, "aria-label": `Samples: ${name}` }, ...answer.samples.map(([text, count]) => lensMake("li", {}, lensMake("b", { textContent: `${count} × ` }), text)))] : [];
   return lensMake("div", { className: `said ${who}` }, head, strip, ...several);
 }

@@ -12,7 +12,7 @@ function lensExplorer(root, data) {
     chosen: data.problems.map(() => null), frames: data.problems.map((problem) => problem.views.map(() => 0)),
   };
   let cells, frames, marks = new Map(), hovered = null;
-  const heardBy = { go() {}, marks() {} };
+  const heardBy = { go() {}, marks() {}, measure() {} };
 
   const parts = lensParts(root, data, state);
   const { picker, question, layerName, slider, scale, overlay, legend, views, words, readout, through, throughBox, charts, clear, ranking, heard } = parts;
@@ -26,6 +26,7 @@ function lensExplorer(root, data) {
     return `rgb(${colours[i].map((c, k) => Math.round(c + (place - i) * (colours[i + 1][k] - c))).join(",")})`;
   };
   const colour = () => ramp(state.measure === "entropyChange" ? "change" : "magnitude");
+  const unit = () => lensUnits[state.measure] ?? "nats";
   const range = (words = false) => cells.range(state.measure, state.scale === "all" ? null : state.layer, words);
 
   function paint() { // everything that depends on layer, measure and scale, but not on the position
@@ -35,7 +36,7 @@ function lensExplorer(root, data) {
     for (const [position, mark] of marks) {
       const value = cells.value(state.measure, state.layer, position);
       const { low, high } = spans[mark.tagName === "BUTTON"];
-      const found = change ? (value ? CHANGED : null) : fill(high > low ? (value - low) / (high - low) : 0);
+      const found = change ? (value ? CHANGED : null) : Number.isFinite(value) ? fill(high > low ? (value - low) / (high - low) : 0) : null;
       if (mark.tagName === "BUTTON") mark.style.borderBottomColor = found ?? "transparent";
       else {
         mark.setAttribute("fill", found ?? "#000");
@@ -43,7 +44,7 @@ function lensExplorer(root, data) {
         mark.classList.toggle("changed", change && value > 0); // outlined, whatever the overlay's strength
       }
     }
-    parts.wordScale.textContent = change ? "" : `bars: ${lensNumber(spans.true.low)} to ${lensNumber(spans.true.high)} nats`;
+    parts.wordScale.textContent = change || !(spans.true.high > spans.true.low) ? "" : `bars: ${lensNumber(spans.true.low)} to ${lensNumber(spans.true.high)} ${unit()}`;
     views.classList.toggle("covered", on);
     showLegend();
     heardBy.marks();
@@ -51,6 +52,14 @@ function lensExplorer(root, data) {
     layerName.textContent = `Layer ${layer}${state.layer === cells.last ? " (last)" : ""}`;
     slider.value = state.layer;
     slider.setAttribute("aria-valuetext", layerName.textContent);
+  }
+  function offer() { // measures that this lens does not have are not shown
+    const has = { ratio: Boolean(cells.klNull || cells.noiseLater), learnt: Boolean(cells.learnt) };
+    for (const [measure, there] of Object.entries(has)) parts.measures.querySelector(`[value=${measure}]`).parentNode.hidden = !there;
+    if (has[state.measure] === false) {
+      state.measure = "kl";
+      parts.measures.querySelector("[value=kl]").checked = true;
+    }
   }
   function showLegend() {
     if (state.measure === "change") {
@@ -65,7 +74,7 @@ function lensExplorer(root, data) {
     const { low, high, cutLow, cutHigh } = range();
     const bar = lensMake("span", { className: "gradient" });
     bar.style.background = `linear-gradient(90deg, ${[...Array(9).keys()].map((i) => colour()(i / 8)).join(", ")})`;
-    legend.replaceChildren((cutLow ? "≤ " : "") + lensNumber(low), bar, `${cutHigh ? "≥ " : ""}${lensNumber(high)} nats`);
+    legend.replaceChildren((cutLow ? "≤ " : "") + lensNumber(low), bar, `${cutHigh ? "≥ " : ""}${lensNumber(high)} ${unit()}`);
   }
 
   // ---- a problem: its pictures and its words -----------------------------------------------------------------
@@ -93,6 +102,7 @@ function lensExplorer(root, data) {
       }
     }
     raw.views.length ? views.replaceChildren(...raw.views.map(makeView)) : views.replaceChildren(lensMake("p", { className: "muted", textContent: "No image in this prompt." }));
+    offer();
     layOut();
     showRanking();
   }
@@ -304,7 +314,7 @@ function lensExplorer(root, data) {
   }
   const setLayer = (layer) => go(layer, state.chosen[state.problem]);
   slider.addEventListener("input", () => setLayer(Number(slider.value)));
-  parts.measures.addEventListener("change", ({ target }) => { state.measure = target.value; paint(); });
+  parts.measures.addEventListener("change", ({ target }) => { state.measure = target.value; paint(); heardBy.measure(); });
   scale.addEventListener("change", () => { state.scale = scale.value; paint(); });
   overlay.addEventListener("input", () => { state.alpha = Number(overlay.value) / 100; paint(); });
   picker.addEventListener("change", () => { showProblem(Number(picker.value)); keepLayerInSight(); });
@@ -375,6 +385,7 @@ function lensExplorer(root, data) {
         throughBox.querySelector(`thead .${model}`).textContent = `${lensSymbols[model]} ${other ? name : { base: "base", rlvr: "RLVR" }[model]}`;
         parts.measures.querySelector(`[value=${model === "base" ? "entropyBase" : "entropyRlvr"}] + span`).textContent = `${name} entropy`;
       }
+      offer();
       paint();
       point();
       show();

@@ -2,6 +2,7 @@
 // The numbers of one problem, unpacked. A cell is one layer (an index into data.layers) at one position.
 const lensKinds = ["text token", "visual token", "special token", "response token"];
 const lensModels = [["base", "Base"], ["rlvr", "RLVR"]];
+const lensUnits = { ratio: "times noise", learnt: "norm" }; // of a measure; nats for all others
 const lensSymbols = { base: "●", rlvr: "◆" };
 const lensNumber = (value) => { // three significant digits
   if (value === 0 || !Number.isFinite(value)) return value === 0 ? "0" : "–";
@@ -21,6 +22,8 @@ class LensCells {
     const words = data.wordBytes === 2 ? Uint16Array : Uint32Array;
     Object.assign(this, { data, raw, size: raw.tokens.length, layers: data.layers.length, topK: data.topK, follow: data.follow });
     for (const name of ["entropyBase", "entropyRlvr", "kl"]) this[name] = decode(raw[name], Float32Array);
+    this.klNull = raw.klNull ? decode(raw.klNull, Float32Array) : null; // of matched noise; null where none was drawn
+    this.learnt = null; // norm of the token learnt at each position, where an action learnt any
     for (const model of ["base", "rlvr"]) {
       this[model] = {
         words: decode(raw[`${model}Words`], words),
@@ -44,10 +47,12 @@ class LensCells {
     const cell = layer * this.size + position;
     if (measure === "change") return this.top("base", layer, position) === this.top("rlvr", layer, position) ? 0 : 1;
     if (measure === "entropyChange") return this.entropyRlvr[cell] - this.entropyBase[cell];
+    if (measure === "ratio") return this.klNull?.[cell] > 0 ? this.kl[cell] / this.klNull[cell] : NaN; // nothing changed: no noise either
+    if (measure === "learnt") return this.learnt?.[position] || NaN;
     return this[measure][cell];
   }
   // Colours span the 2nd to the 98th percentile of the visual tokens (of all tokens where there is no image), so that
-  // one extreme token does not flatten the rest. KL starts at 0; an entropy change spans as much on either side of 0.
+  // one extreme token does not flatten the rest. KL, its ratio to noise and norms start at 0; an entropy change spans as much on either side of 0.
   range(measure, layer, words = false) { // layer: an index, or null for all layers; words: of the tokens that are not visual
     const key = `${measure} ${layer} ${words}`;
     if (this.ranges.has(key)) return this.ranges.get(key);
@@ -55,12 +60,16 @@ class LensCells {
     const span = layer === null ? [...this.data.layers.keys()] : [layer];
     for (const l of span)
       for (let i = 0; i < this.size; i++)
-        if (!this.visual || words !== Boolean(this.raw.places[i])) values.push(this.value(measure, l, i));
+        if (!this.visual || words !== Boolean(this.raw.places[i])) {
+          const value = this.value(measure, l, i);
+          if (Number.isFinite(value)) values.push(value);
+        }
+    if (!values.length) values.push(0);
     const signed = measure === "entropyChange";
     const sorted = Float64Array.from(signed ? values.map(Math.abs) : values).sort();
     const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
     const high = at(0.98);
-    const low = signed ? -high : measure === "kl" ? 0 : at(0.02);
+    const low = signed ? -high : ["kl", "ratio", "learnt"].includes(measure) ? 0 : at(0.02);
     const cutHigh = sorted[sorted.length - 1] > high;
     const found = { low, high, cutHigh, cutLow: signed ? cutHigh : low > sorted[0] };
     this.ranges.set(key, found);

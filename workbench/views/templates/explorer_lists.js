@@ -34,7 +34,9 @@ function lensReadout(cells, state, at) {
   return [
     lensMake("div", { className: "where" },
       lensMake("strong", { textContent: (raw.places[at] ? "▦ " : "") + cells.describe(at) }),
-      lensMake("span", { className: "kl", textContent: `KL ${lensNumber(cells.value("kl", state.layer, at))} nats` })),
+      lensMake("span", {}, lensMake("span", { className: "kl", textContent: `KL ${lensNumber(cells.value("kl", state.layer, at))} nats` }),
+      ...(cells.klNull ? [lensMake("span", { className: "ratio", title: "KL over that of matched noise", textContent: `${lensNumber(cells.value("ratio", state.layer, at))} × noise` })] : []),
+      ...(cells.learnt?.[at] ? [lensMake("span", { className: "ratio", textContent: `learnt token, norm ${lensNumber(cells.learnt[at])}` })] : []))),
     lensMake("p", { className: "muted", textContent: facts.join(" · ") }),
     lensMake("div", { className: "both" }, ...tops),
   ];

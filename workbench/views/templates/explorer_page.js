@@ -16,6 +16,6 @@ lensTheme();
 document.querySelectorAll(".lens").forEach((root, index) => {
   root.dataset.lens = index;
   const content = JSON.parse(root.querySelector("script").textContent);
-  if (root.classList.contains("bench")) lensBench(root, { ...content, send: null, on() {} });
+  if (root.classList.contains("bench")) lensBench(root, { ...content, state: { ...content.state, answers: benchUnpack(content.state.answers) }, send: null, on() {} });
   else lensExplorer(root, content);
 });
