@@ -203,7 +203,9 @@ def test_bad_input_is_refused_with_a_call_that_works(run, runs, tmp_path):
         wb.compare(runs[0])
     with pytest.raises(InputError, match=rf"holds .* twice; .*{call}"):
         wb.compare(runs[0], runs[1], runs[0])
-    with pytest.raises(InputError, match=rf"is no folder; expected .*manifest.json, or that of a finished sweep: {call}"):
+    with pytest.raises(
+        InputError, match=rf"is no folder; expected .*manifest.json, or that of a finished sweep: {call}"
+    ):
         wb.compare(runs[0], tmp_path / "nowhere")
     with pytest.raises(InputError, match=rf"exists, but is no finished run; .*{call}"):
         wb.compare(runs[0], tmp_path)
