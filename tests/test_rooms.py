@@ -23,7 +23,7 @@ CONCEPTS = [
     ("answers judged", "problems/answers.py", r"^def verify\b"),
     ("the shift drawn", "views/shift_figures.py", r"^def (shift_heatmap|stratum_curves)\b"),
     ("the bundled pair trained", "organism/training.py", r"controls' differences to the base"),
-    ("a pair's preset read", "models/presets.py", r"^def pair_preset\b|with_name\(\"pairs.yaml\"\)"),
+    ("a pair's preset read", "models/preset_files.py", r"^def (pair_preset|read_presets)\b"),
     ("memory predicted", "machine/memory.py", r"^def predict_memory\b"),
     ("the digest of a sweep's cell", "sweeps/cells.py", r"^def cell_key\b"),
     ("HTML escaped", "views/markup.py", r"import escape$(?<!markup import escape)|html\.escape\("),

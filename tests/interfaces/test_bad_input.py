@@ -67,7 +67,7 @@ ROWS: list[tuple[str, list[str], str]] = [
         "workbench agent --layers 8",
     ),
     ("compare", ["`RUNS` is empty", "two or more"], "workbench compare runs/shapes runs/smol"),
-    ("compare one", ["`RUNS` holds one run, 'one'"], "workbench compare runs/shapes runs/smol"),
+    ("compare one", ["`RUNS` one is no folder"], "workbench compare runs/shapes runs/smol"),
     (
         "compare one two",
         ["`RUNS` one is no folder", "manifest.json"],

@@ -31,7 +31,7 @@ a rectangle, a word, a kind of token, a stratum of the base's entropy, and layer
 
 Each returns a `trial.Trial`: the answers, which tokens changed, whether they are right, how far the lens moved (nats), and the
 answers token by token with their divergence. `Bench.undo`, `Bench.redo` and `Bench.show` go through them; `Bench.code` is the
-shown one as Python, and ``bench.code("patch")`` or ``("replay")`` the selection as a condition, not yet tried; `Bench.save`
+shown one as Python, and `Bench.code` with "patch" or "replay" the selection as a condition, not yet tried; `Bench.save`
 writes it as a page or as a JSON file that ``wb.bench(pair, reopen=...)`` takes up again, `Bench.to_dataframe` is the list of
 what was tried. `Bench.play` opens one of the prepared `cases.cases`. ``wb.bench(pair, problem, turns=...)`` opens a turn of an
 agent (`workbench.experiments.agent.given`): its calls and crops are part of the prompt.
