@@ -62,3 +62,9 @@ def pair_of() -> Callable[[str], ModelPair]:
 def tiny_pair(pair_of: Callable[[str], ModelPair]) -> ModelPair:
     """A tiny random Qwen2.5-VL pair with its processor."""
     return pair_of("qwen2_5_vl")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No PNG is drawn: the figures' own tests draw them."""
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)

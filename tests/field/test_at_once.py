@@ -16,9 +16,7 @@ from workbench.sweeps.ledger import Ledger
 HOW: dict[str, Any] = {"top_k": 3, "null_draws": 1, "bins": 2, "resamples": 20}
 
 
-@pytest.fixture(autouse=True)
-def no_png(monkeypatch):
-    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def whole(run) -> bool:

@@ -21,10 +21,7 @@ from workbench.studies.study import study
 SETTINGS = {"top_k": 3, "null_draws": 1, "bins": 2, "resamples": 20, "samples": 2, "max_new_tokens": 3}
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """No PNG: the figures' own tests draw them."""
-    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,7 @@ import yaml
 
 from workbench.studies import study as study_module
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """No PNG: the figures' own tests draw them."""
-    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from statsmodels.stats.meta_analysis import combine_effects
-from sweep_runs import STANDIN, furnish
+from sweep_runs import STANDIN, furnish, spec
 
 import workbench as wb
 from workbench.errors import InputError
@@ -22,17 +22,10 @@ PATCH = "patch: {patch: {layers: 2}}, m: {matrix: {layers: 2}}"
 
 def sweep(home, out, text, **keys):
     """A sweep of two pairs on workers that compute nothing."""
-    lines = [
-        f"pairs: [{{base: {home}/base, rlvr: {home}/rlvr}}, {{base: {home}/base, rlvr: {home}/other}}]",
-        f"problems: [{home}/mine.jsonl]",
-        "device: cpu",
-        f"interventions: {{{text}}}",
-        *(f"{key}: {value}" for key, value in keys.items()),
-    ]
-    (home / "grid.yaml").write_text("\n".join(lines))
+    grid = spec(home, f"{{{text}}}", ("rlvr", "other"), **keys)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "WORKER", (sys.executable, STANDIN))
-        run_sweep(home / "grid.yaml", out)
+        run_sweep(grid, out)
     wb.export_sweep(out)
     return out
 
@@ -162,11 +155,11 @@ def test_several_problem_sets_are_runs_of_their_own(home, tmp_path):
         "\n".join(json.dumps({"id": f"r{i}", "question": f"More? {i}", "answer": "3"}) for i in range(4))
     )
     out = sweep(home, tmp_path / "two", "patch: {patch: {layers: 2}}")
-    text = (home / "grid.yaml").read_text().replace("mine.jsonl]", f"mine.jsonl, {home}/more.jsonl]")
-    (home / "grid.yaml").write_text(text)
+    text = (home / "s.yaml").read_text().replace("mine.jsonl]", f"mine.jsonl, {home}/more.jsonl]")
+    (home / "s.yaml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "WORKER", (sys.executable, STANDIN))
-        run_sweep(home / "grid.yaml", out)
+        run_sweep(home / "s.yaml", out)
     wb.export_sweep(out)
     comparison = wb.compare(out)
     assert comparison.pairs["problems"].tolist() == [5, 4, 5, 4]

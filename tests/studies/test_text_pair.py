@@ -24,10 +24,7 @@ MADE = (
 LEFT_OUT = ("amortised_replay", "perturbation", "scenarios", "table5_grid", "tables2_4_replay")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No PNG: the figures' own tests draw them."""
-    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

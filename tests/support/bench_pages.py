@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+from browser import window
 from playwright.sync_api import Browser, Page
 from served import TOKEN, free_port, server
 
@@ -14,13 +15,7 @@ LAB = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.Ne
 def page_at(browser: Browser, url: str, scheme: str = "light", width: int = 1500) -> tuple[Page, list[str]]:
     """A window at an address, and the list that its errors are written to."""
     trouble: list[str] = []
-    context = browser.new_context(
-        viewport={"width": width, "height": 1000},
-        color_scheme="dark" if scheme == "dark" else "light",
-        accept_downloads=True,
-    )
-    page = context.new_page()
-    page.set_default_timeout(120_000)
+    page = window(browser, scheme, width, 1000, accept_downloads=True)
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.goto(url)
     return page, trouble

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, Request, sync_playwright
@@ -43,18 +44,24 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def window(browser: Browser, scheme: str, width: int, height: int, **settings: Any) -> Page:
+    """An empty page in a window of its own."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if scheme == "dark" else "light",
+        **settings,
+    )
+    page = context.new_page()
+    page.set_default_timeout(120_000)  # a loaded machine takes long over plotly.js
+    return page
+
+
 def open_page(
     browser: Browser, file: Path, *, width: int = 1280, scheme: str = "light"
 ) -> tuple[Page, list[str]]:
     """The file in an offline window, and the list that everything that goes wrong in it is written to."""
     trouble: list[str] = []
-    context = browser.new_context(
-        viewport={"width": width, "height": 900},
-        color_scheme="dark" if scheme == "dark" else "light",
-        offline=True,
-    )
-    page = context.new_page()
-    page.set_default_timeout(120_000)  # a loaded machine takes long over plotly.js
+    page = window(browser, scheme, width, 900, offline=True)
     page.on("console", lambda message: trouble.append(f"console {message.type}: {message.text}"))
     page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
     page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url[:100]}"))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,16 @@ def furnish(home: Path) -> Path:
     return home
 
 
-def spec(home: Path, interventions: str = "{t: {replay: {tau: [0.2, 0.4]}}}", **keys: str) -> Path:
+def spec(
+    home: Path,
+    interventions: str = "{t: {replay: {tau: [0.2, 0.4]}}}",
+    rlvr: Sequence[str] = ("rlvr",),
+    **keys: object,
+) -> Path:
+    """The file of a sweep over pairs of one base; ``rlvr`` names the folders of their other models."""
+    pairs = ", ".join(f"{{base: {home}/base, rlvr: {home}/{name}}}" for name in rlvr)
     lines = [
-        f"pairs: [{{base: {home}/base, rlvr: {home}/rlvr}}]",
+        f"pairs: [{pairs}]",
         f"problems: [{home}/mine.jsonl]",
         "device: cpu",
         f"interventions: {interventions}",
