@@ -1,4 +1,4 @@
-"""Precision that a device has: float64 (Apple's GPUs, ``mps``, have none and say so by a TypeError), bfloat16 products of a CPU."""
+"""Precision of a device: float64 (Apple's GPUs, ``mps``, have none and say so by a TypeError), bfloat16 products of a CPU."""
 
 from functools import cache
 from pathlib import Path
