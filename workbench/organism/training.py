@@ -116,7 +116,7 @@ def curves(folder: Path) -> pd.DataFrame:
     """Training curves of a run, tidy: stage (sft, grpo, control, random, validation), step, measure, value (losses in nats)."""
     rows = []
     for stage in ("sft", "grpo", "control", "random"):
-        last = get_last_checkpoint(str(folder / stage))
+        last = get_last_checkpoint(str(folder / stage)) if (folder / stage).is_dir() else None
         history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
         for entry in history:
             numbers = {
