@@ -109,7 +109,7 @@ def _lines() -> Progress:
             if since == math.inf:  # that it is done was said before
                 return
             left = (now - start) * (total - done) / max(1, done)
-            estimate = f", about {math.ceil(left / 60)} min left" if 0 < done < total else ""
+            estimate = f", about {math.ceil(left / 60)} min left" if 0 < done < total and now > start else ""
             typer.echo(f"{what}: {done} of {total}{estimate}", err=True)
 
     return update

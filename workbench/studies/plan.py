@@ -125,5 +125,6 @@ def _answered(sizes: Sizes, condition: Named, sampling: Sampling) -> float:
         cost += sizes.learning(condition)
     if condition == "base":
         return cost
-    first = condition == "rlvr" or made.answered_by == "base"  # which bring what others share
-    return cost + sizes.drift() + (sizes.drift(2) if first else 0)
+    if condition == "rlvr":  # whose drift is that of the pair, which the others share
+        return cost + sizes.drift(2)
+    return cost + sizes.drift() + (sizes.drift(2) if made.answered_by == "base" else 0)
