@@ -45,7 +45,7 @@ _ZOOM: dict[str, tuple[type, ...]] = {"name": (str,), "relative_to": (float, int
 _STUDY: dict[str, tuple[type, ...]] = dict.fromkeys(("null_draws", "null_models", "answers"), (int,))
 _LINES = {
     "replay": "replay: {tau: 0.4, layers: 16}",
-    "study": "study: {null_draws: 1, null_models: 1, answers: 12}",
+    "study": "study: {null_draws: 1, null_models: 1, answers: 24}",
     "patch": "patch: {threshold: fixed, layers: 2, levels: [4.8, 4.7]}",
     "zoom": "zoom: {relative_to: 1000}",
 }

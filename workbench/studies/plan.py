@@ -21,7 +21,7 @@ WHOLE = "the whole study"
 """What the estimate is told as, in hundredths."""
 FEW_ROWS = 2.5
 """Times that a product of a few rows takes as long as its share of one of many."""
-BACK_AND_FORTH = 1.5
+BACK_AND_FORTH = 2.0
 """The same of learning."""
 DIFFERENT = 1 / 3
 """Rows of a model for each response, in the mean over its tokens: equal ones are one row (`decoding.streams`)."""
