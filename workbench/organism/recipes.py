@@ -11,7 +11,9 @@ import yaml
 from workbench.digests import file_digest
 from workbench.errors import InputError
 
-SHAPES, SMOL = (Path(__file__).with_name(name) for name in ("recipe.yaml", "smol.yaml"))
+SHAPES, SMOL, SMOLVL = (
+    Path(__file__).with_name(name) for name in ("recipe.yaml", "smol.yaml", "smolvl.yaml")
+)
 """Those that the bundled pairs were made by."""
 WEIGHTS = Path(__file__).with_name("weights")
 """What ships of `shapes`."""
