@@ -34,8 +34,6 @@ class Tower:
     hidden: int = 64
     heads: int = 4
     pixels: int = 112**2
-    frequencies: tuple[int, int, int] = (2, 14, 16)
-    """Of half a head: how many of them, from the highest on, turn with frame, row and column. Text turns all alike."""
 
     def save(self, folder: Path, tensors: Mapping[str, Any]) -> None:
         """Write a folder that `tower_file` finds; ``tensors`` as the module ``model.visual`` names them."""
@@ -69,8 +67,7 @@ def read_tower(file: Path) -> Tower:
 
     try:
         with safe_open(file, "np") as tensors:
-            entries = json.loads(tensors.metadata()[SETTINGS])
-        return Tower(**entries | {"frequencies": tuple(entries["frequencies"])})
+            return Tower(**json.loads(tensors.metadata()[SETTINGS]))
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file} is no vision tower ({error}); fetch it again") from error
 
@@ -121,10 +118,13 @@ def body_config(text: Any, tokenizer: Any, tower: Tower) -> Any:
     """The config of a Qwen2.5-VL whose language model is that of the config ``text``."""
     from transformers import Qwen2_5_VLConfig
 
+    # Of a head's frequencies, from the highest on, few turn with the frame, the others with row and column; text turns all alike.
+    half = text.hidden_size // text.num_attention_heads // 2
+    frame, row = half // 16, 7 * half // 16
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(VISION))
     return Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(tokenizer),
+            "vocab_size": max(len(tokenizer), text.vocab_size),
             "hidden_size": text.hidden_size,
             "intermediate_size": text.intermediate_size,
             "num_hidden_layers": text.num_hidden_layers,
@@ -135,7 +135,7 @@ def body_config(text: Any, tokenizer: Any, tower: Tower) -> Any:
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": text.rope_parameters["rope_theta"],
-                "mrope_section": list(tower.frequencies),
+                "mrope_section": [frame, row, half - frame - row],
             },
             "bos_token_id": text.bos_token_id,
             "eos_token_id": text.eos_token_id,
@@ -172,7 +172,7 @@ def build(language: Path, file: Path, out: Path) -> None:
     processor = processor_for(AutoTokenizer.from_pretrained(language), tower)
     whole: Any = Qwen2_5_VLForConditionalGeneration(body_config(original.config, processor.tokenizer, tower))
     rows = original.get_input_embeddings().weight.detach()
-    added = rows.mean(0, keepdim=True).expand(len(processor.tokenizer) - len(rows), -1)
+    added = rows.mean(0, keepdim=True).expand(whole.config.text_config.vocab_size - len(rows), -1)
     source, state = original.state_dict(), {}
     for name, parameter in whole.model.language_model.named_parameters():
         # The language model has no biases on queries, keys and values.

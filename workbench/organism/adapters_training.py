@@ -50,6 +50,8 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / recipe_file(recipe).name).write_text(yaml.safe_dump(recipe, sort_keys=False))
     body = str(_body(folder, recipe))
+    if "tower" in recipe:  # adapters name the run's own body as their base
+        recipe = recipe | {"body": body}
     reader = _auto(body, AutoProcessor, AutoTokenizer).from_pretrained(body)
     if not (folder / "base" / TENSORS).exists():
         model = _fresh(body, recipe)
@@ -150,9 +152,11 @@ def publish(folder: Path, weights: Path) -> None:
     The changes are rounded (`write_codes`): steps on the way, controls, and RLVR models of other seeds; the two adapters are not.
     """
     for name in ("base", "rlvr"):
-        (weights / name).mkdir(parents=True, exist_ok=True)
-        for file in (CONFIG, TENSORS):
-            shutil.copy(folder / name / file, weights / name / file)
+        shutil.copytree(
+            folder / name, weights / name, ignore=shutil.ignore_patterns("*.md"), dirs_exist_ok=True
+        )
+    if (folder / "body" / TOWER).exists():
+        _publish_tower(folder, weights)
     start = load_file(folder / "base" / TENSORS)
     places = {path.name: weights / "deltas" for path in sorted((folder / "checkpoints").glob("*"))}
     others = [path.parent.name for path in sorted(folder.glob(f"*/{TENSORS}"))]
@@ -167,6 +171,17 @@ def publish(folder: Path, weights: Path) -> None:
         write_codes(home / f"{RLVR if name in seeds else name}.safetensors", change)
     curves(folder).to_csv(weights / "curves.csv", index=False)
     write_digests(weights)
+
+
+def _publish_tower(folder: Path, weights: Path) -> None:
+    """The tower, and the adapters' base named as a package's file with it."""
+    (weights / "body").mkdir(exist_ok=True)
+    shutil.copy(folder / "body" / TOWER, weights / "body")
+    language = yaml.safe_load((folder / SMOLVL.name).read_text())["body"]
+    for config in weights.glob(f"*/{CONFIG}"):
+        entries = json.loads(config.read_text())
+        entries["base_model_name_or_path"] = f"{language}+{weights.name}"
+        config.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def curves(folder: Path) -> pd.DataFrame:

@@ -35,8 +35,7 @@ def wanted(tokenizer: Any, embedding: Tensor) -> Tensor:
     """(1 + colours x digits, hidden): what each kind of cell is to look like; first an empty one, then colour by colour."""
 
     def of(text: str) -> Tensor:
-        (token,) = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return embedding[token]
+        return embedding[tokenizer(text, add_special_tokens=False)["input_ids"]].mean(0)
 
     kinds = [
         (of(f" {color}") + of(str(digit))) / math.sqrt(2) for color in cards.COLORS for digit in cards.DIGITS
@@ -100,7 +99,7 @@ def train(language: str | Path, recipe: dict[str, Any], folder: Path, out: Path)
     arguments = TrainingArguments(
         **shared,
         per_device_train_batch_size=settings["pictures_per_step"],
-        logging_steps=20,
+        logging_steps=max(1, settings["steps"] // 40),
     )
     trainer = TowerTrainer(
         model,
