@@ -120,7 +120,7 @@ def test_without_the_package_nothing_is_begun(monkeypatch):
 
 
 def test_a_tower_that_is_not_there_or_broken_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no vision tower at .*organism train --pair smolvl"):
+    with pytest.raises(InputError, match=r"no vision tower at .*organism train --pair smolvl"):
         gguf.folder_of(f"{LANGUAGE}+none")
     with pytest.raises(InputError, match="no vision tower at"):
         seeing.tower_file(f"{tmp_path}/none")
