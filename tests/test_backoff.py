@@ -234,17 +234,15 @@ def random_lens(dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
 
 def scarce(monkeypatch: pytest.MonkeyPatch, rows: int, error: Exception) -> list[int]:
     """No block of logits has more than so many rows; the blocks that were tried."""
-    write, tried = LensHead.write_logits, []
+    write, tried = LensHead.write_products, []
 
-    def refuse(
-        self: LensHead, out: torch.Tensor, hidden: torch.Tensor, rows_: slice, weight: torch.Tensor
-    ) -> None:
-        tried.append(rows_.stop - rows_.start)
+    def refuse(self: LensHead, out: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor) -> None:
+        tried.append(out.shape[1])
         if tried[-1] > rows:
             raise error
-        write(self, out, hidden, rows_, weight)
+        write(self, out, hidden, weight)
 
-    monkeypatch.setattr(LensHead, "write_logits", refuse)
+    monkeypatch.setattr(LensHead, "write_products", refuse)
     monkeypatch.setitem(blocks.BLOCK_ELEMENTS, "cpu", blocks.BLOCK_ELEMENTS["cpu"])
     return tried
 

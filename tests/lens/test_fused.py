@@ -64,6 +64,55 @@ def assert_naive(stats: LensStats, h_base: Tensor, h_rlvr: Tensor, base: LensHea
     assert stats.topk_overlap.tolist() == pytest.approx(shared)
 
 
+# --- changes multiplied in bfloat16
+
+
+@pytest.mark.parametrize("shift", [0.3, 0.003])
+def test_changes_in_bfloat16_move_a_shift_by_parts_in_a_thousand_of_itself(shift):
+    h_base, h_rlvr, base, _ = random_pair(40, 64, 3000, shift=shift, scale=0.3, dtype=torch.float32)
+    null = lens.matched_noise(h_base, h_rlvr, draws=2)
+    exact = lens.compare(h_base.double(), h_rlvr.double(), base, base, null=null.double())
+    rounded = replace(base, changes=torch.bfloat16)
+    stats = lens.compare(h_base, h_rlvr, rounded, rounded, null=null, jensen_shannon=True)
+    assert exact.kl_null is not None
+    assert stats.kl_null is not None
+    for found, expected in ((stats.kl, exact.kl), (stats.kl_null, exact.kl_null)):
+        apart = found.double() / expected - 1
+        assert 0 < apart.abs().max() < 0.03
+        assert apart.abs().median() < 0.005
+        assert abs(found.double().median() / expected.median() - 1) < 0.005
+    torch.testing.assert_close(stats.entropy_base.double(), exact.entropy_base, rtol=1e-5, atol=1e-5)
+    # Where rounding whole logits would leave next to nothing of a small shift.
+    halves = base.weight.bfloat16()
+    p, q = ((rms_norm(h).bfloat16() @ halves.t()).double().log_softmax(-1) for h in (h_base, h_rlvr))
+    lost = (naive_kl(p, q) / exact.kl - 1).abs().median()
+    assert lost > (1 / shift) * (stats.kl / exact.kl - 1).abs().median()
+
+
+def test_changes_in_bfloat16_are_of_one_unembedding_and_float32_alone():
+    h_base, h_rlvr, base, rlvr = random_pair(dtype=torch.float32)
+    own = lens.compare(h_base, h_rlvr, base, rlvr).kl
+    allowed = [replace(head, changes=torch.bfloat16) for head in (base, rlvr)]
+    assert torch.equal(lens.compare(h_base, h_rlvr, *allowed).kl, own)
+    one = replace(base, changes=torch.bfloat16)
+    doubles = h_base.double(), h_rlvr.double()
+    assert torch.equal(lens.compare(*doubles, one, one).kl, lens.compare(*doubles, base, base).kl)
+
+
+@pytest.mark.parametrize("block", [64, 192, 300])
+def test_changes_in_bfloat16_know_bias_softcap_and_multiplier(block):
+    h_base, h_rlvr, base, _ = random_pair(shift=0.01, dtype=torch.float32)
+    bias = randn(300, seed=9).float()
+    bias[7] = -math.inf
+    for extra in ({"bias": bias}, {"softcap": 3.0, "multiplier": 0.5}):
+        head = replace(base, **extra)
+        one = replace(head, changes=torch.bfloat16)
+        exact = lens.compare(h_base, h_rlvr, head, head, block=block)
+        torch.testing.assert_close(
+            lens.compare(h_base, h_rlvr, one, one, block=block).kl, exact.kl, rtol=0.02, atol=0
+        )
+
+
 # --- against the whole vocabulary
 
 

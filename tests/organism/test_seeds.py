@@ -13,6 +13,7 @@ from workbench.models.preset_files import pair_preset
 from workbench.models.seeds import seeds_of, unpacked_run
 from workbench.models.weight_deltas import read_delta, write_delta
 from workbench.organism import training
+from workbench.problems import answers
 
 SHAPES = {"matrix": (6, 40), "vector": (17,), "patches": (5, 3, 2, 4, 4)}
 
@@ -90,3 +91,26 @@ def test_names_with_a_seed():
             call()
     with pytest.raises(InputError, match=r'`name` is missing: load_pair\("shapes", seed=2\)'):
         wb.load_pair(base="a", rlvr="b", seed=2)
+
+
+@pytest.mark.parametrize("seed", pair_preset("shapes").seeds)
+def test_a_run_that_ships_sees_and_reasons_as_its_card_says(seed):
+    first, pair = wb.load_pair("shapes"), wb.load_pair("shapes", seed=seed)
+    assert pair.name == f"shapes@{seed}"
+    digests = {one.provenance[role]["weights"] for one in (first, pair) for role in ("base", "rlvr")}
+    assert len(digests) == 4
+    problems = wb.load_problems("shapes", split="test", limit=40)
+    prompts = [pair.encode(problem) for problem in problems]
+    right = {}
+    for model in ("base", "rlvr"):
+        responses = wb.decode_many(pair, prompts, model=model, temperature=0.0)
+        right[model] = sum(
+            answers.verify(one.text, problem.answer or "", problem.verifier).correct
+            for (one,), problem in zip(responses, problems, strict=True)
+        )
+    # Of 200 it is 53 and 74 percent; weights that unpacking had spoilt would answer none.
+    assert right["base"] >= 10
+    assert right["rlvr"] >= right["base"] + 2
+    control = wb.load_pair("shapes", seed=seed, checkpoint="sft")
+    assert control.provenance["base"]["weights"] == pair.provenance["base"]["weights"]
+    assert control.provenance["rlvr"]["weights"] != pair.provenance["rlvr"]["weights"]

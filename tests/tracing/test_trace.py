@@ -17,6 +17,7 @@ from workbench.errors import InputError
 from workbench.interventions import Replay
 from workbench.lens.fused import compare
 from workbench.models.pairs import ModelPair
+from workbench.models.preset_files import named_pair
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem
 from workbench.replay.patching import Patch, prepare_patch, record
@@ -403,3 +404,20 @@ def test_an_intervention_for_another_problem_is_refused(tiny_pair):
 def test_settings_in_place_of_interventions_are_named(tiny_pair, interventions, says):
     with pytest.raises(InputError, match=says):
         trace(tiny_pair, [tiny.problem()], interventions=interventions)
+
+
+@pytest.mark.parametrize(
+    ("matmul", "unit"), [("medium", "avx512_bf16"), ("medium", None), (None, "amx_bf16")]
+)
+def test_the_lens_multiplies_changes_in_bfloat16_where_preset_and_processor_do(
+    tiny_pair, monkeypatch, matmul, unit
+):
+    monkeypatch.setattr("workbench.tracing.model_heads.bfloat16_unit", lambda: unit)
+    preset = replace(named_pair("shapes"), matmul=matmul)
+    alike = replace(tiny_pair, preset=preset, rlvr=tiny_pair.base)
+    both = lens_heads(alike)
+    expected = torch.bfloat16 if matmul and unit else None
+    assert [head.changes for head in both] == [expected] * 2
+    assert (both[0].weight is both[1].weight) or expected is None
+    # Two unembeddings: all products in float32.
+    assert [head.changes for head in lens_heads(replace(tiny_pair, preset=preset))] == [None, None]

@@ -30,6 +30,8 @@ class LensHead:
     bias: Float[Tensor, " vocabulary"] | None = None
     softcap: float | None = None
     multiplier: float = 1.0
+    changes: torch.dtype | None = None
+    """Of the product of what differs from the first distribution, where heads share one `weight` (`blocks`); None: as it is."""
 
     def __post_init__(self):
         if self.weight.ndim != 2 or 0 in self.weight.shape:
@@ -50,7 +52,7 @@ class LensHead:
         return f"LensHead(vocabulary={len(self.weight)}, hidden={self.weight.shape[1]})"
 
     def normed(self, residual: Tensor, dtype: torch.dtype) -> Tensor:
-        """The final norm, in the precision that `write_logits` multiplies."""
+        """The final norm, in the precision that `write_products` multiplies."""
         hidden = self.norm(residual)
         # Only CUDA multiplies half-precision operands into float32; a CPU is no slower after widening them.
         halves = hidden.dtype == self.weight.dtype and hidden.dtype in (torch.float16, torch.bfloat16)
@@ -60,12 +62,15 @@ class LensHead:
         """Some rows of the unembedding as residuals `normed` to a dtype are multiplied by; widened, they are a copy."""
         return self.weight[rows].t().to(dtype)
 
-    def write_logits(self, out: Tensor, hidden: Tensor, rows: slice, weight: Tensor) -> None:
-        """Write the logits of normed residuals for some vocabulary rows, `multiplied`, into `out`, in its precision."""
+    def write_products(self, out: Tensor, hidden: Tensor, weight: Tensor) -> None:
+        """Write the products of normed residuals and some vocabulary rows, `multiplied`, into `out`, in its precision."""
         if hidden.dtype == out.dtype:
             torch.mm(hidden, weight, out=out)
         else:
             out.copy_(torch.mm(hidden, weight, out_dtype=out.dtype))
+
+    def finish(self, out: Tensor, rows: slice) -> None:
+        """Make products the logits of their vocabulary rows, in place: bias, multiplier, softcap."""
         if self.bias is not None:
             out += self.bias[rows].to(out.dtype).clamp(min=_MASKED)
         if self.multiplier != 1.0:

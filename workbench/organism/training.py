@@ -77,17 +77,17 @@ def _processor(folder: Path, recipe: dict[str, Any]) -> Any:
 
 
 def publish(folder: Path, weights: Path) -> None:
-    """Copy what ships from a finished run: both models, the intermediate deltas, the curves, and their digests."""
+    """Copy what ships of a finished run: both models, their curves, and its checkpoints and controls, rounded (`write_codes`)."""
     weights.mkdir(parents=True, exist_ok=True)
     for name in ("base", "rlvr"):
         shutil.copytree(folder / name, weights / name, dirs_exist_ok=True)
     shutil.rmtree(weights / "deltas", ignore_errors=True)  # those of an earlier run
     (weights / "deltas").mkdir()
     for delta in sorted((folder / "grpo").glob("delta-*.safetensors")):
-        shutil.copy(delta, weights / "deltas" / delta.name.removeprefix("delta-"))
+        _pack(delta, weights / "deltas" / delta.name.removeprefix("delta-"))
     (weights / "control").mkdir(exist_ok=True)
     for name in CONTROLS:
-        shutil.copy(folder / "control" / f"{name}.safetensors", weights / "control")
+        _pack(folder / "control" / f"{name}.safetensors", weights / "control" / f"{name}.safetensors")
     curves(folder).to_csv(weights / "curves.csv", index=False)
     write_digests(weights)
 
@@ -103,17 +103,20 @@ def publish_seed(folder: Path, weights: Path, seed: int) -> None:
     write_codes(home / f"{BASE}.safetensors", {key: base[key] - tensor for key, tensor in first.items()}, 127)
     write_codes(home / f"{RLVR}.safetensors", {key: rlvr[key] - tensor for key, tensor in base.items()})
     for control in sorted((folder / "control").glob("*.safetensors")):
-        change = read_delta(control)
-        write_codes(home / control.name, {key: change[key].float() for key in base})
+        _pack(control, home / control.name)
     curves(folder).to_csv(home / "curves.csv", index=False)
     write_digests(weights)
+
+
+def _pack(delta: Path, packed: Path) -> None:
+    write_codes(packed, {key: change.float() for key, change in read_delta(delta).items()})
 
 
 def curves(folder: Path) -> pd.DataFrame:
     """Training curves of a run, tidy: stage (sft, grpo, control, random, validation), step, measure, value (losses in nats)."""
     rows = []
     for stage in ("sft", "grpo", "control", "random"):
-        last = get_last_checkpoint(str(folder / stage))
+        last = get_last_checkpoint(str(folder / stage)) if (folder / stage).is_dir() else None
         history = json.loads((Path(last) / "trainer_state.json").read_text())["log_history"] if last else []
         for entry in history:
             numbers = {
