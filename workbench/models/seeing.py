@@ -168,7 +168,8 @@ def build(language: Path, file: Path, out: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-    tower, original = read_tower(file), AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32)
+    tower = read_tower(file)
+    original: Any = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32)
     processor = processor_for(AutoTokenizer.from_pretrained(language), tower)
     whole: Any = Qwen2_5_VLForConditionalGeneration(body_config(original.config, processor.tokenizer, tower))
     rows = original.get_input_embeddings().weight.detach()
