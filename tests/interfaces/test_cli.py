@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -176,6 +177,12 @@ def test_progress_goes_to_standard_error_a_line_a_stage(capsys, monkeypatch):
     with terminal.progress_bars() as progress:
         progress("tracing", 1, 2)
     assert capsys.readouterr().err == "tracing: 1 of 2\n"
+    clock = iter([0.0, 90.0])
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = terminal._lines()
+    progress("answering", 0, 3)
+    progress("answering", 1, 3)
+    assert capsys.readouterr().err.splitlines()[-1] == "answering: 1 of 3, about 3 min left"
 
 
 def test_figures_at_once_in_one_folder_are_refused(workbench, tmp_path):

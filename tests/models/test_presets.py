@@ -290,8 +290,9 @@ def test_names_that_are_not_there(home, name, message):
         ({"chat_template": "rlvr"}, r"`chat_template` is 'rlvr'; expected a file with a Jinja template"),
         ({"sources": "a"}, r"`sources` is 'a'; expected a text by field"),
         ({"matmul": "low"}, "`matmul` is 'low'; expected highest, high or medium: matmul: medium"),
-        ({"study": {"draws": 1}}, "`study` is .*; expected entries among null_draws, null_models: study: "),
+        ({"study": {"draws": 1}}, "`study` is .*; expected entries among null_draws, null_models, answers: "),
         ({"study": {"null_draws": "one"}}, "`study` is .*; expected `null_draws` as int"),
+        ({"study": {"answers": 0}}, "`study` is .*; expected `answers` of at least 1: study: "),
     ],
 )
 def test_presets_that_are_wrong_are_refused(tmp_path, changes, message):

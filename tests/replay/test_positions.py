@@ -11,6 +11,7 @@ from workbench.decoding.decode import decode
 from workbench.errors import InputError
 from workbench.experiments.ablation import ablate
 from workbench.interventions import Replay, default_matrix
+from workbench.models.batches import by_length
 from workbench.models.prompts import TokenKind
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.replay import learn_many, learn_tokens, prepare
@@ -101,6 +102,22 @@ def test_prompts_of_a_batch_learn_what_they_learn_alone(text_pair):
     assert len(prompts[0]) != len(prompts[1])
     replay = Replay(**SETTINGS, positions="text")
     for one, prompt in zip(learn_many(text_pair, prompts, replay), prompts, strict=True):
+        torch.testing.assert_close(
+            one.tokens, learn_tokens(text_pair, prompt, replay).tokens, rtol=1e-6, atol=1e-9
+        )
+
+
+def test_batches_of_prompts_that_are_alike_in_length_come_back_in_order(text_pair):
+    questions = ("How many of them are there?", "Why?", "Which of all these is it?", "When?", "So?")
+    prompts = [text_pair.encode(tiny.problem(images=0, question=one, id=one)) for one in questions]
+    order = by_length(prompts)
+    lengths = [len(prompts[i]) for i in order]
+    assert lengths == sorted(map(len, prompts))
+    assert order != [*range(5)]
+    replay = Replay(**SETTINGS, positions="text")
+    learned = learn_many(text_pair, prompts, replay, batch_size=2)
+    assert [one.problem_id for one in learned] == [*questions]
+    for one, prompt in zip(learned, prompts, strict=True):
         torch.testing.assert_close(
             one.tokens, learn_tokens(text_pair, prompt, replay).tokens, rtol=1e-6, atol=1e-9
         )

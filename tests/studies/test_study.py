@@ -142,6 +142,39 @@ def test_a_full_disk_leaves_the_old_run_intact(tiny_pair, problems, tmp_path, mo
     assert (tmp_path / "run" / "old").read_text() == "precious"
 
 
+def test_fewer_problems_are_answered_than_traced(tiny_pair, problems, tmp_path):
+    unanswerable = [*problems[:2], replace(problems[2], answer=None)]
+    seen = []
+    settings = {**SETTINGS, "interventions": {"patch": Patch(layers=2)}, "samples": 2, "max_new_tokens": 3}
+    result = study(
+        tiny_pair,
+        unanswerable,
+        tmp_path / "run",
+        **settings,
+        answers=2,
+        progress=lambda *call: seen.append(call),
+    )
+    assert len(result.trace.prompts) == 3
+    assert result.ablation is not None
+    assert [*dict.fromkeys(result.ablation.responses["problem"])] == [p.id for p in problems[:2]]
+    assert set(result.ablation.summary["problems"]) == {2}
+    assert {c.problems for c in result.claims if c.place in ("interventions", "Table 1", "ablations")} <= {2}
+    behind = {c.place: c.problems for c in result.claims}
+    assert {2, 3} <= set(behind.values())  # those of shift say 3
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert spec["settings"]["answers"] == 2
+    assert spec["problems"]["count"] == 3
+    page = result.report.read_text()
+    assert "2 of them answered" in page
+    assert "Answers, and the drift below, are of 2 problems, the first of the 3 that were traced." in page
+    assert ("answering: patch", 2, 2) in seen
+    assert [done for what, done, _ in seen if what == "the whole study"][-1] == 100
+    whole = study(tiny_pair, problems, tmp_path / "all", **settings, answers=3)
+    assert "answers" not in json.loads((tmp_path / "all" / "spec.json").read_text())["settings"]
+    assert "of them answered" not in whole.report.read_text()
+    assert "that were traced" not in whole.report.read_text()
+
+
 REFUSED = {
     "samples": (0, "`samples` is 0; expected a whole number of at least 1"),
     "max_new_tokens": (0, "`max_new_tokens` is 0"),
@@ -150,6 +183,7 @@ REFUSED = {
     "null_draws": (-1, "`null_draws` is -1"),
     "batch_size": (0, "`batch_size` is 0"),
     "seed": (-1, "`seed` is -1"),
+    "answers": (0, "`answers` is 0; expected a whole number of at least 1"),
     "interventions": ({"deep": Replay(layers=99)}, "`layers` is 99, but the models have 3 layers"),
 }
 

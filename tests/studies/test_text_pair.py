@@ -140,4 +140,4 @@ def test_smol_is_asked_its_own_problems():
     assert Options(pair="smol").problems == "sums"
     assert Options().problems == Options(pair="shapes").problems == "shapes"
     assert Options(pair="smol", problems="mine.tsv").problems == "mine.tsv"
-    assert preset.study_settings == {"null_draws": 1, "null_models": 1}
+    assert preset.study_settings == {"null_draws": 1, "null_models": 1, "answers": 9}

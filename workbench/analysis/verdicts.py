@@ -239,4 +239,6 @@ def bracketed(interval: Interval) -> str:
 
 
 def _factor(value: float) -> str:
+    if 100 <= value < 1e6:
+        return f"{float(f'{value:.2g}'):.0f}"  # never 1.4e+02
     return f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.2g}"

@@ -2,7 +2,8 @@
 
 1. Prefill: one forward over a left-padded batch of prompts; an intervention writes here and nowhere else, but for a patch while
    decoding (``decoding.patched``).
-2. The key-value cache of every prompt is repeated for its n samples, not computed again.
+2. The key-value cache of every prompt serves all its n samples: those that have drawn the same tokens so far are one row of the
+   model, and part where they differ.
 3. One token at a time from the unmodified model, until every sample has stopped; finished ones are dropped as it goes.
    Placeholders of images and videos are never drawn: a model refuses its own output that has placeholders without pixels.
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from workbench.backoff import piecewise
 from workbench.conditions import Condition, check_made
+from workbench.decoding.alike import alike, check_mixture, while_decoding
 from workbench.decoding.patched import stream_of
 from workbench.decoding.responses import Response, Written
 from workbench.decoding.stops import Stops
@@ -32,7 +34,6 @@ from workbench.decoding.streams import generate, pick
 from workbench.decoding.together import together_ids
 from workbench.decoding.vllm_engine import Model, VllmEngine, engine_for, vllm_request
 from workbench.errors import InputError
-from workbench.mixtures import Mixture
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import batches, problem_seed
 from workbench.models.pairs import ModelPair
@@ -213,8 +214,12 @@ def draw(
     interventions: Sequence[Intervention | None] | None = None,
     stop: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    greedy: bool = False,
 ) -> list[list[Response]]:
-    """What `decode_many` does, of a `Sampling`."""
+    """What `decode_many` does, of a `Sampling`; with ``greedy`` each prompt's greedy response, too, the last of its list.
+
+    The greedy one is drawn along with the sampled ones, from the same prefill, where nothing but its tokens tells them apart.
+    """
     if model not in ("base", "rlvr"):
         raise InputError(
             f"`model` is {model!r}; expected 'base' or 'rlvr': decode(pair, prompt, model='base')"
@@ -222,49 +227,26 @@ def draw(
     sampling = replace(sampling, engine=engine_for(pair, model, sampling.engine))
     with _products(None if pair.preset is None else pair.preset.matmul):
         answers: dict[int, list[Response]] = {}
-        for mixture, here in _alike(interventions, len(prompts)):
-            _check_mixture(mixture, model, sampling)
-            found = respond(
+        for mixture, here in alike(interventions, len(prompts)):
+            check_mixture(mixture, model, sampling)
+            edits = interventions and [interventions[i] for i in here]
+            answered = partial(
+                respond,
                 pair.base if model == "base" else pair.rlvr,
                 pair.processor,
                 [prompts[i] for i in here],
-                sampling,
-                interventions=interventions and [interventions[i] for i in here],
+                interventions=edits,
                 stop=stop,
-                progress=progress and _counted(progress, len(answers), len(prompts)),
                 write=None if mixture is None else partial(together_ids, pair, mixture, drop_at=DROP_AT),
             )
-            answers |= dict(zip(here, found, strict=True))
+            tell = progress and _counted(progress, len(answers), len(prompts))
+            at_once = greedy and mixture is None and sampling.engine is None and not while_decoding(edits)
+            responses = answered(sampling, progress=tell, greedy=at_once)
+            if greedy and not at_once:
+                alone = answered(sampling.greedy)
+                responses = [[*many, *one] for many, one in zip(responses, alone, strict=True)]
+            answers |= dict(zip(here, responses, strict=True))
     return [answers[i] for i in range(len(prompts))]
-
-
-def _alike(
-    interventions: Sequence[Intervention | None] | None, count: int
-) -> list[tuple[Mixture | None, Sequence[int]]]:
-    """Prompts that are decoded alike, with the mixture where two models do it; those patched while decoding by one patch each."""
-    groups: dict[int, tuple[Mixture | None, list[int]]] = {}
-    for i in range(count):
-        one: Any = interventions[i] if interventions else None
-        mixture = getattr(one, "mixture", None)
-        patch = one.patch if mixture is None and getattr(one, "while_decoding", False) else None
-        groups.setdefault(id(mixture or patch), (mixture, []))[1].append(i)
-    return [*groups.values()]
-
-
-def _check_mixture(mixture: Mixture | None, model: Model, sampling: Sampling) -> None:
-    """Refuse a mixture for the wrong model, or for an engine, which has one model."""
-    if mixture is None:
-        return
-    if mixture.answered_by != model:
-        raise InputError(
-            f"`intervention` {mixture.title!r} acts on {mixture.answered_by!r}, and `model` is {model!r}: "
-            f"decode(pair, prompt, model={mixture.answered_by!r}, intervention=...)"
-        )
-    if sampling.engine is not None:
-        raise InputError(
-            f"`engine` has one model, and {mixture.title!r} needs both at every token; decode in process: "
-            "decode(..., engine=None)"
-        )
 
 
 def _counted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
@@ -292,10 +274,12 @@ def respond(
     stop: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     write: Callable[..., list[list[Written]]] | None = None,
+    greedy: bool = False,
 ) -> list[list[Response]]:
     """What `draw` does, for one model with its processor or tokenizer; ``sampling.engine`` is a `VllmEngine` or None.
 
     ``write``: called with (prompts, interventions, uniforms, temperature, stops) of a batch, instead of `generate_ids`.
+    ``greedy``: a greedy response, too, the last of each prompt's; in this process, where nothing is written while decoding.
     """
     sampling.check()
     samples, temperature, engine = sampling.samples, sampling.temperature, sampling.engine
@@ -313,6 +297,8 @@ def respond(
         begun = time.perf_counter()
         if engine is None:
             uniforms = torch.stack([_uniforms(sampling, prompt.problem_id) for prompt in batch])
+            if greedy:  # whose draws are NaN, see `pick`
+                uniforms = torch.nn.functional.pad(uniforms, (0, 0, 0, 1), value=torch.nan)
             how = (batch, entries[here], uniforms, temperature, stops)
             written = write(*how) if write else generate_ids(anatomy, *how)
         else:
@@ -329,7 +315,7 @@ def respond(
                     ]
                 )
             )
-        seconds = (time.perf_counter() - begun) / (len(batch) * samples)
+        seconds = (time.perf_counter() - begun) / (len(batch) * (samples + greedy))
         return [
             [
                 Response(
@@ -387,7 +373,7 @@ def generate_ids(
 
     def choose(step: int, rows: Tensor, draws: Tensor) -> Tensor:
         stream.logits[:, stops.forbidden] = -torch.inf
-        return pick(stream.logits, temperature, draws)
+        return pick(stream.logits, temperature, draws, stream.of)
 
     ids = generate([stream], uniforms.flatten(0, 1), choose, drop_at=DROP_AT)
     rows = [[i for i in row if i >= 0] for row in ids.tolist()]

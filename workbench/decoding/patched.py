@@ -50,6 +50,8 @@ def stream_of(
 class PatchedStream(Stream):
     """RLVR with the base's activations at the tokens that it reads; all that is patched in a batch is so by one `Patch`."""
 
+    shares = False  # random cells are drawn for every response
+
     def __init__(
         self,
         anatomy: Anatomy,
@@ -112,6 +114,8 @@ class PatchedStream(Stream):
 
 class Beside(Stream):
     """A model that reads along, unpatched, as far as the last layer of a patch."""
+
+    shares = False  # rows are those of the patched model
 
     hidden: dict[int, Float[Tensor, "rows 1 hidden"]]
     """Of the token read last: the residual stream at the input of each patched layer."""

@@ -1,7 +1,8 @@
 """One loop that draws responses, token by token, from one model or from several that read the same tokens.
 
 A `Stream` is a model over the rows of a batch: its key-value cache and its logits of the next token. `generate` asks a function
-which token each row goes on with, hands it to every stream, and drops the rows that are done.
+which token each row goes on with, hands it to every stream, and drops the rows that are done. Samples of a prompt that have drawn
+the same so far are one row of the model, which they leave as they part: what is equal is computed once.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +26,14 @@ from workbench.tracing.residuals import prefill, refuse_not_finite
 
 
 class Stream:
-    """One model, prefilled with a batch of prompts, each of them ``samples`` times, one after another."""
+    """One model, prefilled with a batch of prompts, each of them followed by ``samples`` responses, one after another."""
 
+    shares: bool = True
+    """Whether responses that are the same so far are one row; not where something tells them apart besides their tokens."""
     logits: Float[Tensor, "rows vocabulary"]
-    """Of the next token, float32 or wider."""
+    """Of the next token, float32 or wider; a row for all responses that are the same so far."""
+    of: Int[Tensor, " responses"]
+    """The row of each response that is still there."""
 
     def __init__(
         self,
@@ -49,21 +54,44 @@ class Stream:
         named = hasattr(output, "cache") and output.get("cache") is not None
         self._cache_name = "cache" if named else "past_key_values"
         self._cache: Any = output[self._cache_name]
-        self._cache.batch_repeat_interleave(samples)
-        self.logits = output.logits[:, -1].float().repeat_interleave(samples, 0)
-        self._mask = inputs["attention_mask"].repeat_interleave(samples, 0)
-        self._position = next_positions(inputs["position_ids"]).repeat_interleave(samples, -2)
+        self._mask, self._position = inputs["attention_mask"], next_positions(inputs["position_ids"])
+        self.logits = output.logits[:, -1].float()
+        self.of = torch.arange(len(prompts), device=self._mask.device).repeat_interleave(samples)
+        if not self.shares:
+            self._part(self.of)
+
+    @property
+    def each(self) -> Float[Tensor, "responses vocabulary"]:
+        """`logits` of each response."""
+        return self.logits[self.of.to(self.logits.device)]
 
     def keep(self, kept: Int[Tensor, " fewer"]) -> None:
-        """Go on with these of the rows alone; `logits` are as they were until the next `advance`."""
-        kept = kept.to(self._mask.device)
-        self._cache.batch_select_indices(kept)
-        self._mask, self._position = self._mask[kept], self._position.index_select(-2, kept)
+        """Go on with these of the responses alone; a row that none of them has is left by the next `advance`."""
+        self.of = self.of[kept.to(self.of.device)]
+        if not self.shares:
+            self._part(self.of)
 
-    def advance(self, token: Int[Tensor, " rows"], step: int) -> None:
-        """Read each row's token, the response's number ``step`` from 0."""
-        output = self.anatomy.model(**self.arguments(token, step), use_cache=True)
+    def advance(self, token: Int[Tensor, " responses"], step: int) -> None:
+        """Read each response's token, its number ``step`` from 0."""
+        next_of_each = torch.stack([self.of, token.to(self.of.device)], 1)
+        different, of = next_of_each.unique(dim=0, return_inverse=True)
+        self._choose(different[:, 0])
+        self.of = of
+        output = self.anatomy.model(**self.arguments(different[:, 1], step), use_cache=True)
         self.logits = output.logits[:, -1].float()
+
+    def _part(self, rows: Int[Tensor, " responses"]) -> None:
+        """A row for each response, whether or not they are the same."""
+        self._choose(rows)
+        self.logits = self.logits[rows.to(self.logits.device)]
+        self.of = torch.arange(len(rows), device=rows.device)
+
+    def _choose(self, rows: Int[Tensor, " rows"]) -> None:
+        """Of the cache these rows, in this order; `logits` are as they were until the next `advance`."""
+        if len(rows) == len(self._mask) and bool((rows == torch.arange(len(rows), device=rows.device)).all()):
+            return
+        self._cache.batch_select_indices(rows)
+        self._mask, self._position = self._mask[rows], self._position.index_select(-2, rows)
 
     def arguments(self, token: Int[Tensor, " rows"], step: int) -> dict[str, Any]:
         """What the forward is called with to read a token that follows; once a token."""
@@ -85,7 +113,7 @@ class Stream:
         Raises:
             NotFiniteError: there are such.
         """
-        wrong = ~self.logits.isfinite().all(-1).to(rows.device) & ~finished
+        wrong = ~self.logits.isfinite().all(-1)[self.of.to(self.logits.device)].to(rows.device) & ~finished
         if not bool(wrong.any()):
             return
         row = int(rows[wrong][0])
@@ -135,13 +163,23 @@ def generate(
     return ids
 
 
-def pick(logits: Float[Tensor, "rows v"], temperature: float, draws: Float[Tensor, " rows"]) -> Tensor:
-    """The next token of each row: the most probable, or where a uniform draw falls in the cumulative distribution.
+def pick(
+    logits: Float[Tensor, "rows v"],
+    temperature: float,
+    draws: Float[Tensor, " responses"],
+    of: Int[Tensor, " responses"] | None = None,
+) -> Int[Tensor, " responses"]:
+    """The next token of each response: the most probable, or where a uniform draw falls in the cumulative distribution.
 
-    That is taken in float64, where the draws are: on the CPU for a device that has none.
+    That is taken in float64, where the draws are: on the CPU for a device that has none. ``of``: the row of each response; None:
+    each has its own. A draw that is NaN stands for the most probable at any temperature.
     """
+    best = logits.argmax(-1)
+    best = best if of is None else best[of.to(best.device)]
     if temperature == 0:
-        return logits.argmax(-1)
+        return best
     cumulative = (logits.to(draws.device).double() / temperature).softmax(-1).cumsum(-1)
+    cumulative = cumulative if of is None else cumulative[of.to(cumulative.device)]
     token = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
+    token = token.clamp_max(logits.shape[-1] - 1).to(logits.device)
+    return torch.where(draws.isnan().to(token.device), best, token)

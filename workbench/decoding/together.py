@@ -100,7 +100,7 @@ class _Steps:
         self, step: int, rows: Int[Tensor, " rows"], draws: Float[Tensor, " rows"]
     ) -> Int[Tensor, " rows"]:
         """The next token of every row; the first stream is that of the model that answers."""
-        own, other = (stream.logits[:, : self.vocabulary].to(rows.device) for stream in self.streams)
+        own, other = (stream.each[:, : self.vocabulary].to(rows.device) for stream in self.streams)
         if isinstance(self.mixture, CrossSample):
             drawn = self._pick(other, draws)
             acted = self._acted(step, rows, self.mixture.criterion, own, other, drawn)

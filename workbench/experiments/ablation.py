@@ -202,10 +202,9 @@ def ablate(
             condition, answering = conditions.get(name, "rlvr"), controls.get(name, pair)
             tell = partial(_tell, progress, name, SHARD * len(tables[name]), len(problems))
             tell(0)
-            own = (
-                reuse if answering is pair else Reuse(0)
-            )  # what the other model's drift refers to is not this one's
-            compute = partial(measure, answering, condition, part, sampling, own, whole=whole, tell=tell)
+            own = reuse if answering is pair else Reuse(0)  # what another model reads is not this one's
+            how = {"whole": whole, "tell": tell, "drifts": name not in controls}
+            compute = partial(measure, answering, condition, part, sampling, own, **how)
             spec = _spec(answering, condition, part, settings) | (
                 {"control": name} if name in controls else {}
             )

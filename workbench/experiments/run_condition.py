@@ -28,6 +28,9 @@ from workbench.replay.prepared import prepare_seeing
 from workbench.sampling import Sampling
 from workbench.tracing.edits import Intervention, batch_edits
 
+_DRIFT = ("problem", "kind", "scope", "stratum", "before", "kl", "cells")
+"""Columns of the drift of one condition."""
+
 
 def measure(
     pair: ModelPair,
@@ -38,6 +41,7 @@ def measure(
     *,
     whole: bool = True,
     tell: Callable[[int], None] | None = None,
+    drifts: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All responses of one condition to some problems, and the drift there.
 
@@ -49,6 +53,7 @@ def measure(
         reuse: where what other conditions need too is kept, for this pair and problems with ids of their own.
         whole: whether these are all problems, rather than a part of which nothing may be selected.
         tell: called with how many of the problems have been answered, samples and all.
+        drifts: whether the drift is measured; else its table has no rows.
 
     Raises:
         InputError: what the condition refuses; of the whole, also that nothing is selected of any problem.
@@ -65,21 +70,21 @@ def measure(
         check_selected(empty, seeing, condition)
     making = (time.perf_counter() - begun) / len(problems)
     model = condition_of(condition).answered_by
-    greedy = draw(pair, prompts, sampling.greedy, model=model, interventions=edits)
-    sampled = draw(
+    responses = draw(
         pair,
         prompts,
         sampling,
         model=model,
         interventions=edits,
         progress=None if tell is None else lambda done, _: tell(done),
+        greedy=True,
     )
     rows = []
-    for problem, prompt, intervention, first, others in zip(
-        problems, prompts, edits, greedy, sampled, strict=True
+    for problem, prompt, intervention, (*sampled, greedy) in zip(
+        problems, prompts, edits, responses, strict=True
     ):
         cells, visual = _touched(intervention, prompt)
-        for sample, response in enumerate([*first, *others], start=-1):
+        for sample, response in enumerate([greedy, *sampled], start=-1):
             outcome = verify(response.text, problem.answer or "", problem.verifier, choices=problem.choices)
             rows.append(
                 {
@@ -102,6 +107,8 @@ def measure(
                     "replaced_share": len(response.replaced) / response.tokens,
                 }
             )
+    if not drifts:
+        return pd.DataFrame(rows), pd.DataFrame({column: [] for column in _DRIFT})
     return pd.DataFrame(rows), _drift(pair, condition, prompts, edits, batch_size, reuse)
 
 
@@ -124,10 +131,9 @@ def _drift(
     reuse: Reuse,
 ) -> pd.DataFrame:
     """Mean KL(target || learner), before and with the intervention, per problem, scope and stratum."""
-    columns = ["problem", "kind", "scope", "stratum", "before", "kl", "cells"]
     kind = "visual" if pair.reads_pictures else "text"
     if condition == "base":  # its distance from itself
-        return pd.DataFrame({column: [] for column in columns})
+        return pd.DataFrame({column: [] for column in _DRIFT})
     turned = condition_of(condition).answered_by == "base"
     if turned:
         pair = replace(pair, base=pair.rlvr, rlvr=pair.base)
@@ -148,4 +154,4 @@ def _drift(
             for scope, stratum, mask in by_stratum(low_cells(pair, prompt, entropy)):
                 means = [kl[mask].mean().item() for kl in (old, new)]  # NaN where there is no cell
                 rows.append((prompt.problem_id, kind, scope, stratum, *means, int(mask.sum())))
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=pd.Index(_DRIFT))

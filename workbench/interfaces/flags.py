@@ -41,6 +41,7 @@ EXAMPLES = {
     "engine": "",
     "tau": "--tau 0.4",
     "null_draws": "--null-draws 3",
+    "answers": "--answers 24",
     "alpha": "--alpha 10",
     "layers": "--layers 5",
     "threshold": "--threshold quantile",

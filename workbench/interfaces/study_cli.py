@@ -78,6 +78,14 @@ class Parts:
         options.When,
         typer.Option(help="Also let both models answer, with every intervention; auto: for a bundled pair."),
     ] = options.When.AUTO
+    answers: Annotated[
+        int | None,
+        typer.Option(
+            help="How many of the problems are answered, the first of them; the default is the pair's preset, else all. Traces "
+            "are of all problems.",
+            min=1,
+        ),
+    ] = None
     perturb: Annotated[
         options.When, typer.Option(help="Also disturb the pictures; auto: for a bundled pair.")
     ] = options.When.AUTO
@@ -88,6 +96,11 @@ class Parts:
             "otherwise, and controls that a pair's YAML names in any case."
         ),
     ] = options.When.AUTO
+
+    def answered(self, preset: "PairPreset | None", problems: int) -> int:
+        """How many of so many problems are answered, where any are."""
+        own = None if preset is None else preset.study_settings.get("answers")
+        return min(problems, self.answers or own or problems)
 
     def wanted(self, name: str, preset: "PairPreset | None", against: Mapping[str, str | None]) -> bool:
         """Whether to do a part, which ``against`` may say can't be done."""
@@ -144,6 +157,12 @@ class Task:
 
         from workbench.studies.study import study as run
 
+        answered = self.parts.answered(preset, len(listed))
+        if parts_on["ablate"] and answered < len(listed):
+            typer.echo(
+                f"Traces of {len(listed)} problems, answers of the first {answered} (--answers {len(listed)}: of all)",
+                err=True,
+            )
         loaded = self.models.load(progress)
         result = run(
             loaded,
@@ -154,6 +173,7 @@ class Task:
             interventions=self.cells.matrix(loaded, self.answers.engine, pictures=not blind)
             if parts_on["ablate"]
             else None,
+            answers=answered,
             **self.answers.keywords(loaded),
             perturbed=parts_on["perturb"],
             null_models=(preset.study_settings["null_models"] if preset else NULLS)

@@ -96,17 +96,21 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    """A line when a stage is done, and on the way now and then."""
+    """A line when a stage is done, and on the way now and then, with about how long it will take."""
     last: dict[str, float] = {}
+    begun: dict[str, float] = {}
 
     def update(what: str, done: int, total: int) -> None:
         now = time.monotonic()
         since = last.setdefault(what, now)
+        start = begun.setdefault(what, now)
         if done >= total or now - since > PAUSE:
             last[what] = math.inf if done >= total else now
             if since == math.inf:  # that it is done was said before
                 return
-            typer.echo(f"{what}: {done} of {total}", err=True)
+            left = (now - start) * (total - done) / max(1, done)
+            estimate = f", about {math.ceil(left / 60)} min left" if 0 < done < total and now > start else ""
+            typer.echo(f"{what}: {done} of {total}{estimate}", err=True)
 
     return update
 

@@ -80,6 +80,13 @@ def batches_by(
         yield group
 
 
+def by_length(prompts: Sequence[EncodedPrompt]) -> list[int]:
+    """Numbers of the prompts in an order in which `batches` of them pad little: those that go together, shortest first."""
+    kinds = [_signature(prompt) for prompt in prompts]
+    first = {kind: place for place, kind in reversed([*enumerate(kinds)])}
+    return sorted(range(len(prompts)), key=lambda i: (first[kinds[i]], len(prompts[i])))
+
+
 def _signature(prompt: EncodedPrompt) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Names and the shapes that have to agree for prompts to be joined."""
     free = {name: 2 if _has_picture_axis(name, value) else 1 for name, value in prompt.model_inputs.items()}

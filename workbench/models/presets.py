@@ -42,10 +42,10 @@ _PATCH: dict[str, tuple[type, ...]] = {
     "positions": (str,),
 }
 _ZOOM: dict[str, tuple[type, ...]] = {"name": (str,), "relative_to": (float, int, str), "min_side": (int,)}
-_STUDY: dict[str, tuple[type, ...]] = dict.fromkeys(("null_draws", "null_models"), (int,))
+_STUDY: dict[str, tuple[type, ...]] = dict.fromkeys(("null_draws", "null_models", "answers"), (int,))
 _LINES = {
     "replay": "replay: {tau: 0.4, layers: 16}",
-    "study": "study: {null_draws: 1, null_models: 1}",
+    "study": "study: {null_draws: 1, null_models: 1, answers: 24}",
     "patch": "patch: {threshold: fixed, layers: 2, levels: [4.8, 4.7]}",
     "zoom": "zoom: {relative_to: 1000}",
 }
@@ -135,6 +135,8 @@ class PairPreset:
                     types[key] == (bool,)
                 ):
                     raise self._wrong(name, f"`{key}` as {types[key][0].__name__}", line)
+                if key == "answers" and value < 1:
+                    raise self._wrong(name, "`answers` of at least 1", line)
             lists = {key: tuple(value) for key, value in entries.items() if isinstance(value, list)}
             object.__setattr__(self, name, entries | lists)
         self._check_values()
@@ -195,7 +197,7 @@ class PairPreset:
 
     @property
     def study_settings(self) -> dict[str, int]:
-        """``null_draws`` and ``null_models`` of a study."""
+        """``null_draws`` and ``null_models`` of a study, and ``answers``, on how many problems, where not on all."""
         return {"null_draws": 3, "null_models": 3, **self.study}
 
     @property

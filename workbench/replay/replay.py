@@ -21,6 +21,7 @@ visual token, which it cannot see, and layers after K never run.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,7 +32,7 @@ from workbench.errors import InputError
 from workbench.interventions import Replay
 from workbench.lens.fused import summarise
 from workbench.models.anatomy import Anatomy
-from workbench.models.batches import Cells, batches, collate, seen
+from workbench.models.batches import Cells, batches, by_length, collate, seen
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
@@ -129,21 +130,27 @@ def learn_many(
     how = {"alpha": replay.alpha, "iterations": replay.iterations}
     solve = minimise if replay.solver == "adaptive" else partial(descend, patience=replay.patience)
 
+    order = by_length(prompts)  # padding is run through all iterations
+
+    def part(values: Sequence[Any] | None, here: slice) -> list[Any] | None:
+        return None if values is None else [values[i] for i in order[here]]
+
     def learnt(batch: Sequence[EncodedPrompt], here: slice) -> list[LearnedTokens]:
-        batch_students = None if students is None else students[here]
-        aimed = None if aims is None else aims[here]
-        loss_at, mask = prepare(pair, batch, replay, students=batch_students, aims=aimed)
+        how_aimed = {"students": part(students, here), "aims": part(aims, here)}
+        loss_at, mask = prepare(pair, batch, replay, **how_aimed)
         x, losses, stopped = solve(loss_at, learner, **how)
         selections = has_selection(mask, loss_at.cells, replay)
         why = [reason if any_ else NOTHING for reason, any_ in zip(stopped, selections, strict=True)]
-        return _results(pair, batch, places[here], replay, mask, x, losses, why)
+        return _results(pair, batch, [places[i] for i in order[here]], replay, mask, x, losses, why)
 
     learned: list[LearnedTokens] = []
-    for _, results in piecewise(batches(prompts, batch_size), learnt, model=learner, what="replay"):
+    groups = batches([prompts[i] for i in order], batch_size)
+    for _, results in piecewise(groups, learnt, model=learner, what="replay"):
         learned += results
         if progress:
             progress(len(learned), len(prompts))
-    return learned
+    by_number = dict(zip(order, learned, strict=True))
+    return [by_number[i] for i in range(len(prompts))]
 
 
 def aims_of(

@@ -6,6 +6,10 @@ shows the lens on a page.
     wb.study(pair, problems, out="runs/mine")
     wb.explore(pair, problems[:4]).save("lens.html")   # click a visual token, read both models at every layer, pin one
 
+Traces can be of more problems than answers: ``wb.study(..., answers=9)``, ``--answers 9`` or ``study: {answers: 9}`` in a pair's
+YAML. Report, specification and claims say of how many each number is. Progress tells of the whole study in hundredths of what it
+costs by the models' sizes (`plan`).
+
 **Several pairs.** A claim about RLVR is one about pairs, not about problems of one pair:
 
     comparison = wb.compare("runs/shapes", "runs/smol", "runs/grid")     # folders of studies or sweeps, no models

@@ -1,6 +1,6 @@
 """The findings on one page: sentences whose numbers and verdicts come from the manifests that `workbench figures` leaves.
 
-    python -m workbench.studies.findings analyses/FINDINGS.md figures figures/smol
+    python -m workbench.studies.findings analyses/FINDINGS.md figures figures/smol figures/shapes-1
 
 The sentences stand in ``findings.yaml``, and can be true or false; the manifests of every folder of figures, each of one pair,
 say which. A number that one or two pairs have stands by pair; of more pairs it is pooled (`estimates.pool`), with how many of
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def findings(folders: Sequence[Path]) -> str:
         lines += [
             "",
             f"Commands are those of `{pairs[0][0]}`; for another pair add both, `--pair {name} --out {folder}`.",
-            "Together: a random-effects mean over pairs with its interval, and I², how far they differ beyond their intervals.",
+            "Together: a random-effects mean over pairs with its interval, I², how far they differ beyond their intervals, and",
+            "the estimates of the pairs, in the order above.",
         ]
     for section, bullets in sections.items():
         if bullets:
@@ -156,7 +158,8 @@ def _together(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     text += "".join(f", {verdict} on {' and '.join(by_verdict[verdict])}" for verdict in others)
     if pooled.pairs < 2:  # such as factors whose intervals reach 0
         return f"{text}; {'; '.join(_by_pair(name, row) for name, row in rows)}"
-    text += f"; together {_figure(pooled.interval, factor=factor)}, I² {pooled.i2:.0%}"
+    each = ", ".join(_figure(Interval(one.estimate, nan, nan), factor=factor) for one in intervals)
+    text += f"; together {_figure(pooled.interval, factor=factor)}, I² {pooled.i2:.0%}, of {each}"
     effect = pooled.interval.detectable(units=pooled.pairs, factor=factor)
     return text + f" (would find {effect_of(effect, factor=factor)})" * (UNDECIDED in order)
 

@@ -92,6 +92,9 @@ class Finished:
             "dtype": _text(base.get("dtype")),
             "controls": _text(list(_mapping(settings.get("controls")))),
             "problems": problems.get("count"),
+            "answers": settings.get(
+                "answers", problems.get("count") if settings.get("interventions") else None
+            ),
             "problem_set": _text(problems.get("digest")),
             "source": _source(self.spec.get("source")),
             "samples": settings.get("samples"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workbench.analysis.null_models import same_base
+from workbench.analysis.null_models import NullKind, same_base
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
 from workbench.conditions import Named, condition_of
 from workbench.errors import InputError
@@ -27,6 +27,8 @@ from workbench.tracing.readings import Reading, chosen
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 Made = TypeVar("Made")
+KINDS: tuple[NullKind, ...] = ("permuted", "gaussian")
+"""Of null models."""
 _CALL = "study(pair, load_problems('shapes', limit=64), 'runs/mine')"
 
 
@@ -70,7 +72,7 @@ class Measures:
         chosen(self.reading, pair)
         least = {"seed": 0, "top_k": 1, "null_draws": 0, "bins": 2, "resamples": 1, "batch_size": 1}
         for name, value in least.items():
-            _whole(name, getattr(self, name), value)
+            whole(name, getattr(self, name), value)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class Answers:
 
     interventions: Mapping[str, Named]
     sampling: Sampling
+    count: int | None = None
+    """Of the problems, the first so many are answered; None: all of them."""
+
+    def of(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        """The problems that are answered."""
+        return problems[: self.count]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,7 +96,12 @@ class Answers:
         interventions = {name: condition_of(c).described for name, c in self.interventions.items()}
         settings = self.sampling.settings
         own = ("samples", "max_new_tokens", "engine")  # the others are of the whole study
-        return {"interventions": interventions, **{name: settings[name] for name in own if name in settings}}
+        counted = {} if self.count is None else {"answers": self.count}
+        return {
+            "interventions": interventions,
+            **{name: settings[name] for name in own if name in settings},
+            **counted,
+        }
 
     def check(self, pair: ModelPair, problems: Sequence[Problem], controls: Mapping[str, ModelPair]) -> None:
         """Refuse what could only be refused after an hour of tracing.
@@ -104,10 +117,11 @@ class Answers:
             )
         for condition in self.interventions.values():
             check_fits(condition, pair)
-        absent = [problem.id for problem in problems if problem.answer is None]
+        asked = self.of(problems)
+        absent = [problem.id for problem in asked if problem.answer is None]
         if self.interventions and absent:
             raise InputError(
-                f"`interventions`: {len(absent)} of {len(problems)} problems, such as {absent[0]!r}, have no answer to judge "
+                f"`interventions`: {len(absent)} of {len(asked)} problems, such as {absent[0]!r}, have no answer to judge "
                 "responses by; add it, or leave the part out: study(..., interventions=None)"
             )
 
@@ -123,7 +137,7 @@ class Answers:
         """What the models answer, and each control as it is."""
         return ablate(
             pair,
-            problems,
+            self.of(problems),
             self.interventions,
             samples=self.sampling.samples,
             max_new_tokens=self.sampling.max_new_tokens,
@@ -154,6 +168,11 @@ class Disturbances:
         return weights | ({"perturbed": True} if self.pictured else {})
 
     @property
+    def names(self) -> list[str]:
+        """Of the null models, as `weight_nulls` tells of them."""
+        return [f"{kind} {draw + 1}" for kind in KINDS for draw in range(self.null_models)]
+
+    @property
     def weighed(self) -> bool:
         """Whether other models are traced beside the pair's."""
         return bool(self.null_models or self.controls)
@@ -164,7 +183,7 @@ class Disturbances:
         Raises:
             InputError: names it.
         """
-        _whole("null_models", self.null_models, 0)
+        whole("null_models", self.null_models, 0)
         for name, control in self.controls.items():
             if not isinstance(control, ModelPair) or name in TAKEN or not same_base(pair, control):
                 wrong = (
@@ -218,7 +237,7 @@ class Disturbances:
         return weight_nulls(
             pair,
             problems,
-            kinds=("permuted", "gaussian") if self.null_models else (),
+            kinds=KINDS if self.null_models else (),
             draws=max(1, self.null_models),
             others=controls,
             bins=how.bins,
@@ -261,7 +280,12 @@ def check_problems(problems: Sequence[Problem]) -> list[Problem]:
     return listed(problems, _CALL)
 
 
-def _whole(name: str, value: Any, least: int) -> None:
+def whole(name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number of at least ``least``.
+
+    Raises:
+        InputError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(
             f"`{name}` is {value!r}; expected a whole number of at least {least}: study(pair, problems, 'runs/mine', "

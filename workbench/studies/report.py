@@ -111,7 +111,8 @@ def write_report(
         shift=shift,
         level=f"{shift.level:.0%}",
         kinds=kinds,
-        tiles=list(_tiles(trace, shift, agreement)),
+        tiles=list(_tiles(trace, shift, agreement, _answered(trace, outcomes))),
+        answered=_answered(trace, outcomes),
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
         plot=lambda name, wide=False: placed(name, every, wide),
@@ -231,9 +232,18 @@ def _interval(low: float, high: float) -> str:
     return "" if np.isnan(low) or np.isnan(high) else f"[{number(low)}, {number(high)}]"
 
 
-def _tiles(trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame) -> Iterator[dict[str, str]]:
+def _answered(trace: "LensTrace", outcomes: tuple[pd.DataFrame, pd.DataFrame] | None) -> int | None:
+    """How many problems were answered, where those are fewer than were traced."""
+    count = max(map(int, outcomes[0]["problems"])) if outcomes else len(trace.prompts)
+    return count if count < len(trace.prompts) else None
+
+
+def _tiles(
+    trace: "LensTrace", shift: "ShiftTable", agreement: pd.DataFrame, answered: int | None
+) -> Iterator[dict[str, str]]:
     """The key numbers, for visual tokens and without the last layer where there are such."""
-    yield _tile("Problems", f"{len(trace.prompts):,}")
+    traced = f"{len(trace.prompts):,}"
+    yield _tile("Problems", traced, f"{answered:,} of them answered" if answered else "")
     yield _tile("Positions × layers", f"{len(trace.prompt):,} × {len(trace.layers)}")
     ends = [verdict for verdict in shift.verdicts if verdict.key["test"] == "ends"]
     first = min(ends, key=_place)

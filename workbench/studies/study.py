@@ -29,7 +29,16 @@ from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 from workbench.runs import made_with, run_folder, write_json, write_tables
 from workbench.studies.claims import null_claims, outcome_claims, perturbation_claims, shift_claims
-from workbench.studies.parts import Answers, Attempts, Disturbances, Measures, Progress, check_problems
+from workbench.studies.parts import (
+    Answers,
+    Attempts,
+    Disturbances,
+    Measures,
+    Progress,
+    check_problems,
+    whole,
+)
+from workbench.studies.plan import Plan
 from workbench.studies.report import write_report
 from workbench.tracing.agreement import agreement_by_layer
 from workbench.tracing.follow import Followed, follow
@@ -110,6 +119,7 @@ def study(
     resamples: int = 1000,
     batch_size: int | None = None,
     interventions: Mapping[str, Named] | None = None,
+    answers: int | None = None,
     samples: int = 16,
     max_new_tokens: int | None = None,
     engine: Literal["vllm"] | None = None,
@@ -137,6 +147,8 @@ def study(
         resamples: of the bootstrap over problems.
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         interventions: what `ablate` compares, such as `default_matrix(pair.depth)`; None leaves that part out.
+        answers: how many of the problems are answered, the first of them; None: all. Traces are of all of them, and claims of
+            accuracy, coverage and drift of these alone, with intervals over as many.
         samples: sampled responses per problem and intervention.
         max_new_tokens: where a response is cut off; None: what suits the pair, its preset's or 1024.
         engine: what draws the responses, as in `ablate`.
@@ -149,7 +161,7 @@ def study(
             their own, one of the base's alone.
         notes: what else the spec should say, such as where the problems came from.
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
-        progress: told what is going on.
+        progress: told what is going on, by part, and of the whole study in hundredths of what it costs (`plan`).
 
     Returns:
         The finished run: its folder, trace, tables and claims; `Study.report` is the page.
@@ -167,20 +179,25 @@ def study(
     length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     sampling = pair.sampling(samples=samples, temperature=1.0, seed=seed, engine=engine, **length)
     how = Measures(seed, top_k, null_draws, bins, resamples, sampling.batch_size, reading)
-    answers = Answers(interventions or {}, sampling)
     nulls = (NULL_MODELS if perturbed else 0) if null_models is None else null_models
     disturbances = Disturbances(perturbed, nulls, controls or {})
     problems = check_problems(problems)
+    if answers is not None:
+        whole("answers", answers, 1)
+    fewer = None if answers is None or answers >= len(problems) else answers
+    responding = Answers(interventions or {}, sampling, fewer)
     how.check(pair)
     if disturbances.weighed:
         check_shared(reading, "study(pair, problems, 'runs/mine'")
-    answers.check(pair, problems, disturbances.controls)
+    responding.check(pair, problems, disturbances.controls)
     disturbances.check(pair, problems)
-    settings = how.settings | answers.settings | disturbances.settings
+    settings = how.settings | responding.settings | disturbances.settings
     spec = {"pair": dict(pair.provenance), "problems": _describe(problems), "settings": settings}
-    tell, attempts, begun = progress or (lambda what, done, total: None), Attempts(), time.time()
+    tell: Progress = progress or (lambda what, done, total: None)
+    plan = Plan.of(pair, problems, how, responding, disturbances, tell)
+    attempts, begun = Attempts(), time.time()
     with run_folder(Path(out), "study", spec | dict(notes or {}), overwrite=overwrite) as work:
-        result = _measured(pair, problems, how, answers, disturbances, attempts, work, tell)
+        result = _measured(pair, problems, how, responding, disturbances, attempts, work, plan)
         again: dict[str, Any] = {"batch_size": how.batch_size, "reading": reading}
         follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], result.trace, **again)
         hint = _written(result, work / "run", spec | dict(notes or {}), attempts, follow_on, begun, tell)
