@@ -124,7 +124,7 @@ def test_a_bundled_pair_is_float32_unless_told_otherwise():
     [
         (
             "shape",
-            r"`name` 'shape' is not a known pair \(did you mean 'shapes'\?\); there are shapes, smol, mm-eureka",
+            r"`name` 'shape' is not a known pair \(did you mean 'shapes'\?\); there are shapes, smol, smolvl, mm-eureka",
         ),
         (
             "Qwen/x",

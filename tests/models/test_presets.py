@@ -62,7 +62,7 @@ def mine(home):
 
 def test_the_package_has_the_bundled_and_the_papers_pairs():
     presets = read_presets()
-    assert tuple(presets)[:8] == ("shapes", "smol", *PAPER)  # those of text: test_text_presets
+    assert tuple(presets)[:9] == ("shapes", "smol", "smolvl", *PAPER)  # those of text: test_text_presets
     for name in PAPER:
         preset = presets[name]
         size = "32B" if "32b" in name else "7B"

@@ -359,7 +359,7 @@ def test_hugging_face_failure_is_passed_on(monkeypatch):
         (
             "shaeps",
             {},
-            "neither a known problem set (shapes, shapes-video, shapes-agent, sums, easy-vqa, mathverse, ",
+            "neither a known problem set (shapes, shapes-video, shapes-agent, sums, cards, easy-vqa, mathverse, ",
         ),
         ("nowhere/set.tsv", {}, "`source` 'nowhere/set.tsv': no such file or folder"),
         (7, {}, "`source` is of type int; expected a name, a path or a data set"),

@@ -12,7 +12,7 @@ from workbench.interfaces.checks import check_folder, needs
 from workbench.interfaces.flags import Commands
 from workbench.interfaces.terminal import interruptible, progress_bars, quiet
 
-organism = Commands(help="Train and evaluate the bundled pairs, `shapes` and `smol`.")
+organism = Commands(help="Train and evaluate the bundled pairs: `shapes`, `smol` and `smolvl`.")
 
 
 class Trained(StrEnum):
@@ -20,6 +20,7 @@ class Trained(StrEnum):
 
     SHAPES = "shapes"
     SMOL = "smol"
+    SMOLVL = "smolvl"
 
 
 PairName = Annotated[Trained, typer.Option("--pair", help="Which of the bundled pairs.")]
@@ -32,13 +33,13 @@ def organism_train(
     recipe: Annotated[Path | None, typer.Option(help="A changed copy of the recipe.")] = None,
 ) -> None:
     """Make base and RLVR model, and the controls; the same command goes on where it stopped."""
-    from workbench.organism.recipes import SHAPES, SMOL, read_recipe
+    from workbench.organism.recipes import RECIPES, read_recipe
 
-    settings = read_recipe(recipe, SMOL if pair == Trained.SMOL else SHAPES)
+    settings = read_recipe(recipe, RECIPES[pair])
     check_folder("out", out)
-    needs("train", "trl", "accelerate", "datasets", *(["peft"] if pair == Trained.SMOL else ["easy_vqa"]))
+    needs("train", "trl", "accelerate", "datasets", "easy_vqa" if pair == Trained.SHAPES else "peft")
 
-    if pair == Trained.SMOL:
+    if pair != Trained.SHAPES:
         from workbench.organism.adapters_training import train
     else:
         from workbench.organism.training import train
@@ -53,7 +54,9 @@ class Sets:
 
     problems: Annotated[
         int | None,
-        typer.Option(help="Problems of the held-out split; by default 300, of `sums` 180.", min=0),
+        typer.Option(
+            help="Problems of the held-out split; by default 300, of `sums` and `cards` 180.", min=0
+        ),
     ] = None
     videos: Annotated[int, typer.Option(help="Problems of `shapes-video`; 0 leaves them out.", min=0)] = 150
     scenes: Annotated[
@@ -81,8 +84,8 @@ def organism_evaluate(
 
     check_range("shapes", split, None)
     settings = {"samples": samples, "split": split, "seed": seed}
-    if pair == Trained.SMOL:
-        typer.echo(_adapters(folder, sets.problems, settings))
+    if pair != Trained.SHAPES:
+        typer.echo(_adapters(pair, folder, sets.problems, settings))
         return
     if sets.easy_vqa:
         needs("train", "easy_vqa")
@@ -98,25 +101,27 @@ def organism_evaluate(
     typer.echo(evaluation.as_markdown(table))
 
 
-def _adapters(folder: Path | None, problems: int | None, settings: dict[str, Any]) -> str:
-    """The table of a text pair."""
+def _adapters(pair: Trained, folder: Path | None, problems: int | None, settings: dict[str, Any]) -> str:
+    """The table of a pair of adapters."""
     from workbench.models.preset_files import named_pair
-    from workbench.organism.recipes import SMOL, check_trained, read_recipe
+    from workbench.organism.recipes import RECIPES, check_trained, read_recipe
 
+    packaged = RECIPES[pair]
+    asked = read_recipe(None, packaged)["problems"]
     if problems == 0:
-        raise InputError("`problems` is 0; expected at least 1 of `sums`: problems=180")
-    system = None
+        raise InputError(f"`problems` is 0; expected at least 1 of `{asked}`: problems=180")
     if folder is None:
-        named_pair("smol")  # says what is to be installed
+        named_pair(pair)  # says what is to be installed
     else:
-        check_trained(folder, adapters=True)
-        system = read_recipe(folder / SMOL.name, SMOL)["system"]
+        check_trained(folder, pair)
+        recipe = read_recipe(folder / packaged.name, packaged)
+        settings |= {"system": recipe["system"], "longest": recipe["grpo"]["max_completion_length"]}
 
     from workbench.organism import adapters_evaluation
 
     with progress_bars() as progress:
-        models = adapters_evaluation.models_of(folder)
+        models = adapters_evaluation.models_of(folder, pair)
         table = adapters_evaluation.evaluate(
-            models, problems=problems or 180, system=system, progress=progress, **settings
+            models, asked=asked, problems=problems or 180, progress=progress, **settings
         )
     return adapters_evaluation.as_markdown(table)

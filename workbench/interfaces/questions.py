@@ -24,8 +24,8 @@ class Questions:
     problems: Annotated[
         str | None,
         typer.Option(
-            help="shapes, sums, easy-vqa, a set by name (mathvista, math-500, ...), a .tsv or .jsonl file, a folder of images or "
-            "movies, hf:owner/name; the default is the pair's own, else shapes."
+            help="shapes, sums, cards, easy-vqa, a set by name (mathvista, math-500, ...), a .tsv or .jsonl file, a folder of "
+            "images or movies, hf:owner/name; the default is the pair's own, else shapes."
         ),
     ] = None
     split: Annotated[str, typer.Option(help="Split of the problem set.")] = "test"

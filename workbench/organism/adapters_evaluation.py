@@ -1,4 +1,4 @@
-"""The table of a text pair's card: what each of its models answers, by family of problems."""
+"""The table of the card of a pair of adapters: what each of its models answers, by family of problems."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +14,10 @@ from workbench.estimates import Interval, mean, paired_difference, pass_at_k
 from workbench.models.loading import load_pair
 from workbench.models.pairs import ModelPair, longest_answer
 from workbench.models.preset_files import pair_preset
-from workbench.organism.recipes import SMOL, check_trained
+from workbench.organism.recipes import check_trained
 from workbench.problems import answers
 from workbench.problems.problem import Problem, load_problems
 
-RECIPE = SMOL
 PASS_AT = (1, 4, 16, 64)
 BATCH = 9
 """Prompts at a time; each has its samples beside it."""
@@ -28,25 +27,26 @@ Tell = Callable[[str, int, int], None]
 Loader = Callable[[], ModelPair]
 
 
-def models_of(folder: Path | None = None) -> dict[str, Loader]:
+def models_of(folder: Path | None = None, pair: str = "smol") -> dict[str, Loader]:
     """What loads each model of the pair as the RLVR side of a `ModelPair`: base first, then RLVR, then the controls.
 
     Args:
         folder: of a training run; None is the bundled pair.
+        pair: the bundled one, or the one that the run was made like.
 
     Raises:
         InputError: a folder without a base.
     """
     if folder is None:
         whole: dict[str, Loader] = {
-            "base": lambda: _twice(load_pair("smol")),
-            "rlvr": lambda: load_pair("smol"),
+            "base": lambda: _twice(load_pair(pair)),
+            "rlvr": lambda: load_pair(pair),
         }
-        preset = pair_preset("smol")
+        preset = pair_preset(pair)
         controls = [key for key in preset.changes if isinstance(key, str)]
-        seeds = {f"rlvr-{seed}": lambda seed=seed: load_pair("smol", seed=seed) for seed in preset.seeds}
-        return whole | {key: lambda key=key: load_pair("smol", checkpoint=key) for key in controls} | seeds
-    check_trained(folder, adapters=True)
+        seeds = {f"rlvr-{seed}": lambda seed=seed: load_pair(pair, seed=seed) for seed in preset.seeds}
+        return whole | {key: lambda key=key: load_pair(pair, checkpoint=key) for key in controls} | seeds
+    check_trained(folder, pair)
     names = [path.parent.name for path in sorted(folder.glob("*/adapter_config.json"))]
     order = sorted(names, key=lambda name: (name != "base", name != "rlvr", name))
     home = folder  # not None in what is called later
@@ -60,11 +60,13 @@ def _twice(pair: ModelPair) -> ModelPair:
 def evaluate(
     models: Mapping[str, Loader],
     *,
+    asked: str = "sums",
     problems: int = 180,
     samples: int = 64,
     split: str = "test",
     seed: int = 0,
     system: str | None = None,
+    longest: int = 56,
     keep: Path | None = None,
     progress: Tell | None = None,
 ) -> pd.DataFrame:
@@ -74,11 +76,13 @@ def evaluate(
 
     Args:
         models: what loads each; the first is the base of the differences.
-        problems: of `sums`.
+        asked: which set.
+        problems: of it.
         samples: per problem, at temperature 1, for Pass@K.
         split: of the problems.
         seed: of problems and samples.
         system: the prompt that models without a preset are asked with.
+        longest: tokens after which their responses are cut off.
         keep: a folder where what each model answered right is kept, so that a model added later costs only itself.
         progress: called with (what is answered, problems done, problems in all).
     """
@@ -86,12 +90,14 @@ def evaluate(
         raise InputError(
             f"`samples` is {samples}; expected at least 1: `workbench organism evaluate --pair smol --samples 16`"
         )
-    questions = load_problems("sums", split=split, limit=problems, seed=seed)
+    questions = load_problems(asked, split=split, limit=problems, seed=seed)
     right = {
         name: _kept(
             keep,
             f"{name}-{split}-{seed}-{problems}-{samples}",
-            lambda load=load, name=name: _answered(load(), name, questions, samples, seed, system, progress),
+            lambda load=load, name=name: _answered(
+                load(), name, questions, samples, seed, system, longest, progress
+            ),
         )
         for name, load in models.items()
     }
@@ -112,6 +118,7 @@ def _answered(
     samples: int,
     seed: int,
     system: str | None,
+    longest: int,
     progress: Tell | None,
 ) -> pd.DataFrame:
     """A row a problem: ``greedy`` (right or not) and ``right``, how many of the samples are."""
@@ -125,7 +132,7 @@ def _answered(
             samples=count,
             temperature=temperature,
             seed=seed,
-            max_new_tokens=longest_answer(pair) if pair.preset else LONGEST,
+            max_new_tokens=longest_answer(pair) if pair.preset else longest,
             batch_size=BATCH,
             progress=None if progress is None else lambda done, total, what=what: progress(what, done, total),
         )
@@ -134,9 +141,6 @@ def _answered(
             for p, rs in zip(problems, responses, strict=True)
         ]
     return pd.DataFrame(columns).assign(samples=samples)
-
-
-LONGEST = 56
 
 
 def _kept(folder: Path | None, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

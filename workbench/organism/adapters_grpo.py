@@ -1,11 +1,12 @@
-"""Step 2 of the recipe of a text pair: RLVR of the base's adapter by GRPO (TRL), without a KL term.
+"""Step 2 of the recipe of a pair of adapters: RLVR of the base's adapter by GRPO (TRL), without a KL term.
 
 The reward is 1 for a right number and 0 otherwise. Rollouts are drawn with the adapter merged, from one prefill a prompt, and
 every step draws from a random stream of its own, so that an interrupted run goes on as if it had not been. The model kept is
 the last: nothing is chosen. The same with a reward by lot is a control.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,13 +21,14 @@ from workbench.decoding.decode import generate_ids
 from workbench.decoding.stops import Stops
 from workbench.models.anatomy import Anatomy, dissect
 from workbench.models.batches import problem_seed
+from workbench.models.chat import tokenizer_of
 from workbench.models.prompts import EncodedPrompt
-from workbench.organism.adapters_sft import chat
 from workbench.organism.grpo import reward_by_lot
+from workbench.organism.lessons import draw
 from workbench.organism.resuming import ResumableAdapter
 from workbench.organism.shared_prompts import log_probabilities, pack
 from workbench.organism.trainer_settings import rollout_settings
-from workbench.problems import answers, sums
+from workbench.problems import answers
 
 
 def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
@@ -35,15 +37,18 @@ def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
     return [float(answers.verify(text, a, "numeric").correct) for text, a in zip(texts, answer, strict=True)]
 
 
-def _dataset(system: str, seed: int, count: int) -> Dataset:
+def _dataset(recipe: dict[str, Any], seed: int, count: int) -> Dataset:
     """Prompts of the train split, drawn when they are asked for."""
 
     def render(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
-        questions = [sums.draw("train", seed + 1, index) for index in rows["index"]]
+        lessons = [draw(recipe["problems"], seed + 1, index) for index in rows["index"]]
+        pictures = [[lesson.picture] for lesson in lessons if lesson.picture]
         return {
-            "prompt": [chat(system, question.text) for question in questions],
-            "answer": [str(question.values[-1]) for question in questions],
+            # the trainer itself puts the pictures before what the user says
+            "prompt": [replace(lesson, picture=None).chat(recipe["system"]) for lesson in lessons],
+            "answer": [lesson.answer for lesson in lessons],
             "index": rows["index"],
+            **({"images": pictures} if pictures else {}),
         }
 
     return Dataset.from_dict({"index": list(range(count))}).with_transform(render)
@@ -56,6 +61,18 @@ def merge_into(actor: Any, model: Any) -> None:
         if isinstance(layer, LoraLayer):
             weight = cast(Any, layer.get_base_layer()).weight
             actor.get_submodule(name).weight.copy_(weight + cast(Any, layer).get_delta_weight("default"))
+
+
+def pictures_of(fields: Mapping[str, Any], count: int) -> list[dict[str, torch.Tensor]]:
+    """By row the patches and the grid of its picture, of a batch with one picture a row; nothing where there are none."""
+    if fields.get("pixel_values") is None:
+        return [{} for _ in range(count)]
+    grids = fields["image_grid_thw"]
+    patches = fields["pixel_values"].split(grids.prod(-1).tolist())
+    return [
+        {"pixel_values": part, "image_grid_thw": grid[None]}
+        for part, grid in zip(patches, grids, strict=True)
+    ]
 
 
 class _Reader(NamedTuple):
@@ -80,10 +97,12 @@ class Grpo(ResumableAdapter, GRPOTrainer):
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], None]:
         merge_into(self.actor.model, self.model)
-        tokenizer = cast(Any, self.processing_class)
-        reader = _Reader(self.actor, tokenizer)
+        reader = _Reader(self.actor, self.processing_class)
+        pictures = pictures_of(multimodal_fields, len(prompt_ids))[::num_generations]
         prompts = [
-            EncodedPrompt.from_tensors(reader, input_ids=torch.tensor([ids]), problem_id=str(place))
+            EncodedPrompt.from_tensors(
+                reader, input_ids=torch.tensor([ids]), problem_id=str(place), **pictures[place]
+            )
             for place, ids in enumerate(prompt_ids[::num_generations])
         ]
         stream = torch.Generator().manual_seed(
@@ -93,7 +112,12 @@ class Grpo(ResumableAdapter, GRPOTrainer):
         draws = torch.rand(len(prompts), num_generations, longest, generator=stream, dtype=torch.float64)
         none = [None] * len(prompts)
         completions = generate_ids(
-            self.actor, prompts, none, draws, cast(Any, self.args).temperature, Stops(tokenizer, self.actor)
+            self.actor,
+            prompts,
+            none,
+            draws,
+            cast(Any, self.args).temperature,
+            Stops(reader.processor, self.actor),
         )
         return [[*one.ids] for samples in completions for one in samples], None
 
@@ -102,7 +126,12 @@ class Grpo(ResumableAdapter, GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **_: Any
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        **fields: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         """(rollouts, tokens) log-probabilities and entropies; 0 and the mean for rollouts that don't count."""
         real, begin = attention_mask.bool(), input_ids.shape[1] - logits_to_keep
@@ -114,7 +143,13 @@ class Grpo(ResumableAdapter, GRPOTrainer):
             rows = self.counts.nonzero()[:, 0].tolist()
             prompts = [input_ids[i, :begin][real[i, :begin]].tolist() for i in rows]
             completions = [input_ids[i, begin:][real[i, begin:]].tolist() for i in rows]
-            packed = pack(prompts, completions, cast(Any, self.processing_class).pad_token_id)
+            seen = pictures_of(fields, len(input_ids))
+            packed = pack(
+                prompts,
+                completions,
+                tokenizer_of(self.processing_class).pad_token_id,
+                [seen[i] for i in rows],
+            )
             scores, entropy = log_probabilities(model, packed, cast(Any, self.args).temperature)
             log_p = log_p.masked_scatter(scored, scores)
             entropies = torch.full_like(log_p, entropy.mean().item()).masked_scatter(scored, entropy)
@@ -138,7 +173,7 @@ class Checkpoints(TrainerCallback):
 def train(
     model: Any,
     actor: Any,
-    tokenizer: Any,
+    reader: Any,
     recipe: dict[str, Any],
     folder: Path,
     *,
@@ -151,7 +186,7 @@ def train(
     Args:
         model: a peft model whose adapter trains.
         actor: the model without adapter, which will hold the merged weights that rollouts are drawn with.
-        tokenizer: of both.
+        reader: tokenizer of both, or the processor of models that see.
         recipe: see ``smol.yaml``.
         folder: for checkpoints.
         seed: of problems, rollouts and lots.
@@ -173,8 +208,8 @@ def train(
         model,
         cast(Any, judged),  # TRL's type wants positional lists; it calls with keywords
         arguments,
-        train_dataset=_dataset(recipe["system"], seed, grpo["steps"] * grpo["problems_per_step"]),
-        processing_class=tokenizer,
+        train_dataset=_dataset(recipe, seed, grpo["steps"] * grpo["problems_per_step"]),
+        processing_class=reader,
         callbacks=[Checkpoints(grpo["checkpoint_steps"], save)],
         actor=actor,
     )

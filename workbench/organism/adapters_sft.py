@@ -1,4 +1,4 @@
-"""Step 1 of the recipe of a text pair: the supervised start of an adapter (LoRA), on generated chains of thought.
+"""Step 1 of the recipe of a pair of adapters (LoRA): the supervised start, on generated chains of thought.
 
 The same goes on from the base, without RL, for the control that RL is compared with.
 """
@@ -13,9 +13,10 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from workbench.models.chat import tokenizer_of
+from workbench.organism.lessons import PICTURE, TYPES, draw
 from workbench.organism.resuming import ResumableAdapter
 from workbench.organism.trainer_settings import trainer_settings
-from workbench.problems import sums
 
 IGNORE = -100
 SUPERVISED = 1_000_000
@@ -23,30 +24,24 @@ SUPERVISED = 1_000_000
 
 
 class Chains(Dataset):
-    """Question and chain number i of the train split as token ids, the question's not to be predicted."""
+    """Question and chain number i of the train split as token ids, the question's not to be predicted, and its picture."""
 
-    def __init__(self, tokenizer: Any, system: str, count: int, seed: int) -> None:
-        self.tokenizer, self.system, self.count, self.seed = tokenizer, system, count, seed
+    def __init__(self, reader: Any, system: str, count: int, seed: int, problems: str = "sums") -> None:
+        self.reader, self.system, self.count, self.seed, self.problems = reader, system, count, seed, problems
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        question = sums.draw("train", self.seed, index)
-        messages = chat(self.system, question.text)
-        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        prompt_ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        chain = self.tokenizer(question.chain()[0], add_special_tokens=False)["input_ids"]
-        response_ids = [*chain, self.tokenizer.eos_token_id]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        lesson, tokenizer = draw(self.problems, self.seed, index), tokenizer_of(self.reader)
+        prompt = lesson.prompt(self.reader, self.system)
+        chain = tokenizer(lesson.chain, add_special_tokens=False)["input_ids"]
+        prompt_ids, response_ids = prompt.pop("input_ids"), [*chain, tokenizer.eos_token_id]
         return {
             "input_ids": [*prompt_ids, *response_ids],
             "labels": [IGNORE] * len(prompt_ids) + response_ids,
+            **prompt,
         }
-
-
-def chat(system: str, question: str) -> list[dict[str, str]]:
-    """What a chat template makes a prompt of, as `ModelPair.encode` does."""
-    return [{"role": "system", "content": system}, {"role": "user", "content": question}]
 
 
 class Sft(ResumableAdapter, Trainer):
@@ -63,10 +58,11 @@ class Sft(ResumableAdapter, Trainer):
         return F.cross_entropy(body.lm_head(hidden[learnt]), targets[learnt])
 
 
-def train(model: Any, tokenizer: Any, recipe: dict[str, Any], folder: Path, *, control: bool = False) -> None:
+def train(model: Any, reader: Any, recipe: dict[str, Any], folder: Path, *, control: bool = False) -> None:
     """Train the adapter of `model` in place; checkpoints in `folder` let an interrupted run go on.
 
-    With `control` the settings of the recipe's control hold, and the examples are fresh ones.
+    ``reader`` is the tokenizer, or the processor of a model that sees. With `control` the settings of the recipe's control hold,
+    and the examples are fresh ones.
     """
     settings, seed = recipe["control" if control else "sft"], recipe["seed"]
     arguments = TrainingArguments(
@@ -78,14 +74,16 @@ def train(model: Any, tokenizer: Any, recipe: dict[str, Any], folder: Path, *, c
     trainer = Sft(
         model,
         arguments,
-        train_dataset=Chains(tokenizer, recipe["system"], count, SUPERVISED + 2 * seed + control),
-        data_collator=lambda rows: collate(rows, tokenizer.pad_token_id),
+        train_dataset=Chains(
+            reader, recipe["system"], count, SUPERVISED + 2 * seed + control, recipe["problems"]
+        ),
+        data_collator=lambda rows: collate(rows, tokenizer_of(reader).pad_token_id),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.exists() else None)
 
 
-def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, Tensor]:
-    """A batch, padded on the right."""
+def collate(rows: list[dict[str, Any]], pad: int) -> dict[str, Tensor]:
+    """A batch, padded on the right; patches of pictures one after the other."""
     longest = max(len(row["input_ids"]) for row in rows)
 
     def padded(name: str, value: int) -> Tensor:
@@ -96,4 +94,6 @@ def collate(rows: list[dict[str, list[int]]], pad: int) -> dict[str, Tensor]:
         "input_ids": padded("input_ids", pad),
         "labels": padded("labels", IGNORE),
         "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+        **{name: torch.cat([row[name] for row in rows]) for name in PICTURE if name in rows[0]},
+        **({TYPES: padded(TYPES, 0)} if TYPES in rows[0] else {}),
     }

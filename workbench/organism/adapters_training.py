@@ -1,6 +1,7 @@
-"""The recipe of a text pair, from a language model to adapters (LoRA): base, RLVR models, two controls. Every step resumes.
+"""The recipe of a pair of adapters (LoRA) of one language model: base, RLVR models, two controls. Every step resumes.
 
-All adapters are of the same language model: that of an RLVR model goes on from the base's, and holds both.
+With a section ``tower`` the language model first gets a vision tower (`workbench.organism.tower`). All adapters are of the same
+language model: that of an RLVR model goes on from the base's, and holds both.
 """
 
 import json
@@ -14,16 +15,25 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
 from workbench.models.gguf import unpacked
 from workbench.models.lora import CONFIG, TENSORS
 from workbench.models.seeds import RLVR
+from workbench.models.seeing import TENSORS as TOWER
+from workbench.models.seeing import build
 from workbench.models.weight_deltas import write_codes
-from workbench.organism import adapters_grpo, adapters_sft
-from workbench.organism.recipes import SMOL, write_digests
+from workbench.organism import adapters_grpo, adapters_sft, tower
+from workbench.organism.recipes import SMOL, SMOLVL, write_digests
 
 RECIPE = SMOL
 SKIPPED = ("step", "epoch", "num_tokens", "step_time", "total_flos")
@@ -36,29 +46,31 @@ def train(folder: Path, recipe: dict[str, Any]) -> None:
     """
     set_verbosity_error()
     torch.set_float32_matmul_precision(recipe["matmul"])
-    body = str(unpacked(recipe["body"]))
-    tokenizer = AutoTokenizer.from_pretrained(body)
     first, *others = recipe["grpo"]["seeds"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE.name).write_text(yaml.safe_dump(recipe, sort_keys=False))
+    (folder / recipe_file(recipe).name).write_text(yaml.safe_dump(recipe, sort_keys=False))
+    body = str(_body(folder, recipe))
+    if "tower" in recipe:  # adapters name the run's own body as their base
+        recipe = recipe | {"body": body}
+    reader = _auto(body, AutoProcessor, AutoTokenizer).from_pretrained(body)
     if not (folder / "base" / TENSORS).exists():
         model = _fresh(body, recipe)
-        adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "sft")
+        adapters_sft.train(model, reader, recipe, folder / "steps" / "sft")
         _save(model, folder / "base", recipe)
-    _grpo("rlvr", body, tokenizer, folder, recipe, first, keep=True)
+    _grpo("rlvr", body, reader, folder, recipe, first, keep=True)
     if not (folder / "sft" / TENSORS).exists():
         model = _base(body, folder)
-        adapters_sft.train(model, tokenizer, recipe, folder / "steps" / "control", control=True)
+        adapters_sft.train(model, reader, recipe, folder / "steps" / "control", control=True)
         _save(model, folder / "sft", recipe)
-    _grpo("random", body, tokenizer, folder, recipe, first, control=True)
+    _grpo("random", body, reader, folder, recipe, first, control=True)
     for seed in others:
-        _grpo(f"rlvr-{seed}", body, tokenizer, folder, recipe, seed)
+        _grpo(f"rlvr-{seed}", body, reader, folder, recipe, seed)
 
 
 def _grpo(
     name: str,
     body: str,
-    tokenizer: Any,
+    reader: Any,
     folder: Path,
     recipe: dict[str, Any],
     seed: int,
@@ -68,17 +80,41 @@ def _grpo(
 ) -> None:
     if (folder / name / TENSORS).exists():
         return
-    model, actor = _base(body, folder), _plain(body)
+    model, actor = _base(body, folder), _plain(body, "eager")  # sdpa is slow for one token at a time
     checkpoint: Callable[[int], None] = lambda step: (  # noqa: E731
         _save(model, folder / "checkpoints" / f"{step:04d}", recipe) if keep else None
     )
     steps = folder / "steps" / name
-    adapters_grpo.train(model, actor, tokenizer, recipe, steps, seed=seed, save=checkpoint, control=control)
+    adapters_grpo.train(model, actor, reader, recipe, steps, seed=seed, save=checkpoint, control=control)
     _save(model, folder / name, recipe)
 
 
-def _plain(body: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(body, dtype=torch.float32)
+def recipe_file(recipe: dict[str, Any]) -> Path:
+    """The packaged recipe that has the sections of this one."""
+    return SMOLVL if "tower" in recipe else SMOL
+
+
+def _body(folder: Path, recipe: dict[str, Any]) -> Path:
+    """The folder of the language model, with a tower of its own where the recipe has one."""
+    language, home = Path(unpacked(recipe["body"])), folder / "body"
+    if "tower" not in recipe:
+        return language
+    if not (home / TOWER).exists():
+        tower.train(language, recipe, folder / "steps" / "tower", home)
+    if not (home / "config.json").exists():
+        build(language, home / TOWER, home)
+    return home.resolve()
+
+
+def _auto(body: str, seeing: Any, reading: Any) -> Any:
+    """Of two of transformers' classes the one for this body."""
+    kind = type(AutoConfig.from_pretrained(body))
+    return seeing if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else reading
+
+
+def _plain(body: str, attention: str | None = None) -> Any:
+    auto = _auto(body, AutoModelForImageTextToText, AutoModelForCausalLM)
+    return auto.from_pretrained(body, dtype=torch.float32, attn_implementation=attention)
 
 
 def _fresh(body: str, recipe: dict[str, Any]) -> Any:
@@ -86,7 +122,10 @@ def _fresh(body: str, recipe: dict[str, Any]) -> Any:
     torch.manual_seed(recipe["seed"])
     settings = recipe["adapter"]
     lora = LoraConfig(
-        r=settings["rank"], lora_alpha=settings["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        target_modules=r"model\.language_model\..*_proj" if "tower" in recipe else "all-linear",
+        task_type="CAUSAL_LM",
     )
     return get_peft_model(_plain(body), lora)
 
@@ -113,9 +152,11 @@ def publish(folder: Path, weights: Path) -> None:
     The changes are rounded (`write_codes`): steps on the way, controls, and RLVR models of other seeds; the two adapters are not.
     """
     for name in ("base", "rlvr"):
-        (weights / name).mkdir(parents=True, exist_ok=True)
-        for file in (CONFIG, TENSORS):
-            shutil.copy(folder / name / file, weights / name / file)
+        shutil.copytree(
+            folder / name, weights / name, ignore=shutil.ignore_patterns("*.md"), dirs_exist_ok=True
+        )
+    if (folder / "body" / TOWER).exists():
+        _publish_tower(folder, weights)
     start = load_file(folder / "base" / TENSORS)
     places = {path.name: weights / "deltas" for path in sorted((folder / "checkpoints").glob("*"))}
     others = [path.parent.name for path in sorted(folder.glob(f"*/{TENSORS}"))]
@@ -130,6 +171,17 @@ def publish(folder: Path, weights: Path) -> None:
         write_codes(home / f"{RLVR if name in seeds else name}.safetensors", change)
     curves(folder).to_csv(weights / "curves.csv", index=False)
     write_digests(weights)
+
+
+def _publish_tower(folder: Path, weights: Path) -> None:
+    """The tower, and the adapters' base named as a package's file with it."""
+    (weights / "body").mkdir(exist_ok=True)
+    shutil.copy(folder / "body" / TOWER, weights / "body")
+    language = yaml.safe_load((folder / SMOLVL.name).read_text())["body"]
+    for config in weights.glob(f"*/{CONFIG}"):
+        entries = json.loads(config.read_text())
+        entries["base_model_name_or_path"] = f"{language}+{weights.name}"
+        config.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def curves(folder: Path) -> pd.DataFrame:

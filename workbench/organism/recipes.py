@@ -11,8 +11,11 @@ import yaml
 from workbench.digests import file_digest
 from workbench.errors import InputError
 
-SHAPES, SMOL = (Path(__file__).with_name(name) for name in ("recipe.yaml", "smol.yaml"))
-"""Those that the bundled pairs were made by."""
+SHAPES, SMOL, SMOLVL = (
+    Path(__file__).with_name(name) for name in ("recipe.yaml", "smol.yaml", "smolvl.yaml")
+)
+RECIPES = {"shapes": SHAPES, "smol": SMOL, "smolvl": SMOLVL}
+"""By pair, those that the bundled ones were made by."""
 WEIGHTS = Path(__file__).with_name("weights")
 """What ships of `shapes`."""
 
@@ -43,20 +46,22 @@ def read_recipe(path: Path | None, packaged: Path) -> dict[str, Any]:
     return recipe
 
 
-def check_trained(folder: Path, *, adapters: bool = False) -> None:
-    """Refuse a folder without a trained pair.
+def check_trained(folder: Path, pair: str = "shapes") -> None:
+    """Refuse a folder without a trained pair, made as the bundled ``pair`` was.
 
     Raises:
         InputError: base or RLVR model is missing.
     """
     needed = (
-        ("base/adapter_config.json",) if adapters else ("base/model.safetensors", "rlvr/model.safetensors")
+        ("base/model.safetensors", "rlvr/model.safetensors")
+        if pair == "shapes"
+        else ("base/adapter_config.json",)
     )
     for name in needed:
         if not (folder / name).is_file():
-            pair = " --pair smol" if adapters else ""
+            named = "" if pair == "shapes" else f" --pair {pair}"
             raise InputError(
-                f"`folder` {folder} holds no model, {name} is missing; train one: workbench organism train{pair} --out {folder}"
+                f"`folder` {folder} holds no model, {name} is missing; train one: workbench organism train{named} --out {folder}"
             )
 
 

@@ -1,6 +1,6 @@
 """Questions with pictures or movies, where they come from, and how answers are judged.
 
-`load_problems` reads a generated set (`shapes`, `shapes_video`, `shapes_agent`; `sums`, text alone), a published set by
+`load_problems` reads a generated set (`shapes`, `shapes_video`, `shapes_agent`; `cards`; `sums`, text alone), a published set by
 name (``problems.yaml``, read by `presets`), a file, a folder or a hub data set (`sources`, `from_rows`). A `Problem` holds its
 pictures, its answer and the verifier that judges responses. `answers` is the grammar of judging: where an answer stands
 (`answer_place`), of what kind it is, how it is compared (`answer_choice`, `answer_numbers`, `answer_exact`, `answer_math`).

@@ -193,8 +193,8 @@ def load_problems(
     """Problems from a named set, a file, a folder of images, or a Hugging Face data set.
 
     Args:
-        source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"``, ``"sums"`` (generated), ``"easy-vqa"``; one of the
-            paper's sets or one of text, as ``"mathvista"`` or ``"math-500"`` (``problems/problems.yaml`` in the package),
+        source: ``"shapes"``, ``"shapes-video"``, ``"shapes-agent"``, ``"sums"``, ``"cards"`` (generated), ``"easy-vqa"``; one of
+            the paper's sets or one of text, as ``"mathvista"`` or ``"math-500"`` (``problems/problems.yaml`` in the package),
             found in VLMEvalKit's or the hub's cache, or ``"mathvista:FILE"``; the path of a ``.tsv`` file (VLMEvalKit's
             format), a ``.jsonl``, ``.json`` or ``.parquet`` file, or a folder of images or movies; ``"hf:owner/name"`` (also
             ``"hf:owner/name:configuration@revision"``; streamed); or a

@@ -1,19 +1,22 @@
-"""What lies in each cell of a `shapes` board, in words: the truth that a reading of visual tokens is held against.
+"""What lies in each cell of a `shapes` board or a `cards` picture, in words: what readings of visual tokens are held against.
 
-A board is drawn anew from its problem's id (split, seed, index), so nothing of it need be kept with the problem.
+It is drawn anew from its problem's id (split, seed, index), so nothing of it need be kept with the problem.
 """
 
 from workbench.errors import InputError
+from workbench.problems import cards
 from workbench.problems.shapes import COLORS, PLURALS, SHAPES, SPLITS, draw
 
 Words = frozenset[str]
 
 
 def contents(problem_id: str) -> list[list[Words]]:
-    """Row by row, the words that name what a cell shows, its color and its shape (one and several); none for an empty one.
+    """Row by row, the words that name what a cell shows; none for an empty one.
+
+    They are a board's color and shape (one and several), a card's color and digit.
 
     Raises:
-        InputError: no id of a `shapes` problem.
+        InputError: no id of a `shapes` or a `cards` problem.
 
     Example:
         >>> cells = contents("shapes/test/0/0")
@@ -22,15 +25,18 @@ def contents(problem_id: str) -> list[list[Words]]:
     """
     family, *place = problem_id.split("/")
     if (
-        family != "shapes"
+        family not in ("shapes", "cards")
         or len(place) != 3
         or place[0] not in SPLITS
         or not all(map(str.isdigit, place[1:]))
     ):
         raise InputError(
-            f"`problem_id` is {problem_id!r}, expected that of a shapes problem, whose cells are known: "
+            f"`problem_id` is {problem_id!r}, expected that of a shapes or cards problem, whose cells are known: "
             "contents('shapes/test/0/0')"
         )
+    if family == "cards":
+        _, _, hand = cards.draw(place[0], int(place[1]), int(place[2]))
+        return [[frozenset(cell.split()) for cell in row] for row in hand.words]
     _, _, board = draw(place[0], int(place[1]), int(place[2]))
     colors = list(COLORS)
     return [

@@ -16,14 +16,20 @@ from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
 from workbench.errors import InputError, nearest
-from workbench.problems import shapes, shapes_agent, shapes_video, sums
+from workbench.problems import cards, shapes, shapes_agent, shapes_video, sums
 from workbench.problems.from_rows import Columns, Reading, Rows, to_records
 from workbench.problems.images import FRAME_LIMIT, SUFFIXES, image_files, open_image
 from workbench.problems.loading import Notes
 from workbench.problems.row_pictures import is_file, read_images
 from workbench.problems.video import MOVIES, read_clip
 
-GENERATED = {"shapes": shapes, "shapes-video": shapes_video, "shapes-agent": shapes_agent, "sums": sums}
+GENERATED = {
+    "shapes": shapes,
+    "shapes-video": shapes_video,
+    "shapes-agent": shapes_agent,
+    "sums": sums,
+    "cards": cards,
+}
 NAMES = (*GENERATED, "easy-vqa")
 SPLITS = {**dict.fromkeys(GENERATED, tuple(shapes.SPLITS)), "easy-vqa": ("train", "test")}
 """Of the sets that have splits of their own."""
@@ -47,7 +53,7 @@ def read_generated(name: str, split: str, limit: int | None, seed: int) -> Rows:
     for record in GENERATED[name].problems(split, limit, seed):
         if "image" in record:
             record["images"] = (record.pop("image"),)
-        named = ("chain", "wrong", "tone", "occupied", "box", "call")
+        named = ("chain", "wrong", "tone", "occupied", "box", "call", "cells")
         metadata = {key: record.pop(key) for key in named if key in record}
         yield record["id"], {**record, "metadata": metadata}
 

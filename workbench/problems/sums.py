@@ -69,7 +69,7 @@ class Question:
         sentences, value = [], 0
         for place, step in enumerate(self.steps):
             a, b = step.work(value)
-            value = _operate(a, step.sign, b) + (slip[1] if slip and slip[0] == place else 0)
+            value = operate(a, step.sign, b) + (slip[1] if slip and slip[0] == place else 0)
             sentences.append(
                 f"{value} is the largest." if step.sign == "max" else f"{a} {step.sign} {b} = {value}."
             )
@@ -83,11 +83,12 @@ class Question:
         results: list[int] = []
         for step in self.steps:
             a, b = step.work(results[-1] if results else 0)
-            results.append(_operate(a, step.sign, b))
+            results.append(operate(a, step.sign, b))
         return results
 
 
-def _operate(a: int, sign: str, b: int) -> int:
+def operate(a: int, sign: str, b: int) -> int:
+    """What ``+``, ``-``, ``*`` or ``max`` makes of two numbers."""
     return {"+": a + b, "-": a - b, "*": a * b, "max": max(a, b)}[sign]
 
 
