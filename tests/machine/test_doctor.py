@@ -19,7 +19,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from workbench.errors import InputError
-from workbench.lens import precision
+from workbench.lens import processor
 from workbench.machine import doctor as doctor_module
 from workbench.machine import hardware as machine
 from workbench.machine.doctor import Check, DoctorReport, doctor
@@ -318,10 +318,10 @@ def test_a_dtype_is_tried_not_believed(monkeypatch):
     ],
 )
 def test_bfloat16_is_known_by_the_cpus_own_list(tmp_path, monkeypatch, words, unit):
-    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
     if words is not None:
         (tmp_path / "cpuinfo").write_text(words)
-    assert precision.bfloat16_unit() == unit
+    assert processor.bfloat16_unit() == unit
     (row,) = machine.bfloat16()
     assert row.status == "ok"
     assert (f"multiplied by {unit}" if unit else "no unit known") in row.found

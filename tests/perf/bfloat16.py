@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import torch
 
-from workbench.lens.precision import bfloat16_unit
+from workbench.lens.processor import bfloat16_unit
 from workbench.models.loading import load_pair
 from workbench.problems.problem import load_problems
 from workbench.tracing.trace import trace

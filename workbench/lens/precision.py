@@ -1,14 +1,9 @@
-"""Precision of a device: float64 (Apple's GPUs, ``mps``, have none and say so by a TypeError), bfloat16 products of a CPU."""
+"""Double precision where a device has it: Apple's GPUs (``mps``) have none, and say so by a TypeError."""
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
-
-CPUINFO = Path("/proc/cpuinfo")
-UNITS = ("amx_bf16", "avx512_bf16", "bf16")
-"""What a CPU calls its units that multiply bfloat16, on x86 and on ARM, the fastest first."""
 
 
 def has_float64(device: torch.device) -> bool:
@@ -33,13 +28,3 @@ def _tried(device: str) -> bool:
     except TypeError:
         return False
     return True
-
-
-def bfloat16_unit() -> str | None:
-    """The CPU's unit that multiplies bfloat16, as Linux calls it; None: none, or not known here."""
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
-    return next((unit for unit in UNITS if unit in flags), None)

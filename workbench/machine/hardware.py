@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import InputError
-from workbench.lens.precision import bfloat16_unit
+from workbench.lens.processor import bfloat16_unit
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench.lens.heads import LensHead
-from workbench.lens.precision import bfloat16_unit
+from workbench.lens.processor import bfloat16_unit
 from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 
