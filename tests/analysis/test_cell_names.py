@@ -46,7 +46,7 @@ def test_contents_are_what_the_board_and_the_reference_say(problems, boards):
     assert len(row) == 4
     for word, cell in zip(row, boards[problems[1].id][0], strict=True):
         assert word in cell if cell else word == "none"
-    with pytest.raises(InputError, match="expected that of a shapes problem"):
+    with pytest.raises(InputError, match="expected that of a shapes or cards problem"):
         contents("sums/test/0/0")
 
 
