@@ -29,15 +29,7 @@ from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 from workbench.runs import made_with, run_folder, write_json, write_tables
 from workbench.studies.claims import null_claims, outcome_claims, perturbation_claims, shift_claims
-from workbench.studies.parts import (
-    Answers,
-    Attempts,
-    Disturbances,
-    Measures,
-    Progress,
-    check_problems,
-    whole,
-)
+from workbench.studies.parts import Answers, Attempts, Disturbances, Measures, Progress, check_problems, whole
 from workbench.studies.plan import Plan
 from workbench.studies.report import write_report
 from workbench.tracing.agreement import agreement_by_layer
