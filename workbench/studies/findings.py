@@ -1,6 +1,6 @@
 """The findings on one page: sentences whose numbers and verdicts come from the manifests that `workbench figures` leaves.
 
-    python -m workbench.studies.findings analyses/FINDINGS.md figures figures/smol figures/shapes-1 figures/smolvl figures/shapes-2
+    python -m workbench.studies.findings analyses/FINDINGS.md figures figures/smol figures/shapes-1 ...
 
 The sentences stand in ``findings.yaml``, and can be true or false; the manifests of every folder of figures, each of one pair,
 say which. A number that one or two pairs have stands by pair; of more pairs it is pooled (`estimates.pool`), with how many of
