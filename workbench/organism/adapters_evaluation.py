@@ -94,7 +94,7 @@ def evaluate(
     right = {
         name: _kept(
             keep,
-            f"{name}-{split}-{seed}-{problems}-{samples}",
+            f"{name}-{asked}-{split}-{seed}-{problems}-{samples}",
             lambda load=load, name=name: _answered(
                 load(), name, questions, samples, seed, system, longest, progress
             ),
