@@ -1,7 +1,6 @@
 """The recipe of a text pair runs, survives a kill bit for bit, and trains on what prompts would show."""
 
 import json
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ import tiny
 import torch
 import transformers
 import yaml
+from adapter_runs import toy, train_killed_again_and_again
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
@@ -20,40 +20,16 @@ from workbench.models.lora import CONFIG, TENSORS
 from workbench.models.seeds import seeds_of, unpacked_run
 from workbench.models.weight_deltas import read_delta
 from workbench.organism import adapters_evaluation, adapters_grpo, adapters_sft, adapters_training
+from workbench.organism.recipes import SMOL
 from workbench.organism.shared_prompts import log_probabilities, pack
 from workbench.problems import sums
-
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """Ten steps in all, of a random Llama of 3 layers."""
-    body = tmp_path_factory.mktemp("body")
-    tiny.model("llama", 0).save_pretrained(body)
-    tokenizer = deepcopy(tiny.tokenizer("llama"))  # it is shared with every other test of the process
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(body)
-    small = yaml.safe_load(adapters_training.RECIPE.read_text())
-    small |= {"body": str(body), "adapter": {"rank": 2, "alpha": 4}, "matmul": "highest"}
-    few = {"steps": 3, "chains_per_step": 2, "save_steps": 1}
-    small["sft"] |= few
-    small["control"] |= few
-    small["grpo"] |= {
-        "seeds": [0, 1],
-        "steps": 3,
-        "problems_per_step": 2,
-        "rollouts": 3,
-        "micro_batch": 6,
-        "max_completion_length": 5,
-        "checkpoint_steps": [1, 3],
-        "save_steps": 1,
-        "reward": 0.5,  # a random model says nothing right
-        "learning_rate": 0.01,
-    }
+    small = toy(SMOL, tmp_path_factory.mktemp("body"), steps=3)
+    small["grpo"] |= {"seeds": [0, 1], "checkpoint_steps": [1, 3]}
     return small
 
 
@@ -64,30 +40,10 @@ def trained(recipe, tmp_path_factory):
     return folder
 
 
-class Killed(Exception):
-    pass
-
-
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(recipe, trained, tmp_path, monkeypatch):
-    alive = transformers.Trainer.training_step
-    done = []
-
-    def dies(self, *args, **kwargs):
-        done.append(1)
-        if len(done) % 3 == 2:  # again and again: in the second step of each stage, and after each resumption
-            raise Killed
-        return alive(self, *args, **kwargs)
-
-    monkeypatch.setattr(transformers.Trainer, "training_step", dies)
-    for _ in range(30):
-        try:
-            adapters_training.train(tmp_path, recipe)
-        except Killed:
-            torch.manual_seed(len(done))  # whatever else drew numbers meanwhile
-            continue
-        break
+    begun = train_killed_again_and_again(tmp_path, recipe, monkeypatch)
     names = ("base", "rlvr", "sft", "random", "rlvr-1", "checkpoints/0001", "checkpoints/0003")
-    assert len(done) > 12
+    assert begun > 12
     for name in names:
         whole, resumed = (load_file(folder / name / TENSORS) for folder in (trained, tmp_path))
         assert whole.keys() == resumed.keys()

@@ -1,6 +1,5 @@
 """The recipe of a pair that sees: tower, supervised start, RL; it survives a kill, and trains on what prompts would show."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -8,50 +7,26 @@ import pytest
 import tiny
 import torch
 import transformers
-import yaml
+from adapter_runs import toy, train_killed_again_and_again
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from workbench import load_pair, load_problems
 from workbench.models.lora import TENSORS
 from workbench.models.seeing import TENSORS as TOWER
 from workbench.models.seeing import Tower, body_config, processor_for
 from workbench.organism import adapters_sft, adapters_training, lessons, tower
+from workbench.organism.model import initialise
 from workbench.organism.recipes import SMOLVL
 from workbench.organism.shared_prompts import log_probabilities, pack
-
-# As SmolLM2's: what is said is written once, as a text.
-TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """Ten steps in all, of a random Llama of 3 layers and a random tower."""
-    language = tmp_path_factory.mktemp("language")
-    tiny.model("llama", 0).save_pretrained(language)
-    tokenizer = deepcopy(tiny.tokenizer("llama"))  # it is shared with every other test of the process
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(language)
-    small = yaml.safe_load(SMOLVL.read_text())
-    small |= {"body": str(language), "adapter": {"rank": 2, "alpha": 4}, "matmul": "highest"}
+    small = toy(SMOLVL, tmp_path_factory.mktemp("language"), steps=2)
     small["tower"] |= {"steps": 2, "pictures_per_step": 2, "save_steps": 1}
-    few = {"steps": 2, "chains_per_step": 2, "save_steps": 1}
-    small["sft"] |= few
-    small["control"] |= few
-    small["grpo"] |= {
-        "steps": 2,
-        "problems_per_step": 2,
-        "rollouts": 3,
-        "micro_batch": 6,
-        "max_completion_length": 5,
-        "checkpoint_steps": [1],
-        "save_steps": 1,
-        "reward": 0.5,  # a random model says nothing right
-        "learning_rate": 0.01,
-    }
     return small
 
 
@@ -62,29 +37,9 @@ def trained(recipe, tmp_path_factory):
     return folder
 
 
-class Killed(Exception):
-    pass
-
-
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(recipe, trained, tmp_path, monkeypatch):
-    alive = transformers.Trainer.training_step
-    done = []
-
-    def dies(self, *args, **kwargs):
-        done.append(1)
-        if len(done) % 3 == 2:
-            raise Killed
-        return alive(self, *args, **kwargs)
-
-    monkeypatch.setattr(transformers.Trainer, "training_step", dies)
-    for _ in range(30):
-        try:
-            adapters_training.train(tmp_path, recipe)
-        except Killed:
-            torch.manual_seed(len(done))  # whatever else drew numbers meanwhile
-            continue
-        break
-    assert len(done) > 10
+    begun = train_killed_again_and_again(tmp_path, recipe, monkeypatch)
+    assert begun > 10
     for name in (f"body/{TOWER}", *(f"{part}/{TENSORS}" for part in ("base", "rlvr", "sft", "random"))):
         whole, resumed = (load_file(folder / name) for folder in (trained, tmp_path))
         assert whole.keys() == resumed.keys()
@@ -177,7 +132,8 @@ def test_a_tower_learns_what_a_cell_holds(recipe):
     sizes = Tower()
     processor = processor_for(tokenizer, sizes)
     config = body_config(AutoConfig.from_pretrained(language), tokenizer, sizes)
-    model = tower.fresh(config.vision_config, 0)
+    model = Qwen2_5_VisionTransformerPretrainedModel(config.vision_config)
+    initialise(model, 0)
     batch = tower.collate([pictures[i] for i in range(8)], processor)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []

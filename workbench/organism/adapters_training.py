@@ -35,7 +35,6 @@ from workbench.models.weight_deltas import write_codes
 from workbench.organism import adapters_grpo, adapters_sft, tower
 from workbench.organism.recipes import SMOL, SMOLVL, write_digests
 
-RECIPE = SMOL
 SKIPPED = ("step", "epoch", "num_tokens", "step_time", "total_flos")
 
 
