@@ -35,6 +35,21 @@ class Tower:
     heads: int = 4
     pixels: int = 112**2
 
+    def config(self, width: int) -> dict[str, Any]:
+        """The section ``vision_config`` of a Qwen2.5-VL with residuals of a width."""
+        return {
+            "depth": self.depth,
+            "hidden_size": self.hidden,
+            "intermediate_size": 2 * self.hidden,
+            "num_heads": self.heads,
+            "out_hidden_size": width,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": list(range(self.depth)),
+        }
+
     def save(self, folder: Path, tensors: Mapping[str, Any]) -> None:
         """Write a folder that `tower_file` finds; ``tensors`` as the module ``model.visual`` names them."""
         from safetensors.torch import save_file
@@ -72,6 +87,18 @@ def read_tower(file: Path) -> Tower:
         raise InputError(f"{file} is no vision tower ({error}); fetch it again") from error
 
 
+def picture_settings(pixels: int) -> dict[str, Any]:
+    """Of a processor of pictures or videos for a tower as `Tower.config` has it: all are resized to so many pixels."""
+    return {
+        "patch_size": 14,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "size": {"shortest_edge": pixels, "longest_edge": pixels},
+    }
+
+
 def processor_for(tokenizer: Any, tower: Tower) -> Any:
     """A Qwen2.5-VL processor on a language model's tokenizer, which gets the tokens for pictures, and on its chat template."""
     from tokenizers import AddedToken
@@ -79,15 +106,7 @@ def processor_for(tokenizer: Any, tower: Tower) -> Any:
 
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in VISION])
     tokenizer.padding_side = "left"
-    size = {"shortest_edge": tower.pixels, "longest_edge": tower.pixels}
-    shared: dict[str, Any] = {
-        "patch_size": 14,
-        "merge_size": 2,
-        "temporal_patch_size": 2,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-        "size": size,
-    }
+    shared = picture_settings(tower.pixels)
     return Qwen2_5_VLProcessor(
         Qwen2VLImageProcessor(**shared),
         tokenizer,
@@ -142,18 +161,7 @@ def body_config(text: Any, tokenizer: Any, tower: Tower) -> Any:
             "pad_token_id": text.pad_token_id,
             "tie_word_embeddings": True,
         },
-        vision_config={
-            "depth": tower.depth,
-            "hidden_size": tower.hidden,
-            "intermediate_size": 2 * tower.hidden,
-            "num_heads": tower.heads,
-            "out_hidden_size": text.hidden_size,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 112,
-            "fullatt_block_indexes": list(range(tower.depth)),
-        },
+        vision_config=tower.config(text.hidden_size),
         image_token_id=image,
         video_token_id=video,
         vision_start_token_id=start,

@@ -20,6 +20,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from transformers.trainer_utils import get_last_checkpoint
 
 from workbench.models.seeing import Tower, body_config, processor_for
+from workbench.organism.model import initialise
 from workbench.organism.resuming import Resumable
 from workbench.organism.trainer_settings import trainer_settings
 from workbench.problems import cards
@@ -93,7 +94,8 @@ def train(language: str | Path, recipe: dict[str, Any], folder: Path, out: Path)
     original: Any = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32)
     processor = processor_for(tokenizer, tower)
     config = body_config(AutoConfig.from_pretrained(language), tokenizer, tower)
-    model = fresh(config.vision_config, recipe["seed"])
+    model = Qwen2_5_VisionTransformerPretrainedModel(config.vision_config)
+    initialise(model, recipe["seed"])
     shared = trainer_settings(settings, folder, recipe["seed"])
     shared["lr_scheduler_type"] = "linear"
     arguments = TrainingArguments(
@@ -110,19 +112,6 @@ def train(language: str | Path, recipe: dict[str, Any], folder: Path, out: Path)
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.exists() else None)
     tower.save(out, {name: tensor.bfloat16() for name, tensor in model.state_dict().items()})
-
-
-def fresh(config: Any, seed: int) -> Any:
-    """A tower that has learnt nothing: weights 0.9 / sqrt(fan_in), which learns far faster than a flat 0.02."""
-    model = Qwen2_5_VisionTransformerPretrainedModel(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=0.9 / math.sqrt(parameter[0].numel()), generator=generator)
-            else:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-    return model
 
 
 def collate(rows: list[dict[str, Any]], processor: Any) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from workbench.analysis.null_models import NullKind, same_base
 from workbench.analysis.weight_nulls import NullShift, weight_nulls
@@ -27,7 +27,7 @@ from workbench.tracing.readings import Reading, chosen
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 Made = TypeVar("Made")
-KINDS: tuple[NullKind, ...] = ("permuted", "gaussian")
+KINDS: tuple[NullKind, ...] = get_args(NullKind)
 """Of null models."""
 _CALL = "study(pair, load_problems('shapes', limit=64), 'runs/mine')"
 

@@ -102,6 +102,7 @@ def write_report(
     interventions: dict[str, go.Figure] = ablation_figures(*outcomes, low=low) if outcomes else {}
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
     kinds, beside = _kinds(shift), {} if nulls is None else null_figures(nulls)
+    answered = _answered(trace, outcomes)
     every = figures | interventions | disturbed | beside
     traces = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
     html = render(
@@ -111,8 +112,8 @@ def write_report(
         shift=shift,
         level=f"{shift.level:.0%}",
         kinds=kinds,
-        tiles=list(_tiles(trace, shift, agreement, _answered(trace, outcomes))),
-        answered=_answered(trace, outcomes),
+        tiles=list(_tiles(trace, shift, agreement, answered)),
+        answered=answered,
         verdicts=_verdict_rows(shift),
         strata={kind: list(_strata_rows(shift.table, kind, trace.depth)) for kind in kinds},
         plot=lambda name, wide=False: placed(name, every, wide),
