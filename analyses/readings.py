@@ -1,6 +1,6 @@
 """Readings: what visual tokens say under the logit lens, the tuned lens and LatentLens, and the entropy claim under each.
 
-Where it is not known what lies in a cell (any set but the bundled shapes) there are the lenses' claim and fidelity alone.
+Where it is not known what lies in a cell (any set but the bundled `shapes` and `cards`) there are claim and fidelity alone.
 """
 
 from dataclasses import replace
@@ -32,7 +32,8 @@ def analyse(given: Given) -> Finding:
     problems = given.problems()
     if o.run:
         raise Unsuited("`--run` has no models, which this analysis needs; leave it out")
-    known, kind = all(p.id.startswith("shapes/") for p in problems), "visual" if given.pictured else "text"
+    known = all(p.id.startswith(("shapes/", "cards/")) for p in problems)
+    kind = "visual" if given.pictured else "text"
     sizes = {"train": 4 * o.limit, "validation": o.limit}
     train, held = (load_problems(o.problems, split=s, limit=n, seed=o.seed) for s, n in sizes.items())
     if {one.id for one in (*train, *held)} & {one.id for one in problems}:

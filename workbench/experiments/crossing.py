@@ -56,11 +56,17 @@ def crossing_grid(
     how = {"samples": samples, "seed": seed, "max_new_tokens": max_new_tokens}
     hosts: tuple[Model, ...] = get_args(Model)
     for host in hosts:
-        for criterion, never in NEVER.items():
-            values = _values(pair, problems, CrossSample(host, criterion, threshold=never), how)
+        values = {
+            criterion: _values(pair, problems, CrossSample(host, criterion, threshold=never), how)
+            for criterion, never in NEVER.items()
+            if criterion != "low_divergence"
+        }
+        values["low_divergence"] = values["divergence"]
+        for criterion in NEVER:
             for share in shares:
                 place = share if criterion == "low_divergence" else 1 - share
-                condition = CrossSample(host, criterion, threshold=float(np.quantile(values, place)))
+                threshold = float(np.quantile(values[criterion], place))
+                condition = CrossSample(host, criterion, threshold=threshold)
                 grid[crossing_name(host, criterion, share)] = condition
         for share in shares:
             grid[crossing_name(host, "random", share)] = CrossSample(host, "random", budget=share, seed=seed)
