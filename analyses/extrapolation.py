@@ -4,19 +4,23 @@ import pandas as pd
 
 from workbench.interfaces.cli import run_analysis
 from workbench.mixtures import Extrapolate
+from workbench.models.pairs import study_settings
 from workbench.studies.mixture_claims import extrapolation_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.mixture_figures import accuracy_by_gamma
 
 GAMMAS = (-0.75, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
-CHOSEN_ON = 100
-"""Validation problems, at most."""
+FEWER = (-0.5, 0.25, 0.5, 1.0)
+CHOSEN_ON, CHOSEN_ON_FEWER = 100, 40
+"""Validation problems, at most; fewer, and fewer gammas, where answers are dear (``answers`` in a pair's study settings)."""
 
 
 def analyse(given: Given) -> Finding:
     samples = min(8, given.options.samples)
-    grid = {f"gamma {gamma:g}": Extrapolate(gamma) for gamma in GAMMAS}
-    tried = given.ablation(conditions=grid, problems=given.problems("validation", CHOSEN_ON), samples=samples)
+    dear = "answers" in study_settings(given.pair)
+    tries, count = (FEWER, CHOSEN_ON_FEWER) if dear else (GAMMAS, CHOSEN_ON)
+    grid = {f"gamma {gamma:g}": Extrapolate(gamma) for gamma in tries}
+    tried = given.ablation(conditions=grid, problems=given.problems("validation", count), samples=samples)
     gammas = {"base": -1.0, "rlvr": 0.0, **{name: one.gamma for name, one in grid.items()}}
     curve = tried.summary.assign(
         gamma=[gammas[name] for name in tried.summary["intervention"]], split="validation"
