@@ -34,11 +34,13 @@ def analyse(given: Given) -> Finding:
         raise Unsuited("`--run` has no models, which this analysis needs; leave it out")
     known = all(p.id.startswith(("shapes/", "cards/")) for p in problems)
     kind = "visual" if given.pictured else "text"
-    sizes = {"train": 4 * o.limit, "validation": o.limit}
+    dear = "answers" in study_settings(pair)  # of such, layers' products with 49,152 tokens take hours
+    sizes = {"train": (2 if dear else 4) * o.limit, "validation": o.limit}
+    fit = {"start": "ridge", "epochs": 2} if dear else {}
     train, held = (load_problems(o.problems, split=s, limit=n, seed=o.seed) for s, n in sizes.items())
     if {one.id for one in (*train, *held)} & {one.id for one in problems}:
         raise InputError("`--problems` has no splits: translators would be fitted on what they are tested on")
-    tuned = TunedLens.fit(pair, train, held, seed=o.seed, keep=o.cache / "translators")
+    tuned = TunedLens.fit(pair, train, held, seed=o.seed, keep=o.cache / "translators", **fit)
     chains = [str(problem.metadata["chain"]) for problem in train] if known else []
     asked = [pair.encode(one, response=text) for one, text in zip(train, chains, strict=known)]
     draws, layers = study_settings(pair)["null_draws"], range(pair.depth - 1)
@@ -57,10 +59,12 @@ def analyse(given: Given) -> Finding:
         lens = LatentLens.build(pair, corpus, layers=layers)
         read[name] = found = read_neighbours(pair, problems, lens, null_draws=draws, seed=o.seed)
         own[f"fidelity of {name}"] = neighbour_fidelity(found, seed=o.seed)
-        two = neighbour_shift(found, given.trace.entropy_base, seed=o.seed)
-        for what, claim in zip(claims, two, strict=True):
-            measured = claim.measured.removesuffix("latent lens") + name
-            claims[what].append((name, replace(claim, measured=measured)))
+        for what, claim in zip(
+            claims, neighbour_shift(found, given.trace.entropy_base, seed=o.seed), strict=True
+        ):
+            claims[what].append(
+                (name, replace(claim, measured=claim.measured.removesuffix("latent lens") + name))
+            )
     fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed)
     parts, drawn = {"fidelity": fidelity, **own}, {"fidelity": fidelity_by_reading(fidelity)}
     drawn |= {"claim" if known else "": claim_forest(claims)}

@@ -15,8 +15,7 @@ its own way, and has random streams of its own.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -37,6 +36,7 @@ from workbench.errors import InputError
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import batches, problem_seed
 from workbench.models.pairs import ModelPair
+from workbench.models.products import products_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.models.rope_memory import from_rest
 from workbench.problems.problem import Problem, listed
@@ -225,7 +225,7 @@ def draw(
             f"`model` is {model!r}; expected 'base' or 'rlvr': decode(pair, prompt, model='base')"
         )
     sampling = replace(sampling, engine=engine_for(pair, model, sampling.engine))
-    with _products(None if pair.preset is None else pair.preset.matmul):
+    with products_of(pair):
         answers: dict[int, list[Response]] = {}
         for mixture, here in alike(interventions, len(prompts)):
             check_mixture(mixture, model, sampling)
@@ -251,17 +251,6 @@ def draw(
 
 def _counted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
     return lambda done, _: progress(before + done, total)
-
-
-@contextmanager
-def _products(precision: str | None) -> Iterator[None]:
-    """Products of float32 in the precision that the models were trained to answer with; None leaves it as it is."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision or before)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def respond(

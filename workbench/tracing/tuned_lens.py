@@ -7,6 +7,7 @@ The tuned lens (Belrose et al., arXiv 2303.08112), fitted anew for one model:
    distribution is the model's own, through the same norm and unembedding; no weight of the model changes.
 3. Stop: layer by layer, when KL on held-out prompts has not fallen for some epochs; the best epoch is kept, so a layer
    that gains nothing keeps the plain lens. The last layer has nothing to translate.
+4. ``start="ridge"`` begins at a map in closed form instead (`tracing.ridge`), and so needs fewer epochs.
 
 Layers are fitted one after another, and a finished one is found again in the folder `keep` by the digest of all that
 can change it: what was interrupted goes on from there.
@@ -17,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -34,16 +35,19 @@ from workbench.lens.heads import LensHead
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import batches, collate
 from workbench.models.pairs import ModelPair
+from workbench.models.products import products_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.residuals import Reduce, read_residuals
+from workbench.tracing.ridge import ridge_start
 from workbench.tracing.tensor_files import write_tensors
 
 FORMAT = 1
 """Version of the folder that `Translators.save` writes."""
 _TENSORS = ("weight", "bias")
 
+Start = Literal["identity", "ridge"]
 Residuals = Float[Tensor, "layers positions hidden"]
 """The residual stream after every decoder layer, before the final norm."""
 
@@ -55,7 +59,7 @@ class Translators:
     weight: Float[Tensor, "layers hidden hidden"]
     bias: Float[Tensor, "layers hidden"]
     curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["layer", "epoch", "kl"]))
-    """layer, epoch (0: the plain lens), kl: nats from the final distribution on held-out prompts."""
+    """layer, epoch (0: the start, the plain lens by default), kl: nats from the final distribution on held-out prompts."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -148,6 +152,7 @@ def fit(
     patience: int = 3,
     learning_rate: float = 1e-3,
     batch_positions: int = 256,
+    start: Start = "identity",
     seed: int = 0,
     keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -162,6 +167,7 @@ def fit(
         patience: epochs without a lower KL on ``held_out`` before a layer stops.
         learning_rate: Adam's at the start; it falls linearly to 0 over ``epochs``.
         batch_positions: positions per step.
+        start: the plain lens, or the best of it and of some maps in closed form.
         seed: of their order.
         keep: a folder for finished layers, which are not fitted again.
         progress: called with (layers done, layers in all).
@@ -170,10 +176,12 @@ def fit(
         InputError: residuals that do not fit each other or the head, or settings below their least.
     """
     _check_fit(residuals, held_out, head, epochs, patience, learning_rate, batch_positions)
+    if start not in get_args(Start):
+        raise InputError(f'`start` is {start!r}, expected one of {get_args(Start)}: fit(..., start="ridge")')
     report = progress or (lambda done, total: None)
     layers, _, width = residuals.shape
     used = {"epochs": epochs, "patience": patience, "learning_rate": learning_rate}
-    used |= {"batch_positions": batch_positions, "seed": seed}
+    used |= {"batch_positions": batch_positions, "seed": seed, "start": start}
     translators, rows = Translators.identity(layers, width), []
     report(0, layers - 1)
     for layer in range(layers - 1):
@@ -229,7 +237,8 @@ def fit_translators(
     training, validation_residuals = (
         read_all(anatomy, part, pair.pad_id, batch_size=batch_size) for part in encoded
     )
-    translators = fit(training, validation_residuals, head, **settings)
+    with products_of(pair):
+        translators = fit(training, validation_residuals, head, **settings)
     metadata = {"pair": pair.name, model: pair.provenance[model]}
     metadata |= {"train": sorted(names[0]), "validation": sorted(names[1])}
     return Translators(
@@ -272,22 +281,26 @@ def _fit_layer(
     patience: int,
     learning_rate: float,
     batch_positions: int,
+    start: Start,
     seed: int,
 ) -> dict[str, Tensor]:
-    """The best ``weight`` and ``bias`` of a layer, and its ``curve``: held-out KL by epoch, that of the plain lens first."""
+    """The best ``weight`` and ``bias`` of a layer, and its ``curve``: held-out KL by epoch, that of the start first."""
     width, generator = hidden.shape[1], torch.Generator().manual_seed(seed)
-    weight, bias = hidden.new_zeros(width, width).float(), hidden.new_zeros(width).float()
-    best = {"weight": weight.clone().cpu(), "bias": bias.clone().cpu()}
+
+    def held(weight: Tensor, bias: Tensor) -> float:
+        view = translated(held_out, weight.detach(), bias.detach())
+        return float(compare(held_final, view, head, head, top_k=1).kl.mean())
+
+    if start == "ridge":
+        weight, bias, first = ridge_start(hidden, final, held)
+    else:
+        weight, bias = hidden.new_zeros(width, width).float(), hidden.new_zeros(width).float()
+        first = held(weight, bias)
+    best, curve = {"weight": weight.clone().cpu(), "bias": bias.clone().cpu()}, [first]
     weight.requires_grad_()
     bias.requires_grad_()
     optimiser = torch.optim.Adam([weight, bias], lr=learning_rate)
     decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, epochs)
-
-    def held() -> float:
-        view = translated(held_out, weight.detach(), bias.detach())
-        return float(compare(held_final, view, head, head, top_k=1).kl.mean())
-
-    curve = [held()]
     for _ in range(epochs):
         order = torch.randperm(len(hidden), generator=generator).to(hidden.device)
         for index in order.split(batch_positions):
@@ -300,7 +313,7 @@ def _fit_layer(
                 weight.grad, bias.grad = torch.autograd.grad(loss, [weight, bias])
             optimiser.step()
         decay.step()
-        curve.append(held())
+        curve.append(held(weight, bias))
         if curve[-1] < min(curve[:-1]):
             best = {"weight": weight.detach().clone().cpu(), "bias": bias.detach().clone().cpu()}
         if len(curve) - 1 - curve.index(min(curve)) >= patience:
