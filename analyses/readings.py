@@ -3,8 +3,6 @@
 Where it is not known what lies in a cell (any set but the bundled `shapes` and `cards`) there are claim and fidelity alone.
 """
 
-from dataclasses import replace
-
 import pandas as pd
 
 from workbench.analysis.cell_names import cell_names, neighbour_shift
@@ -59,12 +57,9 @@ def analyse(given: Given) -> Finding:
         lens = LatentLens.build(pair, corpus, layers=layers)
         read[name] = found = read_neighbours(pair, problems, lens, null_draws=draws, seed=o.seed)
         own[f"fidelity of {name}"] = neighbour_fidelity(found, seed=o.seed)
-        for what, claim in zip(
-            claims, neighbour_shift(found, given.trace.entropy_base, seed=o.seed), strict=True
-        ):
-            claims[what].append(
-                (name, replace(claim, measured=claim.measured.removesuffix("latent lens") + name))
-            )
+        shifts_of = neighbour_shift(found, given.trace.entropy_base, name=name, seed=o.seed)
+        for what, claim in zip(claims, shifts_of, strict=True):
+            claims[what].append((name, claim))
     fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed)
     parts, drawn = {"fidelity": fidelity, **own}, {"fidelity": fidelity_by_reading(fidelity)}
     drawn |= {"claim" if known else "": claim_forest(claims)}

@@ -90,6 +90,7 @@ def neighbour_shift(
     *,
     bins: int = 5,
     kind: str = "visual",
+    name: str = "latent lens",
     **settings: Unpack[Settings],
 ) -> list[Claim]:
     """The low-entropy claim by nearest states: their changed share in the lowest over the highest stratum, without last layer.
@@ -99,6 +100,7 @@ def neighbour_shift(
         entropy: (layers, positions) of the base's lens at the same cells: ``trace.entropy_base``.
         bins: strata per layer.
         kind: of token.
+        name: of the reading, in the claims.
         **settings: of the intervals.
 
     Raises:
@@ -136,7 +138,7 @@ def neighbour_shift(
     about: dict[str, Any] = {"bound": 1.0, "factor": True, "kind": kind, "cells": sides}
     claim, place = "low-entropy cells shift more than high-entropy ones", "section 3, entropy"
     return [
-        Claim(claim, place, f"{what}, {where}, latent lens", interval, problems, **about)
+        Claim(claim, place, f"{what}, {where}, {name}", interval, problems, **about)
         for what, interval in zip(names, [intervals[i] for i in range(len(changed))], strict=False)
     ]
 

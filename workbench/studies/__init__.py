@@ -37,7 +37,10 @@ manifest each, with the paper's claims and whether they hold. What is up to date
 | ``entropy_or_proxy`` | whether entropy is linked with the shift beside residual norm, attention and place, or for them |
 | ``table1_patching``, ``tables2_4_replay`` | Tables 1 to 4, beside the published numbers |
 | ``table5_grid`` | Table 5: threshold x step size, layers, iterations (on the validation split) |
-| ``figure6_pass_at_k`` | Figure 6: Pass@K and coverage |
+| ``figure6_pass_at_k`` | Figure 6: Pass@K and coverage, with replay |
+| ``coverage`` | Pass@1 and Pass@K of base, RLVR model and the trainings beside it |
+| ``change_nulls``, ``readings``, ``causes`` | the shift against other nulls, through other lenses, after one change |
+| ``divergence``, ``cross_sampling``, ``extrapolation`` | along responses: where models part, whose tokens count, beyond RLVR |
 | ``scenarios`` | accuracy by family on boards, on videos and as a visual agent, with replay and patches |
 | ``paper_plan`` | what the whole paper would cost: cells, GPU-hours, memory, from configs |
 | ``attribution`` | beyond the paper: which heads and MLPs write the shift at low-entropy cells |

@@ -38,8 +38,8 @@ class Sentence:
     says: str
     of: str
     """The analysis."""
-    measured: str
-    """As its manifest has it."""
+    measured: str | None = None
+    """As its manifest has it; None: ``claim`` alone says which, as where pairs chose settings of their own."""
     claim: str | None = None
     """As its manifest has it, where several claims measure the same."""
     optional: bool = False
@@ -47,7 +47,7 @@ class Sentence:
 
     def of_manifest(self, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Its row among the claims of a manifest; None: that pair has none."""
-        rows = [row for row in manifest["claims"] if row["measured"] == self.measured]
+        rows = [row for row in manifest["claims"] if self.measured in (None, row["measured"])]
         rows = [row for row in rows if self.claim in (None, row["claim"])]
         return rows[0] if rows else None
 
@@ -82,7 +82,7 @@ def findings(folders: Sequence[Path]) -> str:
             continue
         if not rows:
             raise InputError(
-                f"`folders`: no manifest of {sentence.of!r} has a number for {sentence.measured!r}; make it first: "
+                f"`folders`: no manifest of {sentence.of!r} has a number for {sentence.measured or sentence.claim!r}; make it first: "
                 f"{_CALL} {sentence.of}"
             )
         decided = any(row["adjusted"] in (STATES[True], STATES[False]) for _, row in rows)

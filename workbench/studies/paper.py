@@ -205,6 +205,7 @@ class Given:
         *,
         conditions: Mapping[str, Named] | None = None,
         problems: Sequence[Problem] | None = None,
+        controls: Mapping[str, ModelPair] | None = None,
         samples: int | None = None,
         batch_size: int | None = None,
         keep: bool = True,
@@ -215,6 +216,7 @@ class Given:
             names: of the default matrix; None: all of it.
             conditions: other interventions instead.
             problems: other problems instead.
+            controls: models that answer as they are, beside the pair's own, as `ablate` takes them.
             samples: other than the options'.
             batch_size: other than what suits the pair.
             keep: False measures anew what the cache holds, for the sake of its timings.
@@ -236,6 +238,7 @@ class Given:
             samples=samples or o.samples,
             seed=o.seed,
             batch_size=batch_size,
+            controls=controls,
             keep=o.cache / "ablation" if keep else None,
             progress=lambda what, done, total: self.progress(f"answering: {what}", done, total),
         )
