@@ -82,8 +82,8 @@ def findings(folders: Sequence[Path]) -> str:
             continue
         if not rows:
             raise InputError(
-                f"`folders`: no manifest of {sentence.of!r} has a number for {sentence.measured or sentence.claim!r}; make it first: "
-                f"{_CALL} {sentence.of}"
+                f"`folders`: no manifest of {sentence.of!r} has a number for {sentence.measured or sentence.claim!r}; "
+                f"make it first: {_CALL} {sentence.of}"
             )
         decided = any(row["adjusted"] in (STATES[True], STATES[False]) for _, row in rows)
         sections[sentence.section if decided else OPEN].append(_bullet(sentence, rows))
