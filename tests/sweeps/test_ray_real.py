@@ -17,8 +17,10 @@ from workbench.sweeps.driver import run_sweep
 from workbench.sweeps.ray_cluster import Cluster, _reason, knock
 
 pytest.importorskip("ray")
-SECONDS = 30
-"""Within which what is wrong must be said."""
+SECONDS, CELL = 30, 2.0
+"""Within which what is wrong must be said; and what a cell takes: on a busy machine a new worker, or the loss of all, comes
+before one worker alone could be done with the rest. It is the cluster's to say: a worker has the raylet's environment, not the
+driver's."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def net() -> Iterator[Net]:
 
 @pytest.fixture(scope="module")
 def head(net) -> Iterator[Head]:
-    head = Head(net, standins(dict(os.environ), 0.3), 6390)
+    head = Head(net, standins(dict(os.environ), CELL), 6390)
     yield head
     head.stop()
 
@@ -101,8 +103,7 @@ def test_what_listens_but_is_no_ray_is_said(head, home):
 
 
 def test_a_raylet_that_died_is_said_and_the_sweep_goes_on_elsewhere(head, home, plain):
-    # Longer than the loss may take to be said, so that the sweep can't be done before.
-    driver = run(head, home, RAY_ADDRESS=head.address, STANDIN_SECONDS="5", **head.token)
+    driver = run(head, home, RAY_ADDRESS=head.address, **head.token)
     assert until((home / "out" / "ledger.sqlite").exists)
     assert until(lambda: cells(home)["done"] > 1), driver.said
     head.raylet().kill()
@@ -111,7 +112,7 @@ def test_a_raylet_that_died_is_said_and_the_sweep_goes_on_elsewhere(head, home, 
     assert time.monotonic() - died < SECONDS
     assert "the cluster is lost: the raylet of this machine" in driver.said
     assert 1 < cells(home)["done"] < 20
-    alone = head.env | {"RAY_ADDRESS": "local"}
+    alone = head.env | {"RAY_ADDRESS": "local", "STANDIN_SECONDS": "0.3"}
     again = Driver(home, alone, "resume", "out", "--engine", "ray", within=head.net.within)
     assert again.end() == 0, again.said
     assert "Ray: a Ray of this machine's own, which ends with the sweep" in again.said
