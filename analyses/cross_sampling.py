@@ -2,7 +2,7 @@
 
 from workbench.experiments.crossing import crossing_grid, crossing_table
 from workbench.interfaces.cli import run_analysis
-from workbench.models.pairs import study_settings
+from workbench.models.pairs import answers_are_dear
 from workbench.studies.mixture_claims import crossing_claims
 from workbench.studies.paper import Finding, Given
 from workbench.studies.published import published_shares
@@ -17,7 +17,7 @@ study settings): one share is measured there, that of the claims."""
 
 def analyse(given: Given) -> Finding:
     o = given.options
-    dear = "answers" in study_settings(given.pair)
+    dear = answers_are_dear(given.pair)
     shares, count = ((FEW,), FEWER) if dear else (SHARES, TAKEN_FROM)
     grid = crossing_grid(given.pair, given.problems("validation", count), shares, seed=o.seed)
     found = given.ablation(conditions=grid, samples=min(SAMPLES, o.samples))

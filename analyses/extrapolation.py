@@ -4,7 +4,7 @@ import pandas as pd
 
 from workbench.interfaces.cli import run_analysis
 from workbench.mixtures import Extrapolate
-from workbench.models.pairs import study_settings
+from workbench.models.pairs import answers_are_dear
 from workbench.studies.mixture_claims import extrapolation_claims
 from workbench.studies.paper import Finding, Given
 from workbench.views.mixture_figures import accuracy_by_gamma
@@ -17,7 +17,7 @@ CHOSEN_ON, CHOSEN_ON_FEWER = 100, 40
 
 def analyse(given: Given) -> Finding:
     samples = min(8, given.options.samples)
-    dear = "answers" in study_settings(given.pair)
+    dear = answers_are_dear(given.pair)
     tries, count = (FEWER, CHOSEN_ON_FEWER) if dear else (GAMMAS, CHOSEN_ON)
     grid = {f"gamma {gamma:g}": Extrapolate(gamma) for gamma in tries}
     tried = given.ablation(conditions=grid, problems=given.problems("validation", count), samples=samples)

@@ -9,7 +9,7 @@ from workbench.analysis.cell_names import cell_names, neighbour_shift
 from workbench.analysis.shift import stratified_shift
 from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
-from workbench.models.pairs import study_settings
+from workbench.models.pairs import answers_are_dear, study_settings
 from workbench.problems.problem import load_problems
 from workbench.problems.shapes_contents import contents
 from workbench.studies.paper import Finding, Given, Unsuited
@@ -32,7 +32,7 @@ def analyse(given: Given) -> Finding:
         raise Unsuited("`--run` has no models, which this analysis needs; leave it out")
     known = all(p.id.startswith(("shapes/", "cards/")) for p in problems)
     kind = "visual" if given.pictured else "text"
-    dear = "answers" in study_settings(pair)  # of such, layers' products with 49,152 tokens take hours
+    dear = answers_are_dear(pair)  # of such, layers' products with 49,152 tokens take hours
     sizes = {"train": (2 if dear else 4) * o.limit, "validation": o.limit}
     fit = {"start": "ridge", "epochs": 2} if dear else {}
     train, held = (load_problems(o.problems, split=s, limit=n, seed=o.seed) for s, n in sizes.items())

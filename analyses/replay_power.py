@@ -9,6 +9,7 @@ import pandas as pd
 from workbench.analysis.verdicts import claim_table
 from workbench.conditions import Named, condition_of
 from workbench.interfaces.cli import run_analysis
+from workbench.models.pairs import answers_are_dear
 from workbench.problems.problem import Problem
 from workbench.studies.claims import HIGH, PATCH_HIGH, PATCH_LOW, REPLAY
 from workbench.studies.paper import Finding, Given
@@ -16,16 +17,18 @@ from workbench.studies.replay_claims import COMPARED, replay_claims
 from workbench.views.outcome_figures import accuracy_differences
 
 TAUS, ALPHAS = (0.2, 0.4), (1 / 3, 1.0, 3.0)
-CHOSEN_ON, SAMPLES = 64, 4
-"""Validation problems and samples, at most; step sizes are multiples of the pair's own."""
+CHOSEN_ON, CHOSEN_ON_FEWER, SAMPLES = 64, 12, 4
+"""Validation problems and samples, at most; step sizes are multiples of the pair's own. Where answers are dear (``answers`` in a
+pair's study settings) there are fewer problems, and tau is the pair's."""
 
 
 def chosen(given: Given, problems: Sequence[Problem]) -> tuple[dict[str, Named], pd.DataFrame]:
     """The four conditions at the settings with the best Pass@1 on these problems, and what every setting reached there."""
     own: Any = given.pair.replay()
     pictures = {} if given.pictured else {"pictures": False}
+    taus = (own.tau,) if answers_are_dear(given.pair) else TAUS
     grid = {
-        (t, a): given.pair.matrix(tau=t, alpha=a * own.alpha, **pictures) for t, a in product(TAUS, ALPHAS)
+        (t, a): given.pair.matrix(tau=t, alpha=a * own.alpha, **pictures) for t, a in product(taus, ALPHAS)
     }
     tried: dict[str, Named] = {}
     for (tau, alpha), conditions in grid.items():
@@ -54,7 +57,7 @@ def paired(
 
 def analyse(given: Given) -> Finding:
     test = given.problems()
-    validation = given.problems("validation", CHOSEN_ON)
+    validation = given.problems("validation", CHOSEN_ON_FEWER if answers_are_dear(given.pair) else CHOSEN_ON)
     if {problem.id for problem in validation} & {problem.id for problem in test}:  # a file without splits
         own = given.pair.matrix(**({} if given.pictured else {"pictures": False}))
         conditions, tried = {name: own[name] for name in COMPARED}, pd.DataFrame()

@@ -233,3 +233,8 @@ def batch_of(pair: ModelPair, given: int | None = None) -> int:
 def study_settings(pair: ModelPair) -> dict[str, int]:
     """Draws of matched noise and null models of each kind that suit a pair."""
     return (pair.preset or NO_PRESET).study_settings
+
+
+def answers_are_dear(pair: ModelPair) -> bool:
+    """Whether answers take so long that its preset has a study draw them on some problems alone (``answers``)."""
+    return "answers" in study_settings(pair)
