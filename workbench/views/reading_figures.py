@@ -37,8 +37,8 @@ def naming_curves(names: pd.DataFrame, *, words: int = 1) -> go.Figure:
     figure.update_yaxes(title_text="right minus chance, share of cells", tickformat=".0%", col=1)
     figure.update_yaxes(tickformat=".0%")
     says = "its first word" if words == 1 else f"one of {words} words"
-    caption = f"{int(rows['cells'].max()):,} visual tokens that show a shape, {int(rows['problems'].max())} problems; right: "
-    caption += f"{says} names color or shape;<br>chance: as often it names what other cells show; 95% intervals over problems"
+    caption = f"{int(rows['cells'].max()):,} visual tokens that show something, {int(rows['problems'].max())} problems; right: "
+    caption += f"{says} names part of it;<br>chance: as often it names what other cells show; 95% intervals over problems"
     return finish(figure, "Visual tokens that each reading names rightly", caption)
 
 
