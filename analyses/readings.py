@@ -5,7 +5,7 @@ Where it is not known what lies in a cell (any set but the bundled `shapes` and 
 
 import pandas as pd
 
-from workbench.analysis.cell_names import cell_names, neighbour_shift
+from workbench.analysis.cell_names import cell_names, naming_claims, neighbour_shift
 from workbench.analysis.shift import stratified_shift
 from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
@@ -61,16 +61,18 @@ def analyse(given: Given) -> Finding:
         for what, claim in zip(claims, shifts_of, strict=True):
             claims[what].append((name, claim))
     fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed)
-    parts, drawn = {"fidelity": fidelity, **own}, {"fidelity": fidelity_by_reading(fidelity)}
+    named, parts, drawn = [], {"fidelity": fidelity, **own}, {"fidelity": fidelity_by_reading(fidelity)}
     drawn |= {"claim" if known else "": claim_forest(claims)}
     if known:
-        names = cell_names(read, {one.id: contents(one.id) for one in problems}, k=WORDS, seed=o.seed)
+        shown = {one.id: contents(one.id) for one in problems}
+        names = cell_names(read, shown, k=WORDS, seed=o.seed)
+        named = naming_claims(read, shown, seed=o.seed)
         parts, more = {"names": names} | parts, {"": naming_curves(names)}
         drawn |= more | {"words": naming_curves(names, words=WORDS)}
     return Finding(
         drawn,
         pd.concat([part.assign(table=name) for name, part in parts.items()], ignore_index=True),
-        [claim for several in claims.values() for _, claim in several],
+        [claim for several in claims.values() for _, claim in several] + named,
     )
 
 

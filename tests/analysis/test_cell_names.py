@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.analysis.cell_names import cell_names, neighbour_shift
+from workbench.analysis.cell_names import cell_names, naming_claims, neighbour_shift
 from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.problems.shapes_contents import contents
@@ -105,6 +105,32 @@ def test_the_truth_is_right_and_one_word_everywhere_is_chance(traced, boards):
     )
     np.testing.assert_allclose(constant["right"], constant["chance"], atol=1e-6)
     assert constant["right"].iloc[0] > 0
+
+
+def test_claims_of_naming_are_the_tables_means_over_layers(traced, boards):
+    def color(shown):
+        return next(word for word in shown if word in ("red", "green", "blue", "yellow", "teal"))
+
+    read = {"logit lens": traced, "all right": with_words(traced, boards, color)}
+    claims = {claim.measured.split(", cells")[0]: claim for claim in naming_claims(read, boards, **FAST)}
+    table = cell_names(read, boards, k=1, **FAST)
+    below = table.loc[table["layer"] < table["layer"].max()]
+    means = 100 * below.groupby(["reading", "model"])["beyond"].mean()
+    expected = {
+        "all right − logit lens, base": means["all right", "base"] - means["logit lens", "base"],
+        "logit lens, rlvr − base": means["logit lens", "change"],
+        "all right, rlvr − base": means["all right", "change"],
+    }
+    assert {name: claim.interval.estimate for name, claim in claims.items()} == pytest.approx(
+        expected, abs=1e-4
+    )
+    assert (
+        claims["all right − logit lens, base"].interval.low
+        > 0
+        > claims["all right, rlvr − base"].interval.high
+    )
+    with pytest.raises(InputError, match="`plain` is 'none', which is not among"):
+        naming_claims(read, boards, plain="none")
 
 
 def test_neighbours_are_judged_alike_and_shift_by_stratum(pair, problems, traced, boards):

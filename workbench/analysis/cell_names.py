@@ -84,6 +84,61 @@ def cell_names(
     return pd.DataFrame(rows)
 
 
+def naming_claims(
+    read: Mapping[str, LensTrace | Neighbours],
+    contents: Contents,
+    *,
+    plain: str = "logit lens",
+    **settings: Unpack[Settings],
+) -> list[Claim]:
+    """Whether readings name more cells rightly than the plain one does, and whether RLVR's model has them name more.
+
+    By the first word, right minus chance, the mean over all layers but the last, in points; paired by cell.
+
+    Args:
+        read: as for `cell_names`, of the same cells and layers.
+        contents: as there.
+        plain: the name of the reading that the others are held against.
+        **settings: of the intervals.
+
+    Raises:
+        InputError: as `cell_names`, or ``plain`` was not read.
+    """
+    if plain not in read:
+        raise InputError(
+            f"`plain` is {plain!r}, which is not among {[*read]}: naming_claims(read, contents, plain={next(iter(read), 'x')!r})"
+        )
+    beyond: dict[str, dict[Model, Array]] = {}
+    problem: NDArray[np.str_] = np.array([])
+    models: tuple[Model, ...] = ("base", "rlvr")
+    for name, one in read.items():
+        places, problem, shown, known = _cells(one, contents)
+        for model in models:
+            right, chance = _rightly(_said(one, model, places, known, 1).any(2), shown)
+            beyond.setdefault(name, {})[model] = 100 * (right - chance)[:-1].mean(0)
+    where = "cells named rightly by the first word, beyond chance, mean of all layers but the last, points"
+    problems = len(set(problem.tolist()))
+
+    def claim(what: str, measured: str, before: Array, after: Array) -> Claim:
+        gain = paired_difference(before, after, problem, **settings)
+        return Claim(what, "section 3, entropy", f"{measured}, {where}", gain, problems, kind="visual")
+
+    claims = [
+        claim(
+            f"the {name} names more than the {plain}",
+            f"{name} − {plain}, base",
+            beyond[plain]["base"],
+            of["base"],
+        )
+        for name, of in beyond.items()
+        if name != plain
+    ]
+    return claims + [
+        claim(f"RLVR has the {name} name more", f"{name}, rlvr − base", of["base"], of["rlvr"])
+        for name, of in beyond.items()
+    ]
+
+
 def neighbour_shift(
     found: Neighbours,
     entropy: Tensor,
