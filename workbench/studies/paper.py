@@ -376,7 +376,7 @@ class Analysis:
         for name in named:
             if (file := out / f"{name}.png").exists():
                 pack_png(file)
-        finding.table.to_csv(out / f"{self.name}.csv", index=False)
+        finding.table.to_csv(out / f"{self.name}.csv", index=False, float_format="%.9g")
         spec = self.manifest(given)
         metadata = {"digest": digest_of(spec), **spec, "made_with": made_with()}
         metadata |= {"seconds": round(time.perf_counter() - begun, 3)}
