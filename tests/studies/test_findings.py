@@ -48,7 +48,7 @@ def changed(tmp_path, change):
     """A copy of the bundled pair's manifests, one of its claims another."""
     for file in (ROOT / "figures").glob("*.json"):
         shutil.copy(file, tmp_path)
-    file = tmp_path / "tables2_4_replay.json"
+    file = tmp_path / "replay_power.json"
     manifest = json.loads(file.read_text(encoding="utf-8"))
     change(manifest)
     file.write_text(json.dumps(manifest), encoding="utf-8")
@@ -64,9 +64,20 @@ def test_a_sentence_follows_its_number(tmp_path):
 
     page = findings([changed(tmp_path, better)])
     body, undecided = page.split(f"## {OPEN}")
-    line = "- Replay improves the RLVR model (Pass@1, points): **holds** on `shapes`, 5.00 [4.00, 6.00], 300 problems."
-    assert line in body
+    line = next(line for line in body.splitlines() if line.startswith("- Replay improves the RLVR model"))
+    assert ": **holds** on `shapes`, 5.00 [4.00, 6.00], 300 problems." in line
     assert "Replay improves" not in undecided
+
+
+def test_a_claim_that_cannot_be_tested_on_a_pair_is_not_undecided_there(tmp_path):
+    def narrowed(manifest):
+        row = next(row for row in manifest["claims"] if row["claim"] == "replay undoes narrowing")
+        row |= {"estimate": 2.0, "estimate_low": -1.0, "estimate_high": 5.0, "adjusted": "is undecided"}
+
+    (tmp_path / "tested").mkdir()
+    pages = [findings([ROOT / "figures"]), findings([changed(tmp_path / "tested", narrowed)])]
+    assert ["undoes at least half" in page for page in pages] == [False, True]
+    assert "(Pass@16, points): **undecided** on `shapes`, 2.00 [-1.00, 5.00]" in pages[1]
 
 
 def other_pair(folder, name, seed):
@@ -111,10 +122,10 @@ def test_three_pairs_are_pooled_and_fill_two_pages_at_most(tmp_path):
     bullets = [line for line in page.splitlines() if line.startswith("- ")]
     assert all(re.search(r" on \d of 3 pairs", line) for line in bullets)
     assert all(re.search(r"together .*\[-?[\d.e-]+, -?[\d.e-]+\], I² \d+%", line) for line in bullets)
-    measured = "Pass@1, RLVR minus the control sft, points"
+    measured = "Pass@1, rlvr − sft, points"
     rows = []
     for folder in folders:
-        claims = json.loads((folder / "emergence.json").read_text(encoding="utf-8"))["claims"]
+        claims = json.loads((folder / "coverage.json").read_text(encoding="utf-8"))["claims"]
         rows.append(next(row for row in claims if row["measured"] == measured))
     errors = [
         (row["estimate_high"] - row["estimate_low"]) / 2 / t.ppf(0.975, row["problems"] - 1) for row in rows
@@ -155,7 +166,7 @@ def test_missing_numbers_and_mixed_pairs_are_refused(tmp_path):
     with pytest.raises(InputError, match="has no manifests of figures; make some: workbench figures --out"):
         findings([tmp_path])
     changed(tmp_path, lambda manifest: manifest["claims"].clear())
-    with pytest.raises(InputError, match="make it first: workbench figures tables2_4_replay"):
+    with pytest.raises(InputError, match="make it first: workbench figures replay_power"):
         findings([tmp_path])
     changed(tmp_path, lambda manifest: manifest["pair"].update(pair="mine"))
     with pytest.raises(InputError, match="holds figures of mine, shapes; give each pair a folder"):

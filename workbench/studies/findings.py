@@ -4,7 +4,8 @@
 
 The sentences stand in ``findings.yaml``, and can be true or false; the manifests of every folder of figures, each of one pair,
 say which. A number that one or two pairs have stands by pair; of more pairs it is pooled (`estimates.pool`), with how many of
-them each verdict is of. What is undecided on every pair goes to the end, with the smallest effect that would have been found.
+them each verdict is of. What is undecided on every pair goes to the end, with the smallest effect that would have been found; a
+pair on which a claim can't be tested, such as one without narrowing to undo, has no part in its sentence.
 """
 
 import json
@@ -21,7 +22,7 @@ import yaml
 from workbench.analysis.verdicts import bracketed, effect_of, times
 from workbench.errors import InputError
 from workbench.estimates import Interval, pool
-from workbench.names import STATES
+from workbench.names import STATES, UNTESTED
 
 FILE = Path(__file__).with_suffix(".yaml")
 OPEN, UNDECIDED = "What remains open", "undecided"
@@ -78,15 +79,16 @@ def findings(folders: Sequence[Path]) -> str:
             for name, manifests in pairs
             if sentence.of in manifests and (row := sentence.of_manifest(manifests[sentence.of]))
         ]
-        if not rows and sentence.optional:
+        tested = [(name, row) for name, row in rows if row["adjusted"] != UNTESTED]
+        if not tested and (rows or sentence.optional):
             continue
         if not rows:
             raise InputError(
                 f"`folders`: no manifest of {sentence.of!r} has a number for {sentence.measured or sentence.claim!r}; "
                 f"make it first: {_CALL} {sentence.of}"
             )
-        decided = any(row["adjusted"] in (STATES[True], STATES[False]) for _, row in rows)
-        sections[sentence.section if decided else OPEN].append(_bullet(sentence, rows))
+        decided = any(row["adjusted"] in (STATES[True], STATES[False]) for _, row in tested)
+        sections[sentence.section if decided else OPEN].append(_bullet(sentence, tested))
     names = ", ".join(f"`{name}`" for name, _ in pairs)
     count = "one small pair" if len(pairs) == 1 else f"{len(pairs)} small pairs"
     lines = [
