@@ -57,7 +57,11 @@ def accuracy_by_share(
             plain = float(rows.loc[rows["intervention"] == name, "estimate"].iloc[0])
             label = "RLVR" if name == "rlvr" else name
             figure.add_hline(
-                y=100 * plain, line={"color": COLOURS[name], "dash": "dot"}, annotation_text=label, **where
+                y=100 * plain,
+                line={"color": COLOURS[name], "dash": "dot"},
+                annotation_text=label,
+                annotation_position="top left",
+                **where,
             )
     if published is not None:
         for label, part in published.sort_values("share").groupby("label"):
