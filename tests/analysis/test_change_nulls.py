@@ -6,7 +6,7 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench.analysis.change_nulls import change_nulls
+from workbench.analysis.change_nulls import change_claims, change_nulls
 from workbench.errors import InputError
 from workbench.names import NULLS
 from workbench.tracing.trace import against
@@ -93,6 +93,16 @@ def test_claims_name_null_and_model(nulls):
     assert nulls.plot().data[0].name == "RLVR"
     assert "raw" in nulls.verdict
     assert "exchanged changes" in nulls.verdict
+
+
+def test_claims_of_raw_kl_are_asked_for(nulls):
+    raw = [claim for claim in change_claims(nulls.table, raw=True) if claim.measured.startswith("raw KL")]
+    rows = nulls.table.loc[(nulls.table["null"] == "none") & (nulls.table["scope"] == "without last layer")]
+    expected = [
+        row["contrast" if row["condition"] == "rlvr" else "beyond"] for row in rows.to_dict("records")
+    ]
+    assert [claim.interval.estimate for claim in raw] == expected
+    assert len(change_claims(nulls.table, raw=True)) == len(change_claims(nulls.table)) + len(raw)
 
 
 def test_refusals(pair, problems):

@@ -194,19 +194,21 @@ def _rows(
     return rows
 
 
-def change_claims(table: pd.DataFrame) -> list[Claim]:
+def change_claims(table: pd.DataFrame, *, raw: bool = False) -> list[Claim]:
     """The low-entropy claim against each null, and beside each other model, below the last layer.
 
-    ``table`` is ``ChangeNulls.table``. The study's own verdict is against matched noise; these say what is left of it.
+    ``table`` is ``ChangeNulls.table``. The study's own verdict is against matched noise; these say what is left of it. With
+    ``raw`` they are those of raw KL, too, which elsewhere the shift itself states.
     """
     claims = []
-    rows = table.loc[(table["scope"] == "without last layer") & (table["null"] != RAW)]
+    rows = table.loc[(table["scope"] == "without last layer") & (raw | (table["null"] != RAW))]
     for row in rows.to_dict("records"):
         rlvr = row["condition"] == RLVR
         interval = Interval.in_row(row, "contrast" if rlvr else "beyond")
         where = f"{row['kind']} tokens, {row['scope']}"
         beside = "" if rlvr else f", RLVR's over that of {row['condition']} weights"
-        what = f"KL over {NULLS[row['null']]}, lowest over highest stratum{beside} (a factor), {where}"
+        over = "raw KL" if row["null"] == RAW else f"KL over {NULLS[row['null']]}"
+        what = f"{over}, lowest over highest stratum{beside} (a factor), {where}"
         claim = "low-entropy cells shift more" if rlvr else "the low-entropy shift is RLVR's own"
         few = "too few problems for an interval" if np.isnan(interval.low) else None
         about: dict[str, Any] = {"bound": 1.0, "obstacle": few, "factor": True, "kind": str(row["kind"])}

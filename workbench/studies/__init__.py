@@ -40,6 +40,7 @@ manifest each, with the paper's claims and whether they hold. What is up to date
 | ``figure6_pass_at_k`` | Figure 6: Pass@K and coverage, with replay |
 | ``coverage`` | Pass@1 and Pass@K of base, RLVR model and the trainings beside it |
 | ``change_nulls``, ``readings``, ``causes`` | the shift against other nulls, through other lenses, after one change |
+| ``response_shift`` | whether low-entropy positions shift more where the RLVR model speaks |
 | ``divergence``, ``cross_sampling``, ``extrapolation`` | along responses: where models part, whose tokens count, beyond RLVR |
 | ``scenarios`` | accuracy by family on boards, on videos and as a visual agent, with replay and patches |
 | ``paper_plan`` | what the whole paper would cost: cells, GPU-hours, memory, from configs |
