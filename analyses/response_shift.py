@@ -1,7 +1,17 @@
-"""The low-entropy claim where the model speaks: along the RLVR model's own responses, beside three nulls and controls."""
+"""The low-entropy claim where a model speaks: along responses of both models, beside three nulls and the controls.
+
+The controls read the same responses, which none of them wrote.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import get_args
+
+import pandas as pd
 
 import workbench as wb
 from workbench.analysis.change_nulls import change_claims
+from workbench.conditions import Model
 from workbench.decoding.decode import decode_many
 from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
@@ -10,34 +20,45 @@ from workbench.models.pairs import study_settings
 from workbench.studies.paper import Finding, Given
 
 KIND = "response"
+TITLES: dict[Model, str] = {"rlvr": "RLVR's responses", "base": "the base's responses"}
 
 
 def analyse(given: Given) -> Finding:
-    o, pair, problems = given.options, given.pair, given.problems()
-    if o.run:
+    if given.options.run:
         raise InputError(
             "`--run` keeps no trace of responses; leave it out, and name the pair: --pair shapes"
         )
+    figures, tables, claims = {}, [], []
+    for writer in sorted(get_args(Model), reverse=True):
+        nulls = along_responses(given, writer)
+        table = nulls.table.loc[nulls.table["kind"] == KIND]
+        figures["" if writer == "rlvr" else writer] = nulls.plot(KIND)
+        tables.append(table.assign(written_by=writer))
+        for claim in change_claims(table, raw=True):
+            claims.append(replace(claim, measured=f"{claim.measured}, {TITLES[writer]}"))
+    return Finding(figures, pd.concat(tables, ignore_index=True), claims)
+
+
+def along_responses(given: Given, writer: Model) -> wb.ChangeNulls:
+    """Both models' change along one sampled response of one of them to each problem."""
+    pair, problems, seed = given.pair, given.problems(), given.options.seed
     answers = decode_many(
         pair,
         problems,
-        model="rlvr",
+        model=writer,
         samples=1,
         temperature=1.0,
-        seed=o.seed,
-        progress=lambda done, total: given.progress("answering", done, total),
+        seed=seed,
+        progress=partial(given.progress, f"answering: {writer}"),
     )
-    prompts = [pair.encode(one, response=said.ids) for one, (said,) in zip(problems, answers, strict=True)]
-    nulls = wb.change_nulls(
+    return wb.change_nulls(
         pair,
-        prompts,
+        [pair.encode(one, response=said.ids) for one, (said,) in zip(problems, answers, strict=True)],
         others=controls_of(pair),
         draws=study_settings(pair)["null_draws"],
-        seed=o.seed,
-        progress=given.progress,
+        seed=seed,
+        progress=lambda what, done, total: given.progress(f"{what}, {TITLES[writer]}", done, total),
     )
-    table = nulls.table.loc[nulls.table["kind"] == KIND]
-    return Finding({"": nulls.plot(KIND)}, table, change_claims(table, raw=True))
 
 
 if __name__ == "__main__":

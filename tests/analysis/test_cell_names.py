@@ -133,6 +133,15 @@ def test_claims_of_naming_are_the_tables_means_over_layers(traced, boards):
         naming_claims(read, boards, plain="none")
 
 
+def test_two_readings_that_name_nothing_differ_by_what_few_cells_allow_in_points(traced, boards):
+    mute = replace(traced, vocabulary=dict.fromkeys(traced.vocabulary, "?"))
+    (claim, *_) = naming_claims({"logit lens": mute, "other": mute}, boards, **FAST)
+    assert claim.interval.estimate == 0
+    # None of 8 problems where it could have happened: an interval of percents, not of thousandths.
+    assert 10 < claim.interval.high < 60
+    assert claim.interval.low == -claim.interval.high
+
+
 def test_neighbours_are_judged_alike_and_shift_by_stratum(pair, problems, traced, boards):
     lens = LatentLens.build(
         pair, [problem.metadata["chain"] for problem in wb.load_problems("shapes", split="train", limit=8)]

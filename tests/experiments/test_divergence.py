@@ -10,7 +10,7 @@ import tiny
 import torch
 
 import workbench as wb
-from workbench.analysis.response_shift import (
+from workbench.analysis.response_divergence import (
     FAR,
     NEAR,
     claims_of,

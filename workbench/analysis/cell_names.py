@@ -115,12 +115,12 @@ def naming_claims(
         places, problem, shown, known = _cells(one, contents)
         for model in models:
             right, chance = _rightly(_said(one, model, places, known, 1).any(2), shown)
-            beyond.setdefault(name, {})[model] = 100 * (right - chance)[:-1].mean(0)
+            beyond.setdefault(name, {})[model] = (right - chance)[:-1].mean(0)
     where = "cells named rightly by the first word, beyond chance, mean of all layers but the last, points"
     problems = len(set(problem.tolist()))
 
     def claim(what: str, measured: str, before: Array, after: Array) -> Claim:
-        gain = paired_difference(before, after, problem, **settings)
+        gain = paired_difference(before, after, problem, **settings).times(100)
         return Claim(what, "section 3, entropy", f"{measured}, {where}", gain, problems, kind="visual")
 
     claims = [

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from workbench.analysis.null_models import same_base
-from workbench.analysis.response_shift import RLVR, claims_of, headline, heaviest_tokens, place_of, summarise
+from workbench.analysis.response_divergence import (
+    RLVR,
+    claims_of,
+    headline,
+    heaviest_tokens,
+    place_of,
+    summarise,
+)
 from workbench.analysis.verdicts import Claim, claims_html
 from workbench.backoff import piecewise
 from workbench.columns import describe
