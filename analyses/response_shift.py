@@ -3,9 +3,9 @@
 The controls read the same responses, which none of them wrote.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import get_args
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from workbench.decoding.decode import decode_many
 from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
 from workbench.models.bundled import controls_of
-from workbench.models.pairs import study_settings
+from workbench.models.pairs import ModelPair, study_settings
 from workbench.studies.paper import Finding, Given
 
 KIND = "response"
@@ -29,17 +29,18 @@ def analyse(given: Given) -> Finding:
             "`--run` keeps no trace of responses; leave it out, and name the pair: --pair shapes"
         )
     figures, tables, claims = {}, [], []
-    for writer in sorted(get_args(Model), reverse=True):
-        nulls = along_responses(given, writer)
+    controls = controls_of(given.pair)
+    for writer, title in TITLES.items():
+        nulls = along_responses(given, writer, controls)
         table = nulls.table.loc[nulls.table["kind"] == KIND]
         figures["" if writer == "rlvr" else writer] = nulls.plot(KIND)
         tables.append(table.assign(written_by=writer))
         for claim in change_claims(table, raw=True):
-            claims.append(replace(claim, measured=f"{claim.measured}, {TITLES[writer]}"))
+            claims.append(replace(claim, measured=f"{claim.measured}, {title}"))
     return Finding(figures, pd.concat(tables, ignore_index=True), claims)
 
 
-def along_responses(given: Given, writer: Model) -> wb.ChangeNulls:
+def along_responses(given: Given, writer: Model, controls: Mapping[str, ModelPair]) -> wb.ChangeNulls:
     """Both models' change along one sampled response of one of them to each problem."""
     pair, problems, seed = given.pair, given.problems(), given.options.seed
     answers = decode_many(
@@ -54,7 +55,7 @@ def along_responses(given: Given, writer: Model) -> wb.ChangeNulls:
     return wb.change_nulls(
         pair,
         [pair.encode(one, response=said.ids) for one, (said,) in zip(problems, answers, strict=True)],
-        others=controls_of(pair),
+        others=controls,
         draws=study_settings(pair)["null_draws"],
         seed=seed,
         progress=lambda what, done, total: given.progress(f"{what}, {TITLES[writer]}", done, total),

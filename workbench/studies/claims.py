@@ -212,6 +212,21 @@ def points(before: np.ndarray, after: np.ndarray) -> Interval:
     )
 
 
+def gain_claim(
+    held: Mapping[str, Mapping[str, np.ndarray]],
+    claim: str,
+    place: str,
+    measure: str,
+    name: str,
+    other: str,
+    **about: Any,
+) -> Claim:
+    """That condition ``name`` beats ``other``, paired over problems; ``held`` is what `scores` gives, ``about`` more of the claim."""
+    before, after = held[other][measure], held[name][measure]
+    what = f"{measure}, {name} − {other}, points"
+    return Claim(claim, place, what, points(before, after), len(after), **about)
+
+
 def _pulled_back(drift: pd.DataFrame, name: str, claim: str, place: str, obstacle: str | None) -> list[Claim]:
     claims = []
     rows = drift.loc[(drift["intervention"] == name) & (drift["scope"] == "without last layer")]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from workbench.analysis.verdicts import Claim
 from workbench.experiments.outcomes import PASS_AT, scores
-from workbench.studies.claims import points
+from workbench.studies.claims import gain_claim
 
 USUAL = 16
 """K of the claims about coverage, where that many were drawn."""
@@ -30,9 +30,7 @@ def coverage_claims(responses: pd.DataFrame, controls: Sequence[str] = ()) -> li
     obstacle = "one problem, so no interval" if problems < 2 else None
 
     def claim(what: str, measure: str, name: str, other: str) -> Claim:
-        gain = points(held[other][measure], held[name][measure])
-        words = f"{measure}, {name} − {other}, points"
-        return Claim(what, "Figure 6", words, gain, problems, obstacle=obstacle)
+        return gain_claim(held, what, "Figure 6", measure, name, other, obstacle=obstacle)
 
     once, *many = measures
     claims = [claim("RLVR raises Pass@1", once, "rlvr", "base")]

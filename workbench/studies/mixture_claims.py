@@ -9,7 +9,7 @@ import pandas as pd
 from workbench.analysis.verdicts import Claim
 from workbench.experiments.crossing import crossing_name
 from workbench.experiments.outcomes import scores
-from workbench.studies.claims import points
+from workbench.studies.claims import gain_claim
 
 _FEW = "arXiv 2603.22446"
 _DIRECTION = "arXiv 2603.22117"
@@ -18,8 +18,7 @@ _DIRECTION = "arXiv 2603.22117"
 def crossing_claims(responses: pd.DataFrame, share: float) -> list[Claim]:
     """What cross-sampling of about `share` of the tokens says, for conditions named by `crossing_name`."""
     samples = len(set(responses["sample"])) - 1
-    measure, problems = "Pass@1", len(set(responses["problem"]))
-    accuracy = {name: by[measure] for name, by in scores(responses, samples=samples, pass_at=[1]).items()}
+    measure, held = "Pass@1", scores(responses, samples=samples, pass_at=[1])
     forward = {c: crossing_name("base", c, share) for c in ("divergence", "entropy", "dlogp", "random")}
     reverse = {c: crossing_name("rlvr", c, share) for c in ("divergence", "random")}
     asked = [
@@ -40,23 +39,16 @@ def crossing_claims(responses: pd.DataFrame, share: float) -> list[Claim]:
     claims = []
     for claim, place, name, other, above in asked:
         bound, why = (-5.0, "within 5 points of the RLVR model") if other == "rlvr" and above else (0.0, "")
-        what = f"{measure}, {name} − {other}, points"
-        difference = points(accuracy[other], accuracy[name])
-        claims.append(Claim(claim, place, what, difference, problems, bound=bound, above=above, why=why))
+        about = {"bound": bound, "above": above, "why": why}
+        claims.append(gain_claim(held, claim, place, measure, name, other, **about))
     return claims
 
 
 def extrapolation_claims(responses: pd.DataFrame, name: str, most: int) -> list[Claim]:
     """What going beyond RLVR, condition `name`, does to Pass@1 and Pass@`most`."""
     samples = len(set(responses["sample"])) - 1
-    held, problems = scores(responses, samples=samples, pass_at=[1, most]), len(set(responses["problem"]))
+    held = scores(responses, samples=samples, pass_at=[1, most])
     return [
-        Claim(
-            f"going beyond RLVR raises {measure}",
-            _DIRECTION,
-            f"{measure}, {name} − rlvr, points",
-            points(held["rlvr"][measure], held[name][measure]),
-            problems,
-        )
+        gain_claim(held, f"going beyond RLVR raises {measure}", _DIRECTION, measure, name, "rlvr")
         for measure in dict.fromkeys(("Pass@1", f"Pass@{most}"))
     ]

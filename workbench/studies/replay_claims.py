@@ -9,7 +9,7 @@ import pandas as pd
 from workbench.analysis.verdicts import Claim
 from workbench.estimates import Interval
 from workbench.experiments.outcomes import PASS_AT, scores
-from workbench.studies.claims import HIGH, PATCH_HIGH, PATCH_LOW, REPLAY, points
+from workbench.studies.claims import HIGH, PATCH_HIGH, PATCH_LOW, REPLAY, gain_claim, points
 
 COMPARED = (REPLAY, HIGH, PATCH_LOW, PATCH_HIGH)
 """Conditions that the claims are about, by their names in the default matrix."""
@@ -27,10 +27,8 @@ def replay_claims(responses: pd.DataFrame) -> list[Claim]:
     held = scores(responses, samples=samples, pass_at=[int(name[5:]) for name in measures])
     obstacle = "one problem, so no interval" if problems < 2 else None
 
-    def claim(what: str, place: str, measure: str, name: str, other: str, stop: str | None = None) -> Claim:
-        words = f"{measure}, {name} − {other}, points"
-        gain = points(held[other][measure], held[name][measure])
-        return Claim(what, place, words, gain, problems, obstacle=obstacle or stop)
+    def claim(what: str, place: str, measure: str, name: str, other: str) -> Claim:
+        return gain_claim(held, what, place, measure, name, other, obstacle=obstacle)
 
     claims = []
     for measure in measures:
@@ -41,18 +39,8 @@ def replay_claims(responses: pd.DataFrame) -> list[Claim]:
             claim(f"replay raises {measure}", "Figure 6", measure, REPLAY, "rlvr"),
         ]
     wide = measures[-1]
-    narrowed = points(held["rlvr"][wide], held["base"][wide])
-    claims.append(
-        Claim(
-            "RLVR narrows coverage",
-            "Figure 6",
-            f"{wide}, base − rlvr, points",
-            narrowed,
-            problems,
-            obstacle=obstacle,
-        )
-    )
-    return [*claims, _undone(held, wide, narrowed, problems, obstacle)]
+    narrowed = claim("RLVR narrows coverage", "Figure 6", wide, "base", "rlvr")
+    return [*claims, narrowed, _undone(held, wide, narrowed.interval, problems, obstacle)]
 
 
 def _undone(held: dict, wide: str, narrowed: Interval, problems: int, obstacle: str | None) -> Claim:

@@ -182,11 +182,16 @@ def fit(
     layers, _, width = residuals.shape
     used = {"epochs": epochs, "patience": patience, "learning_rate": learning_rate}
     used |= {"batch_positions": batch_positions, "seed": seed, "start": start}
+    precision = {"matmul": torch.get_float32_matmul_precision()}  # what is kept depends on it, too
     translators, rows = Translators.identity(layers, width), []
     report(0, layers - 1)
     for layer in range(layers - 1):
         parts = (residuals[layer], residuals[-1], held_out[layer], held_out[-1], head.weight)
-        file = None if keep is None else Path(keep) / f"{digest_of_tensors(parts, about(used))}.safetensors"
+        file = (
+            None
+            if keep is None
+            else Path(keep) / f"{digest_of_tensors(parts, about(used | precision))}.safetensors"
+        )
         tensors = load_file(file) if file and file.exists() else _fit_layer(*parts[:4], head, **used)
         if file and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
