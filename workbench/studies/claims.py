@@ -221,7 +221,7 @@ def gain_claim(
     other: str,
     **about: Any,
 ) -> Claim:
-    """That condition ``name`` beats ``other``, paired over problems; ``held`` is what `scores` gives, ``about`` more of the claim."""
+    """That condition ``name`` beats ``other``, paired over problems; ``held``: of `scores`, ``about``: more of the claim."""
     before, after = held[other][measure], held[name][measure]
     what = f"{measure}, {name} − {other}, points"
     return Claim(claim, place, what, points(before, after), len(after), **about)
