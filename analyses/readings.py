@@ -5,7 +5,8 @@ Where it is not known what lies in a cell (any set but the bundled `shapes` and 
 
 import pandas as pd
 
-from workbench.analysis.cell_names import cell_names, naming_claims, neighbour_shift
+from workbench.analysis.cell_names import cell_names, naming_claims
+from workbench.analysis.neighbour_shift import neighbour_shift
 from workbench.analysis.shift import stratified_shift
 from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
@@ -31,7 +32,7 @@ def analyse(given: Given) -> Finding:
     if o.run:
         raise Unsuited("`--run` has no models, which this analysis needs; leave it out")
     known = all(p.id.startswith(("shapes/", "cards/")) for p in problems)
-    kind = "visual" if given.pictured else "text"
+    key = KEY | {"kind": "visual" if given.pictured else "text"}
     dear = answers_are_dear(pair)  # of such, layers' products with 49,152 tokens take hours
     sizes = {"train": (2 if dear else 4) * o.limit, "validation": o.limit}
     fit = {"start": "ridge", "epochs": 2} if dear else {}
@@ -47,22 +48,21 @@ def analyse(given: Given) -> Finding:
     shifts = {"logit lens": given.shift, "tuned lens": stratified_shift(traced, seed=o.seed)}
     claims = {what: [] for what in ("as it is", "over matched noise")}
     for name, shift in shifts.items():
-        key = KEY | {"kind": kind}
         ends = {c.key["measure"]: c for c in shift.verdicts if {**key, "measure": c.key["measure"]} == c.key}
         for what, measure in zip(claims, ("kl", "ratio"), strict=True):
             claims[what].append((name, ends[measure]))
-    own = {}
-    corpora = {"latent lens, text alone": chains, "latent lens, with pictures": asked} if known else {}
-    for name, corpus in corpora.items():
+    own, named = {}, []
+    corpora = {"latent lens, text alone": chains, "latent lens, with pictures": asked}
+    for name, corpus in corpora.items() if known else ():
         lens = LatentLens.build(pair, corpus, layers=layers)
         read[name] = found = read_neighbours(pair, problems, lens, null_draws=draws, seed=o.seed)
         own[f"fidelity of {name}"] = neighbour_fidelity(found, seed=o.seed)
-        shifts_of = neighbour_shift(found, given.trace.entropy_base, name=name, seed=o.seed)
-        for what, claim in zip(claims, shifts_of, strict=True):
+        shifts_of = neighbour_shift(found, given.trace, name=name, seed=o.seed).claims
+        for what, claim in zip(claims, [c for c in shifts_of if c.kind == key["kind"]], strict=True):
             claims[what].append((name, claim))
     fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed)
-    named, parts, drawn = [], {"fidelity": fidelity, **own}, {"fidelity": fidelity_by_reading(fidelity)}
-    drawn |= {"claim" if known else "": claim_forest(claims)}
+    parts, drawn = {"fidelity": fidelity, **own}, {"fidelity": fidelity_by_reading(fidelity)}
+    drawn["claim" if known else ""] = claim_forest(claims)
     if known:
         shown = {one.id: contents(one.id) for one in problems}
         names = cell_names(read, shown, k=WORDS, seed=o.seed)

@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 import workbench as wb
-from workbench.analysis.cell_names import cell_names, naming_claims, neighbour_shift
+from workbench.analysis.cell_names import cell_names, naming_claims
 from workbench.errors import InputError
-from workbench.models.prompts import TokenKind
 from workbench.problems.shapes_contents import contents
 from workbench.tracing.latent_lens import LatentLens
 
@@ -142,31 +140,13 @@ def test_two_readings_that_name_nothing_differ_by_what_few_cells_allow_in_points
     assert claim.interval.low == -claim.interval.high
 
 
-def test_neighbours_are_judged_alike_and_shift_by_stratum(pair, problems, traced, boards):
+def test_neighbours_are_judged_alike(pair, problems, traced, boards):
     lens = LatentLens.build(
         pair, [problem.metadata["chain"] for problem in wb.load_problems("shapes", split="train", limit=8)]
     )
     found = wb.read_neighbours(pair, problems, lens, k=3, null_draws=1)
     table = cell_names({"logit lens": traced, "latent lens": found}, boards, k=3, **FAST)
     assert set(table["reading"]) == {"logit lens", "latent lens"}
-    raw, over = neighbour_shift(found, traced.entropy_base, bins=4, **FAST)
-    visual = torch.cat([prompt.kinds for prompt in found.prompts]) == TokenKind.VISUAL
-    moved, noise = ({0: [], 3: []} for _ in range(2))
-    for layer in range(7):
-        entropy = traced.entropy_base[layer, visual]
-        order = entropy.argsort(stable=True)
-        for stratum, part in enumerate(np.array_split(order.numpy(), 4)):
-            if stratum in moved:
-                moved[stratum] += (1 - found.overlap[layer, visual][part]).tolist()
-                noise[stratum] += (1 - found.overlap_null[0, layer, visual][part]).tolist()
-    expected = np.mean(moved[0]) / np.mean(moved[3])
-    assert raw.interval.estimate == pytest.approx(expected, rel=1e-5)
-    assert over.interval.estimate == pytest.approx(
-        expected / (np.mean(noise[0]) / np.mean(noise[3])), rel=1e-5
-    )
-    assert raw.interval.low < raw.interval.estimate < raw.interval.high
-    with pytest.raises(InputError, match="of the same cells"):
-        neighbour_shift(found, traced.entropy_base[:, :5])
 
 
 def test_bad_input_is_refused(traced, boards):

@@ -1,15 +1,10 @@
-"""Whether readings name what lies in the cells of a picture, and whether the low-entropy claim survives them.
-
-`cell_names`:
+"""Whether readings name what lies in the cells of a picture.
 
 1. A visual token's cell shows something that words name (`problems.shapes_contents`); cells that show nothing are left out.
 2. A reading says k words there: the lens' top predictions, or the tokens at the nearest states. It is *right* if one of them
    names what the cell shows.
 3. *Chance*: how often the same words would name what another such cell shows, over all cells of all problems. A reading that
    says "red" everywhere is as often right as there is red; `beyond` is right minus chance.
-
-`neighbour_shift`: where there is no KL, the share of nearest states that changed, in the lowest over the highest stratum of the
-base's entropy, as it is and over what matched noise changes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +13,6 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workbench.analysis.verdicts import Claim
 from workbench.conditions import Model
@@ -27,15 +21,9 @@ from workbench.estimates import (
     Array,
     Interval,
     Settings,
-    bootstrap,
-    divide,
-    number_problems,
     paired_difference,
-    sums_by_problem,
 )
 from workbench.estimates import mean as mean_of
-from workbench.lens.strata import quantile_strata
-from workbench.models.prompts import TokenKind
 from workbench.problems.shapes_contents import Words
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.neighbours import Neighbours
@@ -136,65 +124,6 @@ def naming_claims(
     return claims + [
         claim(f"RLVR has the {name} name more", f"{name}, rlvr − base", of["base"], of["rlvr"])
         for name, of in beyond.items()
-    ]
-
-
-def neighbour_shift(
-    found: Neighbours,
-    entropy: Tensor,
-    *,
-    bins: int = 5,
-    kind: str = "visual",
-    name: str = "latent lens",
-    **settings: Unpack[Settings],
-) -> list[Claim]:
-    """The low-entropy claim by nearest states: their changed share in the lowest over the highest stratum, without last layer.
-
-    Args:
-        found: both models' neighbours at all layers, with draws of noise for the second claim.
-        entropy: (layers, positions) of the base's lens at the same cells: ``trace.entropy_base``.
-        bins: strata per layer.
-        kind: of token.
-        name: of the reading, in the claims.
-        **settings: of the intervals.
-
-    Raises:
-        InputError: entropies of other cells.
-    """
-    if entropy.shape != found.overlap.shape:
-        raise InputError(
-            f"`entropy` is {tuple(entropy.shape)}, expected {tuple(found.overlap.shape)}, of the same cells: "
-            "neighbour_shift(found, trace(pair, problems).entropy_base)"
-        )
-    kinds = np.concatenate([prompt.kinds.numpy() for prompt in found.prompts])
-    here = kinds == TokenKind[kind.upper()]
-    strata = quantile_strata(entropy[:-1, here], bins).numpy()
-    owner, problems = number_problems(np.array(found.problem)[here], int(here.sum()))
-    changed = {"": 1 - found.overlap[:-1, here].double().numpy()}
-    if len(found.overlap_null):
-        changed["noise"] = 1 - found.overlap_null[:, :-1, here].double().mean(0).numpy()
-    ends = [strata == stratum for stratum in (0, bins - 1)]
-    sums = [
-        sums_by_problem((values * end).sum(0), owner, problems) for values in changed.values() for end in ends
-    ]
-    counts_of = [sums_by_problem(end.sum(0).astype(float), owner, problems) for end in ends]
-    table = np.stack([*sums, *counts_of], 1)
-
-    def statistic(counts: Array) -> Array:
-        totals = counts @ table
-        means = [divide(totals[:, i], totals[:, -2 + i % 2]) for i in range(len(sums))]
-        raw = divide(means[0], means[1])
-        return np.stack([raw, divide(raw, divide(means[2], means[3]))] if len(means) > 2 else [raw], 1)
-
-    intervals = bootstrap(statistic, problems, bounds=(0.0, np.inf), **settings)
-    names = ("share of nearest states that changed", "the same over matched noise")
-    where = f"lowest over highest stratum of entropy (a factor), {kind} tokens, without the last layer"
-    sides = (int(ends[0].sum()), int(ends[1].sum()))
-    about: dict[str, Any] = {"bound": 1.0, "factor": True, "kind": kind, "cells": sides}
-    claim, place = "low-entropy cells shift more than high-entropy ones", "section 3, entropy"
-    return [
-        Claim(claim, place, f"{what}, {where}, {name}", interval, problems, **about)
-        for what, interval in zip(names, [intervals[i] for i in range(len(changed))], strict=False)
     ]
 
 

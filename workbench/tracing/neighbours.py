@@ -9,14 +9,18 @@ Both models are compared with the same states, those of a `LatentLens`. Beside t
 base's residual plus a random direction as long as the real change (`nulls.Noise`), compared likewise.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.backoff import piecewise
@@ -28,11 +32,18 @@ from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.both_models import compare_residuals, stretches_of
+from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.nulls import Noise
+from workbench.tracing.tensor_files import write_tensors
 from workbench.views import markup
 
 _CALL = "read_neighbours(pair, load_problems('shapes', limit=8), LatentLens.build(pair, texts))"
+_AXES = {
+    **dict.fromkeys(("ids_base", "cosines_base", "ids_rlvr", "cosines_rlvr", "overlap", "rank"), 1),
+    "overlap_null": 2,
+}
+"""The tensors of `Neighbours`, and the axis of their positions."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,6 +91,66 @@ class Neighbours:
         ids = getattr(self, f"ids_{model}")[..., place].tolist()
         return [[self.lens.tokens[i] for i in row] for row in ids]
 
+    def select(self, *, prompt: int) -> "Neighbours":
+        """One prompt alone, which becomes prompt 0.
+
+        Raises:
+            InputError: no such prompt.
+        """
+        if not 0 <= prompt < len(self.prompts):
+            raise InputError(
+                f"`prompt` is {prompt}, but prompts 0 to {len(self.prompts) - 1} were read: `neighbours.select(prompt=0)`"
+            )
+        start = sum(len(one) for one in self.prompts[:prompt])
+        length = len(self.prompts[prompt])
+        own = {name: getattr(self, name).narrow(axis, start, length) for name, axis in _AXES.items()}
+        return replace(self, **own, prompts=self.prompts[prompt : prompt + 1])
+
+    @classmethod
+    def join(cls, parts: "Sequence[Neighbours]") -> "Neighbours":
+        """One of several that were read alike, by the same lens, at the same layers; prompts one after another.
+
+        Raises:
+            InputError: none.
+        """
+        if not parts:
+            raise InputError(f"`parts` is empty, expected what was read: Neighbours.join([{_CALL}])")
+        whole = {name: torch.cat([getattr(one, name) for one in parts], axis) for name, axis in _AXES.items()}
+        return replace(parts[0], **whole, prompts=tuple(prompt for one in parts for prompt in one.prompts))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write its numbers, ``neighbours.safetensors`` and, last, ``neighbours.json``, into a folder; returns it.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        about = {"layers": self.layers, "lens": self.lens.described}
+        about["prompts"] = [prompt.fingerprint for prompt in self.prompts]
+        tensors = {name: getattr(self, name) for name in _AXES}
+        return write_tensors(folder, "neighbours", tensors, json.dumps(about))
+
+    @classmethod
+    def load(cls, folder: str | Path, prompts: Sequence[EncodedPrompt], lens: LatentLens) -> "Neighbours":
+        """Read what `save` wrote, of the same prompts and states.
+
+        Raises:
+            InputError: no such folder, nothing of the kind in it, or of other prompts or states.
+        """
+        home = Path(folder)
+        try:
+            about = json.loads((home / "neighbours.json").read_text(encoding="utf-8"))
+            tensors = load_file(home / "neighbours.safetensors")
+            same = about["lens"] == lens.described
+            if not same or about["prompts"] != [prompt.fingerprint for prompt in prompts]:
+                raise ValueError("of other prompts" if same else "of other states")
+            numbers: dict[str, Any] = {name: tensors[name] for name in _AXES}
+            return cls(**numbers, layers=tuple(about["layers"]), prompts=tuple(prompts), lens=lens)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"`folder` {str(home)!r} holds no neighbours of these ({type(error).__name__}: {error}); write them with "
+                "`neighbours.save(folder)`"
+            ) from error
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per (layer, position) cell."""
         layers, positions = self.overlap.shape
@@ -114,6 +185,7 @@ def read_neighbours(
     null_draws: int = 0,
     seed: int = 0,
     batch_size: int | None = None,
+    interventions: Sequence[Intervention | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Neighbours:
     """The nearest states of both models' residual streams, at every layer and position of some prompts.
@@ -127,10 +199,52 @@ def read_neighbours(
         null_draws: random directions per cell for the matched-noise overlap; each costs one search more.
         seed: of these directions.
         batch_size: prompts per forward; None: what suits the pair.
+        interventions: one (or None) for each problem, in place in the RLVR model.
         progress: called with (prompts done, prompts in all), at the start and after every batch.
 
     Raises:
-        InputError: no problems, states of another model or width, ``k`` out of range, or a layer that does not exist.
+        InputError: no problems, states of another model or width, ``k`` out of range, a layer that does not exist, or
+            interventions of other problems.
+    """
+    check_states(lens, pair, k)
+    prompts = [pair.encode(item) for item in listed(problems, _CALL, Problem, EncodedPrompt)]
+    entries = one_each(interventions, [prompt.problem_id for prompt in prompts])
+    states = lens.states.to(pair.rlvr.unembedding.weight.device)
+    null = Noise(null_draws, seed)
+    report, parts, done = progress or (lambda done, total: None), [], 0
+    report(0, len(prompts))
+
+    def read(batch: Sequence[EncodedPrompt], here: slice) -> list[dict[str, Tensor]]:
+        stretches = [part for prompt in batch for part in stretches_of(prompt)]
+
+        def meet(layer: int, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Tensor]:
+            lengths = [part.length for part in stretches]
+            by_part = zip(stretches, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
+            noise = [*torch.cat([null(layer, *each) for each in by_part], 1)] if null_draws else []
+            found = compared(h_base, h_rlvr, states, k, noise)
+            return {name: value.cpu() for name, value in found.items()}
+
+        write = batch_edits(batch, entries[here])
+        return [*compare_residuals(pair, batch, meet, layers=layers, write=write).values()]
+
+    for batch, part in piecewise(
+        batches(prompts, batch_of(pair, batch_size)), read, model=pair.base, what="tracing"
+    ):
+        parts.append(
+            {name: torch.stack([values[name] for values in part], axis - 1) for name, axis in _AXES.items()}
+        )
+        done += len(batch)
+        report(done, len(prompts))
+    tensors = {name: torch.cat([part[name] for part in parts], axis) for name, axis in _AXES.items()}
+    numbers = range(pair.depth) if layers is None else sorted({*layers})
+    return Neighbours(**tensors, layers=tuple(numbers), prompts=tuple(prompts), lens=lens)
+
+
+def check_states(lens: LatentLens, pair: ModelPair, k: int = 1) -> None:
+    """Refuse what is no `LatentLens`, or one of other models, or of fewer than ``k`` states.
+
+    Raises:
+        InputError: names it.
     """
     if not isinstance(lens, LatentLens):
         raise InputError(f"`lens` is a {type(lens).__name__}, expected a LatentLens: {_CALL}")
@@ -147,39 +261,6 @@ def read_neighbours(
         )
     if isinstance(k, bool) or not 1 <= k <= len(lens):
         raise InputError(f"`k` is {k}, expected 1 to the {len(lens)} states of `lens`: {_CALL}")
-    prompts = [pair.encode(item) for item in listed(problems, _CALL, Problem, EncodedPrompt)]
-    states = lens.states.to(pair.rlvr.unembedding.weight.device)
-    null = Noise(null_draws, seed)
-    report, parts, done = progress or (lambda done, total: None), [], 0
-    report(0, len(prompts))
-
-    def read(batch: Sequence[EncodedPrompt], here: slice) -> list[dict[str, Tensor]]:
-        stretches = [part for prompt in batch for part in stretches_of(prompt)]
-
-        def meet(layer: int, h_base: Tensor, h_rlvr: Tensor) -> dict[str, Tensor]:
-            lengths = [part.length for part in stretches]
-            by_part = zip(stretches, h_base.split(lengths), h_rlvr.split(lengths), strict=True)
-            noise = [*torch.cat([null(layer, *each) for each in by_part], 1)] if null_draws else []
-            found = compared(h_base, h_rlvr, states, k, noise)
-            return {name: value.cpu() for name, value in found.items()}
-
-        return [*compare_residuals(pair, batch, meet, layers=layers).values()]
-
-    for batch, part in piecewise(
-        batches(prompts, batch_of(pair, batch_size)), read, model=pair.base, what="tracing"
-    ):
-        axis = {"overlap_null": 1}
-        parts.append(
-            {name: torch.stack([values[name] for values in part], axis.get(name, 0)) for name in part[0]}
-        )
-        done += len(batch)
-        report(done, len(prompts))
-    tensors = {
-        name: torch.cat([part[name] for part in parts], 2 if name == "overlap_null" else 1)
-        for name in parts[0]
-    }
-    numbers = range(pair.depth) if layers is None else sorted({*layers})
-    return Neighbours(**tensors, layers=tuple(numbers), prompts=tuple(prompts), lens=lens)
 
 
 def compared(

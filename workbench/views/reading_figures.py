@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from workbench.views.markup import in_figure
 from workbench.views.null_figures import OTHERS
 from workbench.views.panels import COLOURS, error_bars, finish
-from workbench.views.tables import NothingToDraw
+from workbench.views.tables import NothingToDraw, first_kind
 
 STYLES = (
     (COLOURS["base"], "circle"),
@@ -88,6 +88,84 @@ def claim_forest(claims: Mapping[str, Sequence[Any]]) -> go.Figure:
     caption = "visual tokens, without the last layer; right of 1: low-entropy cells shift more; "
     caption += f"{problems} problems at most; 95% intervals"
     return finish(figure, "The low-entropy claim under each reading", caption)
+
+
+def neighbours_by_entropy(table: pd.DataFrame, *, kind: str | None = None, reading: str) -> go.Figure:
+    """Share of nearest states that changed by stratum of base entropy, and what noise changes; ``table`` is of `neighbour_shift`.
+
+    Raises:
+        NothingToDraw: no cells of the kind below the last layer.
+    """
+    kind = kind or first_kind(table)
+    rows = table.loc[(table["scope"] == "without last layer") & (table["kind"] == kind)].sort_values(
+        "stratum"
+    )
+    if not len(rows):
+        raise NothingToDraw(f"`table` has no {kind} cells below the last layer")
+    strata = rows["stratum"] + 1
+    figure = go.Figure()
+    for measure, name, colour, dash in (
+        ("changed", "RLVR", COLOURS["rlvr"], "solid"),
+        ("changed_null", "matched noise", COLOURS["null"], "dot"),
+    ):
+        if np.isfinite(rows[measure].to_numpy(float)).any():
+            figure.add_scatter(
+                x=strata,
+                y=rows[measure],
+                error_y=error_bars(rows, measure),
+                mode="lines+markers",
+                line={"color": colour, "width": 2, "dash": dash},
+                marker={"size": 8},
+                name=name,
+                hovertemplate="%{y:.3g}<extra></extra>",
+            )
+    figure.update_xaxes(title_text="stratum of base entropy, lowest first", tickvals=strata)
+    figure.update_yaxes(title_text="nearest states that changed", tickformat=".0%", rangemode="tozero")
+    caption = f"{kind} tokens, without the last layer, {in_figure(reading)}; share of the base's nearest text states that are "
+    caption += f"not RLVR's;<br>{int(rows['problems'].max())} problems, 95% intervals"
+    return finish(figure, f"Nearest text states by base entropy, {kind} tokens", caption)
+
+
+def neighbours_by_layer(table: pd.DataFrame, *, kind: str | None = None, reading: str) -> go.Figure:
+    """Share of nearest states that changed by layer, in the lowest and the highest stratum; ``table`` is of `neighbour_shift`.
+
+    Raises:
+        NothingToDraw: no cells of the kind.
+    """
+    kind = kind or first_kind(table)
+    rows = table.loc[(table["scope"] == "layer") & (table["kind"] == kind)]
+    if not len(rows):
+        raise NothingToDraw(f"`table` has no {kind} cells")
+    figure = go.Figure()
+    for stratum, name, (colour, symbol) in zip(
+        (0, rows["stratum"].max()), ("lowest entropy", "highest entropy"), STYLES, strict=False
+    ):
+        part = rows.loc[rows["stratum"] == stratum].sort_values("layer")
+        figure.add_scatter(
+            x=part["layer"],
+            y=part["changed"],
+            error_y=error_bars(part, "changed"),
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"color": colour, "symbol": symbol, "size": 8},
+            name=name,
+            hovertemplate="%{y:.3g}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="decoder layer")
+    figure.update_yaxes(title_text="nearest states that changed", tickformat=".0%", rangemode="tozero")
+    caption = f"{kind} tokens, {in_figure(reading)}; {int(rows['problems'].max())} problems, 95% intervals"
+    return finish(figure, f"Nearest text states by layer, {kind} tokens", caption)
+
+
+def neighbour_figures(table: pd.DataFrame, reading: str) -> dict[str, go.Figure]:
+    """Both figures of every kind in the table, by name."""
+    kinds = dict.fromkeys(table["kind"])
+    ways = {"entropy": neighbours_by_entropy, "layer": neighbours_by_layer}
+    return {
+        f"neighbours_by_{by}_{kind}": draw(table, kind=kind, reading=reading)
+        for kind in kinds
+        for by, draw in ways.items()
+    }
 
 
 def _by_layer(
