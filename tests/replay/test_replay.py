@@ -125,6 +125,22 @@ def test_descending_lowers_the_loss_and_models_are_left_as_they_were(tiny_pair):
     assert all(parameter.grad is None for parameter in tiny_pair.rlvr.model.parameters())
 
 
+def test_steps_that_raise_the_loss_are_said_and_those_that_lower_it_are_not(tiny_pair, recwarn):
+    """Tokens of an untuned step disturb a model as much as they like, and their accuracy would pass for replay's."""
+    problems = [tiny.problem(seed=0), tiny.problem(seed=1)]
+    small = Replay(tau=0.99, alpha=3.0, layers=2, iterations=5)
+    assert not any(one.rose for one in learn_many(tiny_pair, problems, small))
+    assert not [one for one in recwarn if "the loss of" in str(one.message)]
+    large = replace(small, alpha=1e5)
+    with pytest.warns(
+        UserWarning,
+        match=r"the loss of 2 of 2 prompts rose, of 'p0' from .* alpha=10000, or solver='adaptive'",
+    ):
+        learned = learn_many(tiny_pair, problems, large)
+    assert all(one.losses[-1] > one.losses[0] for one in learned)
+    assert not any(one.rose for one in learn_many(tiny_pair, problems, replace(large, solver="adaptive")))
+
+
 def test_weights_thaw_after_an_exception(tiny_pair, monkeypatch):
     trained = next(iter(tiny_pair.rlvr.model.parameters())).requires_grad_(True)
 

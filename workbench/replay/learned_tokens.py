@@ -51,6 +51,11 @@ class LearnedTokens:
         return learned_html(self)
 
     @property
+    def rose(self) -> bool:
+        """Whether the loss ended above where it began, by more than 5% and rounding: steps that are too large for this model."""
+        return bool(self.tokens.any() and self.losses[-1] > 1.05 * self.losses[0] + 1e-6)
+
+    @property
     def summary(self) -> dict[str, Any]:
         """In a line of a table: share of the cells that the loss covered, first and last loss in nats, why it ended early."""
         losses = self.losses.tolist() or [float("nan")]

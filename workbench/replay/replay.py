@@ -19,6 +19,7 @@ and values of the positions before the first visual token (they cannot see x); t
 visual token, which it cannot see, and layers after K never run.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -109,7 +110,8 @@ def learn_many(
         progress: called with (prompts done, prompts in all).
 
     A prompt whose loss or tokens leave the finite numbers, or of which nothing is selected in any layer, keeps x = 0, says so in
-    ``stopped``, and disturbs no other.
+    ``stopped``, and disturbs no other. Where losses end above where they began, the step is too large for these models, and a
+    warning says so.
 
     Raises:
         InputError: a prompt without tokens of the kind, more layers than the models have, or ``students`` that do not fit.
@@ -150,7 +152,21 @@ def learn_many(
         if progress:
             progress(len(learned), len(prompts))
     by_number = dict(zip(order, learned, strict=True))
-    return [by_number[i] for i in range(len(prompts))]
+    inorder = [by_number[i] for i in range(len(prompts))]
+    _warn_of_rises(inorder, replay)
+    return inorder
+
+
+def _warn_of_rises(learned: Sequence[LearnedTokens], replay: Replay) -> None:
+    """Warn where learning made the loss larger: such tokens disturb the model, whatever they were to do."""
+    if risen := [one for one in learned if one.rose]:
+        first, last = risen[0].losses[0], risen[0].losses[-1]
+        warnings.warn(
+            f"`replay`: the loss of {len(risen)} of {len(learned)} prompts rose, of {risen[0].problem_id!r} from {first:.3g} to "
+            f"{last:.3g} nats: steps of alpha {replay.alpha:g} are too large for these models, and such tokens disturb them; "
+            f"try alpha={replay.alpha / 10:g}, or solver='adaptive'",
+            stacklevel=3,
+        )
 
 
 def aims_of(
