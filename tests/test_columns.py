@@ -69,7 +69,8 @@ def results(pair, problems, run, twin):
         wb.follow_training(problems[:2], picked, **SMALL, **SHORT),
         wb.compare_weights(pair, problems[:1], **SMALL),
         wb.divergence(pair, problems[:2], **SMALL, **SHORT),
-        wb.read_neighbours(pair, problems[:1], wb.LatentLens.build(pair, ["red circle blue cross"])),
+        near := wb.read_neighbours(pair, problems[:1], wb.LatentLens.build(pair, ["red circle blue cross"])),
+        wb.neighbour_shift(near, wb.trace(pair, problems[:1]), bins=2),
         wb.try_replay(pair, problems[0], layers=2, threshold="quantile", **SHORT),
         wb.run_agent(
             pair, scene, turns=2, intervention=wb.Replay(layers=2, threshold="quantile", iterations=2)

@@ -14,6 +14,8 @@ import tiny
 
 from workbench import runs
 from workbench.interfaces import options, terminal
+from workbench.models.loading import load_pair
+from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.readings import TunedLens
 from workbench.tracing.tuned_lens import Translators
 
@@ -87,6 +89,26 @@ def test_a_study_reads_layers_through_a_folder_of_translators(folders, tmp_path,
     code, _, err = workbench(*call, "--out", "again", "--reading", "other")
     assert code == 2
     assert f"`--reading`: translators of base have {tiny.LAYERS + 1} layers" in " ".join(err.split())
+
+
+def test_a_study_shows_the_nearest_text_states_of_a_folder(folders, tmp_path, workbench, monkeypatch):
+    monkeypatch.setattr("kaleido.write_fig_from_object_sync", lambda *a, **k: None)
+    (tmp_path / "mine").mkdir()
+    for i in range(2):
+        tiny.image(seed=i).save(tmp_path / "mine" / f"{i}.png")
+    own = {model: str(folders / model) for model in ("base", "rlvr")}
+    LatentLens.build(load_pair(**own), ["a red circle", "two blue crosses"]).save(tmp_path / "states")
+    call = ("study", "--base", own["base"], "--rlvr", own["rlvr"], "--problems", "mine", "--bins", "2")
+    code, _, err = workbench(*call, "--out", "run", "--reading", "states")
+    assert code == 0, err
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert spec["settings"]["reading"]["name"] == "latent lens"
+    tables = {file.stem for file in (tmp_path / "run" / "tables").glob("*.csv")}
+    assert {"neighbour_shift", "neighbour_fidelity"} <= tables
+    (tmp_path / "states" / "states.json").unlink()
+    code, _, err = workbench(*call, "--out", "again", "--reading", "states")
+    assert code == 2
+    assert "`--reading`" in err or "`folder`" in err
 
 
 def test_ablate_on_own_models(folders, tmp_path, workbench, monkeypatch):

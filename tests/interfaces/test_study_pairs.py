@@ -8,6 +8,7 @@ import tiny
 import yaml
 
 from workbench.studies import study as study_module
+from workbench.studies import written
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -32,9 +33,9 @@ def test_several_pairs_are_studied_once_and_compared(presets, tmp_path, workbenc
     traced = []
     trace = study_module.trace
     monkeypatch.setattr(study_module, "trace", lambda pair, *a, **k: traced.append(1) or trace(pair, *a, **k))
-    stopped = study_module.write_tables
+    stopped = written.write_tables
     monkeypatch.setattr(
-        study_module,
+        written,
         "write_tables",
         lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt) if len(traced) == 2 else stopped(*a, **k),
     )
@@ -45,7 +46,7 @@ def test_several_pairs_are_studied_once_and_compared(presets, tmp_path, workbenc
         False,
         False,
     ]
-    monkeypatch.setattr(study_module, "write_tables", stopped)
+    monkeypatch.setattr(written, "write_tables", stopped)
     code, out, err = workbench(*arguments)
     assert code == 0, err
     assert "one: finished" in out

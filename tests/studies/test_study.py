@@ -14,6 +14,7 @@ from workbench.models.anatomy import dissect
 from workbench.replay.patching import Patch
 from workbench.replay.replay import Replay
 from workbench.studies import study as study_module
+from workbench.studies import written
 from workbench.studies.study import study
 
 
@@ -134,7 +135,7 @@ def test_a_full_disk_leaves_the_old_run_intact(tiny_pair, problems, tmp_path, mo
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(study_module, "write_report", full)
+    monkeypatch.setattr(written, "write_report", full)
     with pytest.raises(
         InputError, match=r"No space left on device. Nothing that was there before has changed"
     ):
@@ -247,7 +248,7 @@ def test_a_figure_or_a_page_that_cannot_be_made_costs_no_table(tiny_pair, proble
     def broken(*args, **kwargs):
         raise InputError("nothing to draw")
 
-    monkeypatch.setattr(study_module, "ablation_figures", broken)
+    monkeypatch.setattr(written, "ablation_figures", broken)
     matrix = {"patch": Patch(layers=2)}
     how = {**SETTINGS, "interventions": matrix, "samples": 2, "max_new_tokens": 3}
     with pytest.warns(UserWarning, match="figures of interventions could not be made"):
@@ -256,7 +257,7 @@ def test_a_figure_or_a_page_that_cannot_be_made_costs_no_table(tiny_pair, proble
     assert "figures of interventions" in result.report.read_text()
     assert (tmp_path / "run" / "tables" / "ablation.csv").is_file()
     assert (tmp_path / "run" / "figures" / "kl_by_layer.html").is_file()
-    monkeypatch.setattr(study_module, "write_report", broken)
+    monkeypatch.setattr(written, "write_report", broken)
     with pytest.warns(UserWarning, match="report could not be made"):
         result = study(tiny_pair, problems, tmp_path / "other", **SETTINGS)
     assert {*result.skipped} == {"report"}

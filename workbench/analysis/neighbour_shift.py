@@ -14,7 +14,9 @@ from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from workbench.analysis.control_claims import BESIDE
 from workbench.analysis.verdicts import Claim, claims_html
@@ -111,14 +113,14 @@ def neighbour_shift(
             raise InputError(
                 f"`controls`: {control!r} was read at other cells; read the same prompts: {_CALL}"
             )
-    kinds = np.concatenate([prompt.kinds.numpy() for prompt in found.prompts])
+    kinds = torch.cat([prompt.kinds for prompt in found.prompts])
     present = [kind for kind in TOKENS if (kinds == TokenKind[kind.upper()]).sum() >= bins]
     if not present:
         raise InputError(f"`bins` is {bins}, more than there are cells of any kind in a layer: {_CALL}")
     rows, claims = [], []
     for kind in present:
         here = kinds == TokenKind[kind.upper()]
-        owner, problems = number_problems(np.array(found.problem)[here], int(here.sum()))
+        owner, problems = number_problems(np.array(found.problem)[here.numpy()], int(here.sum()))
         strata = quantile_strata(entropy[:, here], bins).numpy()
         cells = _Cells(entropy[:, here].double().numpy(), strata, owner, problems, bins)
         values = _values(found, here)
@@ -181,7 +183,7 @@ class _Cells:
         return rows
 
 
-def _values(found: Neighbours, here: NDArray[np.bool_]) -> dict[str, Array]:
+def _values(found: Neighbours, here: Tensor) -> dict[str, Array]:
     """What changed at the cells of a kind, (layers, positions) each; without draws of noise, NaN in its place."""
     changed = 1 - found.overlap[:, here].double().numpy()
     drawn = len(found.overlap_null) > 0

@@ -42,8 +42,9 @@ class Measures:
     reading: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a tuned lens (`TunedLens.save`, or translators that others published) to read layers through; the "
-            "default is the logit lens."
+            help="Folder of a tuned lens (`TunedLens.save`, or translators that others published) to read layers through, or of "
+            "a LatentLens (`LatentLens.save`, or an index of the package latentlens), whose nearest text states then stand "
+            "beside the logit lens, the default."
         ),
     ] = None
 
@@ -55,17 +56,17 @@ class Measures:
         """
         if self.reading is not None and not self.reading.is_dir():
             raise InputError(
-                f"`reading` {self.reading} is no folder; expected one with translators, as TunedLens.fit(...).save(folder) "
-                "writes it: reading='runs/tuned'"
+                f"`reading` {self.reading} is no folder; expected one with translators or text states, as "
+                "TunedLens.fit(...).save(folder) or LatentLens.build(...).save(folder) writes it: reading='runs/tuned'"
             )
 
     def keywords(self, preset: "PairPreset | None") -> dict[str, Any]:
         """As `study` takes them; what is not given suits the pair."""
         draws, reading = preset.study_settings["null_draws"] if preset else NULLS, None
         if self.reading is not None:
-            from workbench.tracing.readings import TunedLens
+            from workbench.tracing.readings import load_reading
 
-            reading = TunedLens.load(self.reading)
+            reading = load_reading(self.reading)
         own = {"null_draws": draws if self.null_draws is None else self.null_draws, "reading": reading}
         return {**vars(self), **own}
 

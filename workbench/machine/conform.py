@@ -14,6 +14,7 @@ The default tolerance of 1e-6 is for float64: the models' own RMSNorm computes i
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -168,7 +169,11 @@ class _Settings:
 
 
 def _learned(pair: ModelPair, prompt: EncodedPrompt, replay: Replay, rows: int) -> dict[str, Tensor]:
-    learned = learn_tokens(pair, prompt, replay)
+    with (
+        warnings.catch_warnings()
+    ):  # the recorded settings are what they are, also where their steps raise the loss
+        warnings.simplefilter("ignore", UserWarning)
+        learned = learn_tokens(pair, prompt, replay)
     anatomy = pair.base if replay.direction == "reverse" else pair.rlvr
     mask = learned.mask
     if rows != len(mask):  # a mid-layer case may record the masks of all layers up to its own

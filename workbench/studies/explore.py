@@ -19,11 +19,14 @@ from workbench.problems.problem import Problem
 from workbench.tracing.conversations import Responses, called, with_responses
 from workbench.tracing.edits import Intervention
 from workbench.tracing.follow import Followed, follow
+from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.lens_trace import LensTrace
-from workbench.tracing.readings import Reading, in_words
+from workbench.tracing.neighbours import Neighbours, check_states, read_neighbours
+from workbench.tracing.readings import Reading, apart, in_words
 from workbench.tracing.trace import trace
 from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import Answers, ModelAnswer
+from workbench.views.explorer_neighbours import SHOWN
 from workbench.views.pages import frame, render, source, write_page
 
 HEIGHT = 860
@@ -40,7 +43,7 @@ def explore(
     batch_size: int | None = None,
     responses: Responses | None = None,
     interventions: Sequence[Intervention | None] | None = None,
-    reading: Reading | None = None,
+    reading: Reading | LatentLens | None = None,
     max_new_tokens: int | None = None,
     title: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -56,7 +59,8 @@ def explore(
         batch_size: prompts per forward; changes speed and memory, results only by rounding. None: what suits the pair.
         responses: to the problems, as in `trace`: a page of its own for each.
         interventions: one (or None) for each problem, in place in the RLVR model: learnt tokens or prepared patches.
-        reading: through what the layers are read, such as a `TunedLens`; None: the logit lens.
+        reading: through what the layers are read, such as a `TunedLens`; None: the logit lens. With a `LatentLens`, which has no
+            distribution, the nearest text states stand beside the logit lens, with what RLVR changed of them.
         max_new_tokens: of both models' greedy responses, whose answers stand beside the right one; None: what suits the pair; 0:
             no responses.
         title: of the page.
@@ -79,19 +83,24 @@ def explore(
             raise InputError(f"`{name}` is {value}, expected 0 or more: `explore(pair, problems, {name}=24)`")
     how: dict[str, Any] = {"batch_size": batch_size, "interventions": interventions}
     settings: dict[str, Any] = {"top_k": top_k, "null_draws": 3, "layers": layers, "responses": responses}
+    reading, lens = apart(reading)
+    if lens is not None:
+        check_states(lens, pair)
     with called("explore"):
         traced = trace(pair, problems, progress=progress, reading=reading, **settings, **how)
-    curves = None
+    spread = with_responses(pair, problems, responses)
+    own = interventions and [interventions[number] for number, _ in spread]
+    prompts = [prompt for _, prompt in spread]
+    also: dict[str, Any] = {"batch_size": batch_size, "interventions": own}
+    curves, near = None, None
     if followed:
-        spread = with_responses(pair, problems, responses)
-        own = interventions and [interventions[number] for number, _ in spread]
-        prompts = [prompt for _, prompt in spread]
-        also: dict[str, Any] = {"batch_size": batch_size, "interventions": own, "reading": reading}
-        curves = follow(pair, prompts, traced, tokens=followed, **also)
+        curves = follow(pair, prompts, traced, tokens=followed, reading=reading, **also)
+    if lens is not None:
+        near = read_neighbours(pair, prompts, lens, k=min(SHOWN, len(lens)), layers=layers, **also)
     answers = (
         _answers(pair, problems, max_new_tokens, **how) if max_new_tokens != 0 and pair.tokenizer else {}
     )
-    return Explorer(traced, curves, top_k=top_k, title=title, answers=answers)
+    return Explorer(traced, curves, top_k=top_k, title=title, answers=answers, neighbours=near)
 
 
 def _answers(
@@ -138,11 +147,14 @@ class Explorer:
     title: str | None = None
     answers: Answers = field(default_factory=dict)
     """The models' answers by problem, as far as they are known."""
+    neighbours: Neighbours | None = None
+    """Nearest text states of the same prompts at the same layers, where they were read."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise InputError(f"`top_k` is {self.top_k}, expected at least 1: `Explorer.of(trace, top_k=5)`")
         check_followed(self.trace, self.followed)
+        check_neighbours(self.trace, self.neighbours)
 
     @classmethod
     def of(
@@ -169,7 +181,7 @@ class Explorer:
             "explorer.html.j2",
             title=self._title(),
             css=source("explorer.css"),
-            explorer=embed(traces, self.top_k, self.followed, self.answers),
+            explorer=embed(traces, self.top_k, self.followed, self.answers, self.neighbours),
             js=source(*SCRIPTS),
         )
 
@@ -183,7 +195,24 @@ class Explorer:
 
     def _title(self) -> str:
         own = f"Lens explorer: {self.trace.provenance.get('pair') or 'a pair of models'}"
-        return self.title or in_words(own, self.trace.reading)
+        return self.title or in_words(
+            own, self.neighbours.lens.name if self.neighbours else self.trace.reading
+        )
+
+
+def check_neighbours(trace: LensTrace, found: Neighbours | None) -> None:
+    """InputError unless the neighbours are of the prompts of ``trace``, or its first few, at its layers."""
+    if found is None:
+        return
+    names = [prompt.problem_id for prompt in found.prompts]
+    count = found.overlap.shape[1]
+    of_prompts = [info.problem_id for info in trace.prompts[: len(names)]] == names
+    if found.layers != trace.layers or not of_prompts or int((trace.prompt < len(names)).sum()) != count:
+        raise InputError(
+            f"`neighbours` are of {names[:3]} at layers {list(found.layers)}, the trace of "
+            f"{[info.problem_id for info in trace.prompts[:3]]} and so on at {list(trace.layers)}; read the same: "
+            "read_neighbours(pair, problems, lens)"
+        )
 
 
 def check_followed(trace: LensTrace, followed: Followed | None) -> None:

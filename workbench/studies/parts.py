@@ -21,7 +21,9 @@ from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem, listed
 from workbench.replay.prepared import check_fits
 from workbench.sampling import Sampling
+from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.lens_trace import LensTrace
+from workbench.tracing.neighbours import check_states
 from workbench.tracing.readings import Reading, chosen
 
 Progress = Callable[[str, int, int], None]
@@ -29,6 +31,8 @@ Progress = Callable[[str, int, int], None]
 Made = TypeVar("Made")
 KINDS: tuple[NullKind, ...] = get_args(NullKind)
 """Of null models."""
+NEAREST = "nearest text states"
+"""What progress calls that part; of a control with its name behind it."""
 _CALL = "study(pair, load_problems('shapes', limit=64), 'runs/mine')"
 
 
@@ -44,12 +48,15 @@ class Measures:
     batch_size: int
     reading: Reading | None = None
     """Through what layers are read; None: the logit lens."""
+    states: LatentLens | None = None
+    """Text states that stand beside it."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """What its tables depend on."""
-        own = {name: value for name, value in vars(self).items() if name != "reading"}
-        return own | ({"reading": self.reading.described} if self.reading else {})
+        own = {name: value for name, value in vars(self).items() if name not in ("reading", "states")}
+        read = self.reading or self.states
+        return own | ({"reading": read.described} if read else {})
 
     @property
     def tracing(self) -> dict[str, Any]:
@@ -70,6 +77,8 @@ class Measures:
             InputError: names it.
         """
         chosen(self.reading, pair)
+        if self.states is not None:
+            check_states(self.states, pair)
         least = {"seed": 0, "top_k": 1, "null_draws": 0, "bins": 2, "resamples": 1, "batch_size": 1}
         for name, value in least.items():
             whole(name, getattr(self, name), value)

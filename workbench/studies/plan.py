@@ -15,7 +15,7 @@ from workbench.models.anatomy import Anatomy
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
 from workbench.sampling import Sampling
-from workbench.studies.parts import Answers, Disturbances, Measures, Progress
+from workbench.studies.parts import NEAREST, Answers, Disturbances, Measures, Progress
 
 WHOLE = "the whole study"
 """What the estimate is told as, in hundredths."""
@@ -49,6 +49,10 @@ class Sizes:
     def trace(self, distributions: int) -> float:
         """Of both models on a prompt, with so many distributions at every cell."""
         return self.positions * (2 * self.layers + self.depth * distributions * self.head)
+
+    def nearest(self, states: int, hidden: int, searches: int) -> float:
+        """Of both models' residuals on a prompt, with so many searches at every cell among so many states."""
+        return self.positions * (2 * self.layers + self.depth * searches * float(states) * hidden)
 
     def drift(self, models: int = 1) -> float:
         """Of the comparison of one model's cells with another's; ``models`` that are run for it."""
@@ -94,6 +98,12 @@ class Plan:
         costs = {"tracing both models": count * sizes.trace(distributions)}
         costs |= {f"tracing the control {name}": count * sizes.trace(distributions) for name in controls}
         costs |= {f"null model: {name}": count * sizes.trace(2) for name in disturbances.names}
+        if how.states is not None:
+            search = sizes.nearest(
+                len(how.states), pair.base.hidden_size, 4 + how.null_draws
+            )  # two are of ranks
+            names = [NEAREST, *(f"{NEAREST}: {name}" for name in controls)]
+            costs |= dict.fromkeys(names, count * search)
         if disturbances.pictured:
             costs["disturbing the pictures"] = count * DISTURBED * sizes.drift(2)
         if answers.interventions:

@@ -44,6 +44,7 @@ from workbench.views.tables import bucket, last_layer, number, rows_where, strat
 if TYPE_CHECKING:
     from workbench.analysis.shift import ShiftTable
     from workbench.analysis.verdicts import Claim
+    from workbench.studies.read_through import ReadThrough
     from workbench.tracing.follow import Followed
     from workbench.tracing.lens_trace import LensTrace
 
@@ -68,6 +69,7 @@ def write_report(
     responses: pd.DataFrame | None = None,
     perturbation: tuple[pd.DataFrame, pd.DataFrame] | None = None,
     nulls: pd.DataFrame | None = None,
+    reading: "ReadThrough | None" = None,
     left_out: Mapping[str, str] | None = None,
     spec: Mapping[str, Any] | None = None,
     title: str | None = None,
@@ -87,6 +89,7 @@ def write_report(
         responses: of the same ablation, for one changed answer and counts of changed texts; None leaves them out.
         perturbation: ``table`` and ``slopes`` of a perturbation study, for a section on it; None leaves it out.
         nulls: ``table`` of a ``NullShift``, for a section on null models; None leaves it out.
+        reading: another reading than the logit lens, for a section and, of a `LatentLens`, the explorer; None leaves it out.
         left_out: parts of the study that could not be made, and why; named at the top of the page.
         spec: what else to print at the foot, beside ``shift.provenance``.
         title: of the page.
@@ -102,8 +105,9 @@ def write_report(
     interventions: dict[str, go.Figure] = ablation_figures(*outcomes, low=low) if outcomes else {}
     disturbed = perturbation_figures(*perturbation) if perturbation else {}
     kinds, beside = _kinds(shift), {} if nulls is None else null_figures(nulls)
+    read: dict[str, go.Figure] = {} if reading is None else reading.figures()
     answered = _answered(trace, outcomes)
-    every = figures | interventions | disturbed | beside
+    every = figures | interventions | disturbed | beside | read
     traces = [trace.select(prompt=index) for index in range(min(problems, len(trace.prompts)))]
     html = render(
         "report.html.j2",
@@ -124,6 +128,8 @@ def write_report(
         interventions=list(interventions),
         disturbed=list(disturbed),
         beside=list(beside),
+        read=list(read),
+        reading=reading,
         low=low,
         lowest=strata_note(shift.table),
         drift_low=low_note(LOW),
@@ -134,7 +140,13 @@ def write_report(
         several_views=any(len(one.prompts[0].grids) > 1 for one in traces),
         provenance=provenance(shift.provenance, spec or {}),
         figures_json=inline_json({"templates": templates(), "figures": bare(every)}),
-        explorer=embed(traces, top_k, followed, None if responses is None else greedy_answers(responses)),
+        explorer=embed(
+            traces,
+            top_k,
+            followed,
+            None if responses is None else greedy_answers(responses),
+            reading and reading.found,
+        ),
         **_assets(),
     )
     return write_page(path, html)

@@ -17,8 +17,8 @@ import pandas as pd
 from workbench.analysis.control_claims import control_claims
 from workbench.analysis.low_entropy import beside_controls
 from workbench.analysis.null_models import NULLS
-from workbench.analysis.shift import ShiftTable, stratified_shift, top_prediction_shift
-from workbench.analysis.verdicts import Claim, claim_table, claims_html
+from workbench.analysis.shift import ShiftTable, stratified_shift
+from workbench.analysis.verdicts import Claim, claims_html
 from workbench.analysis.weight_nulls import NullShift
 from workbench.columns import describe
 from workbench.conditions import Named
@@ -27,28 +27,23 @@ from workbench.experiments.ablation import Ablation
 from workbench.experiments.perturbation import Perturbation
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
-from workbench.runs import made_with, run_folder, write_json, write_tables
+from workbench.runs import run_folder
 from workbench.studies.claims import null_claims, outcome_claims, perturbation_claims, shift_claims
 from workbench.studies.parts import Answers, Attempts, Disturbances, Measures, Progress, check_problems, whole
 from workbench.studies.plan import Plan
-from workbench.studies.report import write_report
+from workbench.studies.read_through import ReadThrough, read_through
+from workbench.studies.written import TABLED_PROBLEMS, write_study
 from workbench.tracing.agreement import agreement_by_layer
-from workbench.tracing.follow import Followed, follow
-from workbench.tracing.readings import Reading, check_shared
+from workbench.tracing.follow import follow
+from workbench.tracing.latent_lens import LatentLens
+from workbench.tracing.readings import Reading, apart, check_shared
 from workbench.tracing.trace import LensTrace, trace
 from workbench.views import markup
-from workbench.views import shift_figures as figures
-from workbench.views.figure_files import write_figures
-from workbench.views.null_figures import null_figures
-from workbench.views.outcome_figures import ablation_figures
-from workbench.views.perturbation_figures import perturbation_figures
 
 NULL_MODELS = 3
 """Of each kind, where pictures are disturbed."""
 SHARD = 32
 """Problems traced between two saves."""
-TABLED_PROBLEMS = 6
-"""Problems whose top predictions are tabulated and pictured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +65,8 @@ class Study:
     """Why there are no PNG figures, in one line; None when there are."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """What was asked for and could not be made, and why."""
+    reading: ReadThrough | None = None
+    """Fidelity of another reading than the logit lens; of a `LatentLens` also the nearest states and what changed of them."""
 
     @property
     def columns(self) -> pd.DataFrame:
@@ -118,7 +115,7 @@ def study(
     perturbed: bool = False,
     null_models: int | None = None,
     controls: Mapping[str, ModelPair] | None = None,
-    reading: Reading | None = None,
+    reading: Reading | LatentLens | None = None,
     notes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -150,7 +147,8 @@ def study(
         controls: pairs of the same base that RL did not train, such as `controls_of(pair)`: claims of shift and of answers are
             stated as RLVR minus each of them, too.
         reading: through what layers are read, as in `trace`; None: the logit lens. With null models, which have no translators of
-            their own, one of the base's alone.
+            their own, one of the base's alone. With a `LatentLens` the trace is of the logit lens, and a part is added: nearest
+            text states, what changed of them by stratum, and the low-entropy claim by them.
         notes: what else the spec should say, such as where the problems came from.
         overwrite: replace `out` once the new run is whole; otherwise an existing `out` is refused.
         progress: told what is going on, by part, and of the whole study in hundredths of what it costs (`plan`).
@@ -170,7 +168,8 @@ def study(
     """
     length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     sampling = pair.sampling(samples=samples, temperature=1.0, seed=seed, engine=engine, **length)
-    how = Measures(seed, top_k, null_draws, bins, resamples, sampling.batch_size, reading)
+    reading, states = apart(reading)
+    how = Measures(seed, top_k, null_draws, bins, resamples, sampling.batch_size, reading, states)
     nulls = (NULL_MODELS if perturbed else 0) if null_models is None else null_models
     disturbances = Disturbances(perturbed, nulls, controls or {})
     problems = check_problems(problems)
@@ -192,7 +191,7 @@ def study(
         result = _measured(pair, problems, how, responding, disturbances, attempts, work, plan)
         again: dict[str, Any] = {"batch_size": how.batch_size, "reading": reading}
         follow_on = partial(follow, pair, problems[:TABLED_PROBLEMS], result.trace, **again)
-        hint = _written(result, work / "run", spec | dict(notes or {}), attempts, follow_on, begun, tell)
+        hint = write_study(result, work / "run", spec | dict(notes or {}), attempts, follow_on, begun, tell)
     return replace(result, folder=Path(out), hint=hint)
 
 
@@ -236,6 +235,7 @@ def _measured(
         nulls = attempts.at(
             "null models", lambda: disturbances.weights(pair, problems, traced, besides, how, tell)
         )
+    read = attempts.at("reading", lambda: read_through(pair, problems, traced, controls, how, work, tell))
     contrasts = nulls.contrasts.to_dict("records") if nulls else None
     shift = replace(shift, verdict=beside_controls(shift.verdict, contrasts, NULLS))
     ways: dict[str, Callable[[], list[Claim]]] = {"claims": lambda: shift_claims(shift, agreement)}
@@ -244,6 +244,8 @@ def _measured(
     if besides:
         judging = {"bins": how.bins, "resamples": how.resamples, "seed": how.seed}
         ways["claims beside controls"] = lambda: control_claims(traced, besides, **judging)
+    if read and (near := read.shift):
+        ways["claims of nearest text states"] = lambda: [*near.claims]
     if moved:
         ways["claims of perturbation"] = lambda: perturbation_claims(moved.slopes)
     if ablation:
@@ -252,85 +254,7 @@ def _measured(
         )
     claims = [claim for what, make in ways.items() for claim in attempts.at(what, make) or ()]
     parts = (traced, shift, agreement, ablation, moved, nulls, tuple(claims))
-    return Study(work / "run", *parts, None, attempts.skipped)
-
-
-def _written(
-    found: Study,
-    built: Path,
-    spec: dict[str, Any],
-    attempts: Attempts,
-    follow_on: Callable[[], Followed],
-    begun: float,
-    tell: Progress,
-) -> str | None:
-    """The run folder's files; why there are no pictures, if there are none."""
-    parts = [part for part in (found.ablation, found.perturbation, found.nulls) if part is not None]
-    tables = _tables(found.trace, found.shift, found.agreement) | {"claims": claim_table(found.claims)}
-    for part in parts:
-        tables |= part.tables()
-    found.trace.save(built / "trace")
-    write_tables(built / "tables", tables, large=("cells", "responses"))
-    tell("drawing the figures", 0, 1)
-    pictures = _drawn(found, attempts)
-    every = {name: figure for figures in pictures.values() for name, figure in figures.items()}
-    hint = attempts.at("figures", lambda: write_figures(every, built / "figures")) if every else None
-    tell("drawing the figures", 1, 1)
-    spec |= {"made_with": made_with(), "seconds": round(time.time() - begun, 1)}
-    followed = attempts.at("probabilities of followed tokens", follow_on)
-    attempts.at(
-        "report", lambda: _page(found, built / "report.html", spec, pictures, followed, attempts.skipped)
-    )
-    write_json(built / "spec.json", spec | ({"skipped": attempts.skipped} if attempts.skipped else {}))
-    if attempts.traces:
-        (built / "tracebacks.txt").write_text("\n".join(attempts.traces), encoding="utf-8")
-    return hint
-
-
-def _drawn(found: Study, attempts: Attempts) -> dict[str, dict[str, Any]]:
-    """The figures of each part, of those that can be drawn."""
-    shift, depth, ablation = found.shift, found.trace.depth, found.ablation
-    moved, nulls = found.perturbation, found.nulls
-    ways: dict[str, Callable[[], dict[str, Any]]] = {
-        "shift": lambda: figures.study_figures(shift.table, shift.correlations, found.agreement, depth=depth),
-        "top predictions": lambda: _grids(found.trace),
-    }
-    if ablation:
-        ways["interventions"] = lambda: ablation_figures(ablation.summary, ablation.drift, low=ablation.low)
-    if moved:
-        ways["perturbation"] = lambda: perturbation_figures(moved.table, moved.slopes)
-    if nulls:
-        ways["null models"] = lambda: null_figures(nulls.table)
-    pictures = {what: attempts.at(f"figures of {what}", make) for what, make in ways.items()}
-    return {what: figures for what, figures in pictures.items() if figures is not None}
-
-
-def _page(
-    found: Study,
-    file: Path,
-    spec: Mapping[str, Any],
-    drawn: Mapping[str, Any],
-    followed: Followed | None,
-    skipped: Mapping[str, str],
-) -> Path:
-    """The report, with the sections whose figures can be drawn."""
-    ablation = found.ablation if "interventions" in drawn else None
-    moved = found.perturbation if "perturbation" in drawn else None
-    nulls = found.nulls if "null models" in drawn else None
-    return write_report(
-        file,
-        trace=found.trace,
-        shift=found.shift,
-        agreement=found.agreement,
-        followed=followed,
-        claims=found.claims,
-        outcomes=(ablation.summary, ablation.drift) if ablation else None,
-        responses=ablation.responses if ablation else None,
-        perturbation=(moved.table, moved.slopes) if moved else None,
-        nulls=nulls.table if nulls else None,
-        left_out={**spec.get("left out", {}), **skipped},
-        spec=spec,
-    )
+    return Study(work / "run", *parts, None, attempts.skipped, read)
 
 
 def _traced(
@@ -367,26 +291,6 @@ def _traced(
 
 def _note(tell: Progress, what: str, first: int, total: int, done: int, _: int) -> None:
     tell(what, first + done, total)
-
-
-def _tables(traced: LensTrace, shift: ShiftTable, agreement: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    top = [top_prediction_shift(traced, prompt=i) for i in range(len(traced.prompts[:TABLED_PROBLEMS]))]
-    keys = pd.DataFrame([dict(verdict.key) for verdict in shift.verdicts])
-    return {
-        "shift": shift.table,
-        "correlations": shift.correlations,
-        "agreement": agreement,
-        "verdicts": pd.concat([keys.drop(columns="kind"), claim_table(shift.verdicts)], axis=1),
-        "top_predictions": pd.concat(top),
-        "cells": traced.to_dataframe(),
-    }
-
-
-def _grids(traced: LensTrace) -> dict[str, Any]:
-    """The first problem's top predictions in its text, as a grid."""
-    return {
-        "top_predictions": figures.prediction_grid(top_prediction_shift(traced, prompt=0), depth=traced.depth)
-    }
 
 
 def _describe(problems: Sequence[Problem]) -> dict[str, Any]:

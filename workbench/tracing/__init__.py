@@ -20,13 +20,15 @@ Through what a layer is read is a value. `trace`, `follow`, `explore`, `weight_n
 
     lens = wb.LatentLens.build(pair, texts)             # contextual states of text; `LatentLens.load`: an index of latentlens
     near = wb.read_neighbours(pair, problems, lens)     # nearest states, overlap and rank shift: there is no KL
+    wb.neighbour_shift(near, wb.trace(pair, problems))  # what changed of them, by stratum; also in wb.study(reading=lens)
+    wb.explore(pair, problems[:4], reading=lens)        # the passages at every cell, beside both models' predictions
     wb.neighbour_fidelity(near)                         # is text recognised as itself, and how near is near?
 
 One model's translators read both models, so that KL is about their residual streams alone; with translators of its own for
-the RLVR model, KL also holds how these differ. Which it was stands in the trace's provenance. Files of others are read without
-running anything in them (`published_translators`). A `LatentLens` compares both models with the states of the model that it was
-built of; where its nearest cosines are low, or text is not recognised as itself, its words mean little. What each reading
-names rightly where the cells' contents are known is told by `cell_names`.
+the RLVR model, KL also holds how these differ. Which it was stands in the trace's provenance. Files of others are read
+without running anything in them (`published_translators`). A `LatentLens` compares both models with the states of the model
+that it was built of, beside a trace through the logit lens; where its nearest cosines are low, or text is not recognised as
+itself, its words mean little. What each reading names rightly where the cells' contents are known is told by `cell_names`.
 
 ## Response
 

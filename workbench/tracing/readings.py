@@ -8,7 +8,8 @@ the residual after a layer to what the head reads (`Reading.view`), and entropy,
   translators read both models, unless the RLVR model brings its own; then KL also holds how these differ.
 
 Norms and cosines of a trace are those of the residual stream whatever reads it. `latent_lens.LatentLens` has no distribution:
-`neighbours.read_neighbours` gives its nearest states, overlap and rank shift instead.
+`neighbours.read_neighbours` gives its nearest states, overlap and rank shift instead. `explore` and `study` take it, too, trace
+through the logit lens, whose entropies make the strata, and show neighbours beside.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
+from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.published_translators import read_published
 from workbench.tracing.tuned_lens import Translators, fit_translators
 
@@ -223,10 +225,27 @@ def chosen(reading: Any, pair: ModelPair) -> Reading:
     if not isinstance(given, Reading):
         raise InputError(
             f"`reading` is a {type(given).__name__}, expected one that gives a distribution: trace(pair, problems, "
-            "reading=TunedLens.load(folder)); a LatentLens has none: read_neighbours(pair, problems, lens)"
+            "reading=TunedLens.load(folder)); a LatentLens has none: read_neighbours(pair, problems, lens), explore or study"
         )
     given.check(pair)
     return given
+
+
+def apart(reading: Reading | LatentLens | None) -> tuple[Reading | None, LatentLens | None]:
+    """What a trace is read through, and the text states beside it: a `LatentLens` stands beside the logit lens."""
+    return (None, reading) if isinstance(reading, LatentLens) else (reading, None)
+
+
+def load_reading(folder: str | Path) -> "TunedLens | LatentLens":
+    """A reading from a folder: text states that `LatentLens.save` or the package ``latentlens`` wrote, else translators.
+
+    Raises:
+        InputError: what `LatentLens.load` and `TunedLens.load` refuse.
+    """
+    home = Path(folder)
+    if (home / "states.json").exists() or [*home.glob("layer_*/embeddings_cache.pt")]:
+        return LatentLens.load(home)
+    return TunedLens.load(home)
 
 
 def same_reading(reading: Any, pair: ModelPair, provenance: Mapping[str, Any], call: str) -> Reading:

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from workbench.views.explorer_data import Answers, pack
+from workbench.views.explorer_neighbours import with_neighbours
 from workbench.views.pages import inline_json, render, source
 
 if TYPE_CHECKING:
     from workbench.tracing.follow import Followed
     from workbench.tracing.lens_trace import LensTrace
+    from workbench.tracing.neighbours import Neighbours
 
-SHARED = tuple(f"explorer{part}.js" for part in ("_cells", "_parts", "_lists", "_chart", "_search", ""))
+SHARED = tuple(
+    f"explorer{part}.js" for part in ("_neighbours", "_cells", "_parts", "_lists", "_chart", "_search", "")
+)
 """Scripts of the explorer, which pages and the widget of a live bench share."""
 SCRIPTS = (*SHARED, "explorer_page.js")
 BENCH = ("bench_parts.js", "bench.js")
@@ -24,16 +28,20 @@ def embed(
     top_k: int,
     followed: "Followed | None" = None,
     answers: Answers | None = None,
+    neighbours: "Neighbours | None" = None,
 ) -> Markup:
     """The element that the explorer's script fills, with its data, for a page that has its style and script.
 
-    ``traces`` hold one prompt each: the first so many prompts of what ``followed`` is of. ``answers``: the
+    ``traces`` hold one prompt each: the first so many prompts of what ``followed`` and ``neighbours`` are of. ``answers``: the
     models', by problem.
     """
     count = 0 if followed is None else min(len(followed.problem_ids), len(traces))
     curves: list[Any] = [followed.select(prompt=index) for index in range(count)] if followed else []
-    data = inline_json(pack(traces, top_k, curves, answers))
-    return Markup('<div class="lens"><script type="application/json">{}</script></div>').format(data)
+    packed = pack(traces, top_k, curves, answers)
+    if neighbours is not None:
+        packed = with_neighbours(packed, neighbours)
+    element = '<div class="lens"><script type="application/json">{}</script></div>'
+    return Markup(element).format(inline_json(packed))
 
 
 def bench_page(content: Any, title: str) -> str:

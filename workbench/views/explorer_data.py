@@ -97,7 +97,8 @@ def pack_after(one: "LensTrace", most: int) -> dict[str, Any] | None:
             tables = {"kl": one.kl.numpy(), "entropy": one.entropy_rlvr.numpy()}
             tables |= {"klNull": one.kl_null.mean(0).numpy()} if len(one.kl_null) else {}
             packed = {
-                name: _base64(_upper(v), "<u2") if halves else _base64(v, "<f4") for name, v in tables.items()
+                name: base64_of(_upper(v), "<u2") if halves else base64_of(v, "<f4")
+                for name, v in tables.items()
             }
             packed |= {"topK": top_k, "halves": halves, **words}
             if len(json.dumps(packed)) <= most:
@@ -115,8 +116,8 @@ def _words_after(one: "LensTrace", top_k: int) -> dict[str, Any]:
         "wordBytes": _word_type(tokens).itemsize,
         "vocabulary": [word(one, token) for token in tokens.tolist()],
         "ids": tokens.tolist(),
-        "words": _base64(np.searchsorted(tokens, ids), _word_type(tokens)),
-        "chances": _base64(_steps(log_p), "<u2"),
+        "words": base64_of(np.searchsorted(tokens, ids), _word_type(tokens)),
+        "chances": base64_of(_steps(log_p), "<u2"),
     }
 
 
@@ -139,26 +140,26 @@ def _pack_one(
         # a visual token without a cell (a newline or class token) is at -1
         "places": [[view, *cell] if cell[0] >= 0 else None for view, cell in places],
         "views": [_view(info, index) for index in range(len(info.grids))],
-        "entropyBase": _base64(one.entropy_base.numpy(), "<f4"),
-        "entropyRlvr": _base64(one.entropy_rlvr.numpy(), "<f4"),
-        "kl": _base64(one.kl.numpy(), "<f4"),
-        "klNull": _base64(one.kl_null.mean(0).numpy(), "<f4") if len(one.kl_null) else "",
+        "entropyBase": base64_of(one.entropy_base.numpy(), "<f4"),
+        "entropyRlvr": base64_of(one.entropy_rlvr.numpy(), "<f4"),
+        "kl": base64_of(one.kl.numpy(), "<f4"),
+        "klNull": base64_of(one.kl_null.mean(0).numpy(), "<f4") if len(one.kl_null) else "",
         "followedWords": "",
     }
     for model in ("base", "rlvr"):
         ids = getattr(one, f"top_ids_{model}")[..., :top_k].numpy()
         with np.errstate(divide="ignore"):
             log_p = np.log(getattr(one, f"top_probs_{model}")[..., :top_k].numpy())
-        packed[f"{model}Words"] = _base64(np.searchsorted(tokens, ids), _word_type(tokens))
-        packed[f"{model}Chances"] = _base64(_steps(log_p), "<u2")
+        packed[f"{model}Words"] = base64_of(np.searchsorted(tokens, ids), _word_type(tokens))
+        packed[f"{model}Chances"] = base64_of(_steps(log_p), "<u2")
         packed[f"{model}Followed"] = ""
     if followed is not None:
         ids = followed.ids[:, :follow].numpy()
         words = np.where(ids < 0, len(tokens), np.searchsorted(tokens, ids))
-        packed["followedWords"] = _base64(words, _word_type(tokens))
+        packed["followedWords"] = base64_of(words, _word_type(tokens))
         for model in ("base", "rlvr"):
             log_p = getattr(followed, f"log_probs_{model}")[..., :follow].permute(1, 2, 0).numpy()
-            packed[f"{model}Followed"] = _base64(_steps(np.nan_to_num(log_p, nan=-np.inf)), "<u2")
+            packed[f"{model}Followed"] = base64_of(_steps(np.nan_to_num(log_p, nan=-np.inf)), "<u2")
     return packed
 
 
@@ -223,9 +224,15 @@ def _steps(log_p: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(-log_p, 0, _FLOOR / STEPS) * STEPS)
 
 
+def number_type(count: int) -> np.dtype:
+    """What holds numbers below or equal to ``count``."""
+    return np.dtype("<u2" if count < 2**16 else "<u4")
+
+
 def _word_type(tokens: np.ndarray) -> np.dtype:
-    return np.dtype("<u2" if len(tokens) < 2**16 else "<u4")
+    return number_type(len(tokens))
 
 
-def _base64(values: np.ndarray, dtype: str | np.dtype) -> str:
+def base64_of(values: np.ndarray, dtype: str | np.dtype) -> str:
+    """Numbers as base64, little-endian."""
     return base64.b64encode(values.astype(dtype).tobytes()).decode()

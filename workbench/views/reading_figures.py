@@ -121,8 +121,9 @@ def neighbours_by_entropy(table: pd.DataFrame, *, kind: str | None = None, readi
             )
     figure.update_xaxes(title_text="stratum of base entropy, lowest first", tickvals=strata)
     figure.update_yaxes(title_text="nearest states that changed", tickformat=".0%", rangemode="tozero")
+    figure.update_layout(height=420, showlegend=True)
     caption = f"{kind} tokens, without the last layer, {in_figure(reading)}; share of the base's nearest text states that are "
-    caption += f"not RLVR's;<br>{int(rows['problems'].max())} problems, 95% intervals"
+    caption += f"not RLVR's<br>{int(rows['problems'].max())} problems, 95% intervals"
     return finish(figure, f"Nearest text states by base entropy, {kind} tokens", caption)
 
 
@@ -153,8 +154,41 @@ def neighbours_by_layer(table: pd.DataFrame, *, kind: str | None = None, reading
         )
     figure.update_xaxes(title_text="decoder layer")
     figure.update_yaxes(title_text="nearest states that changed", tickformat=".0%", rangemode="tozero")
+    figure.update_layout(height=420, showlegend=True)
     caption = f"{kind} tokens, {in_figure(reading)}; {int(rows['problems'].max())} problems, 95% intervals"
     return finish(figure, f"Nearest text states by layer, {kind} tokens", caption)
+
+
+def neighbour_fidelity(fidelity: pd.DataFrame) -> go.Figure:
+    """Cosine of the nearest state by layer, and text that is recognised as itself; of `tracing.fidelity.neighbour_fidelity`."""
+    rows = fidelity.loc[fidelity["model"] == "base"]
+    figure = go.Figure()
+    for (kind, measure, name), (colour, symbol) in zip(
+        (
+            ("text", "own", "text recognised as itself"),
+            ("text", "cosine", "cosine, text"),
+            ("visual", "cosine", "cosine, visual"),
+        ),
+        STYLES,
+        strict=False,
+    ):
+        part = rows.loc[rows["kind"] == kind].sort_values("layer")
+        if len(part):
+            figure.add_scatter(
+                x=part["layer"],
+                y=part[measure],
+                error_y=error_bars(part, measure),
+                mode="lines+markers",
+                line={"color": colour, "width": 2},
+                marker={"color": colour, "symbol": symbol, "size": 8},
+                name=name,
+                hovertemplate="%{y:.3g}<extra></extra>",
+            )
+    figure.update_xaxes(title_text="decoder layer")
+    figure.update_yaxes(title_text="share of positions, or cosine", rangemode="tozero")
+    figure.update_layout(height=420, showlegend=True)
+    caption = "base; share of text positions whose nearest state is of the token that stands there; 95% intervals over problems"
+    return finish(figure, "How near the nearest states are", caption)
 
 
 def neighbour_figures(table: pd.DataFrame, reading: str) -> dict[str, go.Figure]:

@@ -54,7 +54,7 @@ function lensExplorer(root, data) {
     slider.setAttribute("aria-valuetext", layerName.textContent);
   }
   function offer() { // measures that this lens does not have are not shown
-    const has = { ratio: Boolean(cells.klNull || cells.noiseLater), learnt: Boolean(cells.learnt) };
+    const has = { ratio: Boolean(cells.klNull || cells.noiseLater), learnt: Boolean(cells.learnt), near: Boolean(cells.near), overtaken: Boolean(cells.near) };
     for (const [measure, there] of Object.entries(has)) parts.measures.querySelector(`[value=${measure}]`).parentNode.hidden = !there;
     if (has[state.measure] === false) {
       state.measure = "kl";

@@ -2,7 +2,7 @@
 // The numbers of one problem, unpacked. A cell is one layer (an index into data.layers) at one position.
 const lensKinds = ["text token", "visual token", "special token", "response token"];
 const lensModels = [["base", "Base"], ["rlvr", "RLVR"]];
-const lensUnits = { ratio: "times noise", learnt: "norm" }; // of a measure; nats for all others
+const lensUnits = { ratio: "times noise", learnt: "norm", near: "of the nearest", overtaken: "states" }; // of a measure; nats for all others
 const lensSymbols = { base: "●", rlvr: "◆" };
 const lensNumber = (value) => { // three significant digits
   if (value === 0 || !Number.isFinite(value)) return value === 0 ? "0" : "–";
@@ -10,19 +10,22 @@ const lensNumber = (value) => { // three significant digits
   return power < -4 ? value.toExponential(1) : value.toFixed(Math.max(0, 2 - power));
 };
 
+const lensDecode = (text, type) => {
+  const characters = atob(text);
+  const bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+  return new type(bytes.buffer);
+};
+
 class LensCells {
   constructor(data, raw) {
-    const decode = (text, type) => {
-      const characters = atob(text);
-      const bytes = new Uint8Array(characters.length);
-      for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
-      return new type(bytes.buffer);
-    };
+    const decode = lensDecode;
     this.models = lensModels; // what the two are called
     const words = data.wordBytes === 2 ? Uint16Array : Uint32Array;
     Object.assign(this, { data, raw, size: raw.tokens.length, layers: data.layers.length, topK: data.topK, follow: data.follow });
     for (const name of ["entropyBase", "entropyRlvr", "kl"]) this[name] = decode(raw[name], Float32Array);
     this.klNull = raw.klNull ? decode(raw.klNull, Float32Array) : null; // of matched noise; null where none was drawn
+    this.near = raw.near ? new LensNeighbours(data, raw.near, raw.tokens.length) : null; // nearest text states, where the page has them
     this.learnt = null; // norm of the token learnt at each position, where an action learnt any
     for (const model of ["base", "rlvr"]) {
       this[model] = {
@@ -49,10 +52,12 @@ class LensCells {
     if (measure === "entropyChange") return this.entropyRlvr[cell] - this.entropyBase[cell];
     if (measure === "ratio") return this.klNull?.[cell] > 0 ? this.kl[cell] / this.klNull[cell] : NaN; // nothing changed: no noise either
     if (measure === "learnt") return this.learnt?.[position] || NaN;
+    if (measure === "near") return this.near.changed(layer, position);
+    if (measure === "overtaken") return this.near.overtaken(layer, position);
     return this[measure][cell];
   }
   // Colours span the 2nd to the 98th percentile of the visual tokens (of all tokens where there is no image), so that
-  // one extreme token does not flatten the rest. KL, its ratio to noise and norms start at 0; an entropy change spans as much on either side of 0.
+  // one extreme token does not flatten the rest. KL, its ratio to noise, norms and shifts of neighbours start at 0; an entropy change spans as much on either side of 0.
   range(measure, layer, words = false) { // layer: an index, or null for all layers; words: of the tokens that are not visual
     const key = `${measure} ${layer} ${words}`;
     if (this.ranges.has(key)) return this.ranges.get(key);
@@ -69,7 +74,7 @@ class LensCells {
     const sorted = Float64Array.from(signed ? values.map(Math.abs) : values).sort();
     const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
     const high = at(0.98);
-    const low = signed ? -high : ["kl", "ratio", "learnt"].includes(measure) ? 0 : at(0.02);
+    const low = signed ? -high : ["kl", "ratio", "learnt", "near", "overtaken"].includes(measure) ? 0 : at(0.02);
     const cutHigh = sorted[sorted.length - 1] > high;
     const found = { low, high, cutHigh, cutLow: signed ? cutHigh : low > sorted[0] };
     this.ranges.set(key, found);

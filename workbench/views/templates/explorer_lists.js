@@ -39,6 +39,7 @@ function lensReadout(cells, state, at) {
       ...(cells.learnt?.[at] ? [lensMake("span", { className: "ratio", textContent: `learnt token, norm ${lensNumber(cells.learnt[at])}` })] : []))),
     lensMake("p", { className: "muted", textContent: facts.join(" · ") }),
     lensMake("div", { className: "both" }, ...tops),
+    ...(cells.near ? lensNearest(cells, state.layer, at) : []),
   ];
 }
 

@@ -5,7 +5,7 @@ const lensMake = (tag, properties = {}, ...children) => {
   element.append(...children);
   return element;
 };
-const lensMeasures = [["kl", "KL"], ["ratio", "KL over noise"], ["entropyBase", "Base entropy"], ["entropyRlvr", "RLVR entropy"], ["entropyChange", "Entropy change"], ["learnt", "Learnt norm"], ["change", "Top-1 change"]];
+const lensMeasures = [["kl", "KL"], ["ratio", "KL over noise"], ["entropyBase", "Base entropy"], ["entropyRlvr", "RLVR entropy"], ["entropyChange", "Entropy change"], ["learnt", "Learnt norm"], ["near", "Neighbours changed"], ["overtaken", "Rank shift"], ["change", "Top-1 change"]];
 const lensKeys = [["← →", "layer"], ["↑ ↓", "position"], ["n p", "next, previous largest shift"], ["Enter", "pin or unpin the top prediction"], ["o", "overlay on, off"]];
 
 function lensParts(root, data, state) {
