@@ -38,10 +38,11 @@ def test_the_page_is_what_the_tables_say(folders, tmp_path):
 def test_no_sentence_is_without_interval_problems_and_command():
     bullets = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("- ")]
     assert sum(not s.optional for s in sentences()) <= len(bullets) <= len(sentences())
+    known = {script.stem for script in (ROOT / "analyses").glob("*.py")}
     for bullet in bullets:
         assert re.search(r"\[-?[\d.e-]+, -?[\d.e-]+\], (\d+ problems|I² \d+%)", bullet), bullet
-        assert re.search(r"`workbench figures \w+`$", bullet), bullet
-        assert ("would find" in bullet) == bool(re.search(r"undecided(\*\*)? on", bullet)), bullet
+        assert re.search(r"`(\w+)`$", bullet)[1] in known, bullet
+        assert ("(finds " in bullet) == bool(re.search(r"undecided(\*\*)? on", bullet)), bullet
 
 
 def changed(tmp_path, change):
@@ -108,7 +109,7 @@ def test_two_pairs_stand_one_by_one(tmp_path):
         if not line.startswith("- "):
             continue
         own = line.count(" on `")
-        assert own == (1 if "`workbench figures entropy_shift`" in line else 2), line
+        assert own == (1 if "`entropy_shift`" in line else 2), line
         assert len(re.findall(r"\[-?[\d.e-]+, -?[\d.e-]+\], \d+ problems", line)) == own, line
         assert "together" not in line
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from workbench.analysis.verdicts import bracketed, effect_of, times
+from workbench.analysis.verdicts import bracketed, times
 from workbench.errors import InputError
 from workbench.estimates import Interval, pool
 from workbench.names import STATES, UNTESTED
+from workbench.views.tables import number
 
 FILE = Path(__file__).with_suffix(".yaml")
 OPEN, UNDECIDED = "What remains open", "undecided"
@@ -91,21 +92,20 @@ def findings(folders: Sequence[Path]) -> str:
         sections[sentence.section if decided else OPEN].append(_bullet(sentence, tested))
     names = ", ".join(f"`{name}`" for name, _ in pairs)
     count = "one small pair" if len(pairs) == 1 else f"{len(pairs)} small pairs"
+    another = pooled = ""
+    if len(pairs) > 1:
+        name, folder = pairs[-1][0], _shown(folders[-1])
+        another = f", for another pair with both, `--pair {name} --out {folder}`"
+        pooled = " Together: a random-effects mean over pairs, I² (how far they differ beyond their intervals), each one's estimate."
     lines = [
         "# Findings",
         "",
-        f"Measured on {count}, {names}; made from the tables in `figures/` by",
-        f"`python -m workbench.studies.findings analyses/FINDINGS.md {' '.join(map(_shown, folders))}`. Numbers stand with their",
-        "95% intervals over problems; verdicts are those after Holm's adjustment within their table. LOG.md has the whole story.",
+        f"Measured on {count}, {names}; made by",
+        f"`python -m workbench.studies.findings analyses/FINDINGS.md {' '.join(map(_shown, folders))}`.",
+        f"A line ends with the analysis that gives it: `{_CALL} NAME`{another}. Numbers stand with 95% intervals over",
+        "problems, verdicts are those after Holm's adjustment within a table; finds: the smallest effect that a design finds with",
+        f"a power of 80%.{pooled} LOG.md has the whole story.",
     ]
-    if len(pairs) > 1:
-        name, folder = pairs[-1][0], _shown(folders[-1])
-        lines += [
-            "",
-            f"Commands are those of `{pairs[0][0]}`; for another pair add both, `--pair {name} --out {folder}`.",
-            "Together: a random-effects mean over pairs with its interval, I², how far they differ beyond their intervals, and",
-            "the estimates of the pairs, in the order above.",
-        ]
     for section, bullets in sections.items():
         if bullets:
             lines += ["", f"## {section}", "", *bullets]
@@ -132,9 +132,9 @@ def _manifests(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _bullet(sentence: Sentence, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """One line: the claim, verdict and number by pair or together, with intervals; then the command."""
+    """One line: the claim, verdict and number by pair or together, with intervals; then the analysis, of which is the command."""
     found = "; ".join(_by_pair(name, row) for name, row in rows) if len(rows) <= APART else _together(rows)
-    return f"- {sentence.says[0].upper()}{sentence.says[1:]}: {found}. `{_CALL} {sentence.of}`"
+    return f"- {sentence.says[0].upper()}{sentence.says[1:]}: {found}. `{sentence.of}`"
 
 
 def _by_pair(name: str, row: Mapping[str, Any]) -> str:
@@ -143,7 +143,7 @@ def _by_pair(name: str, row: Mapping[str, Any]) -> str:
     verdict = _verdict(row)
     part = f"**{verdict}** on `{name}`, {_figure(interval, factor=factor)}, {problems} problems"
     effect = interval.detectable(units=problems, factor=factor)
-    return part + f" (would find {effect_of(effect, factor=factor)})" * (verdict == UNDECIDED)
+    return part + f" (finds {_effect(effect, factor=factor)})" * (verdict == UNDECIDED)
 
 
 def _together(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
@@ -163,7 +163,7 @@ def _together(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     each = ", ".join(_figure(Interval(one.estimate, nan, nan), factor=factor) for one in intervals)
     text += f"; together {_figure(pooled.interval, factor=factor)}, I² {pooled.i2:.0%}, of {each}"
     effect = pooled.interval.detectable(units=pooled.pairs, factor=factor)
-    return text + f" (would find {effect_of(effect, factor=factor)})" * (UNDECIDED in order)
+    return text + f" (finds {_effect(effect, factor=factor)})" * (UNDECIDED in order)
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
@@ -176,6 +176,10 @@ def _is_factor(row: Mapping[str, Any]) -> bool:
 
 def _figure(interval: Interval, *, factor: bool) -> str:
     return times(interval) if factor else bracketed(interval)
+
+
+def _effect(detectable: float, *, factor: bool) -> str:
+    return f"{number(detectable)}x" if factor else number(detectable)
 
 
 def _shown(folder: Path) -> str:
