@@ -96,15 +96,15 @@ def findings(folders: Sequence[Path]) -> str:
     if len(pairs) > 1:
         name, folder = pairs[-1][0], _shown(folders[-1])
         another = f", for another pair with both, `--pair {name} --out {folder}`"
-        pooled = " Together: a random-effects mean over pairs, I² (how far they differ beyond their intervals), each one's estimate."
+        pooled = " Together: a random-effects mean over pairs, I² (how much they differ beyond their intervals), all estimates."
     lines = [
         "# Findings",
         "",
         f"Measured on {count}, {names}; made by",
         f"`python -m workbench.studies.findings analyses/FINDINGS.md {' '.join(map(_shown, folders))}`.",
         f"A line ends with the analysis that gives it: `{_CALL} NAME`{another}. Numbers stand with 95% intervals over",
-        "problems, verdicts are those after Holm's adjustment within a table; finds: the smallest effect that a design finds with",
-        f"a power of 80%.{pooled} LOG.md has the whole story.",
+        "problems, verdicts are those after Holm's adjustment within a table; finds: the smallest effect that a design finds",
+        f"with a power of 80%.{pooled} LOG.md has the whole story.",
     ]
     for section, bullets in sections.items():
         if bullets:
