@@ -109,16 +109,7 @@ def neighbours_by_entropy(table: pd.DataFrame, *, kind: str | None = None, readi
         ("changed_null", "matched noise", COLOURS["null"], "dot"),
     ):
         if np.isfinite(rows[measure].to_numpy(float)).any():
-            figure.add_scatter(
-                x=strata,
-                y=rows[measure],
-                error_y=error_bars(rows, measure),
-                mode="lines+markers",
-                line={"color": colour, "width": 2, "dash": dash},
-                marker={"size": 8},
-                name=name,
-                hovertemplate="%{y:.3g}<extra></extra>",
-            )
+            figure.add_scatter(**_curve(rows, strata, measure, name, colour), line_dash=dash)
     figure.update_xaxes(title_text="stratum of base entropy, lowest first", tickvals=strata)
     figure.update_yaxes(title_text="nearest states that changed", tickformat=".0%", rangemode="tozero")
     figure.update_layout(height=420, showlegend=True)
@@ -142,16 +133,7 @@ def neighbours_by_layer(table: pd.DataFrame, *, kind: str | None = None, reading
         (0, rows["stratum"].max()), ("lowest entropy", "highest entropy"), STYLES, strict=False
     ):
         part = rows.loc[rows["stratum"] == stratum].sort_values("layer")
-        figure.add_scatter(
-            x=part["layer"],
-            y=part["changed"],
-            error_y=error_bars(part, "changed"),
-            mode="lines+markers",
-            line={"color": colour, "width": 2},
-            marker={"color": colour, "symbol": symbol, "size": 8},
-            name=name,
-            hovertemplate="%{y:.3g}<extra></extra>",
-        )
+        figure.add_scatter(**_curve(part, part["layer"], "changed", name, colour, symbol))
     figure.update_xaxes(title_text="decoder layer")
     figure.update_yaxes(title_text="nearest states that changed", tickformat=".0%", rangemode="tozero")
     figure.update_layout(height=420, showlegend=True)
@@ -174,16 +156,7 @@ def neighbour_fidelity(fidelity: pd.DataFrame) -> go.Figure:
     ):
         part = rows.loc[rows["kind"] == kind].sort_values("layer")
         if len(part):
-            figure.add_scatter(
-                x=part["layer"],
-                y=part[measure],
-                error_y=error_bars(part, measure),
-                mode="lines+markers",
-                line={"color": colour, "width": 2},
-                marker={"color": colour, "symbol": symbol, "size": 8},
-                name=name,
-                hovertemplate="%{y:.3g}<extra></extra>",
-            )
+            figure.add_scatter(**_curve(part, part["layer"], measure, name, colour, symbol))
     figure.update_xaxes(title_text="decoder layer")
     figure.update_yaxes(title_text="share of positions, or cosine", rangemode="tozero")
     figure.update_layout(height=420, showlegend=True)
@@ -213,16 +186,16 @@ def _by_layer(
         for column, value in enumerate(values, 1):
             part = rows.loc[(rows["reading"] == reading) & (rows[by] == value)].sort_values("layer")
             figure.add_scatter(
-                x=part["layer"] + 0.08 * (place - (len(readings) - 1) / 2),
-                y=part[measure],
-                error_y=error_bars(part, measure),
-                mode="lines+markers",
-                line={"color": colour, "width": 2},
-                marker={"color": colour, "symbol": symbol, "size": 8},
-                name=in_figure(str(reading)),
+                **_curve(
+                    part,
+                    part["layer"] + 0.08 * (place - (len(readings) - 1) / 2),
+                    measure,
+                    in_figure(str(reading)),
+                    colour,
+                    symbol,
+                ),
                 legendgroup=str(reading),
                 showlegend=column == 1,
-                hovertemplate="%{y:.3g}<extra></extra>",
                 row=1,
                 col=column,
             )
@@ -233,3 +206,20 @@ def _by_layer(
     )
     figure.add_hline(y=0, line={"color": COLOURS["null"], "dash": "dot"})  # pyright: ignore[reportArgumentType]
     return figure.update_layout(height=440, showlegend=True, margin={"t": 150}, legend={"y": 1.12})
+
+
+def _curve(
+    rows: pd.DataFrame, x: Any, measure: str, name: str, colour: str, symbol: str = "circle"
+) -> dict[str, Any]:
+    """A measure and its intervals along something, as one trace."""
+    return {
+        "x": x,
+        "y": rows[measure],
+        "error_y": error_bars(rows, measure),
+        "mode": "lines+markers",
+        "line_color": colour,
+        "line_width": 2,
+        "marker": {"color": colour, "symbol": symbol, "size": 8},
+        "name": name,
+        "hovertemplate": "%{y:.3g}<extra></extra>",
+    }
