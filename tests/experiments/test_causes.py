@@ -32,16 +32,32 @@ def moved(pair, problems):
 
 def test_each_cause_moves_what_it_says(moved):
     table = moved.table.set_index("cause")
-    assert [*table.index] == ["sharpen 0.3", "flatten 0.3", "turn 0.3", "scale 2", "scale 0.5", "cover"]
+    assert [*table.index] == [
+        "sharpen 0.3",
+        "flatten 0.3",
+        "turn 0.3",
+        "reword 0.3",
+        "scale 2",
+        "scale 0.5",
+        "cover",
+    ]
     there = table["entropy_there"]
     assert there["sharpen 0.3"] < 0 < there["flatten 0.3"]
     assert abs(there[["scale 2", "scale 0.5"]]).max() < 1e-5
+    assert abs(there["reword 0.3"]) < 1e-3
+    # A random turn is hardly read; other words are.
+    assert table["moved_there"]["reword 0.3"] > 2 * table["moved_there"]["turn 0.3"] > 0
+    assert table["moved_there"]["scale 2"] == pytest.approx(0, abs=1e-5)
     assert (table["problems"] == 16).all()
-    assert table["beside_turn"].notna().tolist() == [True, True, False, False, False, False]
-    assert table["beside_turn"]["sharpen 0.3"] == pytest.approx(
-        table["factor"]["sharpen 0.3"] / table["factor"]["turn 0.3"]
-    )
-    assert len(moved.claims) == 4
+    for control in ("turn", "reword"):
+        for measure, beside in (
+            ("factor", f"beside_{control}"),
+            ("over_null", f"over_null_beside_{control}"),
+        ):
+            assert table[beside].notna().tolist() == [True, True, *[False] * 5]
+            wanted = table[measure][["sharpen 0.3", "flatten 0.3"]] / table[measure][f"{control} 0.3"]
+            assert table[beside].iloc[:2].tolist() == pytest.approx(wanted.tolist())
+    assert len(moved.claims) == 8
     assert len(moved.plot().data) == 2
     assert np.isfinite(table[["factor_low", "factor_high"]].to_numpy()).all()
 
@@ -58,7 +74,8 @@ def test_shift_of_scaled_cells_is_that_of_a_forward_by_hand(pair, problems):
     _, here = module._places(prompt, 0)
     run = module._Run(pair, lens_heads(pair), 2, 1, 0)
     there = run.there(prompt, here)
-    sums = run.sums(prompt, here, there, run.change(prompt, there, Cause("scale", 2.0)))
+    double_them = run.change(prompt, there, Cause("scale", 2.0))
+    sums = run.sums(prompt, here, there, double_them(there), double_them)
 
     def double(hidden):
         factor = torch.ones(hidden.shape[1], 1)
@@ -81,7 +98,7 @@ def test_shift_of_scaled_cells_is_that_of_a_forward_by_hand(pair, problems):
         )
         wanted += float((log_p.exp() * (log_p - log_q)).sum())
     assert sums[0] == pytest.approx(wanted, rel=1e-3)
-    assert sums[4] == len(here) * (pair.depth - 1 - 3)
+    assert sums[5] == len(here) * (pair.depth - 1 - 3)
 
 
 def test_turns_leave_the_change_at_their_layer(pair, problems):

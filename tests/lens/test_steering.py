@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from workbench.lens.heads import LensHead
-from workbench.lens.steering import entropy, steered, turned
+from workbench.lens.steering import entropy, reworded, steered, turned
 
 
 @pytest.fixture
@@ -49,3 +49,19 @@ def test_a_random_turn_is_exactly_as_far():
         angle_between(hidden, moved)[rest], torch.full((11,), 0.4, dtype=torch.float64)
     )
     assert (moved[3] == 0).all()
+
+
+def test_other_words_have_the_same_entropy(head):
+    hidden = torch.randn(12, 16, dtype=torch.float64) * 3
+    hidden[3] = 0
+    moved = reworded(hidden, head, 0.3, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(moved.norm(dim=-1), hidden.norm(dim=-1))
+    before, after = (head.logits(h) for h in (hidden, moved))
+    torch.testing.assert_close(entropy(after), entropy(before), rtol=0, atol=1e-4)
+    assert (moved[3] == 0).all()
+    rest = torch.arange(12) != 3
+    assert ((angle_between(hidden, moved) - 0.3).abs()[rest] < 0.05).all()
+    kl = (before.softmax(-1) * (before.log_softmax(-1) - after.log_softmax(-1))).sum(-1)
+    assert (kl[rest] > 0.02).all()
+    again = reworded(hidden, head, 0.3, torch.Generator().manual_seed(1))
+    assert torch.equal(moved, again)

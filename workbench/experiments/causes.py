@@ -4,14 +4,15 @@ Low-entropy cells may shift more because their entropy is low, or because of wha
 are and with one thing changed at half of the visual (of a text pair: text) positions, after one layer:
 
 ``sharpen``  the residual is turned, at the same norm, to where the base's lens has less entropy; ``flatten``: more.
-``turn``     it is turned as far in a random direction: the control of both.
+``turn``     it is turned as far in a random direction: the control of both. A head hardly reads such a turn, though.
+``reword``   it is turned as far to where the base's lens says other words with the same entropy: the stricter control.
 ``scale``    its norm is multiplied in both models; the lens normalises, so that its entropy stays.
 ``cover``    what the picture shows at these positions is painted over with the picture's mean colour.
 
 The turns add the very same vector in both models, so that their change at that layer stays what it was. What the later layers
 make of it is measured: KL at the changed cells, all later layers but the last, over the same without the change. Beside it
-stand the same of KL over matched noise (entropy alone moves KL), and by how much entropy was moved. If the claim is causal,
-sharpened cells shift more than turned ones, flattened less, scaled ones as before.
+stand the same of KL over matched noise (entropy alone moves KL), and how far entropy and the lens' distribution were moved. If
+the claim is causal, sharpened cells shift more than turned and reworded ones, flattened less, scaled ones as before.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +29,9 @@ from workbench.analysis.verdicts import Claim, times
 from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
-from workbench.lens.fused import compare, matched_noise, summarise
+from workbench.lens.fused import compare, matched_noise
 from workbench.lens.heads import LensHead
-from workbench.lens.steering import steered, turned
+from workbench.lens.steering import reworded, steered, turned
 from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
@@ -41,13 +42,18 @@ from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.residuals import Edit, read_residuals
 from workbench.views import markup
 
-Kind = Literal["sharpen", "flatten", "turn", "scale", "cover"]
+Kind = Literal["sharpen", "flatten", "turn", "reword", "scale", "cover"]
 KINDS: tuple[str, ...] = get_args(Kind)
 Change: TypeAlias = Callable[[Tensor], Tensor]
 """Residuals (cells, hidden) -> what they become."""
 PLAIN = "plain"
 _CALL = "causes(pair, load_problems('shapes', limit=64))"
-MEASURES = ("entropy_there", "entropy", "factor", "over_null", "beside_turn", "over_null_beside_turn")
+CONTROLS = {"turn": "a random turn", "reword": "a turn to other words as sharp"}
+"""What sharpening and flattening are set beside: cause and words."""
+MEASURES = (
+    *("entropy_there", "moved_there", "entropy", "factor", "over_null"),
+    *(f"{measure}beside_{control}" for control in CONTROLS for measure in ("", "over_null_")),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ DEFAULT = (
     Cause("sharpen"),
     Cause("flatten"),
     Cause("turn"),
+    Cause("reword"),
     Cause("scale", 2.0),
     Cause("scale", 0.5),
     Cause("cover"),
@@ -94,9 +101,10 @@ class Causes:
     """What each change did to entropy and to the shift."""
 
     table: pd.DataFrame
-    """One row a cause: kind, problems, cells; entropy_there, the change of base entropy at the changed layer, and entropy, the
-    same in the later ones (nats); factor, KL with the change over KL without; over_null, the same of KL over matched noise;
-    beside_turn and over_null_beside_turn, both over those of a random turn as far; each with its interval."""
+    """One row a cause: kind, problems, cells; entropy_there, the change of base entropy at the changed layer, moved_there, the KL
+    of its lens to that of before, and entropy, the change in the later ones (nats); factor, KL with the change over KL without;
+    over_null, the same of KL over matched noise; beside_turn and over_null_beside_turn, both over those of a random turn as far;
+    beside_reword and over_null_beside_reword, over those of other words with the same entropy; each with its interval."""
     verdict: str
     """The line to remember."""
     provenance: Mapping[str, Any] = field(repr=False)
@@ -118,27 +126,29 @@ class Causes:
 
     @property
     def claims(self) -> list[Claim]:
-        """Whether the shift follows the entropy: beside a turn as far, over matched noise."""
+        """Whether the shift follows the entropy: beside turns as far, raw and over matched noise."""
         claims = []
         for row in self.table.to_dict("records"):
             kind = str(row["cause"]).split()[0]
-            if kind not in ("sharpen", "flatten") or np.isnan(row["beside_turn"]):
+            if kind not in ("sharpen", "flatten"):
                 continue
             sharper = kind == "sharpen"
             words = ("sharper", "more") if sharper else ("flatter", "less")
             claim = f"a {words[0]} lens at the same norm makes a cell shift {words[1]}"
-            for measure, name in (("beside_turn", "KL"), ("over_null_beside_turn", "KL over matched noise")):
-                what = f"{name} with {row['cause']}, over that with a random turn (a factor), {row['kind']} tokens, later layers"
-                interval, problems = Interval.in_row(row, measure), int(row["problems"])
-                about: dict[str, Any] = {
-                    "bound": 1.0,
-                    "above": sharper,
-                    "factor": True,
-                    "kind": str(row["kind"]),
-                }
-                claims.append(
-                    Claim(claim, "cause rather than correlation", what, interval, problems, **about)
-                )
+            for control, other in CONTROLS.items():
+                for measure, name in (("", "KL"), ("over_null_", "KL over matched noise")):
+                    interval = Interval.in_row(row, f"{measure}beside_{control}")
+                    if np.isnan(interval.estimate):
+                        continue
+                    what = f"{name} with {row['cause']}, over that with {other} (a factor), {row['kind']} tokens, later layers"
+                    about: dict[str, Any] = {
+                        "bound": 1.0,
+                        "above": sharper,
+                        "factor": True,
+                        "kind": str(row["kind"]),
+                    }
+                    place = "cause rather than correlation"
+                    claims.append(Claim(claim, place, what, interval, int(row["problems"]), **about))
         return claims
 
     def plot(self) -> Any:
@@ -194,15 +204,15 @@ def causes(
         prompt = pair.encode(item)
         kind, here = _places(prompt, seed)
         kinds.add(kind)
-        there = run.there(prompt, here)
-        sums[PLAIN].append(run.sums(prompt, here, there))
+        before = run.there(prompt, here)
+        sums[PLAIN].append(run.sums(prompt, here, before, before))
         for cause in causes:
             if cause.kind != "cover":
-                change = run.change(prompt, there, cause)
-                sums[cause.title].append(run.sums(prompt, here, there, change))
+                change = run.change(prompt, before, cause)
+                sums[cause.title].append(run.sums(prompt, here, before, change(before), change))
             elif isinstance(item, Problem) and kind == "visual" and item.images:
                 other = pair.encode(covered(item, prompt, here))
-                sums[cause.title].append(run.sums(other, here, run.there(other, here)))
+                sums[cause.title].append(run.sums(other, here, before, run.there(other, here)))
     if progress:
         progress(len(items), len(items))
     whole = {name: np.stack(rows) for name, rows in sums.items() if len(rows) == len(items)}
@@ -232,9 +242,11 @@ class _Run:
         """What becomes of residuals after the layer, in either model."""
         if cause.kind == "scale":
             return lambda rows: rows * cause.strength
+        seed = problem_seed(self.seed, f"{prompt.problem_id}/{cause.kind}")
         if cause.kind == "turn":
-            generator = torch.Generator().manual_seed(problem_seed(self.seed, f"{prompt.problem_id}/turn"))
-            moved = turned(there, cause.strength, generator)
+            moved = turned(there, cause.strength, torch.Generator().manual_seed(seed))
+        elif cause.kind == "reword":
+            moved = reworded(there, self.heads[0], cause.strength, torch.Generator().manual_seed(seed))
         else:
             moved = steered(there, self.heads[0], cause.strength, sharpen=cause.kind == "sharpen")
         delta = moved - there.to(moved.dtype)
@@ -244,12 +256,14 @@ class _Run:
         self,
         prompt: EncodedPrompt,
         here: Int[Tensor, " cells"],
-        there: Float[Tensor, "cells hidden"],
+        before: Float[Tensor, "cells hidden"],
+        after: Float[Tensor, "cells hidden"],
         change: Change | None = None,
     ) -> Array:
-        """At some positions, of later layers KL, that of noise and entropy (sums); entropy at the layer; cells later, and there.
+        """Sums over positions: of later layers KL, that of noise, entropy; at the layer entropy, KL of before to after; cells
+        later, and there.
 
-        ``there`` is what `there` gives; ``change``: what becomes of residuals there, in both models.
+        ``before``, ``after``: the base's residuals there without and with the change; ``change``: what is done to both models'.
         """
         edits = {self.layer + 1: written(here, change)} if change else None
 
@@ -264,8 +278,9 @@ class _Run:
         layers = [*range(self.layer + 1, self.pair.depth - 1)]
         read = compare_residuals(self.pair, [prompt], measure, layers=layers, write_base=edits, write=edits)
         kl, null, later = (sum(float(values[i]) for values in read.values()) for i in range(3))
-        entropy = summarise(change(there) if change else there, self.heads[0], top_k=1).entropy.double().sum()
-        return np.array([kl, null, later, float(entropy), len(here) * len(layers), len(here)], float)
+        lens = compare(before, after, self.heads[0], self.heads[0], top_k=1)
+        entropy, moved = (float(values.double().sum()) for values in (lens.entropy_rlvr, lens.kl))
+        return np.array([kl, null, later, entropy, moved, len(here) * len(layers), len(here)], float)
 
 
 def written(here: Int[Tensor, " cells"], change: Change) -> Edit:
@@ -294,33 +309,40 @@ def _places(prompt: EncodedPrompt, seed: int) -> tuple[str, Int[Tensor, " cells"
 
 
 def _table(sums: Mapping[str, Array], kinds: set[str], resamples: int, seed: int) -> pd.DataFrame:
-    """A row a cause, from the sums (problems, 6) of each, the plain run among them."""
+    """A row a cause, from the sums (problems, 7) of each, the plain run among them."""
     names, plain = [name for name in sums if name != PLAIN], sums[PLAIN]
-    turns = {name.split()[1]: place for place, name in enumerate(names) if name.startswith("turn")}
+    places = {name: place for place, name in enumerate(names)}
+    steered = [name.startswith(("sharpen", "flatten")) for name in names]
     control = [
-        turns.get(name.split()[1]) if name.startswith(("sharpen", "flatten")) else None for name in names
+        [
+            places.get(f"{kind} {name.split()[1]}") if on else None
+            for name, on in zip(names, steered, strict=True)
+        ]
+        for kind in CONTROLS
     ]
 
     def statistic(counts: Array) -> Array:
         before = counts @ plain
         after = np.stack([counts @ sums[name] for name in names], 1)  # (resamples, causes, sums)
         change = after - before[:, None]
-        there, later = divide(change[..., 3], after[..., 5]), divide(change[..., 2], after[..., 4])
+        there, moved = (divide(change[..., i], after[..., 6]) for i in (3, 4))
+        later = divide(change[..., 2], after[..., 5])
         factor = divide(after[..., 0], before[:, None, 0])
         over = divide(factor, divide(after[..., 1], before[:, None, 1]))
         beside = [
             np.full_like(values, np.nan) if place is None else divide(values, each[:, place])
+            for places in control
             for each in (factor, over)
-            for values, place in zip(each.T, control, strict=True)
+            for values, place in zip(each.T, places, strict=True)
         ]
-        return np.concatenate([there, later, factor, over, np.stack(beside, 1)], 1)
+        return np.concatenate([there, moved, later, factor, over, np.stack(beside, 1)], 1)
 
-    least = np.repeat([-np.inf, -np.inf, 0.0, 0.0, 0.0, 0.0], len(names))
+    least = np.repeat([-np.inf if "entropy" in measure else 0.0 for measure in MEASURES], len(names))
     intervals = bootstrap(statistic, len(plain), bounds=(least, np.inf), resamples=resamples, seed=seed)
     rows = []
     for place, name in enumerate(names):
         row: dict[str, Any] = {"cause": name, "kind": "all" if len(kinds) > 1 else min(kinds)}
-        row |= {"problems": len(plain), "cells": int(sums[name][:, 4].sum())}
+        row |= {"problems": len(plain), "cells": int(sums[name][:, 5].sum())}
         for step, measure in enumerate(MEASURES):
             row |= intervals[step * len(names) + place].columns(measure)
         rows.append(row)
