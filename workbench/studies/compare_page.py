@@ -60,16 +60,13 @@ def write_comparison(path: str | Path, comparison: "Comparison") -> Path:
 
 
 def _pairs(pairs: pd.DataFrame) -> dict[str, Any]:
-    """What differs as a table with a row a pair, and what is alike as a line."""
+    """What differs as a table with a column a pair, and what is alike as a line."""
     facts = [column for column in pairs if column not in ("pair", "folder")]
     texts = {column: [_fact(value) for value in pairs[column]] for column in facts}
     differ = [column for column in facts if len({*texts[column]}) > 1]
     return {
-        "columns": [column.replace("_", " ") for column in differ],
-        "rows": [
-            {"pair": pair, "cells": [texts[column][place] for column in differ]}
-            for place, pair in enumerate(pairs["pair"])
-        ],
+        "names": [*pairs["pair"]],
+        "rows": [{"fact": column.replace("_", " "), "cells": texts[column]} for column in differ],
         "alike": [
             (column.replace("_", " "), texts[column][0])
             for column in facts
