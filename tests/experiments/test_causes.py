@@ -32,21 +32,20 @@ def moved(pair, problems):
 
 def test_each_cause_moves_what_it_says(moved):
     table = moved.table.set_index("cause")
-    assert [*table.index] == [
-        "sharpen 0.3",
-        "flatten 0.3",
-        "turn 0.3",
-        "reword 0.3",
-        "scale 2",
-        "scale 0.5",
-        "cover",
-    ]
+    steered, others = ["sharpen 0.3", "flatten 0.3"], ["scale 2", "scale 0.5", "cover"]
+    controls = [f"{kind} like {cause}" for cause in steered for kind in ("turn", "reword")]
+    assert [*table.index] == [*steered, *controls, *others]
     there = table["entropy_there"]
     assert there["sharpen 0.3"] < 0 < there["flatten 0.3"]
     assert abs(there[["scale 2", "scale 0.5"]]).max() < 1e-5
-    assert abs(there["reword 0.3"]) < 1e-3
-    # A random turn is hardly read; other words are.
-    assert table["moved_there"]["reword 0.3"] > 2 * table["moved_there"]["turn 0.3"] > 0
+    for cause in steered:
+        turn, reword = (f"{kind} like {cause}" for kind in ("turn", "reword"))
+        assert table["angle"][turn] == pytest.approx(table["angle"][cause], rel=1e-4)
+        assert table["angle"][reword] == pytest.approx(table["angle"][cause], rel=0.05)
+        assert 0 < table["angle"][cause] < 0.3
+        assert abs(there[reword]) < 5e-3
+        # A random turn is hardly read; other words are.
+        assert table["moved_there"][reword] > 2 * table["moved_there"][turn] > 0
     assert table["moved_there"]["scale 2"] == pytest.approx(0, abs=1e-5)
     assert (table["problems"] == 16).all()
     for control in ("turn", "reword"):
@@ -54,9 +53,10 @@ def test_each_cause_moves_what_it_says(moved):
             ("factor", f"beside_{control}"),
             ("over_null", f"over_null_beside_{control}"),
         ):
-            assert table[beside].notna().tolist() == [True, True, *[False] * 5]
-            wanted = table[measure][["sharpen 0.3", "flatten 0.3"]] / table[measure][f"{control} 0.3"]
-            assert table[beside].iloc[:2].tolist() == pytest.approx(wanted.tolist())
+            assert table[beside].notna().tolist() == [True, True, *[False] * 7]
+            for cause in steered:
+                wanted = table[measure][cause] / table[measure][f"{control} like {cause}"]
+                assert table[beside][cause] == pytest.approx(wanted)
     assert len(moved.claims) == 8
     assert len(moved.plot().data) == 2
     assert np.isfinite(table[["factor_low", "factor_high"]].to_numpy()).all()
@@ -98,7 +98,7 @@ def test_shift_of_scaled_cells_is_that_of_a_forward_by_hand(pair, problems):
         )
         wanted += float((log_p.exp() * (log_p - log_q)).sum())
     assert sums[0] == pytest.approx(wanted, rel=1e-3)
-    assert sums[5] == len(here) * (pair.depth - 1 - 3)
+    assert sums[6] == len(here) * (pair.depth - 1 - 3)
 
 
 def test_turns_leave_the_change_at_their_layer(pair, problems):
@@ -164,3 +164,9 @@ def test_bad_settings_are_refused(pair, problems, settings, words):
 def test_bad_causes_are_refused(kind, strength):
     with pytest.raises(InputError, match=r"expected .*Cause\("):
         Cause(kind, strength)
+
+
+@pytest.mark.parametrize(("kind", "like"), [("scale", Cause("sharpen")), ("turn", Cause("scale"))])
+def test_only_turns_are_like_steered_ones(kind, like):
+    with pytest.raises(InputError, match=r"expected a turn or reword like .*Cause\("):
+        Cause(kind, like=like)

@@ -5,17 +5,13 @@ import torch
 from torch import nn
 
 from workbench.lens.heads import LensHead
-from workbench.lens.steering import entropy, reworded, steered, turned
+from workbench.lens.steering import angle_between, entropy, reworded, steered, turned
 
 
 @pytest.fixture
 def head():
     torch.manual_seed(0)
     return LensHead(nn.RMSNorm(16, elementwise_affine=False), torch.randn(40, 16) / 2)
-
-
-def angle_between(a, b):
-    return torch.acos(torch.cosine_similarity(a, b, dim=-1).clamp(-1, 1))
 
 
 def test_entropy_is_that_of_the_distribution():
@@ -60,8 +56,24 @@ def test_other_words_have_the_same_entropy(head):
     torch.testing.assert_close(entropy(after), entropy(before), rtol=0, atol=1e-4)
     assert (moved[3] == 0).all()
     rest = torch.arange(12) != 3
-    assert ((angle_between(hidden, moved) - 0.3).abs()[rest] < 0.05).all()
+    far = torch.full((11,), 0.3, dtype=torch.float64)
+    torch.testing.assert_close(angle_between(hidden, moved)[rest], far, rtol=0, atol=0.01)
     kl = (before.softmax(-1) * (before.log_softmax(-1) - after.log_softmax(-1))).sum(-1)
     assert (kl[rest] > 0.02).all()
     again = reworded(hidden, head, 0.3, torch.Generator().manual_seed(1))
     assert torch.equal(moved, again)
+
+
+def test_each_row_turns_as_far_as_it_is_told(head):
+    hidden, far = torch.randn(12, 16, dtype=torch.float64), torch.linspace(0, 0.5, 12, dtype=torch.float64)
+    turn = turned(hidden, far, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(angle_between(hidden, turn), far)
+    words = reworded(hidden, head, far, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(angle_between(hidden, words), far, rtol=0.03, atol=1e-6)
+
+
+def test_angles_are_those_of_the_arc_of_the_cosine():
+    a, b = torch.randn(2, 7, 16, dtype=torch.float64)
+    torch.testing.assert_close(angle_between(a, b), torch.cosine_similarity(a, b, dim=-1).acos())
+    assert angle_between(a, a * 2 + 1e-12).max() < 1e-10
+    assert (angle_between(a, torch.zeros_like(a)) == 0).all()

@@ -4,15 +4,18 @@ Low-entropy cells may shift more because their entropy is low, or because of wha
 are and with one thing changed at half of the visual (of a text pair: text) positions, after one layer:
 
 ``sharpen``  the residual is turned, at the same norm, to where the base's lens has less entropy; ``flatten``: more.
-``turn``     it is turned as far in a random direction: the control of both. A head hardly reads such a turn, though.
-``reword``   it is turned as far to where the base's lens says other words with the same entropy: the stricter control.
+``turn``     it is turned in a random direction, of which a head reads hardly anything.
+``reword``   it is turned to where the base's lens says other words with the same entropy.
 ``scale``    its norm is multiplied in both models; the lens normalises, so that its entropy stays.
 ``cover``    what the picture shows at these positions is painted over with the picture's mean colour.
 
 The turns add the very same vector in both models, so that their change at that layer stays what it was. What the later layers
 make of it is measured: KL at the changed cells, all later layers but the last, over the same without the change. Beside it
-stand the same of KL over matched noise (entropy alone moves KL), and how far entropy and the lens' distribution were moved. If
-the claim is causal, sharpened cells shift more than turned and reworded ones, flattened less, scaled ones as before.
+stand the same of KL over matched noise (entropy alone moves KL), and how far entropy, the residual and the lens were moved.
+
+``turn`` and ``reword`` are the controls: `like` a steered cause they turn each cell as far as that one did. If the claim is
+causal, sharpened cells shift more than both, flattened less, scaled ones as before. At equal entropy and angle the lens'
+distribution can't be moved as far as by sharpening (``moved_there``): the controls hold the turn equal, not what is read of it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +34,7 @@ from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
 from workbench.lens.fused import compare, matched_noise
 from workbench.lens.heads import LensHead
-from workbench.lens.steering import reworded, steered, turned
+from workbench.lens.steering import angle_between, reworded, steered, turned
 from workbench.models.batches import problem_seed
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt, TokenKind
@@ -48,10 +51,11 @@ Change: TypeAlias = Callable[[Tensor], Tensor]
 """Residuals (cells, hidden) -> what they become."""
 PLAIN = "plain"
 _CALL = "causes(pair, load_problems('shapes', limit=64))"
-CONTROLS = {"turn": "a random turn", "reword": "a turn to other words as sharp"}
-"""What sharpening and flattening are set beside: cause and words."""
+STEERED: tuple[Kind, ...] = ("sharpen", "flatten")
+CONTROLS: dict[Kind, str] = {"turn": "a random turn", "reword": "a turn to other words as sharp"}
+"""What steered causes are set beside: kind and words."""
 MEASURES = (
-    *("entropy_there", "moved_there", "entropy", "factor", "over_null"),
+    *("entropy_there", "angle", "moved_there", "entropy", "factor", "over_null"),
     *(f"{measure}beside_{control}" for control in CONTROLS for measure in ("", "over_null_")),
 )
 
@@ -61,11 +65,13 @@ class Cause:
     """One thing that is changed: its kind, and how much (radians of a turn, factor of a norm; nothing for ``cover``).
 
     Raises:
-        InputError: an unknown kind, a turn outside 0 to pi / 2, a factor that is not positive.
+        InputError: an unknown kind, a turn outside 0 to pi / 2, a factor that is not positive, ``like`` where it makes no sense.
     """
 
     kind: Kind
     strength: float = 0.3
+    like: "Cause | None" = None
+    """Of ``turn`` and ``reword``: not by ``strength``, but each cell as far as this cause (sharpen, flatten) turns it."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -79,17 +85,25 @@ class Cause:
                 f"Cause({self.kind!r}, 0.3)"
             )
 
+        if self.like and (self.kind not in CONTROLS or self.like.kind not in STEERED):
+            raise InputError(
+                f"`like` of {self.kind!r} is {self.like.title!r}; expected a turn or reword like a sharpen or flatten: "
+                "Cause('turn', like=Cause('sharpen', 0.3))"
+            )
+
     @property
     def title(self) -> str:
-        """Such as "sharpen 0.3"."""
+        """Such as "sharpen 0.3", "turn like sharpen 0.3"."""
+        if self.like:
+            return f"{self.kind} like {self.like.title}"
         return self.kind if self.kind == "cover" else f"{self.kind} {self.strength:g}"
 
 
+_SHARPEN, _FLATTEN = Cause("sharpen"), Cause("flatten")
 DEFAULT = (
-    Cause("sharpen"),
-    Cause("flatten"),
-    Cause("turn"),
-    Cause("reword"),
+    _SHARPEN,
+    _FLATTEN,
+    *(Cause(kind, like=cause) for cause in (_SHARPEN, _FLATTEN) for kind in CONTROLS),
     Cause("scale", 2.0),
     Cause("scale", 0.5),
     Cause("cover"),
@@ -101,10 +115,11 @@ class Causes:
     """What each change did to entropy and to the shift."""
 
     table: pd.DataFrame
-    """One row a cause: kind, problems, cells; entropy_there, the change of base entropy at the changed layer, moved_there, the KL
-    of its lens to that of before, and entropy, the change in the later ones (nats); factor, KL with the change over KL without;
-    over_null, the same of KL over matched noise; beside_turn and over_null_beside_turn, both over those of a random turn as far;
-    beside_reword and over_null_beside_reword, over those of other words with the same entropy; each with its interval."""
+    """One row a cause: kind, problems, cells; at the changed layer, of the base's residual: entropy_there, change of its lens'
+    entropy (nats), angle, how far it was turned (radians), moved_there, KL of its lens before to after (nats); in later layers
+    entropy, the change of entropy (nats), factor, KL with the change over KL without, over_null, the same of KL over matched
+    noise; beside_turn, over_null_beside_turn, beside_reword and over_null_beside_reword, both over those of the controls; each
+    with its interval."""
     verdict: str
     """The line to remember."""
     provenance: Mapping[str, Any] = field(repr=False)
@@ -130,7 +145,7 @@ class Causes:
         claims = []
         for row in self.table.to_dict("records"):
             kind = str(row["cause"]).split()[0]
-            if kind not in ("sharpen", "flatten"):
+            if kind not in STEERED:
                 continue
             sharper = kind == "sharpen"
             words = ("sharper", "more") if sharper else ("flatter", "less")
@@ -189,7 +204,8 @@ def causes(
 
     Example:
         >>> pair = wb.load_pair("shapes")
-        >>> moved = wb.causes(pair, wb.load_problems("shapes", limit=8), causes=[wb.Cause("sharpen", 0.2), wb.Cause("turn", 0.2)])
+        >>> sharpen = wb.Cause("sharpen", 0.2)
+        >>> moved = wb.causes(pair, wb.load_problems("shapes", limit=8), causes=[sharpen, wb.Cause("turn", like=sharpen)])
         >>> bool(moved.table["entropy_there"].iloc[0] < 0)
         True
     """
@@ -242,15 +258,22 @@ class _Run:
         """What becomes of residuals after the layer, in either model."""
         if cause.kind == "scale":
             return lambda rows: rows * cause.strength
-        seed = problem_seed(self.seed, f"{prompt.problem_id}/{cause.kind}")
-        if cause.kind == "turn":
-            moved = turned(there, cause.strength, torch.Generator().manual_seed(seed))
-        elif cause.kind == "reword":
-            moved = reworded(there, self.heads[0], cause.strength, torch.Generator().manual_seed(seed))
-        else:
-            moved = steered(there, self.heads[0], cause.strength, sharpen=cause.kind == "sharpen")
+        moved = self.moved(prompt, there, cause)
         delta = moved - there.to(moved.dtype)
         return lambda rows: (rows.to(delta.dtype) + delta.to(rows.device)).to(rows.dtype)
+
+    def moved(
+        self, prompt: EncodedPrompt, there: Float[Tensor, "cells hidden"], cause: Cause
+    ) -> Float[Tensor, "cells hidden"]:
+        """The base's residuals, turned."""
+        if cause.kind in STEERED:
+            return steered(there, self.heads[0], cause.strength, sharpen=cause.kind == "sharpen")
+        far = angle_between(there, self.moved(prompt, there, cause.like)) if cause.like else cause.strength
+        seed = problem_seed(self.seed, f"{prompt.problem_id}/{cause.kind}")
+        generator = torch.Generator().manual_seed(seed)
+        if cause.kind == "turn":
+            return turned(there, far, generator)
+        return reworded(there, self.heads[0], far, generator)
 
     def sums(
         self,
@@ -260,8 +283,8 @@ class _Run:
         after: Float[Tensor, "cells hidden"],
         change: Change | None = None,
     ) -> Array:
-        """Sums over positions: of later layers KL, that of noise, entropy; at the layer entropy, KL of before to after; cells
-        later, and there.
+        """Sums over positions: KL, that of noise and entropy of later layers; at the layer entropy, angle and KL from before to
+        after; cells later, and there.
 
         ``before``, ``after``: the base's residuals there without and with the change; ``change``: what is done to both models'.
         """
@@ -279,8 +302,9 @@ class _Run:
         read = compare_residuals(self.pair, [prompt], measure, layers=layers, write_base=edits, write=edits)
         kl, null, later = (sum(float(values[i]) for values in read.values()) for i in range(3))
         lens = compare(before, after, self.heads[0], self.heads[0], top_k=1)
-        entropy, moved = (float(values.double().sum()) for values in (lens.entropy_rlvr, lens.kl))
-        return np.array([kl, null, later, entropy, moved, len(here) * len(layers), len(here)], float)
+        turned_by = angle_between(before, after)
+        there = [float(values.double().sum()) for values in (lens.entropy_rlvr, turned_by, lens.kl)]
+        return np.array([kl, null, later, *there, len(here) * len(layers), len(here)], float)
 
 
 def written(here: Int[Tensor, " cells"], change: Change) -> Edit:
@@ -309,40 +333,33 @@ def _places(prompt: EncodedPrompt, seed: int) -> tuple[str, Int[Tensor, " cells"
 
 
 def _table(sums: Mapping[str, Array], kinds: set[str], resamples: int, seed: int) -> pd.DataFrame:
-    """A row a cause, from the sums (problems, 7) of each, the plain run among them."""
+    """A row a cause, from the sums (problems, 8) of each, the plain run among them."""
     names, plain = [name for name in sums if name != PLAIN], sums[PLAIN]
     places = {name: place for place, name in enumerate(names)}
-    steered = [name.startswith(("sharpen", "flatten")) for name in names]
-    control = [
-        [
-            places.get(f"{kind} {name.split()[1]}") if on else None
-            for name, on in zip(names, steered, strict=True)
-        ]
-        for kind in CONTROLS
-    ]
+    controls = [[places.get(f"{kind} like {name}") for name in names] for kind in CONTROLS]
 
     def statistic(counts: Array) -> Array:
         before = counts @ plain
         after = np.stack([counts @ sums[name] for name in names], 1)  # (resamples, causes, sums)
         change = after - before[:, None]
-        there, moved = (divide(change[..., i], after[..., 6]) for i in (3, 4))
-        later = divide(change[..., 2], after[..., 5])
+        there, angle, moved = (divide(change[..., i], after[..., 7]) for i in (3, 4, 5))
+        later = divide(change[..., 2], after[..., 6])
         factor = divide(after[..., 0], before[:, None, 0])
         over = divide(factor, divide(after[..., 1], before[:, None, 1]))
         beside = [
             np.full_like(values, np.nan) if place is None else divide(values, each[:, place])
-            for places in control
+            for control in controls
             for each in (factor, over)
-            for values, place in zip(each.T, places, strict=True)
+            for values, place in zip(each.T, control, strict=True)
         ]
-        return np.concatenate([there, moved, later, factor, over, np.stack(beside, 1)], 1)
+        return np.concatenate([there, angle, moved, later, factor, over, np.stack(beside, 1)], 1)
 
     least = np.repeat([-np.inf if "entropy" in measure else 0.0 for measure in MEASURES], len(names))
     intervals = bootstrap(statistic, len(plain), bounds=(least, np.inf), resamples=resamples, seed=seed)
     rows = []
     for place, name in enumerate(names):
         row: dict[str, Any] = {"cause": name, "kind": "all" if len(kinds) > 1 else min(kinds)}
-        row |= {"problems": len(plain), "cells": int(sums[name][:, 5].sum())}
+        row |= {"problems": len(plain), "cells": int(sums[name][:, 6].sum())}
         for step, measure in enumerate(MEASURES):
             row |= intervals[step * len(names) + place].columns(measure)
         rows.append(row)

@@ -1,8 +1,8 @@
 """Residuals whose lens is sharper or flatter at the same norm: a turn along the gradient of the lens' entropy.
 
 Cause rather than correlation: entropy goes with much else in a residual stream (its norm, what a token shows). `steered` moves
-the entropy and not the norm. Its controls go as far: `turned` in a random direction, which a head hardly reads, and `reworded`
-to other words of the same entropy, within what the head reads.
+the entropy and not the norm. Its controls go as far as it went: `turned` in a random direction, which a head hardly reads, and
+`reworded` to other words of the same entropy, by what the head reads.
 """
 
 import torch
@@ -25,48 +25,72 @@ def entropy(logits: Float[Tensor, "positions vocabulary"]) -> Float[Tensor, " po
 def steered(
     hidden: Float[Tensor, "positions hidden"], head: LensHead, angle: float, *, sharpen: bool
 ) -> Float[Tensor, "positions hidden"]:
-    """Residuals of the same norms, turned by ``angle`` (radians) to where the lens is sharper, or flatter.
+    """Residuals of the same norms, on a path of ``angle`` (radians) to where the lens is sharper, or flatter.
 
-    The path follows the gradient of the lens' entropy within the sphere; float32, or float64 for float64 residuals.
+    The path follows the gradient of the lens' entropy within the sphere. It bends, most where entropy is nearly as large as it
+    can be, so that the turn from its start to its end is less (`angle_between`); float32, or float64 for float64 residuals.
     """
     moved = _exact(hidden)
+    step = _column(angle / STEPS, moved)
     for _ in range(STEPS):
         slope = _slope(moved, head)
-        moved = _turn(moved, -slope if sharpen else slope, angle / STEPS)
+        moved = _turn(moved, -slope if sharpen else slope, step)
     return moved
 
 
 def reworded(
-    hidden: Float[Tensor, "positions hidden"], head: LensHead, angle: float, generator: torch.Generator
+    hidden: Float[Tensor, "positions hidden"],
+    head: LensHead,
+    angle: float | Float[Tensor, " positions"],
+    generator: torch.Generator,
 ) -> Float[Tensor, "positions hidden"]:
-    """Residuals of the same norms, turned by ``angle`` (radians) to where the lens says other words, as sharply as before.
+    """Residuals of the same norms, turned by ``angle`` (radians; one, or one each) to where the lens says other words as sharply.
 
     Entropy is a sum over words. The path follows the gradient of that sum with a sign drawn for each word of each position, less
     its part along the gradient of entropy: what `steered` moves, with the same weights, but not entropy. Each step is put back
-    to the entropy of the start; float32, or float64 for float64 residuals.
+    to the entropy of the start, and makes up for bends so far; float32, or float64 for float64 residuals.
     """
-    moved, step = _exact(hidden), angle / STEPS
+    moved = start = _exact(hidden)
     shape = (len(moved), len(head.weight))
     signs = (torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) * 2 - 1).to(moved.device)
     kept = entropy(head.logits(moved))
-    for _ in range(STEPS):
+    for left in range(STEPS, 0, -1):
+        step = ((_column(angle, start) - _column(angle_between(start, moved), start)) / left).clamp_min(0.0)
         slope, other = _slope(moved, head), _slope(moved, head, signs)
         share = (other * slope).sum(-1, keepdim=True) / (slope * slope).sum(-1, keepdim=True).clamp_min(_TINY)
         moved = _turn(moved, other - share * slope, step)
         slope = _slope(moved, head)
         rise = torch.linalg.vector_norm(slope, dim=-1) * torch.linalg.vector_norm(moved, dim=-1)
-        back = (kept - entropy(head.logits(moved))) / rise.clamp_min(_TINY)
-        moved = _turn(moved, slope, back.clamp(-step, step).unsqueeze(-1))
+        back = ((kept - entropy(head.logits(moved))) / rise.clamp_min(_TINY)).unsqueeze(-1)
+        moved = _turn(moved, slope, back.clamp(-step, step))
     return moved
 
 
 def turned(
-    hidden: Float[Tensor, "positions hidden"], angle: float, generator: torch.Generator
+    hidden: Float[Tensor, "positions hidden"],
+    angle: float | Float[Tensor, " positions"],
+    generator: torch.Generator,
 ) -> Float[Tensor, "positions hidden"]:
-    """Residuals of the same norms, turned by ``angle`` (radians) in a random direction each."""
+    """Residuals of the same norms, turned by ``angle`` (radians; one, or one each) in a random direction each."""
     moved = _exact(hidden)
     along = torch.randn(hidden.shape, generator=generator, dtype=moved.dtype).to(hidden.device)
-    return _turn(moved, along, angle)
+    return _turn(moved, along, _column(angle, moved))
+
+
+def angle_between(
+    one: Float[Tensor, "positions hidden"], other: Float[Tensor, "positions hidden"]
+) -> Float[Tensor, " positions"]:
+    """Radians from each row to its other; 0 where either is nothing. Exact for small ones, too, unlike the arc of a cosine."""
+    a, b = _unit(_exact(one)), _unit(_exact(other))
+    apart, along = (torch.linalg.vector_norm(rows, dim=-1) for rows in (a - b, a + b))
+    empty = (a == 0).all(-1) | (b == 0).all(-1)
+    return (2 * torch.atan2(apart, along)).masked_fill(empty, 0.0)
+
+
+def _column(angle: float | Tensor, like: Tensor) -> Tensor:
+    """As (positions, 1)."""
+    column = torch.as_tensor(angle, dtype=like.dtype, device=like.device)
+    return column.expand(len(like)).unsqueeze(-1)
 
 
 def _exact(hidden: Tensor) -> Tensor:
@@ -85,12 +109,11 @@ def _slope(hidden: Tensor, head: LensHead, signs: Tensor | None = None) -> Tenso
     return _across(gradient, _unit(hidden))
 
 
-def _turn(hidden: Tensor, along: Tensor, angle: float | Tensor) -> Tensor:
-    """Each row turned by an angle (or its own, (positions, 1)) towards another; left where that is nothing or the row itself."""
+def _turn(hidden: Tensor, along: Tensor, angle: Tensor) -> Tensor:
+    """Each row turned by its angle (positions, 1) towards another; left where that is nothing or along the row itself."""
     norm, unit = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True), _unit(hidden)
     tangent = _across(along, unit)
-    turn = torch.as_tensor(angle, dtype=hidden.dtype, device=hidden.device)
-    moved = norm * (turn.cos() * unit + turn.sin() * _unit(tangent))
+    moved = norm * (angle.cos() * unit + angle.sin() * _unit(tangent))
     return torch.where((tangent != 0).any(-1, keepdim=True), moved, hidden)
 
 
