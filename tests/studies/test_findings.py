@@ -65,9 +65,9 @@ def test_a_sentence_follows_its_number(tmp_path):
 
     page = findings([changed(tmp_path, better)])
     body, undecided = page.split(f"## {OPEN}")
-    line = next(line for line in body.splitlines() if line.startswith("- Replay improves the RLVR model"))
-    assert ": **holds** on `shapes`, 5.00 [4.00, 6.00], 300 problems." in line
-    assert "Replay improves" not in undecided
+    line = next(line for line in body.splitlines() if line.startswith("- Replay, set on validation problems"))
+    assert ": **holds** on A, 5.00 [4.00, 6.00], 300 problems." in line
+    assert "Replay, set on validation" not in undecided
 
 
 def test_a_claim_that_cannot_be_tested_on_a_pair_is_not_undecided_there(tmp_path):
@@ -78,7 +78,7 @@ def test_a_claim_that_cannot_be_tested_on_a_pair_is_not_undecided_there(tmp_path
     (tmp_path / "tested").mkdir()
     pages = [findings([ROOT / "figures"]), findings([changed(tmp_path / "tested", narrowed)])]
     assert ["undoes at least half" in page for page in pages] == [False, True]
-    assert "(Pass@16, points): **undecided** on `shapes`, 2.00 [-1.00, 5.00]" in pages[1]
+    assert "(Pass@16, points): **undecided** on A, 2.00 [-1.00, 5.00]" in pages[1]
 
 
 def other_pair(folder, name, seed):
@@ -90,6 +90,7 @@ def other_pair(folder, name, seed):
         if not isinstance(manifest, dict) or not manifest.get("claims"):
             continue
         manifest["pair"]["pair"] = name
+        manifest["pair"]["rlvr"]["weights"] = name
         for row in manifest["claims"]:
             factor = np.exp(rng.normal(0, 0.3)) if "(a factor)" in row["measured"] else 1.0
             shift = 0.0 if "(a factor)" in row["measured"] else rng.normal(0, 0.5)
@@ -103,12 +104,16 @@ def test_two_pairs_stand_one_by_one(tmp_path):
     second = other_pair(tmp_path / "smol", "smol", 1)
     (second / "entropy_shift.json").unlink()
     page = findings([ROOT / "figures", second])
-    assert "Measured on 2 small pairs, `shapes`, `smol`" in page
+    assert re.search(
+        r"Measured on 2 small pairs \(problems\): A = `shapes` \(\d+ to 300\), B = `smol` \(\d+ to 300\); A",
+        page,
+    )
+    assert "A and B have one base model." in page
     assert f"`--pair smol --out {second.as_posix()}`" in page
     for line in page.splitlines():
         if not line.startswith("- "):
             continue
-        own = line.count(" on `")
+        own = len(re.findall(r" on [AB],", line))
         assert own == (1 if "`entropy_shift`" in line else 2), line
         assert len(re.findall(r"\[-?[\d.e-]+, -?[\d.e-]+\], \d+ problems", line)) == own, line
         assert "together" not in line
@@ -121,7 +126,8 @@ def test_three_pairs_are_pooled_and_fill_two_pages_at_most(tmp_path):
     ]
     page = findings(folders)
     bullets = [line for line in page.splitlines() if line.startswith("- ")]
-    assert all(re.search(r" on \d of 3 pairs", line) for line in bullets)
+    assert all(re.search(r"\*\* on \d of 3", line) for line in bullets)
+    assert all(re.search(r", of A [^ ]+, B [^ ]+, C [^ ]+(\.| )", line) for line in bullets)
     assert all(re.search(r"together .*\[-?[\d.e-]+, -?[\d.e-]+\], I² \d+%", line) for line in bullets)
     measured = "Pass@1, rlvr − sft, points"
     rows = []
@@ -139,7 +145,7 @@ def test_three_pairs_are_pooled_and_fill_two_pages_at_most(tmp_path):
         maxiter=1000,
     )
     low, high = theirs.conf_int()[1]
-    line = next(line for line in bullets if "as much training without RL" in line)
+    line = next(line for line in bullets if "as much training without RL does" in line)
     assert (
         f"together {bracketed(Interval(theirs.mean_effect_re, low, high))}, I² {max(0, theirs.i2):.0%}"
         in line
@@ -154,13 +160,14 @@ def test_a_sentence_that_no_pair_has_yet_is_left_out_where_it_may_be(tmp_path):
     assert words[1:] not in findings([ROOT / "figures"])
     manifest = json.loads((ROOT / "figures" / "readings.json").read_text(encoding="utf-8"))
     manifest["pair"]["pair"] = "smol"
+    manifest["pair"]["rlvr"]["weights"] = "its own"
     for row in manifest["claims"]:
         row["measured"] = row["measured"].replace("visual tokens", "text tokens")
     (tmp_path / "readings.json").write_text(json.dumps(manifest), encoding="utf-8")
     page = findings([ROOT / "figures", tmp_path])
     line = next(line for line in page.splitlines() if words[1:] in line)
-    assert "on `smol`" in line
-    assert "on `shapes`" not in line
+    assert " on B," in line
+    assert " on A," not in line
 
 
 def test_missing_numbers_and_mixed_pairs_are_refused(tmp_path):
@@ -171,4 +178,23 @@ def test_missing_numbers_and_mixed_pairs_are_refused(tmp_path):
         findings([tmp_path])
     changed(tmp_path, lambda manifest: manifest["pair"].update(pair="mine"))
     with pytest.raises(InputError, match="holds figures of mine, shapes; give each pair a folder"):
+        findings([tmp_path])
+
+
+def test_a_pair_counts_once(tmp_path):
+    twin = other_pair(tmp_path / "again", "shapes", 1)
+    with pytest.raises(InputError, match="is of the pair 'shapes', as another is; it would count twice"):
+        findings([ROOT / "figures", twin])
+    with pytest.raises(InputError, match="would count twice"):
+        findings([ROOT / "figures", ROOT / "figures"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "is no JSON"), ('{"claims": [1], "pair": "x"}', "names no pair")]
+)
+def test_a_broken_manifest_is_named(tmp_path, text, words):
+    (tmp_path / "coverage.json").write_text(text, encoding="utf-8")
+    with pytest.raises(
+        InputError, match=rf"coverage\.json {words}.*workbench figures coverage makes it again"
+    ):
         findings([tmp_path])

@@ -4,8 +4,9 @@
 
 The sentences stand in ``findings.yaml``, and can be true or false; the manifests of every folder of figures, each of one pair,
 say which. A number that one or two pairs have stands by pair; of more pairs it is pooled (`estimates.pool`), with how many of
-them each verdict is of. What is undecided on every pair goes to the end, with the smallest effect that would have been found; a
-pair on which a claim can't be tested, such as one without narrowing to undo, has no part in its sentence.
+them each verdict is of, and each pair's estimate behind its letter. What is undecided on every pair goes to the end, with the
+smallest effect that would have been found; a pair on which a claim can't be tested, such as one without narrowing to undo, has
+no part in its sentence.
 """
 
 import json
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import nan
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import yaml
@@ -63,6 +65,20 @@ def sentences() -> tuple[Sentence, ...]:
     )
 
 
+@dataclass(frozen=True)
+class _Pair:
+    letter: str
+    """Which stands before its number where several pairs have one."""
+    name: str
+    manifests: Mapping[str, Any]
+    """By analysis."""
+
+    def weights(self, role: str) -> str:
+        """Digest of a model's weights; its name where there is none."""
+        about = next(iter(self.manifests.values()))["pair"]
+        return str(about.get(role, {}).get("weights") or f"{self.name}/{role}")
+
+
 def findings(folders: Sequence[Path]) -> str:
     """The page, as Markdown.
 
@@ -70,17 +86,18 @@ def findings(folders: Sequence[Path]) -> str:
         folders: of figures, one a pair.
 
     Raises:
-        InputError: a folder has no manifests, or a sentence's number is in none of them.
+        InputError: a folder has no manifests, two are of one pair, or a sentence's number is in none of them.
     """
-    pairs = [_manifests(Path(folder)) for folder in folders]
+    pairs = _lettered(folders)
+    used: dict[str, list[int]] = {pair.name: [] for pair in pairs}
     sections: dict[str, list[str]] = {sentence.section: [] for sentence in sentences()} | {OPEN: []}
     for sentence in sentences():
         rows = [
-            (name, row)
-            for name, manifests in pairs
-            if sentence.of in manifests and (row := sentence.of_manifest(manifests[sentence.of]))
+            (pair, row)
+            for pair in pairs
+            if sentence.of in pair.manifests and (row := sentence.of_manifest(pair.manifests[sentence.of]))
         ]
-        tested = [(name, row) for name, row in rows if row["adjusted"] != UNTESTED]
+        tested = [(pair, row) for pair, row in rows if row["adjusted"] != UNTESTED]
         if not tested and (rows or sentence.optional):
             continue
         if not rows:
@@ -90,34 +107,88 @@ def findings(folders: Sequence[Path]) -> str:
             )
         decided = any(row["adjusted"] in (STATES[True], STATES[False]) for _, row in tested)
         sections[sentence.section if decided else OPEN].append(_bullet(sentence, tested))
-    names = ", ".join(f"`{name}`" for name, _ in pairs)
-    count = "one small pair" if len(pairs) == 1 else f"{len(pairs)} small pairs"
-    another = pooled = ""
-    if len(pairs) > 1:
-        name, folder = pairs[-1][0], _shown(folders[-1])
-        another = f", for another pair with both, `--pair {name} --out {folder}`"
-        pooled = " Together: a random-effects mean over pairs, I² (how much they differ beyond their intervals), all estimates."
-    lines = [
-        "# Findings",
-        "",
-        f"Measured on {count}, {names}; made by",
-        f"`python -m workbench.studies.findings analyses/FINDINGS.md {' '.join(map(_shown, folders))}`.",
-        f"A line ends with the analysis that gives it: `{_CALL} NAME`{another}. Numbers stand with 95% intervals over",
-        "problems, verdicts are those after Holm's adjustment within a table; finds: the smallest effect that a design finds",
-        f"with a power of 80%.{pooled} LOG.md has the whole story.",
-    ]
+        for pair, row in tested:
+            used[pair.name].append(int(row["problems"]))
+    lines = ["# Findings", "", *_head(pairs, folders, used)]
     for section, bullets in sections.items():
         if bullets:
             lines += ["", f"## {section}", "", *bullets]
     return "\n".join(lines) + "\n"
 
 
+def _head(pairs: Sequence[_Pair], folders: Sequence[Path], used: Mapping[str, Sequence[int]]) -> list[str]:
+    """What the page is of, how it was made, and how its lines are read."""
+    several = len(pairs) > 1
+    count = f"{len(pairs)} small pairs" if several else "one small pair"
+    names = ", ".join(f"{pair.letter} = `{pair.name}` ({_span(used[pair.name])})" for pair in pairs)
+    shared: dict[str, list[str]] = {}
+    for pair in pairs:
+        shared.setdefault(pair.weights("base"), []).append(pair.letter)
+    one_base = [
+        f"; {' and '.join(letters)} have one base model" for letters in shared.values() if len(letters) > 1
+    ]
+    another = pooled = ""
+    if several:
+        another = f" (another pair: `--pair {pairs[-1].name} --out {_shown(folders[-1])}`, as many problems: `--limit`)"
+        pooled = (
+            " Together: a random-effects mean over pairs; I²: how much they differ beyond their intervals."
+        )
+    return [
+        f"Measured on {count} (problems): {names}{''.join(one_base)}. Made by",
+        f"`python -m workbench.studies.findings analyses/FINDINGS.md {' '.join(map(_shown, folders))}`.",
+        f"A line ends with its analysis: `{_CALL} NAME`{another}. Intervals (95%) are over problems, shifts",
+        "below the last layer, their factors (x) those of the lowest fifth of entropy over the highest; verdicts are after",
+        "Holm's adjustment within a table; finds: the smallest effect that a design finds with a power of 80%."
+        f"{pooled} LOG.md has the whole story.",
+    ]
+
+
+def _span(problems: Sequence[int]) -> str:
+    return (
+        "no"
+        if not problems
+        else f"{min(problems)} to {max(problems)}"
+        if len({*problems}) > 1
+        else str(problems[0])
+    )
+
+
+def _lettered(folders: Sequence[Path]) -> list[_Pair]:
+    """The pairs of some folders, no two of them one."""
+    if len(folders) > len(ascii_uppercase):
+        raise InputError(
+            f"`folders` are {len(folders)}; expected at most {len(ascii_uppercase)}, one a letter"
+        )
+    pairs: list[_Pair] = []
+    for letter, folder in zip(ascii_uppercase, folders, strict=False):
+        name, manifests = _manifests(Path(folder))
+        pair = _Pair(letter, name, manifests)
+        for other in pairs:
+            if other.name == name or other.weights("rlvr") == pair.weights("rlvr"):
+                raise InputError(
+                    f"`folders`: {_shown(folder)} is of the pair {other.name!r}, as another is; it would count twice: name each "
+                    f"pair's folder once"
+                )
+        pairs.append(pair)
+    return pairs
+
+
 def _manifests(folder: Path) -> tuple[str, dict[str, Any]]:
     """Name of the pair, and its manifests by analysis."""
-    manifests = {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
-    }
-    manifests = {name: one for name, one in manifests.items() if isinstance(one, dict) and one.get("claims")}
+    manifests = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(
+                f"`folders`: {_shown(path)} is no JSON ({error}); {_CALL} {path.stem} makes it again"
+            ) from None
+        if isinstance(manifest, dict) and manifest.get("claims"):
+            if not isinstance(manifest.get("pair"), dict) or "pair" not in manifest["pair"]:
+                raise InputError(
+                    f"`folders`: {_shown(path)} names no pair; {_CALL} {path.stem} makes it again"
+                )
+            manifests[path.stem] = manifest
     if not manifests:
         raise InputError(
             f"`folders`: {_shown(folder)} has no manifests of figures; make some: {_CALL} --out {_shown(folder)}"
@@ -131,36 +202,39 @@ def _manifests(folder: Path) -> tuple[str, dict[str, Any]]:
     return names.pop(), manifests
 
 
-def _bullet(sentence: Sentence, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+def _bullet(sentence: Sentence, rows: Sequence[tuple[_Pair, Mapping[str, Any]]]) -> str:
     """One line: the claim, verdict and number by pair or together, with intervals; then the analysis, of which is the command."""
-    found = "; ".join(_by_pair(name, row) for name, row in rows) if len(rows) <= APART else _together(rows)
+    found = "; ".join(_by_pair(pair, row) for pair, row in rows) if len(rows) <= APART else _together(rows)
     return f"- {sentence.says[0].upper()}{sentence.says[1:]}: {found}. `{sentence.of}`"
 
 
-def _by_pair(name: str, row: Mapping[str, Any]) -> str:
+def _by_pair(pair: _Pair, row: Mapping[str, Any]) -> str:
     """What one pair shows."""
     interval, problems, factor = Interval.in_row(row, "estimate"), int(row["problems"]), _is_factor(row)
     verdict = _verdict(row)
-    part = f"**{verdict}** on `{name}`, {_figure(interval, factor=factor)}, {problems} problems"
+    part = f"**{verdict}** on {pair.letter}, {_figure(interval, factor=factor)}, {problems} problems"
     effect = interval.detectable(units=problems, factor=factor)
     return part + f" (finds {_effect(effect, factor=factor)})" * (verdict == UNDECIDED)
 
 
-def _together(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+def _together(rows: Sequence[tuple[_Pair, Mapping[str, Any]]]) -> str:
     """What several pairs show: of how many each verdict is, and the mean over them."""
     by_verdict: dict[str, list[str]] = {}
-    for name, row in rows:
-        by_verdict.setdefault(_verdict(row), []).append(f"`{name}`")
+    for pair, row in rows:
+        by_verdict.setdefault(_verdict(row), []).append(pair.letter)
     order = sorted(by_verdict, key=lambda verdict: -len(by_verdict[verdict]))
     first, *others = order
     factor = _is_factor(rows[0][1])
     intervals = [Interval.in_row(row, "estimate") for _, row in rows]
     pooled = pool(intervals, [int(row["problems"]) for _, row in rows], factor=factor)
-    text = f"**{first}** on {len(by_verdict[first])} of {len(rows)} pairs"
+    text = f"**{first}** on {len(by_verdict[first])} of {len(rows)}"
     text += "".join(f", {verdict} on {' and '.join(by_verdict[verdict])}" for verdict in others)
     if pooled.pairs < 2:  # such as factors whose intervals reach 0
-        return f"{text}; {'; '.join(_by_pair(name, row) for name, row in rows)}"
-    each = ", ".join(_figure(Interval(one.estimate, nan, nan), factor=factor) for one in intervals)
+        return f"{text}; {'; '.join(_by_pair(pair, row) for pair, row in rows)}"
+    each = ", ".join(
+        f"{pair.letter} {_figure(Interval(one.estimate, nan, nan), factor=factor)}"
+        for (pair, _), one in zip(rows, intervals, strict=True)
+    )
     text += f"; together {_figure(pooled.interval, factor=factor)}, I² {pooled.i2:.0%}, of {each}"
     effect = pooled.interval.detectable(units=pooled.pairs, factor=factor)
     return text + f" (finds {_effect(effect, factor=factor)})" * (UNDECIDED in order)
