@@ -233,6 +233,11 @@ def test_bad_tables_are_refused():
 def test_cells_that_do_not_fit_are_refused(pair, problems):
     with pytest.raises(InputError, match="fitted on another model"):
         cell_table(pair, problems, translators=Translators.identity(3, 160))
+    plain = Translators.identity(pair.depth, pair.base.hidden_size)
+    for model in ("base", "rlvr"):
+        foreign = replace(plain, provenance={model: {"weights": "another's"}})
+        with pytest.raises(InputError, match="fitted on another model"):
+            cell_table(pair, problems, translators=foreign)
     with pytest.raises(InputError, match="`problems` is empty; give at least one: cell_table"):
         cell_table(pair, [])
     small = tiny.pair("qwen2_5_vl")

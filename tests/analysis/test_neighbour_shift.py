@@ -1,5 +1,6 @@
 """What changed of the nearest text states, by stratum, against sums by hand; and the claims that follow."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from workbench.errors import InputError
 from workbench.models.prompts import TokenKind
 from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.neighbours import Neighbours
+from workbench.tracing.readings import TunedLens
+from workbench.tracing.tuned_lens import Translators
 
 FAST = {"resamples": 100, "seed": 3}
 
@@ -114,6 +117,67 @@ def test_other_cells_are_refused(found, traced):
         neighbour_shift(found, traced.select(prompt=0), **FAST)
     with pytest.raises(InputError, match="`controls`: 'sft' was read at other cells"):
         neighbour_shift(found, traced, controls={"sft": found.select(prompt=0)}, **FAST)
+
+
+def test_a_trace_of_other_prompts_or_in_another_order_is_refused(pair, problems, found, traced):
+    same_size = wb.trace(pair, problems[::-1], top_k=1, null_draws=0)
+    assert same_size.entropy_base.shape == found.overlap.shape
+    with pytest.raises(
+        InputError, match=r"`traced` holds other prompts, or these in another order: at pos.*prob"
+    ):
+        neighbour_shift(found, same_size, **FAST)
+    said = replace(traced, token_id=traced.token_id.flip(0))
+    with pytest.raises(InputError, match="at position 0 token"):
+        neighbour_shift(found, said, **FAST)
+    assert neighbour_shift(found, wb.trace(pair, problems, top_k=1, null_draws=0), **FAST).claims
+
+
+def test_a_trace_of_another_pair_or_through_another_lens_is_refused(pair, problems, found, traced):
+    tuned = TunedLens(Translators.identity(pair.depth, pair.base.hidden_size))
+    read = wb.trace(pair, problems, top_k=1, null_draws=0, reading=tuned)
+    with pytest.raises(InputError, match="`traced` was read through the tuned lens, expected the logit lens"):
+        neighbour_shift(found, read, **FAST)
+    for model in ("base", "rlvr"):
+        other = traced.provenance | {model: traced.provenance[model] | {"weights": "theirs"}}
+        with pytest.raises(InputError, match=f"of another pair, whose {model} model has weights theirs"):
+            neighbour_shift(found, replace(traced, provenance=other), **FAST)
+    unknown = replace(found, weights={})
+    assert neighbour_shift(unknown, traced, **FAST).claims  # of a folder of an earlier version
+
+
+def test_what_is_no_neighbours_or_no_trace_is_refused(found, traced):
+    with pytest.raises(InputError, match="`found` is a LensTrace, expected Neighbours"):
+        neighbour_shift(traced, found, **FAST)
+    with pytest.raises(InputError, match="`traced` is a LatentLens, expected LensTrace"):
+        neighbour_shift(found, found.lens, **FAST)
+    with pytest.raises(InputError, match="`controls`: 'sft' is a LensTrace, expected Neighbours"):
+        neighbour_shift(found, traced, controls={"sft": traced}, **FAST)
+
+
+def test_controls_have_the_pair_s_base(found, traced):
+    own = replace(found, weights={**found.weights, "rlvr": "not trained"})
+    assert neighbour_shift(found, traced, controls={"sft": own}, **FAST).claims
+    other = replace(found, weights={**found.weights, "base": "theirs"})
+    with pytest.raises(InputError, match="`controls`: 'sft' has a base with other weights than the pair"):
+        neighbour_shift(found, traced, controls={"sft": other}, **FAST)
+
+
+def test_the_pair_that_was_read_stands_in_what_was_found(pair, found, tmp_path):
+    assert found.weights == {model: pair.provenance[model]["weights"] for model in ("base", "rlvr")}
+    assert Neighbours.load(found.save(tmp_path), found.prompts, found.lens).weights == found.weights
+    first, second = found.select(prompt=0), found.select(prompt=1)
+    assert Neighbours.join([replace(first, weights={}), second]).weights == found.weights
+    with pytest.raises(InputError, match="`parts` are of several pairs"):
+        Neighbours.join([first, replace(second, weights={"base": "theirs"})])
+    file = tmp_path / "neighbours.json"
+    about = json.loads(file.read_text())
+    for held in ("x", None, [1]):
+        file.write_text(json.dumps(about | {"weights": held}))
+        with pytest.raises(InputError, match="holds no neighbours of these"):
+            Neighbours.load(tmp_path, found.prompts, found.lens)
+    del about["weights"]
+    file.write_text(json.dumps(about))
+    assert Neighbours.load(tmp_path, found.prompts, found.lens).weights == {}
 
 
 def test_parts_are_the_whole_and_come_back_from_a_folder(found, tmp_path):

@@ -11,6 +11,7 @@ from synthetic import SCRIPT
 
 import workbench as wb
 from workbench.errors import InputError
+from workbench.lens.neighbours import unit
 from workbench.models.anatomy import dissect
 from workbench.studies import read_through
 from workbench.studies.explore import Explorer, explore
@@ -175,7 +176,7 @@ def test_a_folder_tells_which_reading_it_holds(lens, tmp_path):
 def test_what_does_not_fit_is_refused_before_any_work(tiny_pair, problems, lens, tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.studies.study.trace", lambda *a, **k: pytest.fail("traced"))
     monkeypatch.setattr("workbench.studies.explore.trace", lambda *a, **k: pytest.fail("traced"))
-    narrow = replace(lens, states=lens.states[:, :4])
+    narrow = replace(lens, states=unit(lens.states[:, :4]))
     with pytest.raises(InputError, match="states of width 4"):
         study(tiny_pair, problems, tmp_path / "run", reading=narrow)
     with pytest.raises(InputError, match="states of width 4"):

@@ -1,5 +1,6 @@
 """LatentLens: the package `latentlens` is the oracle of neighbours and of the index; overlap and rank by hand."""
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -121,6 +122,98 @@ def test_an_index_with_code_in_it_is_refused_before_it_runs(tmp_path):
         LatentLens.load(tmp_path / "nowhere")
 
 
+ROWS = [{"token_id": i, "position": i, "caption": "a", "token_str": "a"} for i in range(4)]
+
+
+def written(folder, held):
+    (folder / "layer_1").mkdir(parents=True)
+    torch.save(held, folder / "layer_1" / "embeddings_cache.pt")
+    return folder
+
+
+BAD_LAYERS = {
+    "it holds a Tensor": torch.ones(4, 8),
+    "it holds a list": [1],
+    r"float32 \(4,\), and 4 entries": {"embeddings": torch.ones(4), "metadata": ROWS},
+    r"float32 \(0, 8\), and 0 entries": {"embeddings": torch.ones(0, 8), "metadata": []},
+    r"sparse_coo, and 4 entries": {"embeddings": torch.ones(4, 8).to_sparse(), "metadata": ROWS},
+    r"complex64": {"embeddings": torch.ones(4, 8, dtype=torch.complex64), "metadata": ROWS},
+    r"Overflow": {"embeddings": torch.ones(4, 8), "metadata": [{"token_id": 2**70}] * 4},
+    r"interpreted as an integer": {"embeddings": torch.ones(4, 8), "metadata": [{"position": 1.5}] * 4},
+    r"`token_id` holds -2 to -2": {"embeddings": torch.ones(4, 8), "metadata": [{"token_id": -2}] * 4},
+    r"of row 0 is 0 ": {"embeddings": torch.zeros(4, 8), "metadata": ROWS},
+}
+
+
+@pytest.mark.parametrize("message", BAD_LAYERS)
+def test_a_layer_that_is_none_is_refused_by_its_file_s_name(tmp_path, message):
+    written(tmp_path, BAD_LAYERS[message])
+    with pytest.raises(
+        InputError, match=rf"layer_1/embeddings_cache\.pt is no index of a layer \(.*{message}"
+    ):
+        LatentLens.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_an_index_in_half_precision_or_of_another_length_is_made_unit(tmp_path, dtype, scale):
+    vectors = scale * unit(torch.randn(4, 8, generator=torch.Generator().manual_seed(3)))
+    lens = LatentLens.load(written(tmp_path, {"embeddings": vectors.to(dtype), "metadata": ROWS}))
+    torch.testing.assert_close(lens.states, unit(vectors.to(dtype)))
+    assert lens.states.dtype == torch.float32
+    assert lens.layer.tolist() == [0] * 4
+
+
+@pytest.fixture(scope="module")
+def states() -> LatentLens:
+    made = torch.arange(4)
+    vectors = unit(torch.randn(4, 8, generator=torch.Generator().manual_seed(3)))
+    return LatentLens(
+        vectors, made, made.clone(), made.clone(), made.clamp(max=1), ("a", "b", "c", "d"), ("ab", "cd")
+    )
+
+
+BAD_FIELDS = {
+    r"`states` must have length 1, that of row 0 is 3": lambda lens: {"states": lens.states * 3},
+    r"that of row 1 is nan \(in all 1": lambda lens: {
+        "states": lens.states.where(lens.position[:, None] != 1, torch.nan)
+    },
+    r"`states` is float16": lambda lens: {"states": lens.states.half()},
+    r"`layer` is float32": lambda lens: {"layer": lens.layer.float()},
+    r"`layer` is a list": lambda lens: {"layer": [0, 1, 2, 3]},
+    r"`layer` holds -2 to 1": lambda lens: {"layer": lens.layer - 2},
+    r"`token_id` holds -3 to 0": lambda lens: {"token_id": lens.token_id - 3},
+    r"`position` holds -1000 to -997": lambda lens: {"position": lens.position - 1000},
+    r"`context` holds 0 to 1, expected 0 or more, below the number of `contexts`, 0": lambda lens: {
+        "contexts": ()
+    },
+    r"`context` holds 100 to 101": lambda lens: {"context": lens.context + 100},
+    r"`context` holds -1 to 0": lambda lens: {"context": lens.context - 1},
+    r"`tokens` is \(1, 1, 1, 1\)": lambda lens: {"tokens": (1,) * 4},
+    r"`provenance` is None": lambda lens: {"provenance": None},
+    r"`provenance` is \{'model': 'x'\}": lambda lens: {"provenance": {"model": "x"}},
+}
+
+
+@pytest.mark.parametrize("message", BAD_FIELDS)
+def test_fields_that_can_t_be_are_refused(states, message):
+    with pytest.raises(InputError, match=message):
+        replace(states, **BAD_FIELDS[message](states))
+
+
+def test_unit_states_that_were_rounded_are_taken(states):
+    rounded = replace(states, states=states.states.bfloat16().float())
+    assert len(replace(rounded, position=states.position - 1)) == 4  # -1: not known
+
+
+@pytest.mark.parametrize("held", [None, "x", {"model": "x"}])
+def test_a_saved_provenance_that_is_none_is_refused_by_the_file_s_name(states, tmp_path, held):
+    file = states.save(tmp_path) / "states.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"provenance": held}))
+    with pytest.raises(InputError, match=r"holds no states \(states\.json .*`provenance` is"):
+        LatentLens.load(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def read(tiny_pair):
     problems = [tiny.problem(seed=0), tiny.problem(seed=1)]
@@ -231,6 +324,11 @@ def test_bad_input_is_refused(tiny_pair, text_pair, read):
     other = replace(lens, provenance={"model": {"weights": "of another"}})
     with pytest.raises(InputError, match="weights of another, which is neither of"):
         wb.read_neighbours(tiny_pair, problems, other)
+    deep = replace(lens, layer=lens.layer + tiny.LAYERS)
+    with pytest.raises(InputError, match=rf"has states with layer .* have 0 to {tiny.LAYERS - 1}"):
+        wb.read_neighbours(tiny_pair, problems, deep)
+    with pytest.raises(InputError, match=r"has states with token_id .* build it of this pair"):
+        wb.explore(tiny_pair, problems, reading=replace(lens, token_id=lens.token_id + 10**6))
     with pytest.raises(InputError, match="a LatentLens has none: read_neighbours"):
         wb.trace(tiny_pair, problems, reading=lens)
     with pytest.raises(InputError, match="`layer` does not fit"):

@@ -131,6 +131,13 @@ def test_trace_reads_the_null_with_the_rlvr_models_head(null):
     ("settings", "words"),
     [
         ({"null": "shuffled"}, "`null` is 'shuffled', expected one of noise, covariance, exchanged"),
+        (
+            {"null": None},
+            "`null` is None, expected one of noise, covariance, exchanged, or several in a list",
+        ),
+        ({"null": 3}, "`null` is 3, expected one of"),
+        ({"null": [["noise"]]}, "`null` is [['noise']], expected one of"),
+        ({"null": []}, "`null` is '', expected one of"),
         ({"null": "exchanged", "null_draws": 0}, "`null_draws` is 0, but null='exchanged' asks for draws"),
     ],
 )

@@ -1,5 +1,6 @@
 """Readings: identity is the logit lens, published translators do what their card says, and none reads another model."""
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -190,6 +191,69 @@ def test_damaged_folders_are_refused(tmp_path):
         TunedLens.load(tmp_path)
 
 
+ZEROS = {"weight": torch.zeros(WIDTH, WIDTH), "bias": torch.zeros(WIDTH)}
+BAD_PARTS = {
+    r"weight that is float32 \(\)": {"weight": torch.zeros(())},
+    r"bias that is float32 \(32,\), sparse_coo": {"bias": torch.zeros(WIDTH).to_sparse()},
+    r"bias that is complex64": {"bias": torch.zeros(WIDTH, dtype=torch.complex64)},
+    r"bias that is int64": {"bias": torch.zeros(WIDTH).long()},
+}
+
+
+@pytest.mark.parametrize("message", BAD_PARTS)
+@pytest.mark.parametrize("layout", ["params.pt", "stages"])
+def test_tensors_of_other_kinds_are_refused_by_the_file_s_name(tmp_path, layout, message):
+    part = ZEROS | BAD_PARTS[message]
+    if layout == "stages":
+        write_stages(tmp_path)
+        torch.save({"state": part}, tmp_path / "translators" / "translator_stage_02.pt")
+        named = r"translator_stage_02\.pt"
+    else:
+        torch.save({f"{stage}.{k}": v for stage in range(3) for k, v in part.items()}, tmp_path / "params.pt")
+        named = r"params\.pt"
+    with pytest.raises(InputError, match=f"{named} has .*{message}"):
+        TunedLens.load(tmp_path)
+
+
+@pytest.mark.parametrize("strange", [0, "²x", "0x.weight", None, (1, 2)])
+def test_entries_numbered_in_another_way_are_refused(tmp_path, strange):
+    torch.save({strange: torch.zeros(2)}, tmp_path / "params.pt")
+    with pytest.raises(
+        InputError, match=r"params\.pt holds \[.*\]; expected tensors by the names '0.weight'"
+    ):
+        TunedLens.load(tmp_path)
+    whole = {f"{stage}.{k}": v for stage in range(3) for k, v in ZEROS.items()}
+    torch.save(whole | {strange: torch.zeros(2)}, tmp_path / "params.pt")
+    with pytest.raises(InputError, match=r"params\.pt holds"):
+        TunedLens.load(tmp_path)
+    torch.save(whole | {"extra": 1}, tmp_path / "params.pt")
+    assert TunedLens.load(tmp_path).base.provenance["stages"] == 3
+
+
+def test_text_in_the_place_of_tensors_is_refused(tmp_path):
+    (tmp_path / "params.pt").write_text("hello")
+    with pytest.raises(InputError, match=r"params\.pt can't be read \(KeyError"):
+        TunedLens.load(tmp_path)
+
+
+@pytest.mark.parametrize("held", ["x", None, [1], {"base": "x"}, {"rlvr": None}])
+def test_a_provenance_that_says_nothing_readable_is_refused(tmp_path, held):
+    random_translators(1).save(tmp_path)
+    file = tmp_path / "translators.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"provenance": held}))
+    with pytest.raises(InputError, match=r"translators\.json' has the provenance"):
+        TunedLens.load(tmp_path)
+    with pytest.raises(InputError, match="`rlvr` has the provenance"):
+        TunedLens(random_translators(1), replace(random_translators(2), provenance=held))
+
+
+def test_what_is_no_translators_is_refused():
+    with pytest.raises(InputError, match="`base` is a TunedLens, expected Translators"):
+        TunedLens(TunedLens(random_translators(1)))
+    with pytest.raises(InputError, match="`base` is a NoneType"):
+        TunedLens(None)
+
+
 def test_both_models_translators_come_back(tmp_path):
     both = TunedLens(random_translators(1), random_translators(2))
     again = TunedLens.load(both.save(tmp_path / "lens"))
@@ -221,6 +285,29 @@ def test_translators_of_another_model_are_refused(tiny_pair, problem):
         TunedLens(base, Translators.identity(2, WIDTH))
     with pytest.raises(InputError, match="`reading` is a str, expected one that gives a distribution"):
         trace("tuned lens")
+    with pytest.raises(InputError, match="`reading` is the class TunedLens, expected one that gives"):
+        trace(TunedLens)
+    with pytest.raises(InputError, match="`reading` is the class LogitLens"):
+        wb.weight_nulls(tiny_pair, [problem], kinds=["gaussian"], draws=1, reading=LogitLens)
+
+
+def test_each_model_is_read_by_what_was_fitted_on_it(tiny_pair, tmp_path):
+    own = {model: {"weights": tiny_pair.provenance[model]["weights"]} for model in ("base", "rlvr")}
+    base, rlvr = (random_translators(1, **{model: own[model]}) for model in own)
+    foreign = random_translators(1, pair="other", rlvr={"weights": "theirs"})
+    for kept in (TunedLens(base), TunedLens(base, rlvr), TunedLens(random_translators(1))):
+        kept.check(tiny_pair)
+    refused = {
+        "base were fitted on weights theirs, of the rlvr model of 'other'": TunedLens(foreign),
+        "rlvr were fitted on weights theirs": TunedLens(base, foreign),
+        "base were fitted on .* of the rlvr model": TunedLens(rlvr),
+        "base were fitted on .*, of the rlvr model": TunedLens(rlvr, base),
+        "rlvr were fitted on .*, of the base model": TunedLens(base, base),
+    }
+    for number, (message, reading) in enumerate(refused.items()):
+        for some in (reading, TunedLens.load(reading.save(tmp_path / str(number)))):
+            with pytest.raises(InputError, match=f"`reading`: translators of {message}"):
+                some.check(tiny_pair)
 
 
 @pytest.fixture(scope="module")

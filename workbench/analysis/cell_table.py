@@ -30,6 +30,7 @@ from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.attention import attention_received
 from workbench.tracing.conversations import Responses, with_responses
+from workbench.tracing.latent_lens import weights_of
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.trace import trace
@@ -180,8 +181,9 @@ def _check_cells(
 ) -> None:
     if translators is not None:
         size, base = (pair.base.depth, pair.base.hidden_size), pair.provenance["base"]["weights"]
-        fitted = translators.provenance.get("base", {}).get("weights", base)
-        if translators.bias.shape != size or fitted != base:
+        # Under whichever name: translators of an RLVR model are recorded under its.
+        fitted = {weights_of(translators.provenance, model) for model in ("base", "rlvr")} - {None}
+        if translators.bias.shape != size or fitted - {base}:
             raise InputError(
                 f"`translators` {translators!r} were fitted on another model than the base of {pair.name!r}; fit them anew: "
                 "fit_translators(pair, train, validation)"

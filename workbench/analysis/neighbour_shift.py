@@ -27,8 +27,10 @@ from workbench.lens.strata import check_bins, quantile_strata
 from workbench.models.prompts import TokenKind
 from workbench.names import SCOPES
 from workbench.tracing.cells import TOKENS
+from workbench.tracing.latent_lens import weights_of
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.neighbours import Neighbours
+from workbench.tracing.readings import LogitLens
 from workbench.views import markup
 from workbench.views.tables import first_kind
 
@@ -92,27 +94,19 @@ def neighbour_shift(
 
     Args:
         found: both models' neighbours, with draws of noise for what stands over noise.
-        traced: the same prompts and layers through the logit lens, whose entropies of the base make the strata.
+        traced: the same prompts and layers of the same pair through the logit lens, whose entropies of the base make the strata.
         bins: strata per layer and kind.
         controls: the same of pairs with the same base that RL did not train, at the same cells.
         name: of the reading, in claims.
         **settings: of the intervals.
 
     Raises:
-        InputError: a trace or controls of other cells, ``bins`` below 2, or fewer cells than ``bins`` of every kind.
+        InputError: a trace of other prompts, in another order, of another pair or through another lens; controls of other cells
+            or with another base; ``bins`` below 2, or fewer cells than ``bins`` of every kind.
     """
     check_bins(bins)
+    _check(found, traced, controls or {})
     entropy = traced.entropy_base
-    if entropy.shape != found.overlap.shape or traced.layers != found.layers:
-        raise InputError(
-            f"`traced` has {tuple(entropy.shape)} cells (layers, positions), expected the {tuple(found.overlap.shape)} that "
-            f"were read, at the same layers: {_CALL}"
-        )
-    for control, other in (controls or {}).items():
-        if other.overlap.shape != found.overlap.shape or other.problem != found.problem:
-            raise InputError(
-                f"`controls`: {control!r} was read at other cells; read the same prompts: {_CALL}"
-            )
     kinds = torch.cat([prompt.kinds for prompt in found.prompts])
     present = [kind for kind in TOKENS if (kinds == TokenKind[kind.upper()]).sum() >= bins]
     if not present:
@@ -133,6 +127,60 @@ def neighbour_shift(
             others = {control: _values(other, here) for control, other in (controls or {}).items()}
             claims += _claims(cells, values, others, below, kind, name, settings)
     return NeighbourShift(pd.DataFrame(rows), tuple(claims), name, bins, traced.depth)
+
+
+def _check(found: Neighbours, traced: LensTrace, controls: Mapping[str, Neighbours]) -> None:
+    """Refuse what was not read of the same cells of the same models; all of it has one shape, and would give numbers."""
+    parts = [("`found`", found, Neighbours), ("`traced`", traced, LensTrace)]
+    parts += [(f"`controls`: {control!r}", other, Neighbours) for control, other in controls.items()]
+    for name, value, kind in parts:
+        if not isinstance(value, kind):
+            raise InputError(f"{name} is a {type(value).__name__}, expected {kind.__name__}: {_CALL}")
+    if traced.entropy_base.shape != found.overlap.shape or traced.layers != found.layers:
+        raise InputError(
+            f"`traced` has {tuple(traced.entropy_base.shape)} cells (layers, positions), expected the "
+            f"{tuple(found.overlap.shape)} that were read, at the same layers: {_CALL}"
+        )
+    problems = [traced.prompts[number].problem_id for number in traced.prompt.tolist()]
+    for name, own, read in (
+        ("problem", problems, found.problem),
+        ("token", traced.token_id.tolist(), _ids(found)),
+    ):
+        if own != read:
+            place = next(place for place, (a, b) in enumerate(zip(own, read, strict=True)) if a != b)
+            raise InputError(
+                f"`traced` holds other prompts, or these in another order: at position {place} {name} {own[place]!r}, where "
+                f"{read[place]!r} was read; trace the same list: {_CALL}"
+            )
+    if traced.reading != LogitLens().name:
+        raise InputError(f"`traced` was read through the {traced.reading}, expected the logit lens: {_CALL}")
+    for model, weights in found.weights.items():
+        if (own := weights_of(traced.provenance, model)) not in (None, weights):
+            raise InputError(
+                f"`traced` is of another pair, whose {model} model has weights {own}; those that were read have {weights}; trace "
+                f"the pair that was read: {_CALL}"
+            )
+    for control, other in controls.items():
+        same = (other.overlap.shape, other.layers, other.problem) == (
+            found.overlap.shape,
+            found.layers,
+            found.problem,
+        )
+        if not same or _ids(other) != _ids(found):
+            raise InputError(
+                f"`controls`: {control!r} was read at other cells; read the same prompts: {_CALL}"
+            )
+        bases = {one.weights["base"] for one in (other, found) if "base" in one.weights}
+        if len(bases) > 1:
+            raise InputError(
+                f"`controls`: {control!r} has a base with other weights than the pair ({', '.join(sorted(bases))}); expected the "
+                f"same base: controls=controls_of(pair): {_CALL}"
+            )
+
+
+def _ids(found: Neighbours) -> list[int]:
+    """The token at every position."""
+    return [token for prompt in found.prompts for token in prompt.input_ids.tolist()]
 
 
 @dataclass(frozen=True, eq=False)

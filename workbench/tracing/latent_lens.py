@@ -11,11 +11,11 @@ There is no distribution, so no entropy and no KL: `neighbours.read_neighbours` 
 """
 
 import json
-import pickle
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,19 @@ from workbench.lens.neighbours import Nearest, nearest, unit
 from workbench.models.batches import batches
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
+from workbench.tracing.pickled import is_dense, kind_of, read_pickled
 from workbench.tracing.tensor_files import write_tensors
 from workbench.tracing.tuned_lens import digest_of_tensors, read_all
 
 FORMAT = 1
 """Version of the folder that `LatentLens.save` writes."""
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _NUMBERS = ("layer", "token_id", "position", "context")
 _BUILD = "LatentLens.build(pair, ['a red circle', 'two blue crosses'])"
 _LOAD = "LatentLens.load('latentlens-index')"
-_FOLDER = re.compile(r"layer_(\d+)")
+_FOLDER = re.compile(r"layer_(\d+)", re.ASCII)
+_TOLERANCE = 5e-3
+"""Of the length 1 of a state: what rounding to bfloat16 may change."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,7 +61,7 @@ class LatentLens:
     token_id: Int[Tensor, " states"]
     """-1: not known."""
     position: Int[Tensor, " states"]
-    """In its context."""
+    """In its context; -1: not known, as in the package."""
     context: Int[Tensor, " states"]
     """Index into `contexts`."""
     tokens: tuple[str, ...] = field(repr=False)
@@ -67,12 +71,46 @@ class LatentLens:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(self.states)
+        self._check_kinds()
+        for name, least in (("layer", -1), ("token_id", -1), ("position", -1), ("context", 0)):
+            values, texts = getattr(self, name), len(self.contexts)
+            if int(values.min()) < least or (name == "context" and int(values.max()) >= texts):
+                below = f", below the number of `contexts`, {texts}" if name == "context" else ""
+                raise InputError(
+                    f"`{name}` holds {int(values.min())} to {int(values.max())}, expected {least} or more{below}: {_BUILD}"
+                )
+        lengths = torch.linalg.vector_norm(self.states, dim=1)
+        wrong = ~((lengths - 1).abs() <= _TOLERANCE)  # also true of NaN
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise InputError(
+                f"`states` must have length 1, that of row {row} is {float(lengths[row]):.4g} (in all {int(wrong.sum())} such); "
+                f"divide each by its length, unless that is 0 or not finite: {_BUILD}"
+            )
+
+    def _check_kinds(self) -> None:
+        """Refuse fields of other types or of lengths that do not fit."""
+        if not is_dense(self.states) or self.states.dtype != torch.float32:
+            raise InputError(f"`states` is {kind_of(self.states)}, expected float32 (S, hidden): {_BUILD}")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or value.dtype not in _INTEGERS:
+                raise InputError(f"`{name}` is {kind_of(value)}, expected integers (S,): {_BUILD}")
+        for name in ("tokens", "contexts"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+                raise InputError(f"`{name}` is {value!r:.60}, expected a tuple of texts: {_BUILD}")
+        count = len(self.states) if self.states.ndim else 0
         wrong = [name for name in _NUMBERS if getattr(self, name).shape != (count,)]
         if self.states.ndim != 2 or not count or wrong or len(self.tokens) != count:
             raise InputError(
                 f"`{[*wrong, 'states'][0]}` does not fit: {tuple(self.states.shape)} states, {len(self.tokens)} tokens; "
                 f"expected (S, hidden), and S of each: {_BUILD}"
+            )
+        if not isinstance(self.provenance, dict) or not isinstance(self.provenance.get("model", {}), Mapping):
+            raise InputError(
+                f"`provenance` is {self.provenance!r:.80}, expected a dict, whose 'model', if it has one, says what made the "
+                f"states, {{'model': {{'weights': ...}}}}: {_BUILD}"
             )
 
     @property
@@ -202,7 +240,8 @@ class LatentLens:
             return cls(**fields, provenance=about["provenance"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"`folder` {str(home)!r} holds no states ({type(error).__name__}: {error}); write them with `lens.save(folder)`"
+                f"`folder` {str(home)!r} holds no states (states.json and states.safetensors: {type(error).__name__}: {error}); "
+                "write them with `lens.save(folder)`"
             ) from error
 
 
@@ -251,31 +290,40 @@ def _from_package(home: Path) -> LatentLens:
         raise InputError(
             f"`folder` {str(home)!r} holds no index; expected layer_N/embeddings_cache.pt (latentlens) or states.json: {_LOAD}"
         )
-    states, entries, contexts = [], [], dict[str, int]()
+    parts, contexts = list[LatentLens](), dict[str, int]()
     for layer, file in files.items():
+        cache = read_pickled(file, _LOAD)
         try:
-            cache = torch.load(file, map_location="cpu", weights_only=True)
-            vectors, metadata = cache["embeddings"], cache["metadata"]
-            for row in metadata:
-                context = contexts.setdefault(str(row.get("caption", "")), len(contexts))
-                numbers = (layer - 1, int(row.get("token_id", -1)), int(row.get("position", -1)), context)
-                entries.append((numbers, str(row.get("token_str", ""))))
-            if vectors.ndim != 2 or len(vectors) != len(metadata):
-                raise ValueError(f"{tuple(vectors.shape)} states and {len(metadata)} entries")
-        except pickle.UnpicklingError as error:
+            parts.append(_of_layer(layer - 1, cache, contexts, {"read": home.name}))
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"`folder`: {file.parent.name}/{file.name} holds more than tensors, numbers and text, and will not be "
-                f"unpickled: {_LOAD}"
+                f"`folder`: {file.parent.name}/{file.name} is no index of a layer ({type(error).__name__}: {error}): {_LOAD}"
             ) from error
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError) as error:
-            raise InputError(
-                f"`folder`: {file.parent.name}/{file.name} is no index of a layer ({error}): {_LOAD}"
-            ) from error
-        states.append(unit(vectors))
-    if len({part.shape[1] for part in states}) > 1:
+    if len({part.states.shape[1] for part in parts}) > 1:
         raise InputError(f"`folder` {str(home)!r} holds layers of different width: {_LOAD}")
-    layer, token, position, context = torch.tensor([numbers for numbers, _ in entries]).T.contiguous()
-    words = tuple(text for _, text in entries)
-    return LatentLens(
-        torch.cat(states), layer, token, position, context, words, tuple(contexts), {"read": home.name}
-    )
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("states", *_NUMBERS)}
+    words = tuple(word for part in parts for word in part.tokens)
+    return LatentLens(**whole, tokens=words, contexts=tuple(contexts), provenance={"read": home.name})
+
+
+def _of_layer(layer: int, cache: Any, contexts: dict[str, int], provenance: dict[str, Any]) -> LatentLens:
+    """The states of one layer of an index; their texts are added to ``contexts``, text -> number."""
+    if not isinstance(cache, Mapping):
+        raise TypeError(f"it holds a {type(cache).__name__}, expected a dict with embeddings and metadata")
+    vectors, metadata = cache["embeddings"], cache["metadata"]
+    if not is_dense(vectors) or vectors.ndim != 2 or not 0 < len(vectors) == len(metadata):
+        raise ValueError(f"it holds embeddings that are {kind_of(vectors)}, and {len(metadata)} entries")
+    rows, words = list[tuple[int, ...]](), list[str]()
+    for row in metadata:
+        context = contexts.setdefault(str(row.get("caption", "")), len(contexts))
+        rows.append((layer, index(row.get("token_id", -1)), index(row.get("position", -1)), context))
+        words.append(str(row.get("token_str", "")))
+    numbers = dict(zip(_NUMBERS, torch.tensor(rows, dtype=torch.int64).T.contiguous(), strict=True))
+    texts: dict[str, Any] = {"tokens": tuple(words), "contexts": tuple(contexts)}
+    return LatentLens(unit(vectors), **numbers, **texts, provenance=provenance)
+
+
+def weights_of(provenance: Mapping[str, Any], model: str) -> Any:
+    """The digest of a model's weights that a provenance holds under a name such as ``base``; None where it holds none."""
+    about = provenance.get(model)
+    return about.get("weights") if isinstance(about, Mapping) else None

@@ -10,7 +10,7 @@ base's residual plus a random direction as long as the real change (`nulls.Noise
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.both_models import compare_residuals, stretches_of
 from workbench.tracing.edits import Intervention, batch_edits, one_each
-from workbench.tracing.latent_lens import LatentLens
+from workbench.tracing.latent_lens import LatentLens, weights_of
 from workbench.tracing.nulls import Noise
 from workbench.tracing.tensor_files import write_tensors
 from workbench.views import markup
@@ -64,6 +64,8 @@ class Neighbours:
     layers: tuple[int, ...]
     prompts: tuple[EncodedPrompt, ...] = field(repr=False)
     lens: LatentLens = field(repr=False)
+    weights: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Digests of the weights of ``base`` and ``rlvr``; without them it is not known which pair was read."""
 
     def __repr__(self) -> str:
         layers, positions, k = self.ids_base.shape
@@ -111,12 +113,16 @@ class Neighbours:
         """One of several that were read alike, by the same lens, at the same layers; prompts one after another.
 
         Raises:
-            InputError: none.
+            InputError: none, or of several pairs.
         """
         if not parts:
             raise InputError(f"`parts` is empty, expected what was read: Neighbours.join([{_CALL}])")
+        known = [one.weights for one in parts if one.weights]
+        if any(weights != known[0] for weights in known):
+            raise InputError(f"`parts` are of several pairs, expected one: Neighbours.join([{_CALL}])")
         whole = {name: torch.cat([getattr(one, name) for one in parts], axis) for name, axis in _AXES.items()}
-        return replace(parts[0], **whole, prompts=tuple(prompt for one in parts for prompt in one.prompts))
+        prompts = tuple(prompt for one in parts for prompt in one.prompts)
+        return replace(parts[0], **whole, prompts=prompts, weights=known[0] if known else {})
 
     def save(self, folder: str | Path) -> Path:
         """Write its numbers, ``neighbours.safetensors`` and, last, ``neighbours.json``, into a folder; returns it.
@@ -124,7 +130,7 @@ class Neighbours:
         Raises:
             InputError: the folder cannot be written.
         """
-        about = {"layers": self.layers, "lens": self.lens.described}
+        about = {"layers": self.layers, "lens": self.lens.described, "weights": dict(self.weights)}
         about["prompts"] = [prompt.fingerprint for prompt in self.prompts]
         tensors = {name: getattr(self, name) for name in _AXES}
         return write_tensors(folder, "neighbours", tensors, json.dumps(about))
@@ -144,7 +150,10 @@ class Neighbours:
             if not same or about["prompts"] != [prompt.fingerprint for prompt in prompts]:
                 raise ValueError("of other prompts" if same else "of other states")
             numbers: dict[str, Any] = {name: tensors[name] for name in _AXES}
-            return cls(**numbers, layers=tuple(about["layers"]), prompts=tuple(prompts), lens=lens)
+            weights = dict(about.get("weights", {}))  # which folders of earlier versions lack
+            return cls(
+                **numbers, layers=tuple(about["layers"]), prompts=tuple(prompts), lens=lens, weights=weights
+            )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"`folder` {str(home)!r} holds no neighbours of these ({type(error).__name__}: {error}); write them with "
@@ -237,7 +246,9 @@ def read_neighbours(
         report(done, len(prompts))
     tensors = {name: torch.cat([part[name] for part in parts], axis) for name, axis in _AXES.items()}
     numbers = range(pair.depth) if layers is None else sorted({*layers})
-    return Neighbours(**tensors, layers=tuple(numbers), prompts=tuple(prompts), lens=lens)
+    digests = {model: weights_of(pair.provenance, model) for model in ("base", "rlvr")}
+    weights = {model: digest for model, digest in digests.items() if digest is not None}
+    return Neighbours(**tensors, layers=tuple(numbers), prompts=tuple(prompts), lens=lens, weights=weights)
 
 
 def check_states(lens: LatentLens, pair: ModelPair, k: int = 1) -> None:
@@ -253,8 +264,15 @@ def check_states(lens: LatentLens, pair: ModelPair, k: int = 1) -> None:
             f"`lens` has states of width {lens.states.shape[1]}, the models of {pair.name!r} have {pair.base.hidden_size}; build "
             f"it of this pair: {_CALL}"
         )
-    built = (lens.provenance.get("model") or {}).get("weights")
-    if built not in (None, *(pair.provenance[model]["weights"] for model in ("base", "rlvr"))):
+    size = max(pair.base.vocab_size, pair.rlvr.vocab_size)
+    for name, held, most in (("layer", lens.layer, pair.depth), ("token_id", lens.token_id, size)):
+        if int(held.max()) >= most:
+            raise InputError(
+                f"`lens` has states with {name} {int(held.max())}, the models of {pair.name!r} have 0 to {most - 1}; build it of "
+                f"this pair: {_CALL}"
+            )
+    built = weights_of(lens.provenance, "model")
+    if built not in (None, *(weights_of(pair.provenance, model) for model in ("base", "rlvr"))):
         raise InputError(
             f"`lens` has states of a model with weights {built}, which is neither of {pair.name!r}; build it of this pair: "
             f"{_CALL}"

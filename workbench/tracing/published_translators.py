@@ -14,7 +14,6 @@ has none, and keeps the plain lens.
 """
 
 import hashlib
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,9 +25,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.errors import InputError
+from workbench.tracing.pickled import is_dense, kind_of, read_pickled
 from workbench.tracing.tuned_lens import Translators
 
 _STAGE = re.compile(r"translator_stage_(\d+)\.(pt|safetensors)")
+_ENTRY = re.compile(r"(\d+)\.(weight|bias)", re.ASCII)
 _CALL = "TunedLens.load('vlm-mcqa/qwen25vl_7b')"
 _EXPECTED = "expected translator_stage_00.pt (or .safetensors) and so on, one a decoder layer, or params.pt"
 
@@ -80,26 +81,38 @@ def _stages(home: Path) -> tuple[dict[int, tuple[Tensor, Tensor]], list[Path]]:
             return stages, files
         if (file := place / "params.pt").exists():
             content = _content(file)
-            numbers = sorted({int(name.partition(".")[0]) for name in content if name[:1].isdigit()})
-            if numbers:
-                parts = ({k: content.get(f"{n}.{k}") for k in ("weight", "bias")} for n in numbers)
-                return {n: _both(file, part) for n, part in zip(numbers, parts, strict=True)}, [file]
+            parts = {
+                n: {k: content.get(f"{n}.{k}") for k in ("weight", "bias")} for n in _numbers(file, content)
+            }
+            return {n: _both(file, part) for n, part in parts.items()}, [file]
     raise InputError(f"`folder` {str(home)!r} holds no translators; {_EXPECTED}: {_CALL}")
 
 
-def _content(file: Path) -> Mapping[str, Any]:
-    """What a file holds; nothing in it is run."""
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+def _numbers(file: Path, content: Mapping[Any, Any]) -> list[int]:
+    """The stages of a ``params.pt``, whose other entries are let be unless they are numbered in another way."""
+    found = {name: _ENTRY.fullmatch(name) if isinstance(name, str) else None for name in content}
+    strange = [
+        name for name, m in found.items() if not m and (not isinstance(name, str) or name[:1].isdigit())
+    ]
+    numbers = sorted({int(match[1]) for match in found.values() if match})
+    if strange or not numbers:
         raise InputError(
-            f"`folder`: {file.name} holds more than tensors, numbers and text, and will not be unpickled; expected a dict of "
-            "tensors, as torch.load(file, weights_only=True) reads it: save its weight and bias as safetensors"
-        ) from error
-    except (OSError, RuntimeError, SafetensorError, EOFError) as error:
-        raise InputError(f"`folder`: {file.name} can't be read ({error}); {_EXPECTED}: {_CALL}") from error
+            f"`folder`: {file.name} holds {(strange or [*content])[:4]}; expected tensors by the names '0.weight', '0.bias', "
+            f"'1.weight' and so on: {_CALL}"
+        )
+    return numbers
+
+
+def _content(file: Path) -> Mapping[Any, Any]:
+    """What a file holds; nothing in it is run."""
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"`folder`: {file.name} can't be read ({error}); {_EXPECTED}: {_CALL}"
+            ) from error
+    content = read_pickled(file, _CALL)
     if not isinstance(content, Mapping):
         raise InputError(
             f"`folder`: {file.name} holds a {type(content).__name__}, expected a dict with weight and bias: {_CALL}"
@@ -107,13 +120,18 @@ def _content(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def _both(file: Path, content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _both(file: Path, content: Mapping[Any, Any]) -> tuple[Tensor, Tensor]:
     state = content.get("state", content)
     names = state if isinstance(state, Mapping) else {}
     weight, bias = names.get("weight"), names.get("bias")
-    if not (isinstance(weight, Tensor) and isinstance(bias, Tensor) and weight.is_floating_point()):
+    if not (isinstance(weight, Tensor) and isinstance(bias, Tensor)):
         raise InputError(
             f"`folder`: {file.name} holds {sorted(map(str, names))[:4]}; expected tensors weight (hidden, hidden) and bias "
             f"(hidden,): {_CALL}"
+        )
+    if not (is_dense(weight) and is_dense(bias) and (weight.ndim, bias.ndim) == (2, 1)):
+        raise InputError(
+            f"`folder`: {file.name} has a weight that is {kind_of(weight)} and a bias that is {kind_of(bias)}; expected dense "
+            f"floating-point tensors (hidden, hidden) and (hidden,): {_CALL}"
         )
     return weight, bias

@@ -25,7 +25,7 @@ from workbench.errors import InputError
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
-from workbench.tracing.latent_lens import LatentLens
+from workbench.tracing.latent_lens import LatentLens, weights_of
 from workbench.tracing.published_translators import read_published
 from workbench.tracing.tuned_lens import Translators, fit_translators
 
@@ -102,6 +102,11 @@ class TunedLens:
     """None: those of the base read both models, so that KL is about the residual streams alone."""
 
     def __post_init__(self) -> None:
+        for name, some in (("base", self.base), ("rlvr", self.rlvr)):
+            if not isinstance(some, Translators) and not (some is None and name == "rlvr"):
+                raise InputError(f"`{name}` is a {type(some).__name__}, expected Translators: {_FIT}")
+            if some is not None:
+                _check_recorded(some, f"`{name}`")
         if self.rlvr is not None and self.rlvr.bias.shape != self.base.bias.shape:
             raise InputError(
                 f"`rlvr` is {self.rlvr!r}, but `base` {self.base!r}; expected translators of models of one shape: {_FIT}"
@@ -135,25 +140,27 @@ class TunedLens:
         """Refuse another model's translators.
 
         Raises:
-            InputError: translators of other sizes, or fitted on other weights than the model that they are for.
+            InputError: translators of other sizes, or fitted on other weights than the model that they are for. Those of the
+                base may read both models; where no weights are recorded, as with published ones, sizes alone are compared.
         """
         models: tuple[Model, ...] = ("base", "rlvr")
         size = (pair.base.depth, pair.base.hidden_size)
         for model in models if self.rlvr is not None else models[:1]:
-            translators = self.of(model)
-            fitted = translators.provenance.get(model, {})
-            weights = fitted.get("weights") if isinstance(fitted, Mapping) else None
+            translators, own = self.of(model), weights_of(pair.provenance, model)
             if translators.bias.shape != size:
                 layers, width = translators.bias.shape
                 raise InputError(
                     f"`reading`: translators of {model} have {layers} layers of width {width}; the {model} model of "
                     f"{pair.name!r} has {size[0]} of width {size[1]}; fit some on it: {_FIT}"
                 )
-            if weights not in (None, pair.provenance[model]["weights"]):
-                raise InputError(
-                    f"`reading`: translators of {model} were fitted on weights {weights}; the {model} model of {pair.name!r} has "
-                    f"{pair.provenance[model]['weights']}; fit some on it: {_FIT}"
-                )
+            # Under whichever name: translators know the place that their model had in the pair that they were fitted on.
+            for place in models:
+                if (weights := weights_of(translators.provenance, place)) not in (None, own):
+                    raise InputError(
+                        f"`reading`: translators of {model} were fitted on weights {weights}, of the {place} model of "
+                        f"{translators.provenance.get('pair')!r}; the {model} model of {pair.name!r} has {own}; give the base's "
+                        f"alone for both models, TunedLens(tuned.base), or fit some: {_FIT}"
+                    )
 
     def view(
         self, model: Model, layer: int, hidden: Float[Tensor, "positions hidden"]
@@ -222,9 +229,11 @@ def chosen(reading: Any, pair: ModelPair) -> Reading:
         InputError: no reading, one without a distribution, or one that was made for other models.
     """
     given = LogitLens() if reading is None else reading
-    if not isinstance(given, Reading):
+    is_class = isinstance(given, type)  # which has all that a reading has, by name
+    if is_class or not isinstance(given, Reading):
+        found = f"the class {given.__name__}" if is_class else f"a {type(given).__name__}"
         raise InputError(
-            f"`reading` is a {type(given).__name__}, expected one that gives a distribution: trace(pair, problems, "
+            f"`reading` is {found}, expected one that gives a distribution: trace(pair, problems, "
             "reading=TunedLens.load(folder)); a LatentLens has none: read_neighbours(pair, problems, lens), explore or study"
         )
     given.check(pair)
@@ -270,7 +279,7 @@ def check_shared(reading: Reading | None, call: str) -> None:
     Raises:
         InputError: it is one.
     """
-    if reading is not None and not reading.shared:
+    if isinstance(reading, Reading) and not reading.shared:
         raise InputError(
             f"`reading` has translators of the RLVR model's own, which null models and controls have not; read all of them "
             f"through those of the base: {call}, reading=TunedLens(tuned.base))"
@@ -288,4 +297,21 @@ def labelled(claims: Sequence[Any], reading: str) -> list[Any]:
 
 
 def _read(folder: Path) -> Translators:
-    return Translators.load(folder) if (folder / "translators.json").exists() else read_published(folder)
+    file = folder / "translators.json"
+    if not file.exists():
+        return read_published(folder)
+    translators = Translators.load(folder)
+    _check_recorded(translators, f"`folder`: {str(file)!r}")
+    return translators
+
+
+def _check_recorded(translators: Translators, named: str) -> None:
+    """Refuse a provenance that does not say what was fitted in the way that `fit_translators` does."""
+    held = translators.provenance
+    if not isinstance(held, Mapping) or not all(
+        isinstance(held.get(place, {}), Mapping) for place in ("base", "rlvr")
+    ):
+        raise InputError(
+            f"{named} has the provenance {held!r:.80}; expected a dict that says of which weights the translators are, "
+            f"{{'base': {{'weights': ...}}}}, or says nothing of it: {_FIT}"
+        )

@@ -100,7 +100,7 @@ def trace(
     items = listed(problems, "trace(pair, load_problems('shapes', limit=8))", Problem, EncodedPrompt)
     settings = {"seed": seed, "top_k": top_k, "null_draws": null_draws, "batch_size": batch_size}
     more: dict[str, Any] = {} if responses is None else {"responses": True}
-    nulls = [null] if isinstance(null, str) else [*null]
+    nulls = _null_names(null)
     more |= {} if null == "noise" else {"against": null if isinstance(null, str) else nulls}
     _check(pair, settings)
     for name in nulls or [""]:
@@ -202,6 +202,18 @@ def _check(pair: ModelPair, settings: Mapping[str, int]) -> None:
         raise InputError(
             f"`top_k` is {settings['top_k']}, but the vocabulary of {pair.name!r} has {pair.vocab_size} tokens"
         )
+
+
+def _null_names(null: Any) -> list[str]:
+    """The nulls that a call names, one or several."""
+    nulls = [null] if isinstance(null, str) or not isinstance(null, Iterable) else [*null]
+    for name in nulls:
+        if not isinstance(name, str):
+            raise InputError(
+                f"`null` is {null!r}, expected one of {', '.join(NULLS)}, or several in a list: `trace(pair, problems, "
+                "null=['noise', 'exchanged'])`; without a null: `trace(pair, problems, null_draws=0)`"
+            )
+    return nulls
 
 
 def check_null(null: str, draws: int, problems: int) -> None:
