@@ -79,7 +79,49 @@ def test_what_is_not_pooled_says_why():
     table = pooled_claims(twins)
     assert set(table["verdict"]) == {"cannot be tested"}
     assert table["estimate"].isna().all()
-    assert set(table["obstacle"]) == {"fewer than two pairs have an interval"}
+    assert set(table["obstacle"]) == {"fewer than two pairs have an interval to pool"}
+
+
+def test_what_is_of_too_few_problems_is_listed_and_not_pooled():
+    tables = {name: claims(0.5 + 0.01 * n) for n, name in enumerate("abc")}
+    all_few = {name: table.assign(problems=9) for name, table in tables.items()}
+    table = pooled_claims(claims_by_pair(all_few))
+    assert set(table["verdict"]) == {"has too few problems"}
+    assert set(table["obstacle"]) == {"fewer than two pairs have 16 problems"}
+    assert table[["estimate", "p", "p_adjusted"]].isna().all(axis=None)
+    rows = claims_by_pair(tables | {"c": all_few["c"]})
+    reasons = rows.groupby("pair")["unpooled"].agg(set)
+    assert reasons.to_dict() == {"a": {""}, "b": {""}, "c": {"9 problems, fewer than 16"}}
+    table, without = pooled_claims(rows), pooled_claims(claims_by_pair({"a": tables["a"], "b": tables["b"]}))
+    assert table["pairs"].tolist() == [3, 3, 3]
+    assert table["pooled"].tolist() == [2, 2, 2]
+    pd.testing.assert_series_equal(table["estimate"], without["estimate"])
+    assert table["verdict"].tolist() == without["verdict"].tolist()
+
+
+def test_of_runs_of_one_pair_the_first_that_can_be_is_pooled():
+    tables = {"a": claims(0.5).assign(problems=9), "twin": claims(0.6), "b": claims(0.7)}
+    rows = claims_by_pair(tables, {"twin": "a"})
+    assert rows["unpooled"].tolist() == ["9 problems, fewer than 16", "", ""] * 3
+
+
+@pytest.mark.parametrize("column", ["kind", "place"])
+def test_rows_without_a_word_are_kept(column):
+    tables = {name: claims(0.5).assign(**{column: None}) for name in "ab"}
+    rows = claims_by_pair(tables | {"c": claims(0.5).assign(**{column: NAN, "obstacle": None})})
+    assert set(rows[column]) == {""}
+    table = pooled_claims(rows)
+    assert table["pooled"].tolist() == [3, 3, 3]
+
+
+def test_of_a_number_in_several_rows_none_is_pooled():
+    several = pd.concat([claims(0.5), claims(0.9).iloc[:1]])
+    rows = claims_by_pair({"a": several, "b": claims(0.5), "c": claims(0.6)})
+    assert len(rows) == 9
+    why = rows.set_index(["pair", "claim"])["unpooled"]
+    assert why["a", "shifts"] == "the first of 2 rows that this pair has of it"
+    assert (why.drop(("a", "shifts")) == "").all()
+    assert pooled_claims(rows)["pooled"].tolist() == [2, 3, 3]
 
 
 def test_a_claim_of_one_pair_alone_is_listed():

@@ -18,6 +18,7 @@ import workbench as wb
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.replay.patching import Patch
+from workbench.runs import write_tables
 
 ODD = '<img src=x onerror="alert(1)"> & </script><b>pair</b>'
 
@@ -169,6 +170,102 @@ def test_missing_and_broken_parts_cost_no_other(run, runs, tmp_path):
     assert without.pooled.empty
     assert "no claim that two of them have with an interval" in without.verdict
     assert 'id="depth"' in without.save(tmp_path / "without.html").read_text()
+
+
+def changed(run, out, table, **columns):
+    """A copy, named after its folder, with columns of a table made others: values, or a function of the old ones."""
+    copy_study(run, out, pair=out.name)
+    path = out / "tables" / f"{table}.parquet"
+    rows = pd.read_parquet(path)
+    rows.assign(**columns).to_parquet(path)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "ails"),
+    [
+        ("claims", {"estimate": "much"}, "row 0: `estimate` is 'much'; expected a number"),
+        ("claims", {"estimate": None}, "row 0: `estimate` is None; expected a number"),
+        ("claims", {"problems": np.nan}, "row 0: `problems` is nan; expected a whole number"),
+        ("claims", {"p": "small"}, "row 0: `p` is 'small'; expected a number"),
+        ("claims", {"estimate_low": 9.0}, "row 0: `estimate_low` 9 exceeds `estimate_high` "),
+        ("agreement", {"layer": "first"}, "row 0: `layer` is 'first'; expected a whole number"),
+        ("shift", {"share": True}, "row 0: `share` is True; expected a number"),
+        ("ablation", {"vs_rlvr_low": "x"}, "row 0: `vs_rlvr_low` is 'x'; expected a number"),
+        ("ablation", {"problems": 8.5}, "row 0: `problems` is 8.5; expected a whole number"),
+    ],
+)
+def test_what_ails_a_table_costs_that_table_of_that_run(run, runs, tmp_path, table, columns, ails):
+    comparison = wb.compare(runs[0], changed(run, tmp_path / "odd", table, **columns), runs[1])
+    assert f"Missing: {table}, in odd (tables/{table}.parquet, {ails}" in " ".join(comparison.notes)
+    parts = {
+        "claims": comparison.claims,
+        "agreement": comparison.depths,
+        "shift": comparison.shares,
+        "ablation": comparison.answers,
+    }
+    for name, rows in parts.items():
+        assert set(rows["pair"]) == {"pair-0", "pair-1"} | ({"odd"} if name != table else set())
+    assert comparison.save(tmp_path / "page.html").is_file()
+
+
+def test_what_ails_a_setting_costs_that_setting(run, runs, tmp_path):
+    odd = {"settings": {"bins": [3, 4]}, "problems": {"count": "many"}, "made_with": {"commit": 7}}
+    other = edit(run, tmp_path / "other", "other", **odd)
+    comparison = wb.compare(runs[0], other)
+    notes = " ".join(comparison.notes)
+    assert "Missing: strata, in other (spec.json: `settings.bins` is [3, 4]; expected a number)." in notes
+    assert "Missing: problems, in other (spec.json: `problems.count` is 'many'; expected a number)." in notes
+    assert comparison.pairs["strata"].isna().tolist() == [False, True]
+    write_tables(tmp_path / "tables", comparison.tables())
+    assert comparison.save(tmp_path / "page.html").is_file()
+
+
+def test_rows_without_a_kind_and_repeated_rows_are_on_the_page(run, runs, tmp_path):
+    unkind = changed(run, tmp_path / "unkind", "claims", kind=None)
+    own = wb.compare(runs[0], unkind).claims.query("pair == 'unkind'")
+    assert len(own) == len(wb.compare(runs[0], runs[1]).claims.query("pair == 'pair-1'"))
+    twice = copy_study(run, tmp_path / "twice", pair="twice")
+    for name in ("claims", "ablation"):
+        table = pd.read_parquet(twice / "tables" / f"{name}.parquet")
+        pd.concat([table, table]).to_parquet(twice / "tables" / f"{name}.parquet")
+    comparison = wb.compare(twice, runs[0], runs[1])
+    assert set(comparison.pooled["pooled"]) == {2}
+    assert not comparison.answers.duplicated(["pair", "measured"]).any()
+    assert "not pooled: the first of 2 rows" in comparison.save(tmp_path / "page.html").read_text()
+
+
+def few(run, out):
+    """A copy whose numbers are of 9 problems."""
+    copy_study(run, out, pair=out.name)
+    for name in ("claims", "ablation"):
+        path = out / "tables" / f"{name}.parquet"
+        pd.read_parquet(path).assign(problems=9).to_parquet(path)
+    return out
+
+
+def test_runs_of_too_few_problems_decide_nothing(run, runs, tmp_path):
+    small = [few(run, tmp_path / f"small-{i}") for i in range(3)]
+    comparison = wb.compare(*small)
+    count, changes = len(comparison.pooled), len(comparison.pooled_answers)
+    assert count
+    assert changes
+    assert comparison.verdict == (
+        f"3 pairs, and no claim that two of them have with an interval from 16 problems or more: {count} are of too few "
+        f"problems. Of answers, no difference to the plain RLVR model is pooled: {changes} are of too few problems."
+    )
+    notes = " ".join(comparison.notes)
+    assert f"Too few problems: {count} claims in small-0, small-1 and small-2 are of fewer than 16;" in notes
+    assert f"Too few problems: {changes} differences of answers in small-0" in notes
+    page = comparison.save(tmp_path / "page.html").read_text()
+    assert page.count("Nothing is pooled; why not stands with each number below.") == 2
+    assert page.count("<small>not pooled: 9 problems, fewer than 16<") == 3 * (count + changes)
+    beside = wb.compare(small[0], *runs[:2])
+    plain = wb.compare(*runs[:2])
+    assert beside.pooled["verdict"].tolist() == plain.pooled["verdict"].tolist()
+    assert set(beside.pooled["pooled"]) == set(beside.pooled_answers["pooled"]) == {2}
+    mixed = wb.compare(*small[:2], changed(run, tmp_path / "none", "claims", estimate_low=np.nan))
+    assert "from 16 problems or more" in mixed.verdict
 
 
 def test_the_same_models_count_once_and_names_are_told_apart(run, runs, tmp_path):

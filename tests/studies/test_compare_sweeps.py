@@ -12,7 +12,7 @@ from sweep_runs import STANDIN, furnish, spec
 
 import workbench as wb
 from workbench.errors import InputError
-from workbench.estimates import pass_at_k, share_difference
+from workbench.estimates import ENOUGH, pass_at_k, share_difference
 from workbench.studies.compare_answers import answers_by_pair
 from workbench.sweeps import engines
 from workbench.sweeps.driver import run_sweep
@@ -33,6 +33,8 @@ def sweep(home, out, text, **keys):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = furnish(tmp_path_factory.mktemp("sweeps"))
+    rows = [json.dumps({"id": f"q{i}", "question": f"How many? {i}", "answer": "3"}) for i in range(ENOUGH)]
+    (home / "mine.jsonl").write_text("\n".join(rows))
     shutil.copytree(home / "rlvr", home / "other")
     (home / "other" / "model.safetensors").write_bytes(b"other" * 100)
     return home
@@ -78,16 +80,18 @@ def test_a_sweeps_pairs_stand_side_by_side(grid):
         for name, part in rows.loc[rows["sample"] >= 0].groupby("intervention"):
             right = part.groupby("problem")["correct"].sum()
             scores[name] = pass_at_k(4, right.to_numpy(), 2)
-        theirs = share_difference(scores["rlvr"], scores["patch"], np.arange(5))
+        theirs = share_difference(scores["rlvr"], scores["patch"], np.arange(ENOUGH))
         own = comparison.answers.loc[comparison.answers["pair"] == pair].set_index("measured")
         row = own.loc["Pass@2, patch − rlvr, points"]
         ours = [row[f"estimate{end}"] for end in ("", "_low", "_high")]
         np.testing.assert_allclose(ours, 100 * np.array([theirs.estimate, theirs.low, theirs.high]))
         assert row["accuracy"] == pytest.approx(100 * scores["patch"].mean())
+    assert (comparison.pooled_answers["pooled"] == 2).any()
     assert "Pass@4, base − rlvr, points" in set(comparison.pooled_answers["measured"])
     for row in comparison.pooled_answers.to_dict("records"):
         part = comparison.answers.loc[comparison.answers["measured"] == row["measured"]]
         part = part.loc[part["unpooled"] == ""]
+        assert len(part) == row["pooled"]
         if len(part) > 1:
             pooled = combine_effects(
                 part["estimate"].to_numpy(),
@@ -146,7 +150,7 @@ def test_a_sweep_beside_studies(grid, home, tmp_path):
 def test_what_failed_is_named_and_left_out(home, tmp_path):
     out = sweep(home, tmp_path / "failing", "patch: {patch: {layers: 2}}, bad: {patch: {layers: 3}}")
     comparison = wb.compare(out)
-    assert sum("Unfinished: 5 of 20 cells" in note for note in comparison.notes) == 2
+    assert sum(f"Unfinished: {ENOUGH} of {4 * ENOUGH} cells" in note for note in comparison.notes) == 2
     assert set(comparison.answers["claim"]) == {"base", "rlvr", "patch"}
 
 
@@ -162,7 +166,7 @@ def test_several_problem_sets_are_runs_of_their_own(home, tmp_path):
         run_sweep(home / "s.yaml", out)
     wb.export_sweep(out)
     comparison = wb.compare(out)
-    assert comparison.pairs["problems"].tolist() == [5, 4, 5, 4]
+    assert comparison.pairs["problems"].tolist() == [ENOUGH, 4, ENOUGH, 4]
     assert comparison.counted == "2 pairs in 4 runs"
 
 

@@ -20,8 +20,8 @@ Of a sweep each pair counts, with what its conditions answered. ``workbench comp
 ``workbench study --pairs shapes,smol --out runs/all`` runs studies one after another (finished ones are skipped) and ends
 with the page. A number that pairs have in the same words is pooled (`estimates.pool`): a random-effects mean, whose interval
 is wide where pairs are few, and I², how much the pairs differ beyond their own intervals. Factors are pooled in logarithms; a
-pair's standard error is half its interval's width over t of its problems. What is of fewer than 16 problems, which decide nothing
-(`estimates.ENOUGH`), is shown and not pooled. Layers are compared by relative depth. What runs
+pair's standard error is half its interval's width over t of its problems. A number from fewer than 16 problems
+(``estimates.ENOUGH``) is shown, and not pooled. Layers are compared by relative depth. What runs
 lack, or have otherwise (problems, settings, versions, a shared base model), stands in words on the page. Seeds of one recipe
 say less about RLVR than as many separate models; the page names pairs that share their base.
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from workbench.analysis.pooled_claims import claims_by_pair, pooled_claims
+from workbench.analysis.pooled_claims import NUMBER, claims_by_pair, pooled_claims
 from workbench.columns import describe
 from workbench.errors import InputError
-from workbench.estimates import Interval
-from workbench.names import STATES
+from workbench.estimates import ENOUGH, Interval
+from workbench.names import STATES, TOO_FEW
 from workbench.studies.compare_answers import PLAIN, answers_by_pair
 from workbench.studies.finished import Finished, labels, read_runs
 from workbench.studies.finished_sweep import read_sweep_runs
@@ -71,27 +71,31 @@ class Comparison:
         """What holds over the pairs, in a sentence."""
         tested = self.pooled.loc[self.pooled["pooled"] >= 2]
         if tested.empty:
-            what = "claim" if self._answered else "number"
-            return f"{self.counted}, and no {what} that two of them have with an interval.{self._answered}"
+            what, few = "claim" if self._answered else "number", _too_few(self.pooled)
+            least = f" from {ENOUGH} problems or more: {few} are of too few problems" if few else ""
+            return f"{self.counted}, and no {what} that two of them have with an interval{least}.{self._answered}"
         counted = Counter(tested["verdict"])
         left = int(tested["adjusted"].isin([STATES[True], STATES[False]]).sum())
         return (
             f"Over {self.counted}, {len(tested)} numbers are those of at least two: "
             f"{counted[STATES[True]]} of their claims hold, {counted[STATES[False]]} do not and {counted[STATES[None]]} are "
             f"undecided. With nothing behind any of them, about {0.05 * len(tested):.1f} would be decided by chance; after "
-            f"Holm's adjustment {left} stay decided.{self._answered}"
+            f"Holm's adjustment {left} stay decided.{_beside(self.pooled)}{self._answered}"
         )
 
     @property
     def _answered(self) -> str:
         """What conditions do to the answers, over pairs."""
         tested = self.pooled_answers.loc[self.pooled_answers["pooled"] >= 2]
+        few = _too_few(self.pooled_answers)
         if tested.empty:
-            return ""
+            none = "no difference to the plain RLVR model is pooled"
+            return f" Of answers, {none}: {few} are of too few problems." if few else ""
         counted = Counter(tested["adjusted"])
         return (
             f" Of answers, {len(tested)} differences to the plain RLVR model are those of at least two: {counted[STATES[True]]} "
             f"are gains, {counted[STATES[False]]} losses and {counted[STATES[None]]} undecided, after Holm's adjustment."
+            f"{_beside(self.pooled_answers)}"
         )
 
     @property
@@ -156,7 +160,8 @@ def compare(*runs: str | Path, names: Sequence[str] | None = None) -> Comparison
 
     A number that several pairs have, in the same words, is pooled: a random-effects mean over pairs with an interval
     (`estimates.pool`), and I², the share of the variance between pairs that their own intervals don't explain. Factors are pooled
-    in logarithms; a pair's standard error is half its interval's width over t. Runs of equal models count once.
+    in logarithms; a pair's standard error is half its interval's width over t. Runs of equal models count once; a number from
+    fewer than ``estimates.ENOUGH`` problems is shown, and not pooled.
 
     Args:
         runs: folders that `workbench study` wrote, or `workbench sweep`, of which each pair counts; two or more.
@@ -181,9 +186,14 @@ def compare(*runs: str | Path, names: Sequence[str] | None = None) -> Comparison
         {name: run.tables["ablation"] for name, run in by_name.items() if "ablation" in run.tables}, twins
     )
     pairs = pd.DataFrame([{"pair": name, **run.facts} for name, run in by_name.items()])
-    notes = _notes(by_name, pairs, pooled, twins)
+    changes = answers.loc[answers["claim"] != PLAIN]
+    notes = [
+        *_notes(by_name, pairs, pooled, twins),
+        *_few(claims, "claims"),
+        *_few(changes, "differences of answers"),
+    ]
     depths, shares = _depths(by_name), _shares(by_name)
-    together = pooled_claims(answers.loc[answers["claim"] != PLAIN])
+    together = pooled_claims(changes)
     return Comparison(claims, pooled, pairs, depths, shares, answers, together, tuple(notes), twins)
 
 
@@ -262,9 +272,30 @@ def _notes(
     alone = sum(row["pairs"] == 1 for row in pooled.to_dict("records"))
     if alone:
         yield f"{alone} numbers are of one pair alone; they are listed, and not pooled."
-    without = sum(row["pairs"] > 1 and row["pooled"] < 2 for row in pooled.to_dict("records"))
+    several = pooled.loc[(pooled["pairs"] > 1) & (pooled["verdict"] != TOO_FEW)]
+    without = int((several["pooled"] < 2).sum())
     if without:
-        yield f"{without} numbers have an interval in fewer than two pairs, and are not pooled."
+        yield f"{without} numbers have an interval to pool in fewer than two pairs, and are not pooled."
+
+
+def _few(by_pair: pd.DataFrame, what: str) -> Iterator[str]:
+    """Which pairs have numbers from too few problems."""
+    few = by_pair.loc[by_pair["problems"] < ENOUGH]
+    if len(few):
+        names = _listed([*dict.fromkeys(few["pair"])])
+        count = len(few[NUMBER].drop_duplicates())
+        yield f"Too few problems: {count} {what} in {names} are of fewer than {ENOUGH}; they are shown, and not pooled."
+
+
+def _too_few(pooled: pd.DataFrame) -> int:
+    """How many numbers several pairs have, but fewer than two from enough problems."""
+    return pooled["verdict"].tolist().count(TOO_FEW)
+
+
+def _beside(pooled: pd.DataFrame) -> str:
+    """What is not pooled beside what is."""
+    few = _too_few(pooled)
+    return f" {few} more are of too few problems, and not pooled." if few else ""
 
 
 def _groups(pairs: pd.DataFrame, column: str) -> dict[str, list[str]]:

@@ -43,4 +43,6 @@ def answers_by_pair(tables: Mapping[str, pd.DataFrame], same: Mapping[str, str])
     rows = claims_by_pair(differences, same)
     if rows.empty:
         return pd.DataFrame(columns=[*COLUMNS])
-    return rows.merge(pd.DataFrame(accuracies), on=["pair", "measured"], how="left").loc[:, [*COLUMNS]]
+    # Of a condition in several rows the first is listed, as `claims_by_pair` has it.
+    first = pd.DataFrame(accuracies).drop_duplicates(["pair", "measured"])
+    return rows.merge(first, on=["pair", "measured"], how="left").loc[:, [*COLUMNS]]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from workbench.analysis.pooled_claims import NUMBER, expected_side
 from workbench.analysis.verdicts import seen
-from workbench.estimates import Interval
+from workbench.estimates import ENOUGH, Interval
 from workbench.names import MARKS, SCOPES, short
 from workbench.studies.compare_answers import PLAIN
 from workbench.views.compare_figures import by_depth, forest, same_total
@@ -46,6 +46,7 @@ def write_comparison(path: str | Path, comparison: "Comparison") -> Path:
         claims=claims,
         answers=answers,
         plain=_plain(comparison.answers),
+        enough=ENOUGH,
         kinds=kinds,
         shares=shares,
         apart=apart,
@@ -82,7 +83,7 @@ def _claims(
 
     Names of figures begin with ``begin``.
     """
-    by_number = {key: part for key, part in by_pair.groupby(NUMBER, sort=False)}
+    by_number = {key: part for key, part in by_pair.groupby(NUMBER, sort=False, dropna=False)}
     together = pooled.to_dict("records")
     for claim, place in dict.fromkeys((row["claim"], row["place"]) for row in together):
         numbers = []

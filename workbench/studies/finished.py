@@ -3,12 +3,16 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from workbench.analysis.pooled_claims import NEEDED
+from workbench.analysis.pooled_claims import NEEDED, WORDS, texts
 from workbench.errors import InputError
 from workbench.estimates import Interval
 from workbench.runs import MANIFEST, check_run
@@ -18,6 +22,21 @@ SHARES = ["scope", "kind", "stratum", "strata_by", *Interval.names("share")]
 DEPTHS = ["layer", "kind", "problems", *Interval.names("kl")]
 READ = {"claims": NEEDED, "shift": SHARES, "agreement": DEPTHS, "ablation": ANSWERS}
 """Tables that are compared, and the columns without which they can't be."""
+TEXTS = {*WORDS, "intervention", "measure", "scope", "kind", "strata_by"}
+WHOLE = {"problems", "layer", "stratum"}
+BESIDES = {"p", "p_adjusted", "detectable"}
+"""Of these tables the columns of text and of whole numbers, and numbers that may be there; what else is needed are numbers."""
+COUNTS = {
+    "parameters": ("pair", "base", "parameters"),
+    "problems": ("problems", "count"),
+    "answers": ("settings", "answers"),
+    "samples": ("settings", "samples"),
+    "strata": ("settings", "bins"),
+    "null_draws": ("settings", "null_draws"),
+    "seed": ("settings", "seed"),
+    "resamples": ("settings", "resamples"),
+}
+"""Numbers of a specification, and where they stand."""
 PARTS = {"interventions": "ablation", "perturbation": "perturbation", "null models": "nulls"}
 """Parts of a study that may be left out, and a table that each has."""
 _CALL = "compare('runs/shapes', 'runs/smol')"
@@ -31,7 +50,7 @@ class Finished:
     spec: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]
     lacks: Mapping[str, str]
-    """Table or part -> why it is not there."""
+    """Table, part or setting -> why it is not there."""
     notes: Sequence[str] = ()
     """What else keeps it from being compared, in words."""
 
@@ -83,27 +102,27 @@ class Finished:
             _mapping(self.spec.get(k)) for k in ("problems", "settings", "made_with")
         )
         libraries = _mapping(self.pair.get("libraries"))
+        found = {name: _at(self.spec, path) for name, path in COUNTS.items()}
+        counts = {name: value if _is_number(value) else None for name, value in found.items()}
+        if "answers" not in settings and settings.get("interventions"):
+            counts["answers"] = counts["problems"]
         return {
             "base": _text(base.get("id")),
             "rlvr": _text(rlvr.get("id")),
             "family": _text(base.get("family")),
-            "parameters": base.get("parameters"),
+            "parameters": counts["parameters"],
             "depth": self.depth,
             "dtype": _text(base.get("dtype")),
             "controls": _text(list(_mapping(settings.get("controls")))),
-            "problems": problems.get("count"),
-            "answers": settings.get(
-                "answers", problems.get("count") if settings.get("interventions") else None
-            ),
+            "problems": counts["problems"],
+            "answers": counts["answers"],
             "problem_set": _text(problems.get("digest")),
             "source": _source(self.spec.get("source")),
-            "samples": settings.get("samples"),
-            "strata": settings.get("bins"),
-            "null_draws": settings.get("null_draws"),
-            "seed": settings.get("seed"),
-            "resamples": settings.get("resamples"),
+            **{name: counts[name] for name in ("samples", "strata", "null_draws", "seed", "resamples")},
             "lacking": ", ".join(self.lacks),
-            "workbench": " ".join(filter(None, (_text(versions.get("workbench")), versions.get("commit")))),
+            "workbench": " ".join(
+                filter(None, (_text(versions.get(key)) for key in ("workbench", "commit")))
+            ),
             "torch": _text(versions.get("torch") or libraries.get("torch")),
             "transformers": _text(versions.get("transformers") or libraries.get("transformers")),
             "folder": str(self.folder),
@@ -185,6 +204,10 @@ def _read(folder: Path) -> Finished:
             f"{_CALL}"
         ) from error
     tables, lacks = {}, {}
+    for name, path in COUNTS.items():
+        value = _at(spec, path)
+        if value is not None and not _is_number(value):
+            lacks[name] = f"spec.json: `{'.'.join(path)}` is {shortened(value)}; expected a number"
     for name, needed in READ.items():
         try:
             table = pd.read_parquet(folder / "tables" / f"{name}.parquet")
@@ -201,7 +224,10 @@ def _read(folder: Path) -> Finished:
         elif table.empty:
             lacks[name] = f"the table {name} is empty"
         else:
-            tables[name] = table
+            try:
+                tables[name] = _sound(table, needed)
+            except ValueError as error:
+                lacks[name] = f"tables/{name}.parquet, {error}"
     if not tables:
         raise InputError(
             f"`runs` {folder} has nothing to compare: {'; '.join(lacks.values())}; expected a run of `workbench study`: {_CALL}"
@@ -211,6 +237,43 @@ def _read(folder: Path) -> Finished:
         if not (folder / "tables" / f"{table}.parquet").exists():
             lacks[part] = str(reasons.get(part) or "not asked for")
     return Finished(folder, spec, tables, lacks)
+
+
+def _sound(table: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
+    """The table with numbers where they are expected, and text; ValueError says which cell is neither, or which interval none."""
+    sound = table.copy()
+    for name, column in table.items():
+        if name in TEXTS:
+            sound[name] = texts(column)
+        elif name in needed or name in BESIDES:
+            sound[name] = _numbers(column, whole=name in WHOLE)
+    for low, high in (Interval.names(measure)[1:] for measure in needed):
+        if low in needed and (wrong := (sound[low] > sound[high]).to_numpy()).any():
+            row = int(wrong.argmax())
+            ends = f"{sound[low].iloc[row]:g} exceeds `{high}` {sound[high].iloc[row]:g}"
+            raise ValueError(f"row {row}: `{low}` {ends}; expected an interval")
+    return sound
+
+
+def _numbers(column: pd.Series, *, whole: bool) -> NDArray[Any]:
+    cells = column.tolist()
+    for row, cell in enumerate(cells):
+        # Beyond 2**53 a float is no count, and an integer of Arrow's may not fit.
+        if not _is_number(cell) or (whole and not (float(cell).is_integer() and abs(cell) < 2**53)):
+            what = "a whole number" if whole else "a number"
+            raise ValueError(f"row {row}: `{column.name}` is {shortened(cell)}; expected {what}")
+    return np.array(cells, dtype=int if whole else float)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _at(spec: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = spec
+    for key in path:
+        value = _mapping(value).get(key)
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -151,10 +151,10 @@ def kind_name(kind: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many significant digits; an en dash for NaN."""
+    """So many significant digits; an en dash for NaN, and 0 for what is below 1e-12: a difference of equal floats."""
     if not np.isfinite(value):
         return "–"
-    if value == 0:
+    if abs(value) < 1e-12:
         return "0"
     power = int(np.floor(np.log10(abs(value))))
     if power < -4 or power > 5:
