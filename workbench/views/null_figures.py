@@ -157,10 +157,10 @@ def cause_factors(table: pd.DataFrame) -> go.Figure:
         )
     figure.add_hline(y=1, line={"color": COLOURS["null"], "width": 1.5, "dash": "dash"})
     labels = [
-        f"{in_figure(str(cause))}<br>{change:+.2f} nats"
+        f"{in_figure(str(cause)).replace(' like ', ' like<br>')}<br>{round(change, 2) + 0.0:+.2f} nats"
         for cause, change in zip(table["cause"], table["entropy_there"], strict=True)
     ]
-    figure.update_xaxes(tickvals=[*range(len(table))], ticktext=labels, showgrid=False)
+    figure.update_xaxes(tickvals=[*range(len(table))], ticktext=labels, tickangle=0, showgrid=False)
     figure.update_yaxes(title_text="KL, a factor")
     values = table[[*Interval.names("factor"), *Interval.names("over_null")]].to_numpy(float).ravel()
     log_axis(figure, [*values, 1.0])
