@@ -48,7 +48,8 @@ def reworded(
 
     Entropy is a sum over words. The path follows the gradient of that sum with a sign drawn for each word of each position, less
     its part along the gradient of entropy: what `steered` moves, with the same weights, but not entropy. Each step is put back
-    to the entropy of the start, and makes up for bends so far; float32, or float64 for float64 residuals.
+    to the entropy of the start, as far as another step as long can, and makes up for bends so far; float32, or float64 for
+    float64 residuals.
     """
     moved = start = _exact(hidden)
     shape = (len(moved), len(head.weight))
