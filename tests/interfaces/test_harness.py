@@ -10,8 +10,8 @@ from workbench.decoding.decode import decode_many
 from workbench.decoding.likelihoods import response_ids, response_nats
 from workbench.errors import InputError
 from workbench.interfaces.harness import Question, Responder, before_stop, kind_of, make_problem
+from workbench.models.pairs import weights_of
 from workbench.replay.adapters import Adapter
-from workbench.replay.amortised import weights_of
 from workbench.replay.patching import Patch, prepare_patch
 from workbench.replay.replay import Replay, learn_many
 

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from replay import SETTINGS, random_pair, seconds
 
 from workbench import Adapter, EncodedPrompt, Replay, learn_many, load_adapter, load_pair, load_problems
-from workbench.models.pairs import ModelPair
-from workbench.replay.amortised import predict_many, weights_of
+from workbench.models.pairs import ModelPair, weights_of
+from workbench.replay.amortised import predict_many
 
 BOUND = 8.0
 

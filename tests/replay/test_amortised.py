@@ -16,12 +16,13 @@ from workbench.experiments.ablation import ablate
 from workbench.experiments.agent import run_agent
 from workbench.interventions import Replay
 from workbench.models.loading import load_pair
+from workbench.models.pairs import weights_of
 from workbench.models.prompts import TokenKind
 from workbench.problems.problem import load_problems
 from workbench.replay import adapter_training
 from workbench.replay.adapter_training import train_adapter
 from workbench.replay.adapters import Adapter, load_adapter
-from workbench.replay.amortised import embeddings, losses_beside, predict_many, predict_tokens, weights_of
+from workbench.replay.amortised import embeddings, losses_beside, predict_many, predict_tokens
 from workbench.replay.replay import learn_many, objective
 from workbench.tracing.residuals import read_logits
 from workbench.views.replay_figures import loss_against_steps

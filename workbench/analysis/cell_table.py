@@ -25,12 +25,12 @@ from torch import Tensor
 from workbench.errors import InputError
 from workbench.estimates import Array, divide
 from workbench.lens.fused import summarise
+from workbench.models.identity import recorded_weights
 from workbench.models.pairs import ModelPair, batch_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.attention import attention_received
 from workbench.tracing.conversations import Responses, with_responses
-from workbench.tracing.latent_lens import weights_of
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_head
 from workbench.tracing.trace import trace
@@ -182,7 +182,7 @@ def _check_cells(
     if translators is not None:
         size, base = (pair.base.depth, pair.base.hidden_size), pair.provenance["base"]["weights"]
         # Under whichever name: translators of an RLVR model are recorded under its.
-        fitted = {weights_of(translators.provenance, model) for model in ("base", "rlvr")} - {None}
+        fitted = {recorded_weights(translators.provenance, model) for model in ("base", "rlvr")} - {None}
         if translators.bias.shape != size or fitted - {base}:
             raise InputError(
                 f"`translators` {translators!r} were fitted on another model than the base of {pair.name!r}; fit them anew: "

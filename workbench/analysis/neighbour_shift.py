@@ -24,10 +24,10 @@ from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Settings, bootstrap, divide, number_problems, sums_by_problem
 from workbench.lens.strata import check_bins, quantile_strata
+from workbench.models.identity import recorded_weights
 from workbench.models.prompts import TokenKind
 from workbench.names import SCOPES
 from workbench.tracing.cells import TOKENS
-from workbench.tracing.latent_lens import weights_of
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.neighbours import Neighbours
 from workbench.tracing.readings import LogitLens
@@ -155,7 +155,7 @@ def _check(found: Neighbours, traced: LensTrace, controls: Mapping[str, Neighbou
     if traced.reading != LogitLens().name:
         raise InputError(f"`traced` was read through the {traced.reading}, expected the logit lens: {_CALL}")
     for model, weights in found.weights.items():
-        if (own := weights_of(traced.provenance, model)) not in (None, weights):
+        if (own := recorded_weights(traced.provenance, model)) not in (None, weights):
             raise InputError(
                 f"`traced` is of another pair, whose {model} model has weights {own}; those that were read have {weights}; trace "
                 f"the pair that was read: {_CALL}"

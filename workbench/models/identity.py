@@ -47,6 +47,12 @@ def fingerprint(model: nn.Module) -> str:
 
 
 @torch.no_grad()
+def recorded_weights(provenance: Mapping[str, Any], model: str) -> Any:
+    """The fingerprint of a model's weights that a provenance holds under a name such as ``base``; None where it holds none."""
+    about = provenance.get(model)
+    return about.get("weights") if isinstance(about, Mapping) else None
+
+
 def _tensor_digest(tensor: Tensor) -> bytes:
     digest, flat = hashlib.sha256(), tensor.detach().reshape(-1)
     for start in range(0, len(flat), _BLOCK):

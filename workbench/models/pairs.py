@@ -215,6 +215,11 @@ class ModelPair:
         return show_token(self.tokenizer, token_id)
 
 
+def weights_of(pair: ModelPair) -> dict[str, str]:
+    """The fingerprints of a pair's weights, by role."""
+    return {role: str(pair.provenance[role]["weights"]) for role in ("base", "rlvr")}
+
+
 def is_bundled(pair: ModelPair) -> bool:
     """Whether the pair ships with the package."""
     return pair.preset is not None and pair.preset.bundled

@@ -28,11 +28,11 @@ from workbench.errors import InputError
 from workbench.interventions import Replay
 from workbench.models.anatomy import frozen
 from workbench.models.batches import batches, problem_seed
-from workbench.models.pairs import ModelPair
+from workbench.models.pairs import ModelPair, weights_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem, listed
 from workbench.replay.adapters import TRAINED, Adapter, check_replay, predicted
-from workbench.replay.amortised import embeddings, weights_of
+from workbench.replay.amortised import embeddings
 from workbench.replay.loss import Loss
 from workbench.replay.nothing_selected import check_selected, has_selection
 from workbench.replay.replay import prepare

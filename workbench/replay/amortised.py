@@ -17,7 +17,7 @@ from workbench.errors import InputError
 from workbench.interventions import Replay
 from workbench.models.anatomy import Anatomy
 from workbench.models.batches import Cells, batches, collate
-from workbench.models.pairs import ModelPair, batch_of
+from workbench.models.pairs import ModelPair, batch_of, weights_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.replay.adapters import Adapter, check_pair, token_inputs
@@ -93,11 +93,6 @@ def embeddings(
 
     groups = batches(prompts, batch_size)
     return [x for _, xs in piecewise(groups, read, model=pair.base, what="reading embeddings") for x in xs]
-
-
-def weights_of(pair: ModelPair) -> dict[str, str]:
-    """The fingerprints of a pair's weights, by role."""
-    return {role: str(pair.provenance[role]["weights"]) for role in ("base", "rlvr")}
 
 
 def losses_beside(

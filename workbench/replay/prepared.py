@@ -21,13 +21,13 @@ from workbench.errors import InputError
 from workbench.interventions import Patch, Replay
 from workbench.mixtures import CrossSample, Extrapolate, Mixture, conditions_under
 from workbench.models.comparability import ends_of
-from workbench.models.pairs import ModelPair, batch_of
+from workbench.models.pairs import ModelPair, batch_of, weights_of
 from workbench.models.preflight import check_pair as check_preflight
 from workbench.models.presets import ROLES
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.replay.adapters import Adapter, check_pair
-from workbench.replay.amortised import predict_many, weights_of
+from workbench.replay.amortised import predict_many
 from workbench.replay.disturbances import jittered
 from workbench.replay.learned_tokens import LearnedTokens
 from workbench.replay.nothing_selected import BLIND

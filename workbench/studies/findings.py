@@ -144,13 +144,10 @@ def _head(pairs: Sequence[_Pair], folders: Sequence[Path], used: Mapping[str, Se
 
 
 def _span(problems: Sequence[int]) -> str:
-    return (
-        "no"
-        if not problems
-        else f"{min(problems)} to {max(problems)}"
-        if len({*problems}) > 1
-        else str(problems[0])
-    )
+    if not problems:
+        return "no"
+    least, most = min(problems), max(problems)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _lettered(folders: Sequence[Path]) -> list[_Pair]:

@@ -72,8 +72,9 @@ class LatentLens:
 
     def __post_init__(self) -> None:
         self._check_kinds()
+        texts = len(self.contexts)
         for name, least in (("layer", -1), ("token_id", -1), ("position", -1), ("context", 0)):
-            values, texts = getattr(self, name), len(self.contexts)
+            values = getattr(self, name)
             if int(values.min()) < least or (name == "context" and int(values.max()) >= texts):
                 below = f", below the number of `contexts`, {texts}" if name == "context" else ""
                 raise InputError(
@@ -321,9 +322,3 @@ def _of_layer(layer: int, cache: Any, contexts: dict[str, int], provenance: dict
     numbers = dict(zip(_NUMBERS, torch.tensor(rows, dtype=torch.int64).T.contiguous(), strict=True))
     texts: dict[str, Any] = {"tokens": tuple(words), "contexts": tuple(contexts)}
     return LatentLens(unit(vectors), **numbers, **texts, provenance=provenance)
-
-
-def weights_of(provenance: Mapping[str, Any], model: str) -> Any:
-    """The digest of a model's weights that a provenance holds under a name such as ``base``; None where it holds none."""
-    about = provenance.get(model)
-    return about.get("weights") if isinstance(about, Mapping) else None

@@ -28,12 +28,13 @@ from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.lens.neighbours import nearest, rank_of
 from workbench.models.batches import batches
-from workbench.models.pairs import ModelPair, batch_of
+from workbench.models.identity import recorded_weights
+from workbench.models.pairs import ModelPair, batch_of, weights_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.both_models import compare_residuals, stretches_of
 from workbench.tracing.edits import Intervention, batch_edits, one_each
-from workbench.tracing.latent_lens import LatentLens, weights_of
+from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.nulls import Noise
 from workbench.tracing.tensor_files import write_tensors
 from workbench.views import markup
@@ -246,9 +247,9 @@ def read_neighbours(
         report(done, len(prompts))
     tensors = {name: torch.cat([part[name] for part in parts], axis) for name, axis in _AXES.items()}
     numbers = range(pair.depth) if layers is None else sorted({*layers})
-    digests = {model: weights_of(pair.provenance, model) for model in ("base", "rlvr")}
-    weights = {model: digest for model, digest in digests.items() if digest is not None}
-    return Neighbours(**tensors, layers=tuple(numbers), prompts=tuple(prompts), lens=lens, weights=weights)
+    return Neighbours(
+        **tensors, layers=tuple(numbers), prompts=tuple(prompts), lens=lens, weights=weights_of(pair)
+    )
 
 
 def check_states(lens: LatentLens, pair: ModelPair, k: int = 1) -> None:
@@ -271,8 +272,8 @@ def check_states(lens: LatentLens, pair: ModelPair, k: int = 1) -> None:
                 f"`lens` has states with {name} {int(held.max())}, the models of {pair.name!r} have 0 to {most - 1}; build it of "
                 f"this pair: {_CALL}"
             )
-    built = weights_of(lens.provenance, "model")
-    if built not in (None, *(weights_of(pair.provenance, model) for model in ("base", "rlvr"))):
+    built = recorded_weights(lens.provenance, "model")
+    if built not in (None, *weights_of(pair).values()):
         raise InputError(
             f"`lens` has states of a model with weights {built}, which is neither of {pair.name!r}; build it of this pair: "
             f"{_CALL}"

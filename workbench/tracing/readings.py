@@ -22,10 +22,11 @@ from torch import Tensor
 
 from workbench.conditions import Model
 from workbench.errors import InputError
+from workbench.models.identity import recorded_weights
 from workbench.models.pairs import ModelPair
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
-from workbench.tracing.latent_lens import LatentLens, weights_of
+from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.published_translators import read_published
 from workbench.tracing.tuned_lens import Translators, fit_translators
 
@@ -146,7 +147,7 @@ class TunedLens:
         models: tuple[Model, ...] = ("base", "rlvr")
         size = (pair.base.depth, pair.base.hidden_size)
         for model in models if self.rlvr is not None else models[:1]:
-            translators, own = self.of(model), weights_of(pair.provenance, model)
+            translators, own = self.of(model), recorded_weights(pair.provenance, model)
             if translators.bias.shape != size:
                 layers, width = translators.bias.shape
                 raise InputError(
@@ -155,7 +156,7 @@ class TunedLens:
                 )
             # Under whichever name: translators know the place that their model had in the pair that they were fitted on.
             for place in models:
-                if (weights := weights_of(translators.provenance, place)) not in (None, own):
+                if (weights := recorded_weights(translators.provenance, place)) not in (None, own):
                     raise InputError(
                         f"`reading`: translators of {model} were fitted on weights {weights}, of the {place} model of "
                         f"{translators.provenance.get('pair')!r}; the {model} model of {pair.name!r} has {own}; give the base's "
