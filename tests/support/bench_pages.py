@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 from browser import window
 from playwright.sync_api import Browser, Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from served import TOKEN, free_port, server
 
 LAB = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
@@ -42,11 +43,23 @@ def in_lab(
         page.context.close()
 
 
-def run_cell(page: Page) -> None:
-    """Run the notebook's first cell, once the kernel is idle."""
-    page.locator(".jp-CodeCell .jp-InputArea-editor").first.click()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-    page.keyboard.press("Shift+Enter")
+def run_cell(page: Page, attempts: int = 12) -> None:
+    """Run the notebook's first cell, one that takes a second or more, once the kernel is idle.
+
+    JupyterLab shows a kernel as idle before the notebook has it, and drops what is run in that moment without
+    a word; such a cell never shows that it runs, so the keys are pressed again.
+    """
+    first = page.locator(".jp-CodeCell").first
+    for attempt in range(1, attempts + 1):
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        first.locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        try:
+            first.locator(".jp-InputPrompt", has_text="[*]").wait_for(timeout=5_000)
+            return
+        except PlaywrightTimeout:
+            if attempt == attempts:
+                raise
 
 
 @contextmanager
