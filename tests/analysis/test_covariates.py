@@ -242,7 +242,7 @@ def test_cells_that_do_not_fit_are_refused(pair, problems):
         cell_table(pair, [])
     small = tiny.pair("qwen2_5_vl")
     traced = trace(small, [tiny.problem("qwen2_5_vl")], null_draws=0)
-    with pytest.raises(InputError, match="`traced` holds other problems"):
+    with pytest.raises(InputError, match="`traced` has 1 prompts, expected the same"):
         cell_table(pair, problems, traced=traced)
     with pytest.raises(InputError, match="no matched noise"):
         cell_table(small, [tiny.problem("qwen2_5_vl")], traced=traced)

@@ -115,7 +115,7 @@ def test_without_draws_nothing_is_said_of_noise(found, traced):
 def test_other_cells_are_refused(found, traced):
     with pytest.raises(InputError, match=r"`traced` has .* expected .* at the same layers"):
         neighbour_shift(found, traced.select(prompt=0), **FAST)
-    with pytest.raises(InputError, match="`controls`: 'sft' was read at other cells"):
+    with pytest.raises(InputError, match="`controls`: 'sft' has 1 prompts, expected the same 12"):
         neighbour_shift(found, traced, controls={"sft": found.select(prompt=0)}, **FAST)
 
 
@@ -123,12 +123,9 @@ def test_a_trace_of_other_prompts_or_in_another_order_is_refused(pair, problems,
     same_size = wb.trace(pair, problems[::-1], top_k=1, null_draws=0)
     assert same_size.entropy_base.shape == found.overlap.shape
     with pytest.raises(
-        InputError, match=r"`traced` holds other prompts, or these in another order: at pos.*prob"
+        InputError, match=r"`traced` holds other prompts, or these in another order: prompt 0 is 'shapes"
     ):
         neighbour_shift(found, same_size, **FAST)
-    said = replace(traced, token_id=traced.token_id.flip(0))
-    with pytest.raises(InputError, match="at position 0 token"):
-        neighbour_shift(found, said, **FAST)
     assert neighbour_shift(found, wb.trace(pair, problems, top_k=1, null_draws=0), **FAST).claims
 
 
@@ -139,7 +136,7 @@ def test_a_trace_of_another_pair_or_through_another_lens_is_refused(pair, proble
         neighbour_shift(found, read, **FAST)
     for model in ("base", "rlvr"):
         other = traced.provenance | {model: traced.provenance[model] | {"weights": "theirs"}}
-        with pytest.raises(InputError, match=f"of another pair, whose {model} model has weights theirs"):
+        with pytest.raises(InputError, match=f"of other models: its {model} model has weights theirs"):
             neighbour_shift(found, replace(traced, provenance=other), **FAST)
     unknown = replace(found, weights={})
     assert neighbour_shift(unknown, traced, **FAST).claims  # of a folder of an earlier version
@@ -158,7 +155,9 @@ def test_controls_have_the_pair_s_base(found, traced):
     own = replace(found, weights={**found.weights, "rlvr": "not trained"})
     assert neighbour_shift(found, traced, controls={"sft": own}, **FAST).claims
     other = replace(found, weights={**found.weights, "base": "theirs"})
-    with pytest.raises(InputError, match="`controls`: 'sft' has a base with other weights than the pair"):
+    with pytest.raises(
+        InputError, match="`controls`: 'sft' is of other models: its base model has weights theirs"
+    ):
         neighbour_shift(found, traced, controls={"sft": other}, **FAST)
 
 

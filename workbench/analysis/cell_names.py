@@ -27,6 +27,7 @@ from workbench.estimates import mean as mean_of
 from workbench.problems.shapes_contents import Words
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.neighbours import Neighbours
+from workbench.tracing.same_prompts import Prompts, check_same_models, check_same_prompts, weights_in
 
 Contents = Mapping[str, Sequence[Sequence[Words]]]
 _CALL = "cell_names([trace], {problem.id: contents(problem.id) for problem in problems})"
@@ -96,6 +97,7 @@ def naming_claims(
         raise InputError(
             f"`plain` is {plain!r}, which is not among {[*read]}: naming_claims(read, contents, plain={next(iter(read), 'x')!r})"
         )
+    _check_same(read, plain)
     beyond: dict[str, dict[Model, Array]] = {}
     problem: NDArray[np.str_] = np.array([])
     models: tuple[Model, ...] = ("base", "rlvr")
@@ -125,6 +127,25 @@ def naming_claims(
         claim(f"RLVR has the {name} name more", f"{name}, rlvr − base", of["base"], of["rlvr"])
         for name, of in beyond.items()
     ]
+
+
+def _check_same(read: Mapping[str, LensTrace | Neighbours], plain: str) -> None:
+    """Refuse readings of other cells or models than the plain one's, which would be paired with them."""
+    first = read[plain]
+    for name, one in read.items():
+        whose, call = f"`read`: {name!r}", "naming_claims(read, contents)"
+        check_same_prompts(whose, *(_of(each) for each in (one, first)), call)
+        check_same_models(whose, *(_weights(each) for each in (one, first)), call)
+        if one.layers != first.layers:
+            raise InputError(f"{whose} has layers {[*one.layers]}, expected {[*first.layers]}: {call}")
+
+
+def _of(one: LensTrace | Neighbours) -> Prompts:
+    return one if isinstance(one, LensTrace) else one.prompts
+
+
+def _weights(one: LensTrace | Neighbours) -> Mapping[str, str]:
+    return weights_in(one) if isinstance(one, LensTrace) else one.weights
 
 
 def _cells(

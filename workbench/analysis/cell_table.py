@@ -26,13 +26,15 @@ from workbench.errors import InputError
 from workbench.estimates import Array, divide
 from workbench.lens.fused import summarise
 from workbench.models.identity import recorded_weights
-from workbench.models.pairs import ModelPair, batch_of
+from workbench.models.pairs import ModelPair, batch_of, weights_of
 from workbench.models.prompts import EncodedPrompt, TokenKind
 from workbench.problems.problem import Problem, listed
 from workbench.tracing.attention import attention_received
 from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_head
+from workbench.tracing.readings import same_reading
+from workbench.tracing.same_prompts import check_same_models, check_same_prompts, weights_in
 from workbench.tracing.trace import trace
 from workbench.tracing.tuned_lens import Translators, read_all
 
@@ -107,7 +109,9 @@ def cell_table(
     problems = listed(problems, _CALL)
     spread = with_responses(pair, problems, responses)
     prompts, of_each = [prompt for _, prompt in spread], [problems[number] for number, _ in spread]
-    _check_cells(pair, of_each, translators, traced)
+    _check_cells(pair, of_each, translators)
+    if traced is not None:
+        _check_traced(pair, prompts, traced)
     report = progress or (lambda what, done, total: None)
     if traced is None:
         tell = partial(report, "tracing")
@@ -176,9 +180,7 @@ def _table(traced: LensTrace, layered: Mapping[str, Tensor], places: Mapping[str
     return table.loc[table["attention"].notna()].reset_index(drop=True)
 
 
-def _check_cells(
-    pair: ModelPair, problems: Sequence[Problem], translators: Translators | None, traced: LensTrace | None
-) -> None:
+def _check_cells(pair: ModelPair, problems: Sequence[Problem], translators: Translators | None) -> None:
     if translators is not None:
         size, base = (pair.base.depth, pair.base.hidden_size), pair.provenance["base"]["weights"]
         # Under whichever name: translators of an RLVR model are recorded under its.
@@ -196,8 +198,12 @@ def _check_cells(
             raise InputError(
                 f"`translators` were fitted on {min(overlap)!r}, which is among `problems`; measure others: {_CALL}"
             )
-    if traced is not None:
-        if [info.problem_id for info in traced.prompts] != [problem.id for problem in problems]:
-            raise InputError(f"`traced` holds other problems than `problems`; leave it out: {_CALL}")
-        if not len(traced.kl_null):
-            raise InputError("`traced` has no matched noise; trace with null_draws=3, or leave it out")
+
+
+def _check_traced(pair: ModelPair, prompts: Sequence[EncodedPrompt], traced: LensTrace) -> None:
+    call = f"leave it out, {_CALL}"
+    same_reading(None, pair, traced.provenance, "cell_table(pair, problems, traced=trace(pair, problems)")
+    check_same_prompts("`traced`", traced, prompts, call)
+    check_same_models("`traced`", weights_in(traced), weights_of(pair), call)
+    if not len(traced.kl_null):
+        raise InputError("`traced` has no matched noise; trace with null_draws=3, or leave it out")

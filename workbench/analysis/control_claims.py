@@ -17,12 +17,15 @@ import numpy as np
 
 from workbench.analysis.low_entropy import MEASURED, part_name
 from workbench.analysis.verdicts import Claim
+from workbench.errors import InputError
 from workbench.estimates import Array, Interval, Settings, bootstrap, divide, paired_difference
 from workbench.names import NULLS, SCOPES
 from workbench.tracing.cells import TOKENS, Cells, Group, groups_of
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.readings import labelled
+from workbench.tracing.same_prompts import check_same_models, check_same_prompts, weights_in
 
+_CALL = "control_claims(trace(pair, problems), {'sft': trace(controls_of(pair)['sft'], problems)})"
 BESIDE = "beside controls"
 """Where such claims are made."""
 
@@ -45,7 +48,11 @@ def control_claims(
         resamples: of the bootstrap over problems.
         level: of the intervals.
         seed: of the bootstrap.
+
+    Raises:
+        InputError: a control of other prompts, layers or another base, read otherwise, or held against another null.
     """
+    _check(real, controls)
     settings = Settings(resamples=resamples, level=level, seed=seed)
     claims: list[Claim] = []
     groups = groups_of(real, bins)
@@ -57,6 +64,22 @@ def control_claims(
         for group in groups:
             claims += _shapes(name, group, real, control, null, settings)
     return labelled(claims, real.reading)
+
+
+def _check(real: LensTrace, controls: Mapping[str, LensTrace]) -> None:
+    """Refuse traces whose cells are not those of the real one; most have its shape, and would give numbers."""
+    for name, control in controls.items():
+        whose = f"`controls`: {name!r}"
+        check_same_prompts(whose, control, real, _CALL)
+        base = {model: weights for model, weights in weights_in(real).items() if model == "base"}
+        check_same_models(whose, weights_in(control), base, _CALL)
+        for what, theirs, own in (
+            ("has layers", control.layers, real.layers),
+            ("was read through the", control.reading, real.reading),
+            ("was held against", *(traced.provenance.get("against", "noise") for traced in (control, real))),
+        ):
+            if theirs != own:
+                raise InputError(f"{whose} {what} {theirs}, expected {own}, as the pair: {_CALL}")
 
 
 def _predictions(name: str, group: Group, real: LensTrace, control: LensTrace, settings: Settings) -> Claim:

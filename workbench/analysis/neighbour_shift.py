@@ -24,13 +24,13 @@ from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.estimates import Array, Settings, bootstrap, divide, number_problems, sums_by_problem
 from workbench.lens.strata import check_bins, quantile_strata
-from workbench.models.identity import recorded_weights
 from workbench.models.prompts import TokenKind
 from workbench.names import SCOPES
 from workbench.tracing.cells import TOKENS
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.neighbours import Neighbours
 from workbench.tracing.readings import LogitLens
+from workbench.tracing.same_prompts import check_same_models, check_same_prompts, weights_in
 from workbench.views import markup
 from workbench.views.tables import first_kind
 
@@ -141,46 +141,19 @@ def _check(found: Neighbours, traced: LensTrace, controls: Mapping[str, Neighbou
             f"`traced` has {tuple(traced.entropy_base.shape)} cells (layers, positions), expected the "
             f"{tuple(found.overlap.shape)} that were read, at the same layers: {_CALL}"
         )
-    problems = [traced.prompts[number].problem_id for number in traced.prompt.tolist()]
-    for name, own, read in (
-        ("problem", problems, found.problem),
-        ("token", traced.token_id.tolist(), _ids(found)),
-    ):
-        if own != read:
-            place = next(place for place, (a, b) in enumerate(zip(own, read, strict=True)) if a != b)
-            raise InputError(
-                f"`traced` holds other prompts, or these in another order: at position {place} {name} {own[place]!r}, where "
-                f"{read[place]!r} was read; trace the same list: {_CALL}"
-            )
+    check_same_prompts("`traced`", traced, found.prompts, _CALL)
     if traced.reading != LogitLens().name:
         raise InputError(f"`traced` was read through the {traced.reading}, expected the logit lens: {_CALL}")
-    for model, weights in found.weights.items():
-        if (own := recorded_weights(traced.provenance, model)) not in (None, weights):
-            raise InputError(
-                f"`traced` is of another pair, whose {model} model has weights {own}; those that were read have {weights}; trace "
-                f"the pair that was read: {_CALL}"
-            )
+    check_same_models("`traced`", weights_in(traced), found.weights, _CALL)
     for control, other in controls.items():
-        same = (other.overlap.shape, other.layers, other.problem) == (
-            found.overlap.shape,
-            found.layers,
-            found.problem,
-        )
-        if not same or _ids(other) != _ids(found):
+        name = f"`controls`: {control!r}"
+        if other.layers != found.layers:
             raise InputError(
-                f"`controls`: {control!r} was read at other cells; read the same prompts: {_CALL}"
+                f"{name} was read at layers {[*other.layers]}, expected {[*found.layers]}: {_CALL}"
             )
-        bases = {one.weights["base"] for one in (other, found) if "base" in one.weights}
-        if len(bases) > 1:
-            raise InputError(
-                f"`controls`: {control!r} has a base with other weights than the pair ({', '.join(sorted(bases))}); expected the "
-                f"same base: controls=controls_of(pair): {_CALL}"
-            )
-
-
-def _ids(found: Neighbours) -> list[int]:
-    """The token at every position."""
-    return [token for prompt in found.prompts for token in prompt.input_ids.tolist()]
+        check_same_prompts(name, other.prompts, found.prompts, _CALL)
+        base = {model: weights for model, weights in found.weights.items() if model == "base"}
+        check_same_models(name, other.weights, base, _CALL)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from workbench.errors import InputError
 from workbench.estimates import Array, Interval, bootstrap, divide
 from workbench.lens.strata import check_bins
 from workbench.models.batches import problem_seed
-from workbench.models.pairs import ModelPair, batch_of
+from workbench.models.pairs import ModelPair, batch_of, weights_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.names import SCOPES
 from workbench.problems.problem import Problem, listed
@@ -42,6 +42,7 @@ from workbench.tracing.cells import Group, groups_of
 from workbench.tracing.conversations import Responses, with_responses
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.readings import Reading, check_shared, same_reading
+from workbench.tracing.same_prompts import check_same_models, check_same_prompts, weights_in
 from workbench.tracing.trace import trace
 from workbench.views import markup
 
@@ -182,9 +183,10 @@ def weight_nulls(
         return trace(some, prompts, responses=responses, **how)
 
     whole = [prompt for _, prompt in with_responses(pair, prompts, responses)]
+    given = partial(_same, prompts=whole, pair=pair, reading=reading)
     if traced is not None:
-        same_reading(reading, pair, traced.provenance, "weight_nulls(pair, problems, traced=traced")
-    real = look(RLVR, pair) if traced is None else _same(traced, whole, pair)
+        check_same_models("`traced`", weights_in(traced), weights_of(pair), _CALL)
+    real = look(RLVR, pair) if traced is None else given("`traced`", traced)
     groups, sizes = groups_of(real, bins), {kind: [] for kind in kinds}
     sums = {RLVR: [[group.sums(real) for group in groups]]} | {kind: [] for kind in kinds}
     for kind, draw in product(kinds, range(draws)):
@@ -193,7 +195,8 @@ def weight_nulls(
         null_trace = look(f"{kind} {draw + 1}", null)
         sums[kind].append([group.sums(null_trace) for group in groups])
     for name, other in others.items():
-        trained = _same(other, whole, pair) if isinstance(other, LensTrace) else look(name, other)
+        known = isinstance(other, LensTrace)
+        trained = given(f"`others`: {name!r}", other) if known else look(name, other)
         sums[name] = [[group.sums(trained) for group in groups]]
     table, contrasts = [], []
     for index, group in enumerate(groups):
@@ -213,18 +216,23 @@ def weight_nulls(
     )
 
 
-def _same(traced: LensTrace, prompts: Sequence[EncodedPrompt], pair: ModelPair) -> LensTrace:
-    """The trace, if it is of these prompts at every layer.
+def _same(
+    name: str,
+    traced: LensTrace,
+    prompts: Sequence[EncodedPrompt],
+    pair: ModelPair,
+    reading: Reading | None,
+) -> LensTrace:
+    """The trace, if it is of these prompts at every layer, through this reading.
 
     Raises:
-        InputError: it is of others.
+        InputError: it is not.
     """
-    of = [info.problem_id for info in traced.prompts]
-    if of != [prompt.problem_id for prompt in prompts] or len(traced.layers) != pair.depth:
-        raise InputError(
-            f"`traced` is of {len(of)} problems at {len(traced.layers)} layers, which are not these {len(prompts)} at "
-            f"{pair.depth}; leave it out: weight_nulls(pair, problems)"
-        )
+    call = f"{_CALL}, {name} left out"
+    same_reading(reading, pair, traced.provenance, "weight_nulls(pair, problems, traced=traced")
+    if len(traced.layers) != pair.depth:
+        raise InputError(f"{name} has {len(traced.layers)} layers, expected all {pair.depth}: {call}")
+    check_same_prompts(name, traced, prompts, call)
     return traced
 
 

@@ -23,6 +23,7 @@ from workbench.tracing.latent_lens import LatentLens
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.neighbours import Neighbours, check_states, read_neighbours
 from workbench.tracing.readings import Reading, apart, in_words
+from workbench.tracing.same_prompts import check_same_models, check_same_prompts, weights_in
 from workbench.tracing.trace import trace
 from workbench.views.explorer import SCRIPTS, embed
 from workbench.views.explorer_data import Answers, ModelAnswer
@@ -204,15 +205,13 @@ def check_neighbours(trace: LensTrace, found: Neighbours | None) -> None:
     """InputError unless the neighbours are of the prompts of ``trace``, or its first few, at its layers."""
     if found is None:
         return
-    names = [prompt.problem_id for prompt in found.prompts]
-    count = found.overlap.shape[1]
-    of_prompts = [info.problem_id for info in trace.prompts[: len(names)]] == names
-    if found.layers != trace.layers or not of_prompts or int((trace.prompt < len(names)).sum()) != count:
+    call = "Explorer(trace, neighbours=read_neighbours(pair, problems, lens))"
+    if found.layers != trace.layers:
         raise InputError(
-            f"`neighbours` are of {names[:3]} at layers {list(found.layers)}, the trace of "
-            f"{[info.problem_id for info in trace.prompts[:3]]} and so on at {list(trace.layers)}; read the same: "
-            "read_neighbours(pair, problems, lens)"
+            f"`neighbours` are of layers {list(found.layers)}, the trace of {list(trace.layers)}: {call}"
         )
+    check_same_prompts("`neighbours`", found.prompts, trace, call, leading=True)
+    check_same_models("`neighbours`", found.weights, weights_in(trace), call)
 
 
 def check_followed(trace: LensTrace, followed: Followed | None) -> None:
@@ -225,8 +224,11 @@ def check_followed(trace: LensTrace, followed: Followed | None) -> None:
             f"`followed` has layers {list(followed.layers)}, the trace {list(trace.layers)}; pass {call}"
         )
     count = len(followed.prompt)
-    names = tuple(info.problem_id for info in trace.prompts[: len(followed.problem_ids)])
-    if names != followed.problem_ids or followed.prompt.tolist() != trace.prompt[:count].tolist():
+    traced = trace.prompts[: len(followed.problem_ids)]
+    names = tuple(info.problem_id for info in traced)
+    prints = zip((info.fingerprint for info in traced), followed.fingerprints, strict=False)
+    others = [pair for pair in prints if all(pair) and pair[0] != pair[1]]  # earlier traces have none
+    if names != followed.problem_ids or others or followed.prompt.tolist() != trace.prompt[:count].tolist():
         raise InputError(
             f"`followed` is of {list(followed.problem_ids[:3])}, the trace of "
             f"{[info.problem_id for info in trace.prompts[:3]]} and so on; pass {call}"

@@ -27,7 +27,7 @@ from workbench.columns import describe
 from workbench.errors import InputError
 from workbench.lens.token_probabilities import log_probabilities
 from workbench.models.batches import batches
-from workbench.models.pairs import ModelPair, batch_of
+from workbench.models.pairs import ModelPair, batch_of, weights_of
 from workbench.models.prompts import EncodedPrompt
 from workbench.problems.problem import Problem
 from workbench.tracing.both_models import compare_residuals
@@ -35,6 +35,7 @@ from workbench.tracing.edits import Intervention, batch_edits, one_each
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.model_heads import lens_heads
 from workbench.tracing.readings import Reading, same_reading
+from workbench.tracing.same_prompts import check_same_models, check_same_prompts, weights_in
 from workbench.views import markup
 
 # Logits that exist at a time.
@@ -64,6 +65,8 @@ class Followed:
     problem_ids: tuple[str, ...]
     vocabulary: dict[int, str]
     """Display text of every followed token."""
+    fingerprints: tuple[str, ...] = ()
+    """Of the prompts."""
 
     def __post_init__(self) -> None:
         shape = (len(self.layers), *self.ids.shape)
@@ -108,8 +111,12 @@ class Followed:
                 "`followed.select(prompt=0)`"
             )
         one = self._take((self.prompt == prompt).nonzero()[:, 0])
-        names = {"prompt": torch.zeros_like(one.prompt), "problem_ids": (self.problem_ids[prompt],)}
-        return replace(one, **names)
+        return replace(
+            one,
+            prompt=torch.zeros_like(one.prompt),
+            problem_ids=(self.problem_ids[prompt],),
+            fingerprints=self.fingerprints[prompt : prompt + 1],
+        )
 
     def _take(self, positions: Tensor | list[int], kept: slice = slice(None)) -> "Followed":
         ids = self.ids[positions][:, kept]
@@ -246,16 +253,14 @@ def follow(
         )
     read_by = same_reading(reading, pair, trace.provenance, "follow(pair, problems, trace")
     prompts = [pair.encode(item) for item in problems]
-    ids = []
-    for number, prompt in enumerate(prompts):
-        one = trace.select(prompt=number)
-        if not torch.equal(one.token_id.long(), prompt.input_ids.long()):
-            raise InputError(
-                f"`problems` has {prompt.problem_id!r} at {number}, where the trace has "
-                f"{trace.prompts[number].problem_id!r} with other tokens; give what was traced, in its order: "
-                "`follow(pair, problems, trace(pair, problems))`"
-            )
-        ids.append(likeliest(one, tokens) if isinstance(tokens, int) else _these(pair, tokens, len(prompt)))
+    traces = [trace.select(prompt=number) for number in range(len(prompts))]
+    call = "follow(pair, problems, trace(pair, problems))"
+    check_same_models("`trace`", weights_in(trace), weights_of(pair), call)
+    check_same_prompts("`problems`", prompts, trace, call, leading=True)
+    ids = [
+        likeliest(one, tokens) if isinstance(tokens, int) else _these(pair, tokens, len(prompt))
+        for one, prompt in zip(traces, prompts, strict=True)
+    ]
     entries = one_each(interventions, [prompt.problem_id for prompt in prompts])
     heads, report, parts, count = lens_heads(pair), progress or (lambda done, total: None), [], 0
     report(0, len(prompts))
@@ -289,4 +294,5 @@ def follow(
         depth=trace.depth,
         problem_ids=tuple(info.problem_id for info in trace.prompts[: len(prompts)]),
         vocabulary={i: pair.decode_token(i) for i in joined.unique().tolist() if i >= 0},
+        fingerprints=tuple(prompt.fingerprint for prompt in prompts),
     )

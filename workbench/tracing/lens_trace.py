@@ -71,6 +71,8 @@ class PromptInfo:
     """Per image or video: the frames of a video, none for an image."""
     sample: int | None = None
     """Which of the responses to the problem ends the prompt; None for none, or one that is part of the prompt."""
+    fingerprint: str = field(default="", repr=False)
+    """`EncodedPrompt.fingerprint`; empty in traces of earlier versions."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -214,7 +216,7 @@ class LensTrace:
     @property
     def turn(self) -> Tensor:
         """(P,) int32: which response of its conversation a response position belongs to, 0 the first; -1 elsewhere."""
-        runs = [turns_of(part == TokenKind.RESPONSE) for part in self._by_prompt(self.kind)]
+        runs = [turns_of(part == TokenKind.RESPONSE) for part in self.by_prompt(self.kind)]
         return torch.cat(runs)
 
     @property
@@ -224,13 +226,14 @@ class LensTrace:
         The first is predicted at the last position before the response; at the response's own last position none is.
         """
         parts = []
-        for kind in self._by_prompt(self.kind):
+        for kind in self.by_prompt(self.kind):
             start, steps = last_response(kind == TokenKind.RESPONSE), torch.arange(len(kind))
             inside = (steps >= start - 1) & (steps < len(kind) - 1)
             parts.append(torch.where(inside, steps - start + 1, -1).to(torch.int32))
         return torch.cat(parts)
 
-    def _by_prompt(self, values: Tensor) -> tuple[Tensor, ...]:
+    def by_prompt(self, values: Tensor) -> tuple[Tensor, ...]:
+        """What there is at every position, (P, ...), cut into the prompts."""
         return values.split(torch.bincount(self.prompt.long(), minlength=len(self.prompts)).tolist())
 
     @property

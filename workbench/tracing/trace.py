@@ -318,4 +318,5 @@ def _info(item: Problem | EncodedPrompt, one: Conversation) -> PromptInfo:
         images=prompt.images,
         frames=prompt.frames,
         sample=one.sample,
+        fingerprint=prompt.fingerprint,
     )
