@@ -58,6 +58,7 @@ def same(found: dict[str, Any], expected: dict[str, Any], relative: float) -> bo
 # --- several devices -------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(900)  # 36 kinds of work on one core
 @pytest.mark.parametrize("kind", [[], ["--narrow"]], ids=["as CUDA is", "without float64"])
 def test_all_work_gives_on_a_card_what_it_gives_on_the_cpu(kind):
     """In a process of its own, where the card is a pretence; of all families: ``python tests/support/cards.py all``."""

@@ -51,7 +51,8 @@ def test_a_threshold_is_met_by_its_share_of_the_hosts_own_tokens(tiny_pair, prob
     for share in SHARES:
         threshold = grid[crossing_name("rlvr", criterion, share)].threshold
         met = [value < threshold if criterion == "low_divergence" else value >= threshold for value in values]
-        assert abs(sum(met) - share * len(values)) <= 1
+        # The two samples of a problem begin alike: of values that are equal but for rounding, both or neither meet it.
+        assert abs(sum(met) - share * len(values)) <= 2
 
 
 def test_the_table_says_what_was_replaced(found, grid):
