@@ -134,8 +134,8 @@ def _check_same(read: Mapping[str, LensTrace | Neighbours], plain: str) -> None:
     first = read[plain]
     for name, one in read.items():
         whose, call = f"`read`: {name!r}", "naming_claims(read, contents)"
-        check_same_prompts(whose, *(_of(each) for each in (one, first)), call)
-        check_same_models(whose, *(_weights(each) for each in (one, first)), call)
+        check_same_prompts(whose, _of(one), _of(first), call)
+        check_same_models(whose, _weights(one), _weights(first), call)
         if one.layers != first.layers:
             raise InputError(f"{whose} has layers {[*one.layers]}, expected {[*first.layers]}: {call}")
 
