@@ -184,5 +184,5 @@ def test_what_does_not_fit_is_refused_before_any_work(tiny_pair, problems, lens,
     near = read_neighbours(tiny_pair, problems[:1], lens, k=2)
     monkeypatch.undo()
     traced = wb.trace(tiny_pair, problems[1:])
-    with pytest.raises(InputError, match=r"`neighbours` are of \['tiny/0'\]"):
+    with pytest.raises(InputError, match="prompt 0 is 'tiny/0', expected 'tiny/1'"):
         Explorer(traced, neighbours=near)

@@ -102,7 +102,7 @@ def test_null_models_take_the_trace_that_there_is_and_no_other(pair, problems):
     assert {*seen} == {"permuted 1"}
     alone = wb.weight_nulls(pair, problems, **how)
     pd.testing.assert_frame_equal(found.table, alone.table, rtol=1e-3)
-    with pytest.raises(InputError, match="`traced` is of 3 problems at 3 layers, which are not these 2"):
+    with pytest.raises(InputError, match="`traced` has 3 prompts, expected the same 2"):
         wb.weight_nulls(pair, problems[:2], traced=traced, **how)
     with pytest.raises(InputError, match="`traced` is of 3 problems at 1 layers"):
         wb.weight_nulls(pair, problems, traced=wb.trace(pair, problems, layers=[1]), **how)
