@@ -104,7 +104,7 @@ def test_null_models_take_the_trace_that_there_is_and_no_other(pair, problems):
     pd.testing.assert_frame_equal(found.table, alone.table, rtol=1e-3)
     with pytest.raises(InputError, match="`traced` has 3 prompts, expected the same 2"):
         wb.weight_nulls(pair, problems[:2], traced=traced, **how)
-    with pytest.raises(InputError, match="`traced` is of 3 problems at 1 layers"):
+    with pytest.raises(InputError, match="`traced` has 1 layers, expected all 3"):
         wb.weight_nulls(pair, problems, traced=wb.trace(pair, problems, layers=[1]), **how)
 
 
