@@ -1,5 +1,7 @@
 """Entropy or proxy: is a cell's entropy linked with its shift beside residual norm, attention and place?"""
 
+from functools import partial
+
 import pandas as pd
 
 from workbench.analysis.cell_table import cell_table
@@ -8,7 +10,7 @@ from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
 from workbench.models.bundled import controls_of
 from workbench.models.pairs import batch_of
-from workbench.problems.problem import load_problems
+from workbench.problems.problem import load_unseen
 from workbench.runs import kept
 from workbench.studies.paper import Finding, Given
 from workbench.tracing.fidelity import lens_fidelity
@@ -23,22 +25,20 @@ def measured(given: Given) -> list[pd.DataFrame]:
     """The cells with their shift, a control's beside it, and how faithful the translators are."""
     o, pair, problems = given.options, given.pair, given.problems()
     sizes = {"train": o.limit, "validation": max(1, o.limit // 3)}
-    train, held = (load_problems(o.problems, split=s, limit=n, seed=o.seed) for s, n in sizes.items())
-    if {problem.id for problem in (*train, *held)} & {problem.id for problem in problems}:
-        raise InputError(
-            "`--problems` has no splits, and translators may not be fitted on what they are tested on"
-        )
+    train, held = load_unseen(o.problems, problems, seed=o.seed, **sizes)
     size = batch_of(pair)
     fitted = fit_translators(
         *(pair, train, held),
         batch_size=size,
         seed=o.seed,
         keep=o.cache / "translators",
-        progress=lambda done, total: given.progress("fitting translators", done, total),
+        progress=partial(given.progress, "fitting translators"),
     )
-    cells = cell_table(pair, problems, translators=fitted, traced=given.trace, batch_size=size)
+    how = {"batch_size": size, "progress": given.progress}
+    cells = cell_table(pair, problems, translators=fitted, traced=given.trace, **how)
     for name, control in controls_of(pair).items():
-        beside = cell_table(control, problems, batch_size=size, seed=o.seed)
+        how["progress"] = lambda what, *counts, name=name: given.progress(f"{what} of {name}", *counts)
+        beside = cell_table(control, problems, seed=o.seed, **how)
         cells = cells.assign(**{f"{what}, {name}": beside[what] for what in ("kl", "ratio")})
     return [cells, lens_fidelity(pair, problems, fitted, batch_size=size)]
 

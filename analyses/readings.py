@@ -3,15 +3,17 @@
 Where it is not known what lies in a cell (any set but the bundled `shapes` and `cards`) there are claim and fidelity alone.
 """
 
+from functools import partial
+from typing import Any
+
 import pandas as pd
 
 from workbench.analysis.cell_names import cell_names, naming_claims
 from workbench.analysis.neighbour_shift import neighbour_shift
 from workbench.analysis.shift import stratified_shift
-from workbench.errors import InputError
 from workbench.interfaces.cli import run_analysis
 from workbench.models.pairs import answers_are_dear, study_settings
-from workbench.problems.problem import load_problems
+from workbench.problems.problem import load_unseen
 from workbench.problems.shapes_contents import contents
 from workbench.studies.paper import Finding, Given, Unsuited
 from workbench.tracing.fidelity import neighbour_fidelity, reading_fidelity
@@ -27,24 +29,23 @@ KEY = {"test": "ends", "scope": "without last layer"}
 
 
 def analyse(given: Given) -> Finding:
-    o, pair = given.options, given.pair
-    problems = given.problems()
+    o, pair, problems = given.options, given.pair, given.problems()
     if o.run:
         raise Unsuited("`--run` has no models, which this analysis needs; leave it out")
     known = all(p.id.startswith(("shapes/", "cards/")) for p in problems)
     key = KEY | {"kind": "visual" if given.pictured else "text"}
     dear = answers_are_dear(pair)  # of such, layers' products with 49,152 tokens take hours
-    sizes = {"train": (2 if dear else 4) * o.limit, "validation": o.limit}
-    fit = {"start": "ridge", "epochs": 2} if dear else {}
-    train, held = (load_problems(o.problems, split=s, limit=n, seed=o.seed) for s, n in sizes.items())
-    if {one.id for one in (*train, *held)} & {one.id for one in problems}:
-        raise InputError("`--problems` has no splits: translators would be fitted on what they are tested on")
-    tuned = TunedLens.fit(pair, train, held, seed=o.seed, keep=o.cache / "translators", **fit)
+    most = (2 if dear else 4) * o.limit
+    train, held = load_unseen(o.problems, problems, seed=o.seed, train=most, validation=o.limit)
+    settings = {"start": "ridge", "epochs": 2} if dear else {}
+    settings |= {"keep": o.cache / "translators", "progress": partial(given.progress, "fitting translators")}
+    tuned = TunedLens.fit(pair, train, held, seed=o.seed, **settings)
     chains = [str(problem.metadata["chain"]) for problem in train] if known else []
     asked = [pair.encode(one, response=text) for one, text in zip(train, chains, strict=known)]
-    draws, layers = study_settings(pair)["null_draws"], range(pair.depth - 1)
+    how: dict[str, Any] = {"null_draws": study_settings(pair)["null_draws"], "seed": o.seed}
+    tell, layers = partial(partial, given.progress), range(pair.depth - 1)
     read: dict[str, LensTrace | Neighbours] = {"logit lens": given.trace}
-    read["tuned lens"] = traced = trace(pair, problems, reading=tuned, seed=o.seed, null_draws=draws)
+    read["tuned lens"] = traced = trace(pair, problems, reading=tuned, progress=tell("tuned lens"), **how)
     shifts = {"logit lens": given.shift, "tuned lens": stratified_shift(traced, seed=o.seed)}
     claims = {what: [] for what in ("as it is", "over matched noise")}
     for name, shift in shifts.items():
@@ -54,13 +55,13 @@ def analyse(given: Given) -> Finding:
     own, named = {}, []
     corpora = {"latent lens, text alone": chains, "latent lens, with pictures": asked}
     for name, corpus in corpora.items() if known else ():
-        lens = LatentLens.build(pair, corpus, layers=layers)
-        read[name] = found = read_neighbours(pair, problems, lens, null_draws=draws, seed=o.seed)
+        lens = LatentLens.build(pair, corpus, layers=layers, progress=tell(f"states of {name}"))
+        read[name] = found = read_neighbours(pair, problems, lens, progress=tell(name), **how)
         own[f"fidelity of {name}"] = neighbour_fidelity(found, seed=o.seed)
         shifts_of = neighbour_shift(found, given.trace, name=name, seed=o.seed).claims
         for what, claim in zip(claims, [c for c in shifts_of if c.kind == key["kind"]], strict=True):
             claims[what].append((name, claim))
-    fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed)
+    fidelity = reading_fidelity(pair, problems, [LogitLens(), tuned], seed=o.seed, progress=tell("fidelity"))
     parts, drawn = {"fidelity": fidelity, **own}, {"fidelity": fidelity_by_reading(fidelity)}
     drawn["claim" if known else ""] = claim_forest(claims)
     if known:
@@ -69,11 +70,8 @@ def analyse(given: Given) -> Finding:
         named = naming_claims(read, shown, seed=o.seed)
         parts, more = {"names": names} | parts, {"": naming_curves(names)}
         drawn |= more | {"words": naming_curves(names, words=WORDS)}
-    return Finding(
-        drawn,
-        pd.concat([part.assign(table=name) for name, part in parts.items()], ignore_index=True),
-        [claim for several in claims.values() for _, claim in several] + named,
-    )
+    table = pd.concat([part.assign(table=name) for name, part in parts.items()], ignore_index=True)
+    return Finding(drawn, table, [claim for several in claims.values() for _, claim in several] + named)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import itertools
 import math
+import warnings
 from math import comb
 
 import numpy as np
@@ -13,6 +14,7 @@ from workbench import estimates
 from workbench.errors import InputError
 from workbench.estimates import Interval, Median, RankCorrelation, bootstrap, pass_at_k
 from workbench.estimates.bootstrap import bca, draws
+from workbench.estimates.statistics import divide
 
 SETTINGS = {"resamples": 300, "seed": 3}
 
@@ -318,3 +320,20 @@ def test_the_smallest_effect_found_four_times_in_five():
     factor = Interval(1.0, math.exp(-half), math.exp(half)).detectable(units=count, factor=True)
     assert factor == pytest.approx(math.exp(effect))
     assert math.isnan(Interval(1.0, math.nan, math.nan).detectable(units=count))
+
+
+@pytest.mark.parametrize("method", ["sums", "order", "correlation"])
+def test_a_quotient_by_zero_has_no_interval_and_warns_of_nothing(method):
+    values, seldom = np.random.default_rng(0).random(24), np.repeat([1.0, 0.0], [1, 23])
+
+    def statistic(counts):
+        return np.stack(
+            [divide(counts @ values, 0 * counts[:, 0]), divide(counts @ values, counts @ seldom)], 1
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = bootstrap(statistic, 24, method=method)
+    assert found.estimate[0] == np.inf
+    assert found.estimate[1] == pytest.approx(values.sum())
+    assert np.isnan([found.low, found.high]).all()  # in a third of the resamples the one problem is not drawn

@@ -22,7 +22,7 @@ from PIL import Image
 from workbench.errors import InputError
 from workbench.problems.answers import Verifier
 from workbench.problems.images import FRAME_LIMIT, PIXEL_LIMIT
-from workbench.problems.problem import FOLDER_QUESTION, Problem, load_problems
+from workbench.problems.problem import FOLDER_QUESTION, Problem, load_problems, load_unseen
 
 
 def picture(color="red", size=(12, 8)):
@@ -510,3 +510,19 @@ def test_empty_problem_set(tmp_path, name):
     (tmp_path / "header.tsv").write_text("index\tquestion\n")
     with pytest.raises(InputError, match=f"{name}' is an empty problem set; expected at least one problem"):
         load_problems(tmp_path / name)
+
+
+def test_what_is_fitted_on_is_never_what_is_tested(tmp_path):
+    tested = load_problems("shapes", limit=5, seed=3)
+    train, held = load_unseen("shapes", tested, seed=3, train=6, validation=2)
+    wanted = load_problems("shapes", split="train", limit=6, seed=3)
+    assert [one.fingerprint for one in train] == [one.fingerprint for one in wanted]
+    assert [one.id for one in held] == [
+        one.id for one in load_problems("shapes", split="validation", limit=2, seed=3)
+    ]
+    file = tmp_path / "own.jsonl"
+    file.write_text(
+        "".join(f'{{"id": "q{n}", "question": "{n} + 1?", "answer": "{n + 1}"}}\n' for n in range(3))
+    )
+    with pytest.raises(InputError, match=r"has no splits: 'own/q0' is tested"):
+        load_unseen(file, load_problems(file), train=2, validation=1)

@@ -72,7 +72,11 @@ def test_neighbours_are_those_of_the_package(text_pair, index, folder):
 
 
 def test_an_index_built_here_is_the_package_s_own(text_pair, folder):
-    mine = LatentLens.build(text_pair, CORPUS, layers=[0, 1], batch_size=3)
+    told = []
+    mine = LatentLens.build(
+        text_pair, CORPUS, layers=[0, 1], batch_size=3, progress=lambda *counts: told.append(counts)
+    )
+    assert told == [(done, len(CORPUS)) for done in (*range(0, len(CORPUS), 3), len(CORPUS))]
     theirs = LatentLens.load(folder)
     assert torch.equal(mine.layer, theirs.layer)
     for name in ("token_id", "position"):

@@ -324,7 +324,10 @@ def fitted(bundled):
 
 
 def test_a_fit_of_both_models_is_more_faithful_than_the_logit_lens(bundled, fitted):
-    table = reading_fidelity(bundled, wb.load_problems("shapes", limit=12), [LogitLens(), fitted])
+    told, both = [], [LogitLens(), fitted]
+    some = wb.load_problems("shapes", limit=12)
+    table = reading_fidelity(bundled, some, both, progress=lambda *counts: told.append(counts))
+    assert told == [(done, 2 * 2 * 8) for done in range(2 * 2 * 8 + 1)]
     by = table.set_index(["model", "reading", "layer"])["kl"].unstack("reading")
     assert (by["tuned lens"] < by["logit lens"]).drop(index=7, level="layer").all()
     last = table.loc[table["layer"] == 7]

@@ -48,7 +48,7 @@ def bootstrap(
 
     Args:
         statistic: maps counts (resamples, problems), how often each problem is drawn, to values (resamples,
-            statistics); NaN where undefined. The estimate is its value with every problem drawn once. Counts are
+            statistics); NaN or infinite where undefined. The estimate is its value with every problem drawn once. Counts are
             whole numbers with ``order``; otherwise also fractions.
         problems: how many problems there are.
         method: see above.
@@ -69,20 +69,20 @@ def bootstrap(
     if problems < FEWEST:
         nothing = np.full_like(estimate, np.nan)
         return Intervals(estimate, nothing, nothing)
-    resampled = np.asarray(statistic(draws(problems, resamples, seed)), dtype=np.float64)
+    resampled = _defined(statistic(draws(problems, resamples, seed)))
     ordered = np.sort(resampled, axis=0)
     if method == "order":
         ends = [percentiles(ordered, *_tails(np.full(len(estimate), problems), level))]
     else:
-        jackknife = np.asarray(statistic(left_out(problems)), dtype=np.float64)
+        jackknife, middle = _defined(statistic(left_out(problems))), _defined(estimate)
         positive = np.broadcast_to(np.asarray(bounds[0]) >= 0, estimate.shape)
         ends = (
-            _smooth(estimate, resampled, ordered, jackknife, level, positive)
+            _smooth(middle, resampled, ordered, jackknife, level, positive)
             if method == "sums"
-            else _correlated(estimate, ordered, jackknife, level)
+            else _correlated(middle, ordered, jackknife, level)
         )
     low, high = _within(np.stack([one for one, _ in ends]), np.stack([two for _, two in ends]), bounds)
-    unusable = ((~np.isfinite(resampled)).mean(axis=0) > UNDEFINED_SHARE) | ~(high > low)
+    unusable = (np.isnan(resampled).mean(axis=0) > UNDEFINED_SHARE) | ~(high > low)
     low[unusable] = high[unusable] = np.nan
     return Intervals(estimate, low, high)
 
@@ -105,6 +105,12 @@ def left_out(problems: int) -> Array:
     counts *= problems / counts.sum(axis=1, keepdims=True)
     counts.setflags(write=False)
     return counts
+
+
+def _defined(values: Array) -> Array:
+    """Values with NaN for what is infinite, which is as little defined: x / 0, where 0 / 0 is NaN."""
+    found = np.asarray(values, dtype=np.float64)
+    return np.where(np.isinf(found), np.nan, found)
 
 
 def percentiles(ordered: Array, low: Array, high: Array) -> tuple[Array, Array]:

@@ -261,6 +261,29 @@ def load_problems(
     return Problems(problems.values(), None if _is_generated(source) else notes)
 
 
+def load_unseen(
+    source: Any, tested: Sequence[Problem], *, seed: int = 0, **sizes: int
+) -> list[list[Problem]]:
+    """Problems of other splits than the tested ones, to fit or to choose something on.
+
+    Args:
+        source: as `load_problems` takes it.
+        tested: what the result will be tested on.
+        seed: as `load_problems` takes it.
+        **sizes: how many of each split: ``train=64, validation=16``.
+
+    Raises:
+        InputError: a source whose splits hold tested problems, as one without splits does.
+    """
+    parts = [list(load_problems(source, split=name, limit=limit, seed=seed)) for name, limit in sizes.items()]
+    if shared := {problem.id for part in parts for problem in part} & {problem.id for problem in tested}:
+        raise InputError(
+            f"`--problems` has no splits: {min(shared)!r} is tested and would be fitted on, too; name a set with splits, as "
+            "`--problems shapes`"
+        )
+    return parts
+
+
 def _is_generated(source: Any) -> bool:
     return isinstance(source, str) and source in GENERATED
 

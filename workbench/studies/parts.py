@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 Made = TypeVar("Made")
 KINDS: tuple[NullKind, ...] = get_args(NullKind)
 """Of null models."""
-NEAREST = "nearest text states"
+NEAREST, FIDELITY = "nearest text states", "fidelity of the reading"
 """What progress calls that part; of a control with its name behind it."""
 _CALL = "study(pair, load_problems('shapes', limit=64), 'runs/mine')"
 

@@ -15,7 +15,7 @@ from workbench.analysis.neighbour_shift import NeighbourShift, neighbour_shift
 from workbench.digests import digest_of
 from workbench.models.pairs import ModelPair
 from workbench.problems.problem import Problem
-from workbench.studies.parts import NEAREST, Measures, Progress
+from workbench.studies.parts import FIDELITY, NEAREST, Measures, Progress
 from workbench.tracing.fidelity import neighbour_fidelity, reading_fidelity
 from workbench.tracing.lens_trace import LensTrace
 from workbench.tracing.neighbours import Neighbours, read_neighbours
@@ -68,8 +68,8 @@ def read_through(
     """
     settings: dict[str, Any] = {"resamples": how.resamples, "seed": how.seed}
     if how.reading is not None:
-        some, both = problems[:SHARD], [LogitLens(), how.reading]
-        fidelity = reading_fidelity(pair, some, both, batch_size=how.batch_size, **settings)
+        settings |= {"batch_size": how.batch_size, "progress": partial(tell, FIDELITY)}
+        fidelity = reading_fidelity(pair, problems[:SHARD], [LogitLens(), how.reading], **settings)
         return ReadThrough(how.reading.name, fidelity)
     if how.states is None:
         return None

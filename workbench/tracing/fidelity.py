@@ -4,7 +4,7 @@
 for what has no distribution: whether text is recognised as itself, and how near the nearest state is at all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Unpack
 
@@ -81,6 +81,7 @@ def reading_fidelity(
     readings: Sequence[Reading],
     *,
     batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
     **settings: Unpack[Settings],
 ) -> pd.DataFrame:
     """How far each reading is from what its model goes on to predict, layer by layer, at every position of some problems.
@@ -93,6 +94,7 @@ def reading_fidelity(
         problems: best others than a reading was fitted on.
         readings: that give a distribution, each of another name.
         batch_size: prompts per forward; None: what suits the pair.
+        progress: called with (layers done, layers in all), of each reading in both models.
         **settings: of the intervals.
 
     Raises:
@@ -104,7 +106,9 @@ def reading_fidelity(
         raise InputError(f"`readings` is {list(readings)}; expected some, each of another name: {call}")
     prompts = [pair.encode(item) for item in listed(problems, call, Problem, EncodedPrompt)]
     owner = [prompt.problem_id for prompt in prompts for _ in range(len(prompt))]
-    rows = []
+    rows, report = [], progress or (lambda done, total: None)
+    total = len(_MODELS) * len(by_name) * pair.depth
+    report(0, total)
     for model in _MODELS:
         anatomy = pair.base if model == "base" else pair.rlvr
         head = lens_head(anatomy, pair.vocab_size)
@@ -120,6 +124,7 @@ def reading_fidelity(
                 intervals["top1"] = mean(same, owner, **settings)
                 ends = {k: v for part, one in intervals.items() for k, v in one.columns(part).items()}
                 rows.append({"reading": name, "model": model, "layer": layer} | ends)
+                report(len(rows), total)
     return pd.DataFrame(rows)
 
 

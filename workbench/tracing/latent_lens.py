@@ -13,7 +13,7 @@ There is no distribution, so no entropy and no KL: `neighbours.read_neighbours` 
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
@@ -150,6 +150,7 @@ class LatentLens:
         contexts_per_token: int = 50,
         skip: int = 2,
         batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> "LatentLens":
         """Run a corpus through one model of a pair and keep its states, as ``latentlens`` does.
 
@@ -165,6 +166,7 @@ class LatentLens:
             contexts_per_token: at most.
             skip: first positions of a text to leave out.
             batch_size: texts per forward; None: what suits the pair.
+            progress: called with (texts done, texts in all), at the start and after every batch.
 
         Raises:
             InputError: no text that is long enough, no tokenizer, or a layer that does not exist.
@@ -179,13 +181,15 @@ class LatentLens:
                 f"`corpus` has no text beyond {skip} positions, {len(prompts)} items in all: {_BUILD}"
             )
         anatomy, size = pair.base if model == "base" else pair.rlvr, batch_of(pair, batch_size)
-        parts, done = [], 0
+        report, parts, done = progress or (lambda done, total: None), [], 0
+        report(0, len(prompts))
         for batch in batches(prompts, size):
             residuals = read_all(anatomy, batch, pair.pad_id, batch_size=size)[chosen].cpu()
             starts = torch.tensor([0, *(len(prompt) for prompt in batch)]).cumsum(0)
             here = [places + start for places, start in zip(kept[done:], starts[:-1], strict=False)]
             parts.append(unit(residuals[:, torch.cat(here)].flatten(0, 1)).unflatten(0, (len(chosen), -1)))
             done += len(batch)
+            report(done, len(prompts))
         owner = torch.cat([torch.full((len(places),), number) for number, places in enumerate(kept)])
         ids = torch.cat([prompt.input_ids[places] for prompt, places in zip(prompts, kept, strict=True)])
         texts = tuple(prompts[n].tokens[i] for n, places in enumerate(kept) for i in places.tolist())
