@@ -34,11 +34,16 @@ def measured(given: Given) -> list[pd.DataFrame]:
         keep=o.cache / "translators",
         progress=partial(given.progress, "fitting translators"),
     )
-    how = {"batch_size": size, "progress": given.progress}
-    cells = cell_table(pair, problems, translators=fitted, traced=given.trace, **how)
+    known = {"translators": fitted, "traced": given.trace}
+    cells = cell_table(pair, problems, batch_size=size, progress=given.progress, **known)
     for name, control in controls_of(pair).items():
-        how["progress"] = lambda what, *counts, name=name: given.progress(f"{what} of {name}", *counts)
-        beside = cell_table(control, problems, seed=o.seed, **how)
+        beside = cell_table(
+            control,
+            problems,
+            batch_size=size,
+            seed=o.seed,
+            progress=lambda what, *counts, name=name: given.progress(f"{what} of {name}", *counts),
+        )
         cells = cells.assign(**{f"{what}, {name}": beside[what] for what in ("kl", "ratio")})
     return [cells, lens_fidelity(pair, problems, fitted, batch_size=size)]
 

@@ -37,13 +37,13 @@ def analyse(given: Given) -> Finding:
     dear = answers_are_dear(pair)  # of such, layers' products with 49,152 tokens take hours
     most = (2 if dear else 4) * o.limit
     train, held = load_unseen(o.problems, problems, seed=o.seed, train=most, validation=o.limit)
+    tell, layers = partial(partial, given.progress), range(pair.depth - 1)
     settings = {"start": "ridge", "epochs": 2} if dear else {}
-    settings |= {"keep": o.cache / "translators", "progress": partial(given.progress, "fitting translators")}
+    settings |= {"keep": o.cache / "translators", "progress": tell("fitting translators")}
     tuned = TunedLens.fit(pair, train, held, seed=o.seed, **settings)
     chains = [str(problem.metadata["chain"]) for problem in train] if known else []
     asked = [pair.encode(one, response=text) for one, text in zip(train, chains, strict=known)]
     how: dict[str, Any] = {"null_draws": study_settings(pair)["null_draws"], "seed": o.seed}
-    tell, layers = partial(partial, given.progress), range(pair.depth - 1)
     read: dict[str, LensTrace | Neighbours] = {"logit lens": given.trace}
     read["tuned lens"] = traced = trace(pair, problems, reading=tuned, progress=tell("tuned lens"), **how)
     shifts = {"logit lens": given.shift, "tuned lens": stratified_shift(traced, seed=o.seed)}

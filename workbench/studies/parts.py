@@ -32,7 +32,7 @@ Made = TypeVar("Made")
 KINDS: tuple[NullKind, ...] = get_args(NullKind)
 """Of null models."""
 NEAREST, FIDELITY = "nearest text states", "fidelity of the reading"
-"""What progress calls that part; of a control with its name behind it."""
+"""What progress calls these parts; text states of a control with its name behind."""
 _CALL = "study(pair, load_problems('shapes', limit=64), 'runs/mine')"
 
 
